@@ -1,0 +1,67 @@
+"""The family card: what the other rooms must know about an architecture, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from isoform.signature import Signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from isoform.reference.config import Config
+    from isoform.reference.weights import Rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One way to run a family: the pipeline name, the Hub's class, the module, its signature.
+
+    `heads` are the canonical top-level modules that this task needs beyond the trunk; keys of other heads that the
+    checkpoint holds are left unread.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    build: Callable[[Any], nn.Module]
+    signature: Callable[[Any], Signature]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gguf:
+    """How llama.cpp names the family: `general.architecture` and the metadata under it.
+
+    `fields` gives `{arch}.`-relative keys, e.g. {"block_count": 12}. `interleaved_rope`: q and k rows are stored so that
+    rotary pairs sit side by side (llama.cpp's NORM rope) and must be permuted from the Hub's two halves.
+    `config` turns metadata (with `{arch}.` removed) and tensor shapes back into a config.json.
+    `extra` are tensors that llama.cpp wants and the checkpoint does not hold, by GGUF name (`rope_freqs.weight`).
+    """
+
+    arch: str
+    fields: Callable[[Any], dict[str, Any]]
+    config: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
+    interleaved_rope: bool = False
+    extra: Callable[[Any], dict[str, Sequence[float]]] = lambda config: {}
+    tasks: tuple[str, ...] = ()  # the tasks that llama.cpp can serve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """An architecture. `prefix` is the Hub's name of the trunk inside a model with a head ("bert", "model").
+
+    `heads`: top-level canonical modules that only some tasks have. `tasks` lists the default (headless) task last.
+    """
+
+    name: str
+    title: str
+    model_types: tuple[str, ...]
+    config: type[Config]
+    rules: tuple[Rule, ...]
+    tasks: tuple[Task, ...]
+    prefix: str
+    heads: tuple[str, ...] = ()
+    tied: Callable[[Any], Mapping[str, str]] = field(default=lambda config: {})  # parameter -> the one it shares
+    gguf: Gguf | None = None
+    no_gguf: str = ""  # the reason, when gguf is None

@@ -1,0 +1,116 @@
+"""`isoform.json`: what an export folder holds, where it came from, and the last parity result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from isoform.errors import InputError
+from isoform.signature import Signature
+
+NAME = "isoform.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of the folder; `path` is relative to it, with forward slashes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """One runnable form. `files[0]` is the one to open; `dtype` is f32, f16, bf16 or a quantization (q8_0)."""
+
+    format: str
+    dtype: str
+    files: tuple[File, ...]
+    signature: Signature
+
+
+@dataclass(slots=True, kw_only=True)
+class Manifest:
+    """`source` is {"name", "path", "files": [File…]} of the weights; `missing` says why a format was not written."""
+
+    family: str
+    task: str
+    source: dict[str, Any]
+    versions: dict[str, str]
+    artifacts: list[Artifact] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    parity: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "family": self.family,
+            "task": self.task,
+            "source": self.source,
+            "versions": self.versions,
+            "artifacts": [
+                {
+                    "format": a.format,
+                    "dtype": a.dtype,
+                    "files": [asdict(f) for f in a.files],
+                    "signature": a.signature.to_json(),
+                }
+                for a in self.artifacts
+            ],
+            "missing": self.missing,
+            "parity": self.parity,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write `isoform.json` whole or not at all."""
+        part = folder / (NAME + ".part")
+        part.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(folder / NAME)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Raises InputError when the folder holds no readable manifest of this version."""
+        path = folder / NAME
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{folder} holds no {NAME}: not an exported bundle; make one with `isoform export`") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}); export the model again") from None
+        try:
+            if data["format_version"] != FORMAT_VERSION:
+                raise InputError(
+                    f"{path} has format version {data['format_version']}, this isoform reads {FORMAT_VERSION}; "
+                    "export the model again"
+                )
+            return cls(
+                family=data["family"],
+                task=data["task"],
+                source=data["source"],
+                versions=data["versions"],
+                artifacts=[
+                    Artifact(
+                        format=a["format"],
+                        dtype=a["dtype"],
+                        files=tuple(File(**f) for f in a["files"]),
+                        signature=Signature.from_json(a["signature"]),
+                    )
+                    for a in data["artifacts"]
+                ],
+                missing=data["missing"],
+                parity=data["parity"],
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise InputError(f"{path} is not a manifest ({error!r}); export the model again") from None
+
+
+def describe(path: Path, folder: Path) -> File:
+    """Size and sha256 of a file, named relative to `folder`."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return File(path.relative_to(folder).as_posix(), path.stat().st_size, digest)
