@@ -1,0 +1,1 @@
+"""One module per backend behind one `Session`: arrays in, arrays out; pipelines on top."""

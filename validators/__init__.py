@@ -1,0 +1,1 @@
+"""Tolerances, comparisons and parity levels: does an artifact compute what the reference computes?"""
