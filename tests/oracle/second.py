@@ -4,7 +4,8 @@
 
 Every width, depth and vocabulary differs from the first set, and so do the switches: head_dim is not hidden/heads,
 biases, tied and untied heads, linear and llama3 rope scaling, short windows, stored dtype and shards. About half of
-them are written in the older spelling of config.json (rope_theta, rope_scaling, torch_dtype), as most Hub checkpoints are.
+them are written in the older spelling of config.json (rope_theta, rope_scaling, torch_dtype), as most checkpoints on
+the Hub are.
 """
 
 from __future__ import annotations

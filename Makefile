@@ -1,0 +1,39 @@
+# From a fresh clone, with Python 3.11 or later and make: `make demo` or `make test` does all the set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+# Two workers: the tests run native threads of their own. Tests of one file stay together and share its fixtures.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.PHONY: demo test test-slow check format venv clean
+
+demo: venv
+	$(BIN)/isoform demo
+
+test: check
+	$(PYTEST) -m "not slow"
+
+# Real models and large files.
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: $(READY)
+
+# Installed once, and again when what is installed changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "isoform needs Python 3.11 or later, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $(READY)
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
