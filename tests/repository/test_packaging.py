@@ -41,14 +41,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def expected() -> set[str]:
-    """Every file of the package, under the name it is imported by."""
-    package = ROOT / "src" / "isoform"
+def expected(built: tuple[Path, Path]) -> set[str]:
+    """Every file of the package that was built, under the name it is imported by."""
+    tree = built[0].parents[1]
+    package = tree / "src" / "isoform"
     found = {f"isoform/{path.name}" for path in package.iterdir() if path.is_file()}
     for room in ROOMS:
-        for path in (ROOT / room).rglob("*"):
+        for path in (tree / room).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
-                found.add(f"isoform/{room}/{path.relative_to(ROOT / room).as_posix()}")
+                found.add(f"isoform/{room}/{path.relative_to(tree / room).as_posix()}")
     return found
 
 
