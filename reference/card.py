@@ -33,8 +33,8 @@ class Task:
 class Gguf:
     """How llama.cpp names the family: `general.architecture` and the metadata under it.
 
-    `fields` gives `{arch}.`-relative keys, e.g. {"block_count": 12}. `interleaved_rope`: q and k rows are stored so that
-    rotary pairs sit side by side (llama.cpp's NORM rope) and must be permuted from the Hub's two halves.
+    `fields` gives keys without the leading `{arch}.`, e.g. {"block_count": 12}. `interleaved_rope`: q and k rows are
+    stored so that rotary pairs sit side by side (llama.cpp's NORM rope), permuted from the Hub's two halves.
     `config` turns metadata (with `{arch}.` removed) and tensor shapes back into a config.json.
     `extra` are tensors that llama.cpp wants and the checkpoint does not hold, by GGUF name (`rope_freqs.weight`).
     """

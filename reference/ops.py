@@ -23,7 +23,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _lowering: ContextVar[Mapping[str, Callable[..., Any]] | None] = ContextVar("lowering", default=None)
 
 OPS: dict[str, Callable[..., Any]] = {}
-"""Name -> body, for exporters to register. Arguments are positional tensors, ints, floats, bools (torch schema types)."""
+"""Name -> body, for exporters to register; every argument is a tensor, an int or a float, and positional."""
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int, scale: fl
     else:
         if grouped:
             k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
-        scores = softcap * torch.tanh(q @ k.transpose(-1, -2) * (scale / softcap)) + bias
+        scores = softcap * torch.tanh(q @ k.transpose(-1, -2) * scale / softcap) + bias
         wide = torch.promote_types(scores.dtype, torch.float32)
         out = torch.softmax(scores, -1, dtype=wide).to(q.dtype) @ v
     return out.transpose(1, 2).flatten(-2)

@@ -1,0 +1,1 @@
+"""Checkpoints, and the clean torch definition of every architecture: the ground truth."""

@@ -1,0 +1,112 @@
+"""The pre-norm decoder that the text families share: embedding, layers, norm, and a head over the vocabulary.
+
+What differs between families (norms, projections, windows, rotary bases, caps) comes in as modules and plain arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from isoform.reference.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm, Rope, causal_bias, true_positions
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a kind of layer sees: the rotary positions by name, and the window (None: everything before)."""
+
+    rope: str = "rope"
+    window: int | None = None
+
+
+class DecoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); Gemma also norms what is added."""
+
+    def __init__(
+        self,
+        attn_norm: RMSNorm,
+        attn: Attention,
+        mlp_norm: RMSNorm,
+        mlp: GatedMLP,
+        attn_post_norm: RMSNorm | None = None,
+        mlp_post_norm: RMSNorm | None = None,
+    ) -> None:
+        super().__init__()
+        self.attn_norm, self.attn, self.mlp_norm, self.mlp = attn_norm, attn, mlp_norm, mlp
+        self.attn_post_norm: nn.Module = attn_post_norm or nn.Identity()
+        self.mlp_post_norm: nn.Module = mlp_post_norm or nn.Identity()
+
+    def forward(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], bias: Tensor, past: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y, k, v = self.attn.step(self.attn_norm(x), angles, bias, past)
+        x = x + self.attn_post_norm(y)
+        return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x))), k, v
+
+
+class DecoderLM(nn.Module):
+    """Ids in, logits (or with no head the last hidden state) and the extended cache out."""
+
+    def __init__(
+        self,
+        embed: Embedding,
+        layers: Sequence[DecoderLayer],
+        kinds: Sequence[Kind],
+        ropes: dict[str, Rope],
+        norm: RMSNorm,
+        head: Linear | None,
+        *,
+        embed_scale: float = 1.0,
+        logit_softcap: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embed, self.layers, self.norm = embed, nn.ModuleList(layers), norm
+        self.ropes = nn.ModuleDict(ropes)
+        self.head = head
+        self.kinds = tuple(kinds)
+        self._cache_shape = layers[0].attn.kv_heads, layers[0].attn.head_dim
+        self.embed_scale, self.logit_softcap = embed_scale, logit_softcap
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        *past: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """One pass over T new tokens after P cached ones.
+
+        Shapes: input_ids (B, T), attention_mask (B, P+T) of 0 and 1, position_ids (B, T), and per layer a past key
+        and value (B, kv_heads, P, D). Returns logits (B, T, V) and per layer a key and value (B, kv_heads, P+T, D).
+        Omitted: no padding, positions counted over the mask, an empty past.
+        """
+        if not past:
+            past = self._empty_past(input_ids)
+        if attention_mask is None:
+            attention_mask = input_ids.new_ones(input_ids.shape[0], past[0].shape[2] + input_ids.shape[1])
+        if position_ids is None:
+            position_ids = true_positions(attention_mask)[:, -input_ids.shape[1] :]
+        x = self.embed(input_ids)
+        if self.embed_scale != 1:
+            x = x * float(torch.tensor(self.embed_scale, dtype=x.dtype, device="cpu"))  # rounded as the Hub's code does
+        angles = {name: rope(position_ids, x.dtype) for name, rope in self.ropes.items()}
+        windows = {kind.window for kind in self.kinds}
+        bias = {w: causal_bias(attention_mask, position_ids, w, x.dtype) for w in sorted(windows, key=lambda w: w or 0)}
+        present: list[Tensor] = []
+        for n, (layer, kind) in enumerate(zip(self.layers, self.kinds, strict=True)):
+            x, k, v = layer(x, angles[kind.rope], bias[kind.window], (past[2 * n], past[2 * n + 1]))
+            present += (k, v)
+        x = self.norm(x)
+        if self.head is not None:
+            x = self.head(x)
+            if self.logit_softcap:
+                x = torch.tanh(x / self.logit_softcap) * self.logit_softcap
+        return x, *present
+
+    def _empty_past(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        heads, head_dim = self._cache_shape
+        empty = self.embed.weight.new_zeros(input_ids.shape[0], heads, 0, head_dim)
+        return (empty,) * (2 * len(self.layers))

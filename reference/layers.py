@@ -1,0 +1,215 @@
+"""The layers that families compose. They take plain arguments, never a config.
+
+Axis letters: B batch, T new positions, P cached positions, S = P + T, C channels, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isoform.errors import UnsupportedModel
+from isoform.reference import ops
+from isoform.reference.config import RopeConfig
+
+Activation = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+"""config.json's `hidden_act` names."""
+
+
+def activation(name: str) -> Activation:
+    """Raises UnsupportedModel for a name that no layer knows."""
+    if name not in ACTIVATIONS:
+        raise UnsupportedModel(f"activation {name!r} is not supported; isoform knows {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+class Linear(nn.Linear):
+    """nn.Linear without its random initialisation: weights come from a checkpoint."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding without its random initialisation."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class RMSNorm(nn.Module):
+    """`ops.rms_norm` with a weight of `dim` channels."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
+
+
+class Rope(nn.Module):
+    """Cosines and sines of the rotary angles. Frequencies stay float32 whatever the module's dtype.
+
+    Su et al. 2021, https://arxiv.org/abs/2104.09864; Llama 3's scaling as in https://github.com/meta-llama/llama-models.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, head_dim: int, rope: RopeConfig) -> None:
+        super().__init__()
+        self._settings = head_dim, rope
+        self.register_buffer("frequencies", inverse_frequencies(head_dim, rope), persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Rope:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.frequencies.dtype != torch.float32:
+            self.frequencies = inverse_frequencies(*self._settings).to(self.frequencies.device)
+        return self
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Positions (B, T) -> cos and sin (B, T, D/2) in `dtype`; the angles are float32, or float64 for float64."""
+        wide = torch.promote_types(dtype, torch.float32)
+        angles = positions.unsqueeze(-1).to(wide) * self.frequencies.to(wide)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def inverse_frequencies(head_dim: int, rope: RopeConfig) -> Tensor:
+    """Radians per position for each rotary pair: float32 (head_dim / 2,), on the CPU."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64, device="cpu").float() / head_dim
+    frequencies = 1.0 / (rope.theta**exponents)
+    if rope.kind == "linear":
+        return frequencies / rope.factor
+    if rope.kind == "llama3":
+        return frequencies / llama3_factors(frequencies, rope)
+    return frequencies
+
+
+def llama3_factors(frequencies: Tensor, rope: RopeConfig) -> Tensor:
+    """By how much Llama 3.1 slows each frequency: 1 for short waves, `factor` for long ones, smooth in between."""
+    waves = 2 * math.pi / frequencies
+    low, high = rope.low_freq_factor, rope.high_freq_factor
+    smooth = (rope.original_max_position_embeddings / waves - low) / (high - low)
+    factors = 1 / ((1 - smooth) / rope.factor + smooth)
+    factors = torch.where(waves > rope.original_max_position_embeddings / low, rope.factor, factors)
+    return torch.where(waves < rope.original_max_position_embeddings / high, 1.0, factors)
+
+
+def true_positions(mask: Tensor) -> Tensor:
+    """The position of each slot among the real tokens of its row: mask (B, S) -> (B, S); padding repeats the last."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def hidden(dtype: torch.dtype) -> float:
+    """What is added to a score to hide it: so low that its softmax is 0, half the range so that no sum overflows."""
+    return torch.finfo(dtype).min / 2
+
+
+def padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Hide padding from every query: mask (B, S) -> (B, 1, 1, S)."""
+    return ((1 - mask.to(dtype)) * hidden(dtype)).unsqueeze(1).unsqueeze(1)
+
+
+def causal_bias(mask: Tensor, positions: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """Hide padding, the future and what left the window, by true positions, so that the side of the padding is free.
+
+    Shapes: mask (B, S), positions of the queries (B, T) -> (B, 1, T, S).
+    """
+    keys = (mask.cumsum(1) - 1).unsqueeze(1)
+    queries = positions.unsqueeze(2)
+    seen = (keys <= queries) & (mask != 0).unsqueeze(1)
+    if window is not None:
+        seen = seen & (queries - keys < window)
+    return ((~seen).to(dtype) * hidden(dtype)).unsqueeze(1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with grouped heads; optional norms on each head of q and k, optional rotary positions.
+
+    `scale` defaults to 1/sqrt(head_dim). With a past it returns the extended cache as well.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        *,
+        bias: bool = False,
+        out_bias: bool = False,
+        norm_eps: float | None = None,
+        scale: float | None = None,
+        softcap: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.scale = head_dim**-0.5 if scale is None else scale
+        self.softcap = softcap
+        self.q = Linear(dim, heads * head_dim, bias)
+        self.k = Linear(dim, kv_heads * head_dim, bias)
+        self.v = Linear(dim, kv_heads * head_dim, bias)
+        self.out = Linear(heads * head_dim, dim, out_bias)
+        if norm_eps is not None:
+            self.q_norm = RMSNorm(head_dim, norm_eps)
+            self.k_norm = RMSNorm(head_dim, norm_eps)
+        self.normed = norm_eps is not None
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Without a cache: x (B, T, C), bias (B, 1, T or 1, T) -> (B, T, C)."""
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        out: Tensor = self.out(ops.attention(q, k, v, bias, self.heads, self.kv_heads, self.scale, self.softcap))
+        return out
+
+    def step(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], bias: Tensor, past: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """With a cache: x (B, T, C), angles (B, T, D/2), bias (B, 1, T, S), past (B, kv_heads, P, D) each."""
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.normed:
+            q = self.q_norm(q.unflatten(-1, (self.heads, self.head_dim))).flatten(-2)
+            k = self.k_norm(k.unflatten(-1, (self.kv_heads, self.head_dim))).flatten(-2)
+        q, k = ops.rotary(q, *angles, self.heads), ops.rotary(k, *angles, self.kv_heads)
+        y, k, v = ops.cached_attention(q, k, v, *past, bias, self.heads, self.kv_heads, self.scale, self.softcap)
+        return self.out(y), k, v
+
+
+class GatedMLP(nn.Module):
+    """down(act(gate(x)) * up(x)). Shazeer 2020, https://arxiv.org/abs/2002.05202"""
+
+    def __init__(self, dim: int, hidden: int, act: str, bias: bool = False) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = Linear(dim, hidden, bias), Linear(dim, hidden, bias), Linear(hidden, dim, bias)
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.act(self.gate(x)) * self.up(x))
+        return y
+
+
+class MLP(nn.Module):
+    """down(act(up(x)))."""
+
+    def __init__(self, dim: int, hidden: int, act: str) -> None:
+        super().__init__()
+        self.up, self.down = Linear(dim, hidden), Linear(hidden, dim)
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.act(self.up(x)))
+        return y

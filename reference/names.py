@@ -1,0 +1,49 @@
+"""The canonical vocabulary: every family names its modules with these, so one table serves each format.
+
+| decoder (pre-norm)                                  | encoder (post-norm)                          | heads        |
+|-----------------------------------------------------|----------------------------------------------|--------------|
+| embed                                               | embed, position_embed, type_embed, embed_norm| head         |
+| layers.N.attn_norm                                  | layers.N.attn.q, .k, .v, .out                | mlm.dense    |
+| layers.N.attn.q, .k, .v, .out, .q_norm, .k_norm     | layers.N.attn_out_norm                       | mlm.norm     |
+| layers.N.attn_post_norm (after attention, Gemma)    | layers.N.mlp.up, .down                       | pooler       |
+| layers.N.mlp_norm, .mlp.gate, .mlp.up, .mlp.down    | layers.N.out_norm                            | classifier   |
+| layers.N.mlp_post_norm                              |                                              | nsp          |
+| norm, head                                          |                                              |              |
+"""
+
+from __future__ import annotations
+
+GGUF = {
+    "embed": "token_embd",
+    "position_embed": "position_embd",
+    "type_embed": "token_types",
+    "embed_norm": "token_embd_norm",
+    "layers.*.attn_norm": "blk.*.attn_norm",
+    "layers.*.attn.q": "blk.*.attn_q",
+    "layers.*.attn.k": "blk.*.attn_k",
+    "layers.*.attn.v": "blk.*.attn_v",
+    "layers.*.attn.out": "blk.*.attn_output",
+    "layers.*.attn.q_norm": "blk.*.attn_q_norm",
+    "layers.*.attn.k_norm": "blk.*.attn_k_norm",
+    "layers.*.attn_post_norm": "blk.*.post_attention_norm",
+    "layers.*.attn_out_norm": "blk.*.attn_output_norm",
+    "layers.*.mlp_norm": "blk.*.ffn_norm",
+    "layers.*.mlp.gate": "blk.*.ffn_gate",
+    "layers.*.mlp.up": "blk.*.ffn_up",
+    "layers.*.mlp.down": "blk.*.ffn_down",
+    "layers.*.mlp_post_norm": "blk.*.post_ffw_norm",
+    "layers.*.out_norm": "blk.*.layer_output_norm",
+    "norm": "output_norm",
+    "head": "output",
+}
+"""Canonical module -> llama.cpp's tensor name, both without `.weight` or `.bias`; `*` is the layer."""
+
+
+def rename(name: str, table: dict[str, str]) -> str | None:
+    """Translate a dotted parameter name by a table of modules with `*` for the layer number; None when unknown."""
+    module, _, parameter = name.rpartition(".")
+    parts = module.split(".")
+    number = next((part for part in parts if part.isdigit()), "")
+    pattern = ".".join("*" if part == number and number else part for part in parts)
+    target = table.get(pattern)
+    return target and f"{target.replace('*', number)}.{parameter}"

@@ -1,0 +1,165 @@
+"""What the decoder families share: rules, tasks, the plain pre-norm build, and llama.cpp's metadata both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from isoform.errors import CheckpointError
+from isoform.reference.card import Task
+from isoform.reference.decoder import DecoderLayer, DecoderLM, Kind
+from isoform.reference.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm, Rope
+from isoform.reference.weights import Drop, Rename, Rule
+from isoform.signature import Port, Signature, decoder_signature
+
+TRUNK: tuple[Rule, ...] = (
+    Rename("model.embed_tokens", "embed"),
+    Rename("model.layers.*.self_attn.q_proj", "layers.*.attn.q"),
+    Rename("model.layers.*.self_attn.k_proj", "layers.*.attn.k"),
+    Rename("model.layers.*.self_attn.v_proj", "layers.*.attn.v"),
+    Rename("model.layers.*.self_attn.o_proj", "layers.*.attn.out"),
+    Rename("model.layers.*.mlp.gate_proj", "layers.*.mlp.gate"),
+    Rename("model.layers.*.mlp.up_proj", "layers.*.mlp.up"),
+    Rename("model.layers.*.mlp.down_proj", "layers.*.mlp.down"),
+    Rename("lm_head", "head"),
+    Drop("model.layers.*.self_attn.rotary_emb.inv_freq"),  # recomputed from the config
+    Drop("model.rotary_emb.inv_freq"),
+)
+NORMS: tuple[Rule, ...] = (
+    Rename("model.layers.*.input_layernorm", "layers.*.attn_norm"),
+    Rename("model.layers.*.post_attention_layernorm", "layers.*.mlp_norm"),
+    Rename("model.norm", "norm"),
+)
+HEAD_NORMS: tuple[Rule, ...] = (
+    Rename("model.layers.*.self_attn.q_norm", "layers.*.attn.q_norm"),
+    Rename("model.layers.*.self_attn.k_norm", "layers.*.attn.k_norm"),
+)
+
+
+def tied_head(c: Any) -> Mapping[str, str]:
+    """The head shares the embedding when config.json says so."""
+    return {"head.weight": "embed.weight"} if c.tie_word_embeddings else {}
+
+
+def causal_tasks(
+    build: Callable[[Any, bool], nn.Module], with_head: tuple[str, ...], trunk: tuple[str, ...]
+) -> tuple[Task, ...]:
+    """text-generation with the head, feature-extraction without; `build` takes the config and "with a head"."""
+
+    def logits(c: Any) -> Signature:
+        return decoder_signature(c.num_hidden_layers, c.kv_heads, c.head_size, c.vocab_size)
+
+    def states(c: Any) -> Signature:
+        whole = logits(c)
+        first = Port("last_hidden_state", "float", (*whole.outputs[0].axes[:2], c.hidden_size))
+        return replace(whole, outputs=(first, *whole.outputs[1:]))
+
+    return (
+        Task(name="text-generation", architectures=with_head, build=lambda c: build(c, True), signature=logits),
+        Task(name="feature-extraction", architectures=trunk, build=lambda c: build(c, False), signature=states),
+    )
+
+
+def plain_decoder(
+    c: Any,
+    head: bool,
+    *,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
+    mlp_bias: bool = False,
+    head_norms: bool = False,
+    windows: Sequence[int | None] | None = None,
+) -> DecoderLM:
+    """Two norms per layer, one rotary base, a gated MLP; Llama and Qwen differ in biases, head norms and windows."""
+
+    def layer() -> DecoderLayer:
+        return DecoderLayer(
+            RMSNorm(c.hidden_size, c.rms_norm_eps),
+            Attention(
+                c.hidden_size,
+                c.num_attention_heads,
+                c.kv_heads,
+                c.head_size,
+                bias=qkv_bias,
+                out_bias=out_bias,
+                norm_eps=c.rms_norm_eps if head_norms else None,
+            ),
+            RMSNorm(c.hidden_size, c.rms_norm_eps),
+            GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_act, mlp_bias),
+        )
+
+    return DecoderLM(
+        Embedding(c.vocab_size, c.hidden_size),
+        [layer() for _ in range(c.num_hidden_layers)],
+        [Kind(window=window) for window in windows or [None] * c.num_hidden_layers],
+        {"rope": Rope(c.head_size, c.rope)},
+        RMSNorm(c.hidden_size, c.rms_norm_eps),
+        Linear(c.hidden_size, c.vocab_size, False) if head else None,
+    )
+
+
+def upper_windows(c: Any) -> list[int | None]:
+    """Qwen's windows, when switched on: by `layer_types`, or on the layers from `max_window_layers` on."""
+    if not c.use_sliding_window or c.sliding_window is None:
+        return [None] * c.num_hidden_layers
+    types = layer_types(c, lambda n: n >= c.max_window_layers)
+    return [c.sliding_window if kind == "sliding_attention" else None for kind in types]
+
+
+def layer_types(c: Any, sliding: Callable[[int], bool]) -> tuple[str, ...]:
+    """`layer_types` of config.json, or "sliding_attention" where `sliding(layer)` and "full_attention" elsewhere."""
+    if not c.layer_types:
+        names = ("full_attention", "sliding_attention")
+        return tuple(names[sliding(n)] for n in range(c.num_hidden_layers))
+    if len(c.layer_types) != c.num_hidden_layers:
+        raise CheckpointError(
+            f"config.json: layer_types has {len(c.layer_types)} entries for {c.num_hidden_layers} layers"
+        )
+    return tuple(c.layer_types)
+
+
+def decoder_fields(c: Any) -> dict[str, Any]:
+    """llama.cpp's metadata that every decoder has, without the architecture's prefix."""
+    fields: dict[str, Any] = {
+        "block_count": c.num_hidden_layers,
+        "context_length": c.max_position_embeddings,
+        "embedding_length": c.hidden_size,
+        "feed_forward_length": c.intermediate_size,
+        "attention.head_count": c.num_attention_heads,
+        "attention.head_count_kv": c.kv_heads,
+        "rope.freq_base": c.rope.theta,
+        "attention.layer_norm_rms_epsilon": c.rms_norm_eps,
+    }
+    if c.head_dim is not None:
+        fields |= {"attention.key_length": c.head_dim, "attention.value_length": c.head_dim}
+    if c.rope.kind == "linear":
+        fields |= {"rope.scaling.type": "linear", "rope.scaling.factor": c.rope.factor}
+    return fields
+
+
+def decoder_config(
+    architecture: str, model_type: str, fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """config.json of a plain decoder from llama.cpp's metadata and the shapes of the GGUF's tensors."""
+    heads, dim = fields["attention.head_count"], fields["embedding_length"]
+    config = {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "vocab_size": shapes["token_embd.weight"][0],
+        "hidden_size": dim,
+        "intermediate_size": fields["feed_forward_length"],
+        "num_hidden_layers": fields["block_count"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": fields.get("attention.head_count_kv", heads),
+        "head_dim": fields.get("attention.key_length", dim // heads),
+        "max_position_embeddings": fields["context_length"],
+        "rms_norm_eps": fields["attention.layer_norm_rms_epsilon"],
+        "rope_theta": fields.get("rope.freq_base", 10000.0),
+        "tie_word_embeddings": "output.weight" not in shapes,
+    }
+    if fields.get("rope.scaling.type") == "linear":
+        config["rope_scaling"] = {"rope_type": "linear", "factor": fields["rope.scaling.factor"]}
+    return config

@@ -1,0 +1,108 @@
+"""Gemma 2: four norms per layer, soft-capped scores and logits, a window on every other layer.
+
+Gemma Team 2024, https://arxiv.org/abs/2408.00118. The stored norms are one less than what multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import nn
+
+from isoform.reference.card import Family, Gguf
+from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.decoder import DecoderLM, Kind
+from isoform.reference.layers import Embedding, Linear, RMSNorm, Rope
+from isoform.reference.text.causal import TRUNK, causal_tasks, decoder_config, decoder_fields, layer_types, tied_head
+from isoform.reference.text.sandwich import SANDWICH, sandwich_layer
+from isoform.reference.weights import Rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemma2Config(Config):
+    vocab_size: int = 256000
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 8192
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = False
+    query_pre_attn_scalar: float = 256
+    sliding_window: int = 4096
+    layer_types: tuple[str, ...] = ()
+    final_logit_softcapping: float | None = 30.0
+    attn_logit_softcapping: float | None = 50.0
+    tie_word_embeddings: bool = True
+    rope: RopeConfig = field(default_factory=RopeConfig)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        caps = {
+            key: data.get(key) or 0.0 for key in ("final_logit_softcapping", "attn_logit_softcapping") if key in data
+        }
+        return super(Gemma2Config, cls).from_dict({**data, **caps, "rope": read_rope(data)})
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_key_value_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim
+
+
+def build(c: Gemma2Config, head: bool) -> nn.Module:
+    kinds = {"full_attention": Kind(), "sliding_attention": Kind(window=c.sliding_window)}
+    return DecoderLM(
+        Embedding(c.vocab_size, c.hidden_size),
+        [sandwich_layer(c, softcap=c.attn_logit_softcapping or 0.0) for _ in range(c.num_hidden_layers)],
+        [kinds[kind] for kind in layer_types(c, lambda n: n % 2 == 0)],
+        {"rope": Rope(c.head_dim, c.rope)},
+        RMSNorm(c.hidden_size, c.rms_norm_eps),
+        Linear(c.hidden_size, c.vocab_size, False) if head else None,
+        embed_scale=c.hidden_size**0.5,
+        logit_softcap=c.final_logit_softcapping or 0.0,
+    )
+
+
+RULES: tuple[Rule, ...] = (*TRUNK, *SANDWICH)
+
+
+def gguf_fields(c: Gemma2Config) -> dict[str, Any]:
+    return {
+        **decoder_fields(c),
+        "attn_logit_softcapping": c.attn_logit_softcapping,
+        "final_logit_softcapping": c.final_logit_softcapping,
+        "attention.sliding_window": c.sliding_window,
+    }
+
+
+def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    config = decoder_config("Gemma2ForCausalLM", "gemma2", fields, shapes)
+    return {
+        **config,
+        "query_pre_attn_scalar": config["head_dim"],
+        "sliding_window": fields["attention.sliding_window"],
+        "attn_logit_softcapping": fields.get("attn_logit_softcapping"),
+        "final_logit_softcapping": fields.get("final_logit_softcapping"),
+    }
+
+
+FAMILY = Family(
+    name="gemma2",
+    title="Gemma 2",
+    model_types=("gemma2",),
+    config=Gemma2Config,
+    rules=RULES,
+    tasks=causal_tasks(build, ("Gemma2ForCausalLM",), ("Gemma2Model",)),
+    prefix="model",
+    heads=("head",),
+    tied=tied_head,
+    gguf=Gguf(arch="gemma2", fields=gguf_fields, config=from_gguf, tasks=("text-generation",)),
+)

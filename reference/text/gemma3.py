@@ -1,0 +1,121 @@
+"""Gemma 3 (text): five windowed layers to one that sees all, each kind with its own rotary base; q and k normed.
+
+Gemma Team 2025, https://arxiv.org/abs/2503.19786. The stored norms are one less than what multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import nn
+
+from isoform.errors import UnsupportedModel
+from isoform.reference.card import Family, Gguf
+from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.decoder import DecoderLM, Kind
+from isoform.reference.layers import Embedding, Linear, RMSNorm, Rope
+from isoform.reference.text.causal import TRUNK, causal_tasks, decoder_config, decoder_fields, layer_types, tied_head
+from isoform.reference.text.sandwich import SANDWICH, sandwich_layer
+from isoform.reference.weights import Fold, Rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemma3Config(Config):
+    vocab_size: int = 262208
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 131072
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = False
+    query_pre_attn_scalar: float = 256
+    sliding_window: int = 4096
+    sliding_window_pattern: int = 6
+    layer_types: tuple[str, ...] = ()
+    final_logit_softcapping: float | None = None
+    attn_logit_softcapping: float | None = None
+    use_bidirectional_attention: bool = False
+    tie_word_embeddings: bool = True
+    rope: RopeConfig = field(default_factory=lambda: RopeConfig(theta=1e6))
+    local_rope: RopeConfig = field(default_factory=RopeConfig)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        rope = read_rope(data, "full_attention", theta=1e6)
+        if "rope_parameters" in data:
+            local = read_rope(data, "sliding_attention")
+        else:
+            local = RopeConfig(theta=float(data.get("rope_local_base_freq") or 10000.0))
+        return super(Gemma3Config, cls).from_dict({**data, "rope": rope, "local_rope": local})
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_key_value_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim
+
+
+def build(c: Gemma3Config, head: bool) -> nn.Module:
+    if c.use_bidirectional_attention:
+        raise UnsupportedModel("Gemma 3 with use_bidirectional_attention (EmbeddingGemma) is not supported yet")
+    kinds = {"full_attention": Kind("rope"), "sliding_attention": Kind("local_rope", c.sliding_window)}
+    types = layer_types(c, lambda n: (n + 1) % c.sliding_window_pattern != 0)
+    return DecoderLM(
+        Embedding(c.vocab_size, c.hidden_size),
+        [
+            sandwich_layer(c, softcap=c.attn_logit_softcapping or 0.0, head_norms=True)
+            for _ in range(c.num_hidden_layers)
+        ],
+        [kinds[kind] for kind in types],
+        {"rope": Rope(c.head_dim, c.rope), "local_rope": Rope(c.head_dim, c.local_rope)},
+        RMSNorm(c.hidden_size, c.rms_norm_eps),
+        Linear(c.hidden_size, c.vocab_size, False) if head else None,
+        embed_scale=c.hidden_size**0.5,
+        logit_softcap=c.final_logit_softcapping or 0.0,
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    *TRUNK,
+    *SANDWICH,
+    Fold("model.layers.*.self_attn.q_norm", "layers.*.attn.q_norm", 1.0),
+    Fold("model.layers.*.self_attn.k_norm", "layers.*.attn.k_norm", 1.0),
+)
+
+
+def gguf_fields(c: Gemma3Config) -> dict[str, Any]:
+    return {**decoder_fields(c), "attention.sliding_window": c.sliding_window}
+
+
+def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    config = decoder_config("Gemma3ForCausalLM", "gemma3_text", fields, shapes)
+    return {
+        **config,
+        "query_pre_attn_scalar": config["head_dim"],
+        "sliding_window": fields["attention.sliding_window"],
+        "rope_theta": fields.get("rope.freq_base", 1e6),
+        "rope_local_base_freq": fields.get("rope.freq_base_swa", 10000.0),
+        "sliding_window_pattern": 6,
+    }
+
+
+FAMILY = Family(
+    name="gemma3",
+    title="Gemma 3 (text)",
+    model_types=("gemma3_text",),
+    config=Gemma3Config,
+    rules=RULES,
+    tasks=causal_tasks(build, ("Gemma3ForCausalLM",), ("Gemma3TextModel",)),
+    prefix="model",
+    heads=("head",),
+    tied=tied_head,
+    gguf=Gguf(arch="gemma3", fields=gguf_fields, config=from_gguf, tasks=("text-generation",)),
+)

@@ -1,0 +1,80 @@
+"""Qwen2 and Qwen2.5: Llama's shape with biases on q, k and v, and a window on the upper layers when asked for.
+
+Yang et al. 2024, https://arxiv.org/abs/2407.10671.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import nn
+
+from isoform.reference.card import Family, Gguf
+from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.text.causal import (
+    NORMS,
+    TRUNK,
+    causal_tasks,
+    decoder_config,
+    decoder_fields,
+    plain_decoder,
+    tied_head,
+    upper_windows,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qwen2Config(Config):
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int = 32
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 32768
+    rms_norm_eps: float = 1e-6
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    max_window_layers: int = 28
+    layer_types: tuple[str, ...] = ()
+    tie_word_embeddings: bool = False
+    rope: RopeConfig = field(default_factory=RopeConfig)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        return super(Qwen2Config, cls).from_dict({**data, "rope": read_rope(data)})
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_key_value_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+
+def build(c: Qwen2Config, head: bool) -> nn.Module:
+    return plain_decoder(c, head, qkv_bias=True, windows=upper_windows(c))
+
+
+FAMILY = Family(
+    name="qwen2",
+    title="Qwen2, Qwen2.5",
+    model_types=("qwen2",),
+    config=Qwen2Config,
+    rules=(*TRUNK, *NORMS),
+    tasks=causal_tasks(build, ("Qwen2ForCausalLM",), ("Qwen2Model",)),
+    prefix="model",
+    heads=("head",),
+    tied=tied_head,
+    gguf=Gguf(
+        arch="qwen2",
+        fields=decoder_fields,
+        config=lambda fields, shapes: decoder_config("Qwen2ForCausalLM", "qwen2", fields, shapes),
+        tasks=("text-generation",),
+    ),
+)

@@ -1,0 +1,89 @@
+"""Qwen3: Qwen2 without the biases, with a norm on every head of q and k.
+
+Qwen Team 2025, https://arxiv.org/abs/2505.09388.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import nn
+
+from isoform.reference.card import Family, Gguf
+from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.text.causal import (
+    HEAD_NORMS,
+    NORMS,
+    TRUNK,
+    causal_tasks,
+    decoder_config,
+    decoder_fields,
+    plain_decoder,
+    tied_head,
+    upper_windows,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qwen3Config(Config):
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int = 32
+    head_dim: int = 128
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 32768
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = False
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    max_window_layers: int = 28
+    layer_types: tuple[str, ...] = ()
+    tie_word_embeddings: bool = False
+    rope: RopeConfig = field(default_factory=RopeConfig)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        return super(Qwen3Config, cls).from_dict({**data, "rope": read_rope(data)})
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_key_value_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim
+
+
+def build(c: Qwen3Config, head: bool) -> nn.Module:
+    return plain_decoder(
+        c,
+        head,
+        qkv_bias=c.attention_bias,
+        out_bias=c.attention_bias,
+        head_norms=True,
+        windows=upper_windows(c),
+    )
+
+
+FAMILY = Family(
+    name="qwen3",
+    title="Qwen3",
+    model_types=("qwen3",),
+    config=Qwen3Config,
+    rules=(*TRUNK, *NORMS, *HEAD_NORMS),
+    tasks=causal_tasks(build, ("Qwen3ForCausalLM",), ("Qwen3Model",)),
+    prefix="model",
+    heads=("head",),
+    tied=tied_head,
+    gguf=Gguf(
+        arch="qwen3",
+        fields=decoder_fields,
+        config=lambda fields, shapes: decoder_config("Qwen3ForCausalLM", "qwen3", fields, shapes),
+        tasks=("text-generation",),
+    ),
+)
