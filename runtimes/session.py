@@ -1,7 +1,7 @@
 """What every backend offers: arrays by port name in, arrays by port name out, and a decoder that holds its own cache.
 
-Integer ports take int64 (any integer dtype is accepted), float outputs are float32. `attention_mask` is 1 for a token and
-0 for padding; what comes out at a padded slot is meaningless, though finite.
+Integer ports take int64 (any integer dtype is accepted), float outputs are float32. `attention_mask` is 1 for a token
+and 0 for padding; what comes out at a padded slot is meaningless, though finite.
 """
 
 from __future__ import annotations
