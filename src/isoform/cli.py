@@ -1,12 +1,27 @@
-"""The command line."""
+"""The command line: arguments in, the API called, its answer shown. One line and exit code 2 for what is wrong.
+
+Nothing heavy is imported before a command runs, so that `isoform --help` answers at once.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+from isoform.errors import InputError, IsoformError, ParityError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One model, every form, proven the same.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
 
 def _version(asked: bool) -> None:
@@ -19,10 +34,184 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """One model, every form, proven the same."""
 
 
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="A checkpoint folder, a .gguf file or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    to: Annotated[str, typer.Option(help="onnx, gguf, torchscript (several with commas) or all.")] = "all",
+    task: Annotated[str | None, typer.Option(help="The task, when not the checkpoint's own.")] = None,
+    dtype: Annotated[str, typer.Option(help="f32, f16 or bf16, of ONNX and TorchScript.")] = "f32",
+    gguf_type: Annotated[str, typer.Option(help="f32, f16, bf16, q8_0; several with commas.")] = "f32",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare the result with the source.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there already.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a model as ONNX, GGUF and TorchScript, and check that each computes the same."""
+    from isoform import api, show
+
+    with show.progress() as progress:
+        manifest, report = api.export_and_check(
+            source,
+            out,
+            to=to,
+            task=task,
+            dtype=dtype,
+            gguf_types=gguf_type,
+            check=not no_check,
+            overwrite=overwrite,
+            revision=revision,
+            progress=progress,
+        )
+    if json:
+        show.json({**manifest.to_json(), "folder": str(out), "report": report and report.to_json()})
+    else:
+        show.manifest(manifest, out)
+        if report is not None:
+            show.report(report)
+    if report is not None and not report.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    bundle: Annotated[Path, typer.Argument(help="A folder that `isoform export` wrote.")],
+    against: Annotated[str | None, typer.Option(help="The checkpoint, when it is not where it was.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare every form of a bundle with its source. Exit code 0: the same, 1: not the same, 2: wrong input."""
+    from isoform import api, show
+
+    with show.progress() as progress:
+        report = api.check(bundle, against=against, progress=progress)
+    if json:
+        show.json(report.to_json())
+    else:
+        show.report(report)
+    if not report.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Argument(help="text-generation, fill-mask, feature-extraction, sentence-similarity, …")],
+    model: Annotated[str, typer.Argument(help="A bundle, checkpoint folder, Hub id, .gguf or .onnx file.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Texts; from standard input, a line each, when none.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, torch, torchscript, onnxruntime or llamacpp.")] = "auto",
+    device: Device = "cpu",
+    option: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="A parameter of the pipeline: max_new_tokens=20.")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print generated text as it comes.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a pipeline over texts."""
+    from isoform import api, show
+
+    texts = list(inputs or []) or [line.rstrip("\n") for line in sys.stdin]
+    if not texts:
+        raise InputError("nothing to run on; give texts as arguments or on standard input")
+    parameters = dict(_setting(text) for text in option or [])
+    with api.pipeline(task, model, backend=backend, device=device) as pipe:
+        if stream:
+            parameters["streamer"] = lambda text: print(text, end="", flush=True)
+        answers = api.run(pipe, texts, parameters)
+    if json:
+        show.json(answers)
+    elif stream:
+        print()
+    else:
+        show.answers(texts, answers)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`name=value`, the value read as JSON where it is JSON and as text elsewhere."""
+    from json import loads
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"--set takes name=value, not {text!r}")
+    try:
+        return name, loads(value)
+    except ValueError:
+        return name, value
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(help="A checkpoint, bundle, .gguf or .onnx.")], json: Json = False
+) -> None:
+    """Show what a checkpoint, bundle, GGUF or ONNX file holds, without loading its weights."""
+    from isoform import show
+    from isoform.validators.inspection import inspect as look
+
+    facts = look(path)
+    show.json(facts) if json else show.facts(facts)
+
+
+@app.command()
+def backends(json: Json = False) -> None:
+    """List what this machine can run, and what to install for the rest."""
+    from dataclasses import asdict
+
+    from isoform import show
+    from isoform.runtimes.backends import available
+
+    found = [asdict(state) for state in available()]
+    show.json(found) if json else show.backends(found)
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List the families, and for each the tasks and formats."""
+    from isoform import show, support
+
+    show.json(support.rows()) if json else show.models(support.rows())
+
+
+@app.command()
+def demo(json: Json = False) -> None:
+    """Take the packaged MiniLM through every room: export, check, and embed sentences on every backend."""
+    from isoform import show
+    from isoform.demo import run as run_demo
+
+    result = run_demo(show.progress)
+    show.json(result.to_json()) if json else show.demo(result)
+    if not result.report.same:
+        raise typer.Exit(1)
+
+
 def main() -> None:
-    app()
+    """Run the command; what a user can get wrong, or stop, ends in one line and exit code 2."""
+    from typer.exceptions import TyperException
+
+    try:
+        code = app(standalone_mode=False)
+    except TyperException as error:
+        code = _fail(f"{error.format_message()} Try isoform --help.", 2)
+    except ParityError as error:
+        code = _fail(error, 1)
+    except IsoformError as error:
+        code = _fail(error, 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("stopped; nothing half-written is left", 2)
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 2
+    except OSError as error:
+        code = _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+    sys.exit(code)
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"isoform: {' '.join(str(message).split())}", file=sys.stderr)
+    return code

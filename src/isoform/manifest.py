@@ -79,7 +79,9 @@ class Manifest:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(f"{folder} holds no {NAME}: not an exported bundle; make one with `isoform export`") from None
+            raise InputError(
+                f"{folder} holds no {NAME}: not an exported bundle; make one with `isoform export`"
+            ) from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); export the model again") from None
         try:

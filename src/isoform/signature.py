@@ -43,7 +43,9 @@ class CacheLayout:
     def ports(self, prefix: str, length: Axis) -> tuple[Port, ...]:
         """`prefix.N.key`, `prefix.N.value` for every layer N, in that order."""
         axes: tuple[Axis, ...] = (BATCH, self.heads, length, self.head_dim)
-        return tuple(Port(f"{prefix}.{n}.{kind}", "float", axes) for n in range(self.layers) for kind in ("key", "value"))
+        return tuple(
+            Port(f"{prefix}.{n}.{kind}", "float", axes) for n in range(self.layers) for kind in ("key", "value")
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,189 @@
+"""The public API: it opens, calls the rooms in order, and holds no logic of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from isoform.manifest import Manifest
+    from isoform.runtimes.pipelines.base import Pipeline
+    from isoform.validators.report import Report
+
+Progress = Callable[[str, int, int], None]
+
+FORMATS = ("onnx", "torchscript", "gguf")
+DTYPES = ("f32", "f16", "bf16")
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+
+
+def load(
+    source: str | Path,
+    *,
+    task: str | None = None,
+    dtype: str | torch.dtype = "f32",
+    device: str = "cpu",
+    **hub: Any,
+) -> nn.Module:
+    """The torch module of a checkpoint folder, Hub id or `.gguf` file, ready to use.
+
+    `dtype` is "f32", "f16", "bf16" or a torch dtype; `hub` holds revision, token, cache_dir and offline.
+    """
+    import torch
+
+    from isoform.reference.model import open_model
+
+    if isinstance(dtype, str):
+        _one_of("dtype", dtype, DTYPES)
+        dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    return open_model(source, task, **hub).module(dtype, device)
+
+
+def export(source: str | Path, out: str | Path, **options: Any) -> Manifest:
+    """Write a bundle and check it; raises ParityError when a form differs. Options as in `export_and_check`."""
+    from isoform.errors import ParityError
+
+    manifest, report = export_and_check(source, out, **options)
+    if report is not None and not report.same:
+        raise ParityError(f"{out}: not the same as {source}; `isoform check {out}` shows where", report)
+    return manifest
+
+
+def export_and_check(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: str | Sequence[str] = "all",
+    task: str | None = None,
+    dtype: str = "f32",
+    gguf_types: str | Sequence[str] = ("f32",),
+    check: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **hub: Any,
+) -> tuple[Manifest, Report | None]:
+    """Write every asked form of a model into the folder `out`, whole or not at all, and compare each with the source.
+
+    `to` is "all" (what cannot be written is said in the manifest) or formats out of `FORMATS`; `dtype` is that of ONNX
+    and TorchScript, `gguf_types` are out of `GGUF_TYPES`.
+    """
+    from isoform.exporters import bundle
+    from isoform.reference.model import open_model
+
+    formats = _several("--to", to, (*FORMATS, "all"))
+    types = _several("--gguf-type", gguf_types, GGUF_TYPES)
+    _one_of("dtype", dtype, DTYPES)
+    model = open_model(source, task, **hub)
+    manifest = bundle.export(
+        model, formats, Path(out), dtype=dtype, gguf_types=types, progress=progress, overwrite=overwrite
+    )
+    if not check:
+        return manifest, None
+    from isoform.validators.bundle import check_bundle
+
+    report = check_bundle(Path(out), model, progress=progress)
+    return type(manifest).read(Path(out)), report
+
+
+def check(bundle: str | Path, against: str | Path | None = None, *, progress: Progress | None = None) -> Report:
+    """Compare every form of a bundle with its source, or with the checkpoint `against`; the manifest keeps the result."""
+    from isoform.validators.bundle import check_bundle
+
+    return check_bundle(Path(bundle), against, progress=progress)
+
+
+def pipeline(
+    task: str,
+    model: str | Path,
+    *,
+    backend: str = "auto",
+    device: str = "cpu",
+    dtype: str = "f32",
+    progress: Progress | None = None,
+    **hub: Any,
+) -> Pipeline:
+    """A pipeline over a bundle, a checkpoint folder, a Hub id, a `.gguf` or an `.onnx` file.
+
+    Keys and values are those of transformers' pipeline. `backend` is "auto" or one of torch, torchscript, onnxruntime,
+    llamacpp; a checkpoint is exported into isoform's cache first when the backend needs a form of it.
+    """
+    from isoform.runtimes import backends, pipelines
+
+    if backend != "auto":
+        _one_of("backend", backend, backends.BACKENDS)
+    served = pipelines.model_task(task)
+    path = Path(model).expanduser()
+    if (path / "isoform.json").is_file() or path.suffix == ".onnx":
+        session, folder = backends.open_path(path, backend, device=device, task=served)
+        return pipelines.build_pipeline(task, session, folder)
+    from isoform.reference.model import open_model
+
+    opened = open_model(model, served, **hub)
+    if path.suffix == ".gguf" and backend in ("auto", "llamacpp"):
+        session = backends.open_file(path, "llamacpp", opened.signature, device=device)
+    elif backend in ("auto", "torch"):
+        session = backends.open_model_session(opened, dtype=dtype, device=device)
+    else:
+        folder = _cached(opened, backends.FORMAT_OF[backend], dtype, progress)
+        session, _ = backends.open_path(folder, backend, device=device, task=served)
+    return pipelines.build_pipeline(task, session, opened.checkpoint.folder, keep=opened)
+
+
+def run(pipe: Pipeline, inputs: Sequence[str], parameters: dict[str, Any]) -> list[Any]:
+    """The answers of a pipeline, one per input."""
+    return list(pipe(list(inputs), **parameters))
+
+
+def bench(pipe: Pipeline, inputs: Sequence[Any], *, seconds: float = 2.0) -> float:
+    """Inputs per second of wall time, over whole passes after one to warm up."""
+    from time import perf_counter
+
+    pipe(list(inputs))
+    passes, start = 0, perf_counter()
+    while (spent := perf_counter() - start) < seconds or passes == 0:
+        pipe(list(inputs))
+        passes += 1
+    return passes * len(inputs) / (perf_counter() - start if passes else spent)
+
+
+def cache_folder() -> Path:
+    """Where forms that a pipeline needed are kept: ISOFORM_CACHE, or `isoform` in the user's cache folder."""
+    if home := os.environ.get("ISOFORM_CACHE"):
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isoform"
+
+
+def _cached(model: Any, form: str, dtype: str, progress: Progress | None) -> Path:
+    """The bundle of one form of a model in the cache, written when it is not there or its source has changed."""
+    import hashlib
+
+    from isoform import __version__
+    from isoform.exporters import bundle
+
+    key = hashlib.sha256(f"{__version__} {model.task.name} {form} {dtype}".encode())
+    for path in (*model.checkpoint.files(), *model.checkpoint.sidecars()):
+        state = path.stat()
+        key.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+    folder = cache_folder() / key.hexdigest()[:24]
+    if not (folder / "isoform.json").is_file():
+        bundle.export(model, [form], folder, dtype=dtype, gguf_types=[dtype], progress=progress, overwrite=True)
+    return folder
+
+
+def _several(name: str, value: str | Sequence[str], known: Sequence[str]) -> list[str]:
+    values = value.split(",") if isinstance(value, str) else list(value)
+    for one in values:
+        _one_of(name, one, known)
+    return values
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f"{name} {value!r} is not known; choose from {', '.join(known)}")

@@ -1,0 +1,172 @@
+"""What the command line prints: rich tables for people, JSON for machines. Nothing is measured here."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from isoform.api import Progress
+    from isoform.demo import Demo
+    from isoform.manifest import Manifest
+    from isoform.validators.report import Report
+
+out = Console(highlight=False)
+
+
+def json(data: Any) -> None:
+    """One JSON document on standard output; arrays become lists."""
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "tolist"):
+            return value.tolist()
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+
+    sys.stdout.write(jsonlib.dumps(data, indent=2, ensure_ascii=False, default=plain) + "\n")
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Bars on standard error, one per text, shown only where a person looks."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(text: str, done: int, total: int) -> None:
+            if text not in tasks:
+                tasks[text] = bars.add_task(text, total=total)
+            bars.update(tasks[text], completed=done, total=total)
+
+        yield report
+
+
+def table(title: str | None, *columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table; the columns in `right` hold numbers."""
+    result = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    for column in columns:
+        result.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return result
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def manifest(manifest: Manifest, folder: Path) -> None:
+    """The files of a bundle, and why a format is not among them."""
+    rows = table(f"{folder}: {manifest.family}, {manifest.task}", "format", "dtype", "file", "size", right=("size",))
+    for artifact in manifest.artifacts:
+        for n, file in enumerate(artifact.files):
+            first = (artifact.format, artifact.dtype) if n == 0 else ("", "")
+            rows.add_row(*first, file.path, size(file.size))
+    out.print(rows)
+    for form, reason in manifest.missing.items():
+        out.print(f"[yellow]no {form}[/]: {Text(reason).markup}")
+
+
+def report(report: Report) -> None:
+    """The table of a parity report and its verdict."""
+    from isoform.validators.report import table as report_table
+
+    out.print(report_table(report))
+    out.print("[green]the same[/]" if report.same else "[red]not the same[/]")
+
+
+def answers(inputs: Sequence[str], answers: Sequence[Any]) -> None:
+    """Generated text as it is, other answers as JSON, each under its input when there are several."""
+    for text, answer in zip(inputs, answers, strict=True):
+        if len(inputs) > 1:
+            out.print(Text(text, style="bold"))
+        match answer:
+            case [{"generated_text": str(generated)}]:
+                out.print(Text(generated))
+            case [{"score": _}, *_]:
+                rows = table(None, *answer[0], right=("score",))
+                for row in answer:
+                    rows.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))
+                out.print(rows)
+            case _:
+                json(answer)
+
+
+def facts(facts: dict[str, Any]) -> None:
+    """What `inspect` found: scalars as a list, lists of objects as tables."""
+    for key, value in facts.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = table(key, *value[0])
+            for row in value:
+                rows.add_row(*(str(cell) for cell in row.values()))
+            out.print(rows)
+        elif isinstance(value, dict):
+            rows = table(key, "key", "value")
+            for name, cell in value.items():
+                rows.add_row(Text(str(name)), Text(str(cell)))
+            out.print(rows)
+        else:
+            out.print(Text.assemble((f"{key}: ", "bold"), str(value)))
+
+
+def backends(states: Sequence[dict[str, Any]]) -> None:
+    """What runs here, and what to install for the rest."""
+    rows = table(None, *(states[0] if states else ("backend",)))
+    for state in states:
+        rows.add_row(*(", ".join(v) if isinstance(v, list | tuple) else _mark(v) for v in state.values()))
+    out.print(rows)
+
+
+def _mark(value: Any) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def models(rows: Sequence[dict[str, Any]]) -> None:
+    """The support table."""
+    result = table(None, "family", "model_type", "task", "torch", "onnx", "torchscript", "gguf")
+    previous = None
+    for row in rows:
+        new = row["family"] != previous
+        first = (row["family"], ", ".join(row["model_types"])) if new else ("", "")
+        result.add_row(*first, row["task"], row["torch"], row["onnx"], row["torchscript"], row["gguf"])
+        previous = row["family"]
+    out.print(result)
+
+
+def demo(result: Demo) -> None:
+    """The demo's tables: what was written, whether it is the same, and how fast each backend embeds."""
+    manifest(result.manifest, result.folder)
+    report(result.report)
+    rows = table(
+        f"{len(result.sentences)} sentences embedded",
+        "backend",
+        "sentences/s",
+        "max |difference| to torch",
+        right=("sentences/s", "max |difference| to torch"),
+    )
+    for backend, speed, gap in result.speeds:
+        rows.add_row(backend, f"{speed:.0f}", f"{gap:.1e}")
+    out.print(rows)
+    rows = table("Closest sentences (torch)", "sentence", "closest", "cosine", right=("cosine",))
+    for sentence, other, cosine in result.closest:
+        rows.add_row(sentence, other, f"{cosine:.3f}")
+    out.print(rows)
+    out.print(f"{result.seconds:.1f} s in all")
