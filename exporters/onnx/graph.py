@@ -1,0 +1,222 @@
+"""An ONNX graph under construction: every distinct computation once, names from the module that makes it.
+
+All operations here are pure, so a node with the same operator, inputs and attributes as an earlier one is the earlier
+one: shape arithmetic and what layers share appear once, and nothing needs cleaning up afterwards but what is unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from isoform.errors import UnsupportedExport
+from isoform.exporters.tracing import Type
+from isoform.signature import Axis, Port, Signature
+
+MICROSOFT = "com.microsoft"
+OPSET = 23
+IR_VERSION = 10  # the oldest that the files need; newer readers take it
+
+ELEMENTS: dict[torch.dtype, int] = {
+    torch.bool: TensorProto.BOOL,
+    torch.float16: TensorProto.FLOAT16,
+    torch.float32: TensorProto.FLOAT,
+    torch.float64: TensorProto.DOUBLE,
+    torch.int32: TensorProto.INT32,
+    torch.int64: TensorProto.INT64,
+    torch.uint8: TensorProto.UINT8,
+}
+"""torch's dtypes and ONNX' element types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor in the graph."""
+
+    name: str
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A size that varies, as a traced integer; `name` is an int64 tensor of shape (1,)."""
+
+    name: str
+    axis: str
+
+
+Number = int | float | bool
+
+
+class Graph:
+    """Takes operations in order; `scope` (a module's path) names what comes next."""
+
+    def __init__(self, signature: Signature, dtype: torch.dtype) -> None:
+        self.scope = ""
+        self.parameters: dict[str, Type] = {}
+        self._signature, self._dtype = signature, dtype
+        self._nodes: list[onnx.NodeProto] = []
+        self._known: dict[tuple[Any, ...], tuple[str, ...]] = {}
+        self._constants: dict[str, TensorProto] = {}
+        self._constant_names: dict[tuple[Any, ...], str] = {}
+        self._taken: dict[str, int] = {}
+        self._outputs: dict[str, str] = {}
+
+    # Values
+
+    def input(self, port: Port) -> Value:
+        return Value(port.name, Type(self._port_dtype(port), port.axes))
+
+    def parameter(self, name: str, type_: Type) -> Value:
+        """A tensor that the weight file holds; asking again gives the same one."""
+        self.parameters[name] = type_
+        return Value(name, type_)
+
+    def constant(self, array: NDArray[Any], dtype: torch.dtype) -> Value:
+        """A small tensor inside the graph file; equal ones are one."""
+        key = (dtype, array.shape, array.tobytes())
+        name = self._constant_names.get(key)
+        if name is None:
+            name = self._constant_names[key] = f"constant.{len(self._constants)}"
+            self._constants[name] = TensorProto(
+                name=name, data_type=ELEMENTS[dtype], dims=array.shape, raw_data=np.ascontiguousarray(array).tobytes()
+            )
+        return Value(name, Type(dtype, array.shape))
+
+    def number(self, value: Number, dtype: torch.dtype) -> Value:
+        """A scalar in `dtype`, rounded as torch rounds it."""
+        return self.constant(torch.tensor(value, dtype=dtype).numpy(), dtype)
+
+    def indices(self, *values: int) -> Value:
+        return self.constant(np.array(values, dtype=np.int64), torch.int64)
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[Value | None],
+        *types: Type,
+        domain: str = "",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> tuple[Value, ...]:
+        """One node with an output per type; trailing absent inputs are left out."""
+        names = ["" if value is None else value.name for value in inputs]
+        while names and not names[-1]:
+            names.pop()
+        attributes = attributes or {}
+        settings = tuple(sorted((name, tuple(x) if isinstance(x, list) else x) for name, x in attributes.items()))
+        key = (kind, domain, tuple(names), settings, len(types))
+        outputs = self._known.get(key)
+        if outputs is None:
+            outputs = self._known[key] = tuple(self._fresh(kind) for _ in types)
+            node = onnx.helper.make_node(kind, names, outputs, domain=domain, name=outputs[0], **attributes)
+            self._nodes.append(node)
+        return tuple(Value(name, type_) for name, type_ in zip(outputs, types, strict=True))
+
+    def one(self, kind: str, inputs: Sequence[Value | None], type_: Type, domain: str = "", **attributes: Any) -> Value:
+        """`op` with one output."""
+        return self.op(kind, inputs, type_, domain=domain, attributes=attributes)[0]
+
+    # Shapes
+
+    def size(self, axis: str) -> Size:
+        """The size of a named axis, read from the first input that has it."""
+        for port in self._signature.inputs:
+            if axis in port.axes:
+                at = port.axes.index(axis)
+                shape = self.one("Shape", (self.input(port),), Type(torch.int64, (1,)), start=at, end=at + 1)
+                return Size(shape.name, axis)
+        raise UnsupportedExport(
+            f"{self.scope or 'the model'}: no input has the size {axis}; write it with the sizes of inputs"
+        )
+
+    def shape(self, dims: Sequence[Axis | Size]) -> Value:
+        """An int64 vector of sizes."""
+        if all(isinstance(dim, int) for dim in dims):
+            return self.indices(*(dim for dim in dims if isinstance(dim, int)))
+        parts = []
+        for dim in dims:
+            if isinstance(dim, int):
+                parts.append(self.indices(dim))
+            else:
+                parts.append(Value(dim.name if isinstance(dim, Size) else self.size(dim).name, Type(torch.int64, (1,))))
+        if len(parts) == 1:
+            return parts[0]
+        return self.one("Concat", parts, Type(torch.int64, (len(parts),)), axis=0)
+
+    def reshape(self, x: Value, type_: Type, dims: Sequence[Axis | Size] | None = None) -> Value:
+        """`x` in another shape, by a constant where one says it: 0 keeps a size, one -1 takes the rest."""
+        if x.type.shape == type_.shape:
+            return x
+        before, after = x.type.shape, type_.shape
+        plan = [
+            dim if isinstance(dim, int) else 0 if n < len(before) and before[n] == dim else -1
+            for n, dim in enumerate(after)
+        ]
+        if plan.count(-1) > 1:
+            return self.one("Reshape", (x, self.shape(dims or after)), type_)
+        return self.one("Reshape", (x, self.indices(*plan)), type_)
+
+    def cast(self, x: Value, dtype: torch.dtype) -> Value:
+        if x.type.dtype == dtype:
+            return x
+        return self.one("Cast", (x,), Type(dtype, x.type.shape), to=ELEMENTS[dtype])
+
+    def expand(self, x: Value, shape: tuple[Axis, ...]) -> Value:
+        if x.type.shape == shape:
+            return x
+        return self.one("Expand", (x, self.shape(shape)), Type(x.type.dtype, shape))
+
+    # The whole
+
+    def output(self, port: Port, value: Value) -> None:
+        """Make a value the graph's output of that name."""
+        expected = Type(self._port_dtype(port), port.axes)
+        if value.type != expected:
+            raise UnsupportedExport(
+                f"output {port.name} is {value.type}, the signature says {expected}; correct the family's signature"
+            )
+        name = value.name
+        computed = any(name in names for names in self._known.values())
+        if not computed or name in self._outputs:  # an input or a weight, or an output under another name already
+            self._nodes.append(onnx.helper.make_node("Identity", [name], [port.name], name=port.name))
+            name = port.name
+        self._outputs[name] = port.name
+
+    def finish(self) -> tuple[onnx.ModelProto, dict[str, Type]]:
+        """The model without what no output needs, and the parameters that it uses, which are not in it yet."""
+        needed, kept = set(self._outputs), []
+        for node in reversed(self._nodes):
+            if not needed.isdisjoint(node.output):
+                needed.update(node.input)
+                kept.append(node)
+        for node in kept:
+            for names in (node.input, node.output):
+                names[:] = [self._outputs.get(name, name) for name in names]
+        graph = onnx.GraphProto(name="isoform")
+        graph.node.extend(reversed(kept))
+        graph.input.extend(self._info(port) for port in self._signature.inputs)
+        graph.output.extend(self._info(port) for port in self._signature.outputs)
+        graph.initializer.extend(tensor for name, tensor in self._constants.items() if name in needed)
+        model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="isoform", graph=graph)
+        model.opset_import.add(domain="", version=OPSET)
+        if any(node.domain == MICROSOFT for node in kept):
+            model.opset_import.add(domain=MICROSOFT, version=1)
+        return model, {name: type_ for name, type_ in self.parameters.items() if name in needed}
+
+    def _info(self, port: Port) -> onnx.ValueInfoProto:
+        return onnx.helper.make_tensor_value_info(port.name, ELEMENTS[self._port_dtype(port)], port.axes)
+
+    def _port_dtype(self, port: Port) -> torch.dtype:
+        return torch.int64 if port.dtype == "int64" else self._dtype
+
+    def _fresh(self, kind: str) -> str:
+        base = f"{self.scope}.{kind}" if self.scope else kind
+        count = self._taken[base] = self._taken.get(base, 0) + 1
+        return base if count == 1 else f"{base}.{count}"

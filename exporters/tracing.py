@@ -1,0 +1,168 @@
+"""A model's forward pass as one flat graph, traced on tensors without data.
+
+`torch.jit.trace` records the skeleton on the meta device, with every semantic operation of `reference.ops` as one
+opaque node `isoform::name`. The trace is taken twice, at different sizes: what agrees is fixed, what differs follows an
+axis of the signature, and a number that was computed from a size and frozen into the graph is found, not shipped.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
+
+from isoform.errors import UnsupportedExport
+from isoform.reference import ops
+from isoform.signature import LENGTH, PAST, TOTAL, Axis, Port, Signature
+
+_library = torch.library.Library("isoform", "FRAGMENT")
+_operators: dict[str, Callable[..., Any]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """A tensor's dtype and shape; a size that varies is the name of its axis, or `"?…"` where no axis has it."""
+
+    dtype: torch.dtype
+    shape: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation: the names of its inputs, and per output a name and (for a tensor) a type.
+
+    `value` holds a constant, or the attribute's name of prim::GetAttr. `scope` is the module's path ("layers.0.attn").
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[tuple[str, Type | None], ...]
+    scope: str
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """`nodes` in order; `inputs` and `outputs` are value names in the signature's order, `root` is the module's.
+
+    `parameters` and `buffers` are the module's, by path: types of the ones, values of the others.
+    """
+
+    nodes: tuple[Node, ...]
+    root: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parameters: Mapping[str, Type]
+    buffers: Mapping[str, Tensor]
+
+
+def operators() -> Mapping[str, Callable[..., Any]]:
+    """Every semantic operation as an opaque torch operator with the same body, for `ops.lowered_by`."""
+    for name, body in ops.OPS.items():
+        if name not in _operators:
+            _library.define(name + torch.library.infer_schema(body, mutates_args=()))
+            _library.impl(name, body, "CompositeExplicitAutograd")
+            _operators[name] = getattr(torch.ops.isoform, name)
+    return _operators
+
+
+def trace(module: nn.Module, signature: Signature, dtype: torch.dtype) -> Trace:
+    """Trace a skeleton whose parameters are of `dtype` on the meta device; its buffers move there, too.
+
+    Raises UnsupportedExport when the graph depends on the sizes it was traced with.
+    """
+    buffers = {name: buffer.detach().cpu() for name, buffer in module.named_buffers()}
+    for owner in module.modules():
+        for leaf, buffer in owner._buffers.items():
+            owner._buffers[leaf] = None if buffer is None else buffer.to("meta")
+    axes = _axes(signature)
+    small, large = ({name: sizes[n] for name, sizes in axes.items()} for n in (0, 1))
+    graphs = [_record(module, signature, sizes, dtype) for sizes in (small, large)]
+    names = {sizes: name for name, sizes in axes.items()}
+    first, second = (list(graph.nodes()) for graph in graphs)
+    if [n.kind() for n in first] != [n.kind() for n in second]:
+        raise UnsupportedExport(
+            "the model takes another path for another input size, which a graph cannot hold; "
+            "write the branch with tensor operations"
+        )
+    root, *inputs = (value.debugName() for value in graphs[0].inputs())
+    nodes = tuple(_node(a, b, names) for a, b in zip(first, second, strict=True))
+    parameters = {
+        name: Type(parameter.dtype, tuple(parameter.shape))
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
+    return Trace(nodes, root, tuple(inputs), tuple(_returned(graphs[0])), parameters, buffers)
+
+
+def _axes(signature: Signature) -> dict[str, tuple[int, int]]:
+    """Two sizes for every named axis; no two axes share a pair, and none of the sizes is 0 or 1."""
+    names = dict.fromkeys(axis for port in signature.inputs for axis in port.axes if isinstance(axis, str))
+    summed = {LENGTH, PAST, TOTAL} <= names.keys()
+    if summed:
+        del names[TOTAL]
+    sizes = {name: (2 + n, 5 + 3 * n) for n, name in enumerate(names)}
+    if summed:
+        past, length = sizes[PAST], sizes[LENGTH]
+        sizes[TOTAL] = (past[0] + length[0], past[1] + length[1])
+    return sizes
+
+
+def _record(module: nn.Module, signature: Signature, sizes: Mapping[str, int], dtype: torch.dtype) -> Any:
+    """The inlined graph (torch._C.Graph) of one forward pass at these sizes."""
+
+    def example(port: Port) -> Tensor:
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in port.axes]
+        return torch.zeros(shape, dtype=torch.int64 if port.dtype == "int64" else dtype, device="meta")
+
+    inputs = tuple(example(port) for port in signature.inputs)
+    with warnings.catch_warnings(), torch.no_grad(), ops.lowered_by(operators()):
+        # "might not generalize to other inputs": that is what the second trace finds out.
+        warnings.simplefilter("ignore", TracerWarning)
+        traced = torch.jit.trace(module, inputs, strict=False, check_trace=False)
+    return traced.inlined_graph
+
+
+def _returned(graph: Any) -> Iterator[str]:
+    """The names of the returned tensors, tuples taken apart."""
+    (result,) = graph.outputs()
+    node = result.node()
+    if node.kind() != "prim::TupleConstruct":
+        yield result.debugName()
+        return
+    for value in node.inputs():
+        yield value.debugName()
+
+
+def _node(a: Any, b: Any, names: Mapping[tuple[int, int], str]) -> Node:
+    """One node from the two traces, checked to hold the same constants."""
+    kind, scope = a.kind(), a.scopeName().rpartition("__module.")[2]
+    value = None
+    if kind == "prim::GetAttr":
+        value = a.s("name")
+    elif kind == "prim::Constant":
+        value, other = a.output().toIValue(), b.output().toIValue()
+        if not _same(value, other):
+            raise UnsupportedExport(
+                f"{scope or 'the model'} computes {value!r} from an input's size in Python and freezes it; "
+                "keep sizes as `tensor.shape[n]` in its forward pass"
+            )
+    outputs = tuple((x.debugName(), _type(x, y, names)) for x, y in zip(a.outputs(), b.outputs(), strict=True))
+    return Node(kind, tuple(x.debugName() for x in a.inputs()), outputs, scope, value)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.device.type != "meta" and torch.equal(a, b)
+    return type(a) is type(b) and (a == b or a != a)
+
+
+def _type(a: Any, b: Any, names: Mapping[tuple[int, int], str]) -> Type | None:
+    if a.type().kind() != "TensorType" or a.type().sizes() is None:
+        return None
+    pairs = zip(a.type().sizes(), b.type().sizes(), strict=True)
+    return Type(a.type().dtype(), tuple(x if x == y else names.get((x, y), f"?{x}/{y}") for x, y in pairs))
