@@ -93,7 +93,7 @@ def export_and_check(
 
 
 def check(bundle: str | Path, against: str | Path | None = None, *, progress: Progress | None = None) -> Report:
-    """Compare every form of a bundle with its source, or with the checkpoint `against`; the manifest keeps the result."""
+    """Compare every form of a bundle with its source, or with `against`; the manifest keeps the result."""
     from isoform.validators.bundle import check_bundle
 
     return check_bundle(Path(bundle), against, progress=progress)
