@@ -80,7 +80,7 @@ def attention(
     Shapes: q (B, T, heads*D), k and v (B, S, kv_heads*D), bias (B, 1, T, S) in q's dtype -> (B, T, heads*D).
     """
     k, v = (x.unflatten(-1, (kv_heads, -1)).transpose(1, 2) for x in (k, v))
-    return _attend(q, k, v, bias, heads, scale, softcap)
+    return _attend(q, k, v, bias, heads, kv_heads, scale, softcap)
 
 
 @semantic
@@ -103,17 +103,18 @@ def cached_attention(
     """
     k = torch.cat((past_k, k.unflatten(-1, (kv_heads, -1)).transpose(1, 2)), 2)
     v = torch.cat((past_v, v.unflatten(-1, (kv_heads, -1)).transpose(1, 2)), 2)
-    return _attend(q, k, v, bias, heads, scale, softcap), k, v
+    return _attend(q, k, v, bias, heads, kv_heads, scale, softcap), k, v
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int, scale: float, softcap: float) -> Tensor:
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int, kv_heads: int, scale: float, softcap: float
+) -> Tensor:
     q = q.unflatten(-1, (heads, -1)).transpose(1, 2)
-    grouped = k.shape[1] != heads
     if softcap == 0:
-        out = F.scaled_dot_product_attention(q, k, v, bias, scale=scale, enable_gqa=grouped)
+        out = F.scaled_dot_product_attention(q, k, v, bias, scale=scale, enable_gqa=kv_heads != heads)
     else:
-        if grouped:
-            k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
+        if kv_heads != heads:
+            k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
         scores = softcap * torch.tanh(q @ k.transpose(-1, -2) * scale / softcap) + bias
         wide = torch.promote_types(scores.dtype, torch.float32)
         out = torch.softmax(scores, -1, dtype=wide).to(q.dtype) @ v
