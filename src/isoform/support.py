@@ -46,3 +46,7 @@ def markdown() -> str:
         cells = (family, types, row["task"], row["torch"], row["onnx"], row["torchscript"], row["gguf"])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())
