@@ -17,26 +17,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One way to run a family: the pipeline name, the Hub's class, the module, its signature.
+    """One way to run a family: the pipeline's name, the Hub's classes, the module, its signature.
 
-    `heads` are the canonical top-level modules that this task needs beyond the trunk; keys of other heads that the
-    checkpoint holds are left unread.
+    `architectures` begins with the class of each of the family's `model_types`, in their order; more may follow.
+    `carried`: top-level canonical modules that those classes hold and ours has no use for, to be saved all the same.
     """
 
     name: str
     architectures: tuple[str, ...]
     build: Callable[[Any], nn.Module]
     signature: Callable[[Any], Signature]
+    carried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gguf:
     """How llama.cpp names the family: `general.architecture` and the metadata under it.
 
-    `fields` gives keys without the leading `{arch}.`, e.g. {"block_count": 12}. `interleaved_rope`: q and k rows are
-    stored so that rotary pairs sit side by side (llama.cpp's NORM rope), permuted from the Hub's two halves.
-    `config` turns metadata (with `{arch}.` removed) and tensor shapes back into a config.json.
-    `extra` are tensors that llama.cpp wants and the checkpoint does not hold, by GGUF name (`rope_freqs.weight`).
+    `fields` gives keys without the leading `{arch}.`, e.g. {"block_count": 12}; keys of the tokenizer are whole.
+    `interleaved_rope`: q and k rows are stored so that rotary pairs sit side by side (llama.cpp's NORM rope), permuted
+    from the Hub's two halves.
+    `config` turns metadata (with `{arch}.` removed) and tensor shapes back into a config.json; it raises KeyError for
+    what is missing. `extra` are tensors that llama.cpp wants and the checkpoint does not hold, by GGUF name
+    (`rope_freqs.weight`); `config` finds their values in the metadata, under the same name.
+    `refuse` gives the reason why llama.cpp would not compute what this configuration says, or "".
     """
 
     arch: str
@@ -44,6 +48,7 @@ class Gguf:
     config: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
     interleaved_rope: bool = False
     extra: Callable[[Any], dict[str, Sequence[float]]] = lambda config: {}
+    refuse: Callable[[Any], str] = lambda config: ""
     tasks: tuple[str, ...] = ()  # the tasks that llama.cpp can serve
 
 
@@ -51,7 +56,8 @@ class Gguf:
 class Family:
     """An architecture. `prefix` is the Hub's name of the trunk inside a model with a head ("bert", "model").
 
-    `heads`: top-level canonical modules that only some tasks have. `tasks` lists the default (headless) task last.
+    `heads`: top-level canonical modules that only some tasks have; a task leaves those of the others unread. `tasks`
+    ends with the headless one, which is the default of a checkpoint that names no architecture.
     """
 
     name: str

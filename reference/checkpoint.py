@@ -105,7 +105,10 @@ class Checkpoint(Mapping[str, Tensor]):
     def read_text(self, name: str) -> str | None:
         """A text file beside the weights, or None when there is none."""
         path = self.folder / name
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        try:
+            return path.read_text(encoding="utf-8") if path.is_file() else None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is not readable text ({first_line(error)}); fetch it again") from None
 
     def sidecars(self) -> list[Path]:
         """The configuration and tokenizer files that are there, in the order of `SIDECARS`."""
@@ -114,12 +117,16 @@ class Checkpoint(Mapping[str, Tensor]):
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; None when it is missing, CheckpointError when it is not JSON."""
-    if not path.is_file():
-        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); fetch the checkpoint again") from None
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = first_line(error)
+        raise CheckpointError(f"{path} is not readable JSON ({reason}); fetch the checkpoint again") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, short enough for a message of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class _Mapped:
@@ -137,6 +144,9 @@ class _Mapped:
         if self._map is None:
             with self.path.open("rb") as stream:  # copy-on-write: torch wants writable memory, the file stays as it is
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        if info.offset % dtype.itemsize:  # files of old writers; torch wants aligned memory, so these are copied
+            raw = torch.frombuffer(self._map, dtype=torch.uint8, count=info.nbytes, offset=info.offset)
+            return raw.clone().view(dtype).view(info.shape)
         flat = torch.frombuffer(self._map, dtype=dtype, count=prod(info.shape), offset=info.offset)
         return flat.view(info.shape)
 
@@ -150,43 +160,63 @@ class _Mapped:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file, each checked to lie inside the file and to be as long as its shape says."""
+    """The tensors of a safetensors file, in the order of their bytes.
+
+    Each is checked to be as long as its shape says, and all together to fill the file without gap or overlap.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > size - 8 or length > _MAX_HEADER:
                 raise CheckpointError(f"{path} is truncated or no safetensors file; fetch it again")
-            header = json.loads(stream.read(length))
+            header = json.loads(stream.read(length), object_pairs_hook=_no_repeats)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; fetch the checkpoint again") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} has no readable safetensors header ({error}); fetch it again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = first_line(error)
+        raise CheckpointError(f"{path} has no readable safetensors header ({reason}); fetch it again") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} has no readable safetensors header; fetch it again")
-    tensors = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            dtype, shape, (begin, end) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
-            sound = all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)) and begin <= end
-        except (KeyError, TypeError, ValueError):
-            sound = False
-        if not sound:
-            raise CheckpointError(f"{path}: the header entry of {name} is malformed; fetch the file again")
-        if dtype not in DTYPES:
-            raise CheckpointError(
-                f"{path}: {name} has dtype {dtype}, which isoform does not read; convert the checkpoint to BF16"
-            )
-        if end - begin != prod(shape) * DTYPES[dtype].itemsize:
-            raise CheckpointError(f"{path}: {name} {list(shape)} {dtype} does not fill its {end - begin} bytes")
-        if 8 + length + end > size:
-            raise CheckpointError(
-                f"{path} is truncated: {name} ends at byte {8 + length + end}, the file at {size}; fetch it again"
-            )
-        tensors[name] = TensorInfo(dtype, shape, path, 8 + length + begin, end - begin)
-    return tensors
+    header.pop("__metadata__", None)
+    tensors = [_entry(path, name, entry, 8 + length) for name, entry in header.items()]
+    end = 8 + length
+    for name, info in sorted(tensors, key=lambda item: (item[1].offset, item[1].nbytes)):
+        if info.offset != end:
+            raise CheckpointError(f"{path}: {name} begins at byte {info.offset}, not at {end}; fetch the file again")
+        end += info.nbytes
+    if end > size:
+        raise CheckpointError(f"{path} is truncated: its tensors end at byte {end}, the file at {size}; fetch it again")
+    if end < size:
+        raise CheckpointError(f"{path} has {size - end} bytes that belong to no tensor; fetch it again")
+    return dict(tensors)
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, or ValueError when it names something twice (the last one would win in silence)."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return result
+
+
+def _entry(path: Path, name: str, entry: Any, start: int) -> tuple[str, TensorInfo]:
+    """One tensor of a header; `start` is where the data begins."""
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        sound = isinstance(dtype, str) and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        sound = sound and begin <= end and prod(max(n, 1) for n in shape) < 2**60
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound or not name.isprintable():
+        raise CheckpointError(f"{path}: the header entry of {name!r} is malformed; fetch the file again")
+    if dtype not in DTYPES:
+        raise CheckpointError(
+            f"{path}: {name} has dtype {dtype!r}, which isoform does not read; convert the checkpoint to BF16"
+        )
+    if end - begin != prod(shape) * DTYPES[dtype].itemsize:
+        raise CheckpointError(f"{path}: {name} {list(shape)} {dtype} does not fill its {end - begin} bytes")
+    return name, TensorInfo(dtype, shape, path, start + begin, end - begin)
 
 
 class SafetensorsCheckpoint(Checkpoint):
@@ -201,12 +231,10 @@ class SafetensorsCheckpoint(Checkpoint):
                 raise CheckpointError(f"{folder}: the index names {path}, which is missing; fetch the checkpoint again")
         files = {path: _Mapped(folder / path) for path in paths}
         self._files = list(files.values())
-        self._where: dict[str, _Mapped] = {}
-        if shards is None:
-            self._where = dict.fromkeys(self._files[0].tensors, self._files[0])
+        self._where = {key: file for file in self._files for key in file.tensors}
         for key, path in (shards or {}).items():
             if key not in files[path].tensors:
-                raise CheckpointError(f"{folder}: the index places {key} in {path}, which does not hold it")
+                raise CheckpointError(f"{folder}: the index places {key!r} in {path}, which does not hold it")
             self._where[key] = files[path]
 
     def __getitem__(self, key: str) -> Tensor:
@@ -237,12 +265,14 @@ class PickleCheckpoint(Checkpoint):
         self._tensors: dict[str, tuple[Tensor, Path]] = {}
         for path in self._paths:
             for key, value in _unpickle(path).items():
-                if not isinstance(value, Tensor):
-                    raise CheckpointError(f"{path}: {key} is a {type(value).__name__}, not a tensor")
-                self._tensors[str(key)] = (value, path)
+                if not isinstance(key, str) or not key.isprintable() or not isinstance(value, Tensor):
+                    raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor with a name")
+                if value.layout != torch.strided or value.device.type != "cpu":
+                    raise CheckpointError(f"{path}: {key} is no plain tensor ({value.layout}, {value.device})")
+                self._tensors[key] = (value.detach(), path)
         for key in shards or {}:
             if key not in self._tensors:
-                raise CheckpointError(f"{folder}: the index names {key}, which no file holds; fetch it again")
+                raise CheckpointError(f"{folder}: the index names {key!r}, which no file holds; fetch it again")
 
     def __getitem__(self, key: str) -> Tensor:
         return self._tensors[key][0]
@@ -274,31 +304,28 @@ def _unpickle(path: Path) -> Mapping[Any, Any]:
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds a pickle that is more than tensors, which isoform never runs ({_first_line(error)}); "
+            f"{path} holds a pickle that is more than tensors, which isoform never runs ({first_line(error)}); "
             "ask its author for safetensors"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read ({_first_line(error)}); fetch it again") from None
+    except Exception as error:  # a broken pickle can raise anything
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)}); fetch it again") from error
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not named tensors")
     return data
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _read_index(path: Path) -> dict[str, str] | None:
-    """The weight map of an index, every file name checked to stay in the folder."""
+    """The weight map of an index (None without one), every file name checked to stay in the folder."""
     index = read_json(path)
     if index is None:
         return None
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not shards or not all(isinstance(file, str) for file in shards.values()):
         raise CheckpointError(f"{path} has no weight_map from tensors to files; fetch the checkpoint again")
-    for file in set(shards.values()):
+    for file in sorted(set(shards.values())):
         pure = PurePosixPath(file)
-        if pure.is_absolute() or ".." in pure.parts or PureWindowsPath(file).drive or "\\" in file or not pure.parts:
+        inside = pure.parts and not pure.is_absolute() and ".." not in pure.parts and file.isprintable()
+        if not inside or "\\" in file or PureWindowsPath(file).drive:
             raise CheckpointError(f"{path} points outside its folder ({file!r}); the checkpoint is not to be trusted")
     return shards
 
@@ -315,14 +342,18 @@ def open_checkpoint(
 
     Raises CheckpointError when there is nothing to open, or a file is truncated, malformed or unsafe.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
+    try:
+        path = Path(source).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+        raise CheckpointError(f"{source} cannot be opened ({first_line(error)})") from None
+    if is_file:
         if path.suffix == ".gguf":
             from isoform.reference.gguf_file import GgufCheckpoint
 
             return GgufCheckpoint(path)
         raise CheckpointError(f"{path} is not a checkpoint; give its folder, a .gguf file or a Hub id")
-    if path.is_dir():
+    if is_folder:
         return _open_folder(path, str(source))
     from isoform.reference.hub import download
 
@@ -331,11 +362,11 @@ def open_checkpoint(
 
 
 def _open_folder(folder: Path, name: str) -> Checkpoint:
+    ggufs = sorted(path.name for path in folder.glob("*.gguf"))
+    hint = f"it holds {ggufs[0]}: open that file" if ggufs else "give a checkpoint in the Hub's layout"
     config = read_json(folder / "config.json")
     if config is None:
-        ggufs = sorted(path.name for path in folder.glob("*.gguf"))
-        hint = f"; it holds {ggufs[0]}: open that file" if ggufs else "; give a checkpoint in the Hub's layout"
-        raise CheckpointError(f"{folder} has no config.json{hint}")
+        raise CheckpointError(f"{folder} has no config.json; {hint}")
     if not isinstance(config, dict):
         raise CheckpointError(f"{folder}/config.json holds a {type(config).__name__}, not an object; fetch it again")
     if (folder / "model.safetensors").is_file():
@@ -346,4 +377,4 @@ def _open_folder(folder: Path, name: str) -> Checkpoint:
         return PickleCheckpoint(folder, name, config, None)
     if (shards := _read_index(folder / "pytorch_model.bin.index.json")) is not None:
         return PickleCheckpoint(folder, name, config, shards)
-    raise CheckpointError(f"{folder} holds no weights (model.safetensors, its index, or pytorch_model.bin)")
+    raise CheckpointError(f"{folder} holds no weights (model.safetensors, its index, or pytorch_model.bin); {hint}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from isoform.errors import CheckpointError, UnsupportedModel
+
+_LARGEST = 2**31 - 1
+_MAY_BE_ZERO = ("max_window_layers",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,12 +20,18 @@ class Config:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read the fields from a parsed config.json; a missing or mistyped one raises CheckpointError."""
+        """Read the fields from a parsed config.json; a missing, mistyped or absurd one raises CheckpointError.
+
+        A null is None where the field may be None, and the default elsewhere.
+        """
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
         for spec in fields(cls):
-            if spec.name in data and data[spec.name] is not None:
-                values[spec.name] = _typed(spec.name, data[spec.name], hints[spec.name])
+            value, hint = data.get(spec.name), hints[spec.name]
+            if value is not None:
+                values[spec.name] = _typed(spec.name, value, hint)
+            elif spec.name in data and types.NoneType in get_args(hint):
+                values[spec.name] = None
             elif spec.default is MISSING and spec.default_factory is MISSING:
                 raise CheckpointError(f"config.json has no {spec.name!r}, which {cls.__name__} needs")
         return cls(**values)
@@ -31,20 +41,25 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     """`value` as the field's type, or CheckpointError; whole numbers pass as floats, lists become tuples."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for option in options:
-        origin = get_origin(option) or option
-        if origin is tuple and isinstance(value, list | tuple):
-            return tuple(value)
-        if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if origin is int and isinstance(value, int) and not isinstance(value, bool):
-            if value < 0:
-                break
+        if get_origin(option) is tuple:
+            kind = get_args(option)[0]
+            if isinstance(value, list | tuple) and all(isinstance(item, kind) for item in value):
+                return tuple(value)
+        elif option is float:
+            if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LARGEST:
+                return float(value)
+        elif option is int:
+            if type(value) is int and (name in _MAY_BE_ZERO or value != 0) and 0 <= value <= _LARGEST:
+                return value
+        elif isinstance(value, option):
             return value
-        if origin in (str, bool) and isinstance(value, origin):
-            return value
-        if isinstance(origin, type) and origin not in (str, bool, int, float, tuple) and isinstance(value, origin):
-            return value
-    raise CheckpointError(f"config.json: {name} is {value!r}, which is not a valid {hint}")
+    wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options if option is not types.NoneType)
+    raise CheckpointError(f"config.json: {name} is {_short(value)}, which is no valid {wanted}")
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 RopeKind = Literal["default", "linear", "llama3"]
@@ -70,20 +85,19 @@ def read_rope(data: Mapping[str, Any], kind: str | None = None, theta: float = 1
     """
     settings = data.get("rope_parameters")
     if settings is None:
-        settings = {"rope_theta": data.get("rope_theta") or theta, **(data.get("rope_scaling") or {})}
-    elif kind is not None and kind in settings:
+        settings = data.get("rope_scaling") or {}
+    elif kind is not None and isinstance(settings, Mapping) and kind in settings:
         settings = settings[kind]
     if not isinstance(settings, Mapping):
-        raise CheckpointError(f"config.json: the rotary settings are {settings!r}, not an object")
+        raise CheckpointError(f"config.json: the rotary settings are {_short(settings)}, not an object")
     name: Any = settings.get("rope_type") or settings.get("type") or "default"
     if name not in get_args(RopeKind):
-        raise UnsupportedModel(f"rotary scaling {name!r} is not supported; isoform knows default, linear and llama3")
-    if float(settings.get("partial_rotary_factor") or data.get("partial_rotary_factor") or 1) != 1:
         raise UnsupportedModel(
-            "partial rotary embedding (partial_rotary_factor below 1) is not supported by this family"
+            f"rotary scaling {_short(name)} is not supported; isoform knows {', '.join(get_args(RopeKind))}"
         )
     try:
-        return RopeConfig(
+        partial = float(settings.get("partial_rotary_factor") or data.get("partial_rotary_factor") or 1)
+        rope = RopeConfig(
             theta=float(settings.get("rope_theta") or data.get("rope_theta") or theta),
             kind=name,
             factor=float(settings.get("factor", 1.0)),
@@ -91,5 +105,11 @@ def read_rope(data: Mapping[str, Any], kind: str | None = None, theta: float = 1
             high_freq_factor=float(settings.get("high_freq_factor", 4.0)),
             original_max_position_embeddings=int(settings.get("original_max_position_embeddings", 8192)),
         )
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"config.json: malformed rotary settings {settings!r} ({error})") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"config.json: malformed rotary settings {_short(settings)} ({error})") from None
+    numbers = (rope.theta, rope.factor, rope.low_freq_factor, rope.original_max_position_embeddings)
+    if not all(0 < number < math.inf for number in numbers) or not rope.low_freq_factor < rope.high_freq_factor:
+        raise CheckpointError(f"config.json: the rotary settings {_short(settings)} make no sense")
+    if partial != 1:
+        raise UnsupportedModel(f"partial rotary embedding ({partial} of each head) is not supported by this family")
+    return rope

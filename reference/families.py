@@ -38,7 +38,7 @@ def all_families() -> Iterator[Family]:
 def family_for(checkpoint: Checkpoint) -> Family:
     """The family of a checkpoint's `model_type`. Raises UnsupportedModel with the known ones."""
     model_type = checkpoint.config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UnsupportedModel(
             f"{checkpoint.name}: model_type {model_type!r} is not supported; isoform knows {', '.join(FAMILIES)}"
         )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoform.errors import UnsupportedModel
+from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference import ops
 from isoform.reference.config import RopeConfig
 
@@ -73,6 +73,8 @@ class Rope(nn.Module):
 
     def __init__(self, head_dim: int, rope: RopeConfig) -> None:
         super().__init__()
+        if head_dim % 2:
+            raise CheckpointError(f"config.json: heads of {head_dim} channels cannot be rotated in pairs")
         self._settings = head_dim, rope
         self.register_buffer("frequencies", inverse_frequencies(head_dim, rope), persistent=False)
 
@@ -158,6 +160,8 @@ class Attention(nn.Module):
         softcap: float = 0.0,
     ) -> None:
         super().__init__()
+        if heads % kv_heads:
+            raise CheckpointError(f"config.json: {heads} attention heads cannot share {kv_heads} key and value heads")
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.scale = head_dim**-0.5 if scale is None else scale
         self.softcap = softcap

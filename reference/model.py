@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,10 +19,10 @@ from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Task
-from isoform.reference.checkpoint import Checkpoint, open_checkpoint
+from isoform.reference.checkpoint import DTYPES, Checkpoint, first_line, open_checkpoint
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
-from isoform.reference.weights import Weight, account, hub_names, map_weights
+from isoform.reference.weights import Weight, account, hub_names, map_weights, same
 from isoform.signature import Signature
 
 
@@ -46,9 +45,18 @@ class Model:
 
     @cached_property
     def tied(self) -> Mapping[str, str]:
-        """Parameters of this task that share another's tensor: name -> the one that is stored."""
+        """Parameters of this task that share another's tensor: name -> the one that is stored.
+
+        A checkpoint that holds both, and differently, does not share them whatever its config.json says; so the Hub's
+        own code has it.
+        """
         names = {name for name, _ in self._shape().named_parameters(remove_duplicate=False)}
-        return {name: stored for name, stored in self.family.tied(self.config).items() if name in names}
+        stored = self.all_weights
+        return {
+            name: source
+            for name, source in self.family.tied(self.config).items()
+            if name in names and not (name in stored and source in stored and not same(stored[name], stored[source]))
+        }
 
     @cached_property
     def all_weights(self) -> Mapping[str, Weight]:
@@ -58,11 +66,21 @@ class Model:
     @cached_property
     def weights(self) -> Mapping[str, Weight]:
         """The parameters that this task's module has; tied ones appear once."""
-        return account(self.name, self.all_weights, self._shape(), self.family.heads, self.tied)
+        return account(self.name, self.all_weights, self._shape(), self.family, self.tied)
 
     def _shape(self) -> nn.Module:
-        with torch.device("meta"):
-            return self.task.build(self.config)
+        """The module, all of it but its buffers on the meta device."""
+        layers, held = getattr(self.config, "num_hidden_layers", 1), len(self.checkpoint)
+        if layers > held:  # said before a billion of them are built
+            raise CheckpointError(
+                f"{self.name}: config.json asks for {layers} layers, the checkpoint holds {held} tensors"
+            )
+        try:
+            with torch.device("meta"):
+                return self.task.build(self.config)
+        except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+            reason = first_line(error)
+            raise CheckpointError(f"{self.name}: no model can be built from its config.json ({reason})") from error
 
     def skeleton(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """The module with parameters on the meta device and its buffers real: for tracing."""
@@ -91,49 +109,63 @@ class Model:
         return module.eval().requires_grad_(False)
 
     def save(self, folder: str | Path, module: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
-        """Write a checkpoint in the Hub's layout and spelling, whole or not at all.
+        """Write a checkpoint of this task in the Hub's layout and spelling, whole or not at all.
 
-        `module`'s parameters replace the checkpoint's; heads that this task does not have are carried over. `dtype`
-        defaults to the stored one. Raises CheckpointError when the folder exists and is not empty.
+        `module`'s parameters replace the checkpoint's; heads of other tasks are left out. `dtype` defaults to the
+        stored one. Raises CheckpointError when the folder is not empty or cannot be written.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            raise CheckpointError(f"{folder} is not empty; give a new folder")
-        changed: Mapping[str, Tensor] = dict(module.named_parameters()) if module is not None else {}
-        tensors: dict[str, Tensor] = {}
-        headless = self.task.architectures and not any(self._uses(head) for head in self.family.heads)
-        for name, (key, rule) in hub_names(
-            [n for n in self.all_weights if n not in self.tied], self.family.rules
-        ).items():
-            weight = self.all_weights[name]
-            tensor = rule.save(changed[name].detach() if name in changed else weight.load())
-            if headless and not any(name.startswith(f"{head}.") for head in self.family.heads if head != "pooler"):
-                key = key.removeprefix(f"{self.family.prefix}.")
-            stored = self.checkpoint[weight.hub].dtype if dtype is None else dtype
-            tensors[key] = tensor.to(stored).contiguous().clone()
-        parent = folder.parent
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise CheckpointError(f"{folder} is there already and not an empty folder; give a new one")
+        temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
         try:
+            temporary.mkdir(parents=True)
             for path in self.checkpoint.sidecars():
                 target = temporary / path.relative_to(self.checkpoint.folder)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
-            config = dict(self.checkpoint.config)
-            config["architectures"] = [self.task.architectures[0]]
+            config = self._hub_config(dtype)
             (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+            save_file(self._hub_tensors(module, dtype), temporary / "model.safetensors", metadata={"format": "pt"})
             if folder.exists():
                 folder.rmdir()
-            os.replace(temporary, folder)
-        except BaseException:
+            temporary.replace(folder)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} could not be written ({first_line(error)})") from error
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise
 
-    def _uses(self, head: str) -> bool:
-        return any(name.startswith(f"{head}.") for name in self.weights)
+    def _hub_config(self, dtype: torch.dtype | None) -> dict[str, Any]:
+        config = dict(self.checkpoint.config)
+        config["architectures"] = [self.task.architectures[self.family.model_types.index(config["model_type"])]]
+        if dtype is not None:
+            config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).removeprefix("torch.")
+        return config
+
+    def _hub_tensors(self, module: nn.Module | None, dtype: torch.dtype | None) -> dict[str, Tensor]:
+        """What `save` writes: the tensors as they are stored, where neither `module` nor `dtype` changes them."""
+        changed = dict(module.named_parameters()) if module is not None else {}
+        carried = tuple(f"{name}." for name in self.task.carried)
+        weights = {**self.weights, **{k: w for k, w in self.all_weights.items() if carried and k.startswith(carried)}}
+        headless = self.task is self.family.tasks[-1]  # whose class holds the trunk without a prefix
+        tensors: dict[str, Tensor] = {}
+        shared: set[int] = set()
+        for name, (key, rule) in hub_names(weights, self.family.rules).items():
+            weight = weights[name]
+            stored = DTYPES.get(self.checkpoint.info(weight.hub).dtype, torch.float32)
+            if name not in changed and not self.checkpoint.canonical:
+                tensor = self.checkpoint[weight.hub]
+            else:
+                tensor = rule.save(changed[name].detach() if name in changed else weight.load())
+            tensor = tensor.to("cpu", dtype or stored).contiguous()
+            if (storage := tensor.untyped_storage().data_ptr()) in shared:  # safetensors refuses to write it twice
+                tensor = tensor.clone()
+            shared.add(storage)
+            tensors[key.removeprefix(f"{self.family.prefix}.") if headless else key] = tensor
+        return tensors
 
 
 def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: Any) -> Model:
@@ -144,6 +176,11 @@ def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: 
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, **hub)
     family = family_for(checkpoint)
+    if quantization := checkpoint.config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+        raise UnsupportedModel(
+            f"{checkpoint.name} is quantized ({method!r}), which no family can use; take its BF16 or F16 checkpoint"
+        )
     return Model(checkpoint, family, family.config.from_dict(checkpoint.config), _task(checkpoint, family, task))
 
 
@@ -155,12 +192,14 @@ def _task(checkpoint: Checkpoint, family: Family, wanted: str | None) -> Task:
         names = ", ".join(task.name for task in family.tasks)
         raise UnsupportedModel(f"{family.name} has no task {wanted!r}; it has {names}")
     architectures = checkpoint.config.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise CheckpointError(f"{checkpoint.name}: config.json: architectures is {architectures!r}, not a list")
     for task in family.tasks:
         if any(name in task.architectures for name in architectures):
             return task
     if architectures:
         known = ", ".join(name for task in family.tasks for name in task.architectures)
         raise UnsupportedModel(
-            f"{checkpoint.name}: {architectures[0]} is not supported; of this family isoform knows {known}"
+            f"{checkpoint.name}: {architectures[0]!r} is not supported; of this family isoform knows {known}"
         )
-    return family.tasks[0]
+    return family.tasks[-1]

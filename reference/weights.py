@@ -10,12 +10,19 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoint import DTYPES, Checkpoint, TensorInfo
+
+if TYPE_CHECKING:
+    from isoform.reference.card import Family
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+"""What a parameter may be stored as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +148,25 @@ def _weight(checkpoint: Checkpoint, key: str, rule: Rename | Fold) -> Weight:
 
 
 def account(
-    name: str, weights: Mapping[str, Weight], module: nn.Module, heads: Iterable[str], tied: Mapping[str, str]
+    name: str, weights: Mapping[str, Weight], module: nn.Module, family: Family, tied: Mapping[str, str]
 ) -> dict[str, Weight]:
     """The weights of the module's parameters, in its order, each checked for shape and dtype.
 
     A weight that no parameter takes must belong to a head that this task does not have, or repeat a tied parameter.
-    Raises CheckpointError that names what is missing, unexpected or misshapen.
+    Raises CheckpointError that names what is missing, unexpected or misshapen, as the Hub spells it.
     """
+    for weight in weights.values():
+        if weight.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{name}: {weight.hub} is stored as {str(weight.dtype).removeprefix('torch.')} (a quantized "
+                "checkpoint), which no family can use; take the model's BF16 or F16 checkpoint"
+            )
     expected = {key: tuple(p.shape) for key, p in module.named_parameters(remove_duplicate=False) if key not in tied}
     missing = [key for key in expected if key not in weights]
     if missing:
-        raise CheckpointError(f"{name}: the checkpoint lacks {_list(missing)}, which the model needs")
-    spare = tuple(f"{head}." for head in heads)
+        keys = [key for key, _ in hub_names(missing, family.rules).values()]
+        raise CheckpointError(f"{name}: the checkpoint lacks {_list(keys)}, which the model needs")
+    spare = tuple(f"{head}." for head in family.heads)
     unexpected = [
         weight.hub
         for key, weight in weights.items()
@@ -163,17 +177,22 @@ def account(
             f"{name}: the checkpoint holds {_list(unexpected)}, which its config.json has no place for"
         )
     for key, shape in expected.items():
-        weight = weights[key]
-        if weight.shape != shape:
+        if weights[key].shape != shape:
             raise CheckpointError(
-                f"{name}: {weight.hub} has shape {list(weight.shape)}, config.json asks for {list(shape)}"
-            )
-        if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-            raise CheckpointError(
-                f"{name}: {weight.hub} is stored as {weight.dtype} (a quantized checkpoint), "
-                "which no family can use; take the model's BF16 or F16 checkpoint"
+                f"{name}: {weights[key].hub} has shape {list(weights[key].shape)}, config.json asks for {list(shape)}"
             )
     return {key: weights[key] for key in expected}
+
+
+def same(a: Weight, b: Weight, rows: int = 4096) -> bool:
+    """Whether two stored tensors are equal; compared by `rows`, so that no more than that is in memory."""
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    left, right = a.load(), b.load()
+    equal = all(torch.equal(x, y) for x, y in zip(left.split(rows), right.split(rows), strict=True))
+    a.release()
+    b.release()
+    return equal
 
 
 def hub_names(names: Iterable[str], rules: Iterable[Rule]) -> dict[str, tuple[str, Rename | Fold]]:

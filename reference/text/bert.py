@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoform.errors import UnsupportedModel
+from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Gguf, Task
 from isoform.reference.config import Config
 from isoform.reference.layers import MLP, Attention, Embedding, Linear, activation, padding_bias
@@ -39,7 +39,9 @@ class BertConfig(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BertConfig:
         labels = data.get("id2label")
-        return super(BertConfig, cls).from_dict({**data, "num_labels": len(labels) if labels else 2})
+        if labels is not None and not isinstance(labels, Mapping):
+            raise CheckpointError(f"config.json: id2label is {labels!r}, not an object")
+        return super(BertConfig, cls).from_dict({**data, "num_labels": len(labels)} if labels else data)
 
 
 class EncoderLayer(nn.Module):
@@ -48,6 +50,8 @@ class EncoderLayer(nn.Module):
     def __init__(self, c: BertConfig) -> None:
         super().__init__()
         dim, heads = c.hidden_size, c.num_attention_heads
+        if dim % heads:
+            raise CheckpointError(f"config.json: hidden_size {dim} is no multiple of num_attention_heads {heads}")
         self.attn = Attention(dim, heads, heads, dim // heads, bias=True, out_bias=True)
         self.attn_out_norm = nn.LayerNorm(dim, c.layer_norm_eps)
         self.mlp = MLP(dim, c.intermediate_size, c.hidden_act)
@@ -80,7 +84,7 @@ class Bert(nn.Module):
         super().__init__()
         if c.is_decoder or c.position_embedding_type != "absolute":
             raise UnsupportedModel(
-                f"BERT with is_decoder={c.is_decoder} and {c.position_embedding_type} positions is not supported"
+                f"BERT with is_decoder={c.is_decoder} and {c.position_embedding_type!r} positions is not supported"
             )
         dim = c.hidden_size
         self.embed = Embedding(c.vocab_size, dim)
@@ -140,8 +144,14 @@ def _signature(*outputs: tuple[str, Callable[[BertConfig], tuple[Any, ...]]]) ->
     return lambda c: Signature(inputs, tuple(Port(name, "float", axes(c)) for name, axes in outputs))
 
 
-def _task(name: str, head: str, architectures: tuple[str, ...], *outputs: Any) -> Task:
-    return Task(name=name, architectures=architectures, build=lambda c: Bert(c, head), signature=_signature(*outputs))
+def _task(name: str, head: str, architectures: tuple[str, ...], *outputs: Any, carried: tuple[str, ...] = ()) -> Task:
+    return Task(
+        name=name,
+        architectures=architectures,
+        build=lambda c: Bert(c, head),
+        signature=_signature(*outputs),
+        carried=carried,
+    )
 
 
 RULES: tuple[Rule, ...] = (
@@ -234,6 +244,7 @@ FAMILY = Family(
             "none",
             ("BertModel",),
             ("last_hidden_state", lambda c: (BATCH, LENGTH, c.hidden_size)),
+            carried=("pooler",),
         ),
     ),
     prefix="bert",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from isoform.errors import CheckpointError
+from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Task
 from isoform.reference.decoder import DecoderLayer, DecoderLM, Kind
 from isoform.reference.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm, Rope
@@ -114,6 +114,8 @@ def layer_types(c: Any, sliding: Callable[[int], bool]) -> tuple[str, ...]:
     if not c.layer_types:
         names = ("full_attention", "sliding_attention")
         return tuple(names[sliding(n)] for n in range(c.num_hidden_layers))
+    if unknown := sorted(set(c.layer_types) - {"full_attention", "sliding_attention"}):
+        raise UnsupportedModel(f"layers of type {unknown[0]!r} are not supported by this family")
     if len(c.layer_types) != c.num_hidden_layers:
         raise CheckpointError(
             f"config.json: layer_types has {len(c.layer_types)} entries for {c.num_hidden_layers} layers"

@@ -43,10 +43,7 @@ class Gemma2Config(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        caps = {
-            key: data.get(key) or 0.0 for key in ("final_logit_softcapping", "attn_logit_softcapping") if key in data
-        }
-        return super(Gemma2Config, cls).from_dict({**data, **caps, "rope": read_rope(data)})
+        return super(Gemma2Config, cls).from_dict({**data, "rope": read_rope(data)})
 
     @property
     def kv_heads(self) -> int:

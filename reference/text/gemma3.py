@@ -48,10 +48,10 @@ class Gemma3Config(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         rope = read_rope(data, "full_attention", theta=1e6)
-        if "rope_parameters" in data:
+        if data.get("rope_parameters") is not None:
             local = read_rope(data, "sliding_attention")
-        else:
-            local = RopeConfig(theta=float(data.get("rope_local_base_freq") or 10000.0))
+        else:  # the scaling is for the layers that see all
+            local = read_rope({"rope_theta": data.get("rope_local_base_freq")})
         return super(Gemma3Config, cls).from_dict({**data, "rope": rope, "local_rope": local})
 
     @property

@@ -33,7 +33,7 @@ class Qwen3Config(Config):
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
-    num_key_value_heads: int = 32
+    num_key_value_heads: int | None = 32
     head_dim: int = 128
     hidden_act: str = "silu"
     max_position_embeddings: int = 32768
@@ -52,7 +52,7 @@ class Qwen3Config(Config):
 
     @property
     def kv_heads(self) -> int:
-        return self.num_key_value_heads
+        return self.num_key_value_heads or self.num_attention_heads
 
     @property
     def head_size(self) -> int:
