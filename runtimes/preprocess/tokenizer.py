@@ -1,0 +1,467 @@
+"""The tokenizer of a checkpoint folder, giving the ids that transformers' AutoTokenizer gives.
+
+The vocabulary, merges and added tokens come from tokenizer.json. Some tokenizer classes of transformers 5 do not use
+the normalizer, pre-tokenizer and decoder of that file but their own, set by tokenizer_config.json; `_CLASSES` holds
+those of the families that isoform reads, and every other class takes the file as it stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoform.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from tokenizers import AddedToken, Encoding, Tokenizer
+
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The named special tokens, in transformers' order."""
+
+_NO_LIMIT = 10**20  # transformers' "no limit" is about 1e30; anything past this counts as none
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A padded batch; every array is int64 of shape (B, T), and the mask is 1 for a token and 0 for padding."""
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
+
+
+class TextTokenizer:
+    """Texts to ids and back. Safe to share between threads.
+
+    `special` holds the named special tokens that are set (`{"bos_token": "<s>", …}`), `max_length` is the longest
+    input in tokens or None, `padding_side` the side that `pad` fills, `vocabulary_class` the tokenizer class followed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises CheckpointError when the folder holds no readable tokenizer.json."""
+        from tokenizers import Tokenizer
+
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            others = [n for n in ("tokenizer.model", "vocab.txt", "vocab.json", "tekken.json") if (folder / n).is_file()]
+            raise CheckpointError(
+                f"{folder} has no tokenizer.json" + (f", only {', '.join(others)}" if others else "") + "; put the "
+                "tokenizer.json of the model's repository there (transformers writes one: "
+                f"AutoTokenizer.from_pretrained(…).save_pretrained({str(folder)!r}))"
+            )
+        try:
+            self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception for every kind of bad file
+            raise CheckpointError(f"{path} is not a readable tokenizer ({error}); fetch it again") from None
+        settings, added = _read_settings(folder)
+        self.vocabulary_class = _choose_class(folder, settings, path)
+        build = _CLASSES.get(self.vocabulary_class)
+        defaults = _DEFAULT_TOKENS.get(self.vocabulary_class, {})
+        padding = self._tokenizer.padding or {}
+        named = {name: settings.get(name, defaults.get(name)) for name in SPECIAL}
+        if named["pad_token"] is None and "pad_token" in padding:
+            named["pad_token"] = padding["pad_token"]
+        self.special: dict[str, str] = {name: _content(token) for name, token in named.items() if token}
+        if build is not None:
+            build(self._tokenizer, settings, self.special)
+        self._add_tokens(named, settings, added)
+        if self.vocabulary_class == "BertTokenizer":
+            _frame(self._tokenizer, self.special)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+        limit = settings.get("model_max_length", settings.get("max_len"))
+        self.max_length: int | None = int(limit) if isinstance(limit, int | float) and limit < _NO_LIMIT else None
+        left = self.vocabulary_class in _LEFT
+        side = settings.get("padding_side") or padding.get("direction") or ("left" if left else "right")
+        self.padding_side: str = str(side).lower()
+        self.truncation_side: str = settings.get("truncation_side") or "right"
+        if self.padding_side not in ("left", "right") or self.truncation_side not in ("left", "right"):
+            raise CheckpointError(
+                f"{folder}/tokenizer_config.json: padding_side is {self.padding_side!r} and truncation_side "
+                f"{self.truncation_side!r}; each must be 'left' or 'right'"
+            )
+        self.cleans_up: bool = bool(settings.get("clean_up_tokenization_spaces", False))
+        self._forces_clean_up = bool(
+            settings.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False)
+        )
+        self.chat_templates: Any = settings.get("chat_template")
+        self._tokenizer.encode_special_tokens = bool(settings.get("split_special_tokens", False))
+        self._lock = Lock()  # truncation is a state of the shared tokenizer
+
+    def _add_tokens(self, named: dict[str, Any], settings: dict[str, Any], added: dict[int, Any]) -> None:
+        """Add what tokenizer_config.json lists and tokenizer.json lacks, in transformers' order."""
+        from tokenizers import AddedToken
+
+        present = {repr(token) for token in self._tokenizer.get_added_tokens_decoder().values()}
+        wanted: list[AddedToken] = []
+        for _, token in sorted(added.items()):
+            if repr(token) not in present:
+                wanted.append(token)
+        known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        known |= {token.content for token in wanted}
+        extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+        extra = list(extra.values()) if isinstance(extra, dict) else list(extra)
+        extra += [v for k, v in settings.items() if k.endswith("_token") and k not in SPECIAL and isinstance(v, str)]
+        for entry in (*named.values(), *extra):
+            if entry and _content(entry) not in known:
+                known.add(_content(entry))
+                wanted.append(_added_token(entry, special=True))
+        names = set(self.special.values())
+        self._tokenizer.add_tokens(
+            [
+                _added_token({**_fields(t), "special": True}) if t.content in names and not t.special else t
+                for t in wanted
+            ]
+        )  # with an empty list too: it also applies a new normalizer to the tokens that are there
+
+    # ------------------------------------------------------------------ tokens
+    def token_id(self, name: str) -> int | None:
+        """The id of a named special token ("pad_token"), or None when it is not set or not in the vocabulary."""
+        token = self.special.get(name)
+        return None if token is None else self._tokenizer.token_to_id(token)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id, added ones included."""
+        return self._tokenizer.get_vocab(True)
+
+    def token(self, index: int) -> str | None:
+        """The token of an id as the vocabulary spells it, or None."""
+        return self._tokenizer.id_to_token(int(index))
+
+    def joined(self, tokens: Sequence[str]) -> str:
+        """Vocabulary tokens as text."""
+        decoder = self._tokenizer.decoder
+        return decoder.decode(list(tokens)) if decoder is not None else " ".join(tokens)
+
+    @property
+    def marks_subwords(self) -> bool:
+        """Whether the vocabulary marks the pieces that continue a word (as WordPiece's "##")."""
+        return bool(getattr(self._tokenizer.model, "continuing_subword_prefix", None))
+
+    def special_count(self, pair: bool = False) -> int:
+        """How many special tokens are put around one text, or around two."""
+        return self._tokenizer.num_special_tokens_to_add(pair)
+
+    def lowercase(self) -> None:
+        """Lowercase every text first, as sentence-transformers' `do_lower_case` does; twice is once."""
+        from tokenizers import normalizers
+
+        current = self._tokenizer.normalizer
+        if current is None or '"lowercase":true' not in _state(current) and '"Lowercase"' not in _state(current):
+            first = normalizers.Lowercase()
+            self._tokenizer.normalizer = normalizers.Sequence([first, current] if current else [first])
+
+    # ------------------------------------------------------------------ texts to ids
+    def encode(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        add_special_tokens: bool = True,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        stride: int = 0,
+        words: bool = False,
+    ) -> list[Encoding]:
+        """One `tokenizers.Encoding` (ids, type_ids, offsets, word_ids, overflowing, …) per text or pair of texts.
+
+        `truncation` is True or "longest_first", "only_first" or "only_second", and cuts at `max_length` or else at the
+        tokenizer's own limit; with neither it does nothing. `words`: each text is a list of words.
+        """
+        kinds = {True: "longest_first", "longest_first": "longest_first"}
+        kinds |= {"only_first": "only_first", "only_second": "only_second", False: "", "do_not_truncate": ""}
+        if truncation not in kinds:
+            raise InputError(f"truncation={truncation!r} is not one of True, False, {', '.join(map(repr, kinds))[7:]}")
+        if pairs is not None and len(pairs) != len(texts):
+            raise InputError(f"{len(texts)} texts came with {len(pairs)} second texts; give one for each")
+        batch: Any = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        for text in batch:
+            _check(text, words)
+        limit = max_length if max_length is not None else self.max_length
+        with self._truncated(kinds[truncation], limit, stride):
+            return self._tokenizer.encode_batch(batch, is_pretokenized=words, add_special_tokens=add_special_tokens)
+
+    @contextmanager
+    def _truncated(self, strategy: str, limit: int | None, stride: int) -> Iterator[None]:
+        with self._lock:
+            if not strategy or limit is None:
+                yield
+                return
+            try:
+                self._tokenizer.enable_truncation(limit, stride, strategy, self.truncation_side)
+            except (ValueError, OverflowError) as error:
+                raise InputError(f"texts cannot be truncated to max_length={limit} with stride={stride}: {error}") from None
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception
+                raise InputError(f"truncation to {limit} tokens failed: {error}") from None
+            finally:
+                self._tokenizer.no_truncation()
+
+    def pad(self, rows: Sequence[Encoding], side: str | None = None) -> Batch:
+        """Stack encodings of different lengths; `side` defaults to `padding_side`.
+
+        Padding is the pad token or, where the model has none, id 0: what lies under a 0 of the mask is never looked at.
+        """
+        return pad([row.ids for row in rows], [row.type_ids for row in rows], self.pad_id, side or self.padding_side)
+
+    @property
+    def pad_id(self) -> int:
+        return self.token_id("pad_token") or 0
+
+    # ------------------------------------------------------------------ ids to texts
+    def decode(
+        self,
+        ids: Sequence[int] | NDArray[np.int64],
+        *,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
+        """Text of token ids. Spaces before punctuation are closed up as transformers 5 does it: where the tokenizer (or
+        the argument) asks for it and its model is not byte-pair encoding, whose text has the spaces it should have."""
+        text = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+        cleans = self.cleans_up if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        if cleans and (self._forces_clean_up or type(self._tokenizer.model).__name__ != "BPE"):
+            for written, meant in _CLEAN_UP:
+                text = text.replace(written, meant)
+        return text
+
+
+_CLEAN_UP = (
+    *((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s")),
+    *((" 've", "'ve"), (" 're", "'re")),
+)
+
+
+def pad(ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None, pad_id: int, side: str) -> Batch:
+    """Stack rows of ids (and token types) of different lengths."""
+    if side not in ("left", "right"):
+        raise InputError(f"padding side {side!r} is not 'left' or 'right'")
+    shape = len(ids), max((len(row) for row in ids), default=0)
+    out = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for n, row in enumerate(ids):
+        start = shape[1] - len(row) if side == "left" else 0
+        span = slice(start, start + len(row))
+        out[0][n, span] = row
+        out[1][n, span] = 1
+        if types is not None:
+            out[2][n, span] = types[n]
+    return Batch(*out)
+
+
+def _check(text: Any, words: bool) -> None:
+    parts = text if isinstance(text, tuple) else (text,)
+    for part in parts:
+        wrong = not isinstance(part, str) if not words else not (
+            isinstance(part, list) and all(isinstance(word, str) for word in part)
+        )
+        if wrong:
+            raise InputError(f"a {'list of words' if words else 'text'} was expected, not {type(part).__name__} {part!r:.80}")
+        for piece in part if words else (part,):
+            try:
+                piece.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"the text {piece[:40]!r} holds a lone surrogate at position {error.start}, which is not Unicode "
+                    "text; decode its source with errors='replace'"
+                ) from None
+
+
+# ------------------------------------------------------------------ settings
+def _read_settings(folder: Path) -> tuple[dict[str, Any], dict[int, AddedToken]]:
+    """tokenizer_config.json, with special_tokens_map.json and added_tokens.json where it is too old to hold theirs."""
+    settings = read_object(folder / "tokenizer_config.json")
+    settings = {name: value for name, value in settings.items() if name not in ("add_bos_token", "add_eos_token")}
+    added: dict[int, AddedToken] = {}
+    if "added_tokens_decoder" in settings:
+        for index, token in settings.pop("added_tokens_decoder").items():
+            added[int(index)] = _added_token(token)
+    else:
+        for name, value in read_object(folder / "special_tokens_map.json").items():
+            settings[name] = value
+        names = {_content(settings[name]) for name in SPECIAL if settings.get(name)}
+        for token, index in read_object(folder / "added_tokens.json").items():
+            special = token in names
+            added[int(index)] = _added_token({"content": token, "normalized": not special, "special": special})
+    return settings, added
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, empty when the file is missing; CheckpointError when it is anything else."""
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}); fetch it again") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds a {type(data).__name__}, not an object; fetch it again")
+    return data
+
+
+def _content(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else str(token)
+
+
+def _added_token(token: Any, special: bool = False) -> AddedToken:
+    from tokenizers import AddedToken
+
+    if not isinstance(token, dict):
+        return AddedToken(str(token), special=special)
+    names = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    flags = {name: bool(token[name]) for name in names if name in token}
+    return AddedToken(token["content"], **({"special": special} | flags))
+
+
+def _fields(token: AddedToken) -> dict[str, Any]:
+    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return {name: getattr(token, name) for name in names}
+
+
+# ------------------------------------------------------------------ transformers' tokenizer classes
+# model_type -> the class that transformers has for it; the first set corrects what the Hub declares.
+_CORRECTED = {"qwen2": "Qwen2Tokenizer"}
+_REGISTERED = {
+    "bert": "BertTokenizer",
+    "gemma": "GemmaTokenizer",
+    "gemma2": "GemmaTokenizer",
+    "gemma3": "GemmaTokenizer",
+    "gemma3_text": "GemmaTokenizer",
+    "mistral": "",  # the file as it stands
+    "qwen3": "Qwen2Tokenizer",
+}
+_LEFT = ("GemmaTokenizer", "LlamaTokenizer")  # these pad on the left
+_DEFAULT_TOKENS = {
+    "BertTokenizer": {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    },
+    "GemmaTokenizer": {
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+    },
+    "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    "Qwen2Tokenizer": {"eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
+}
+
+
+def _choose_class(folder: Path, settings: dict[str, Any], path: Path) -> str:
+    """The class that transformers' AutoTokenizer picks, or "" for the file as it stands."""
+    config = read_object(folder / "config.json")
+    declared = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or "").removesuffix("Fast")
+    kind = config.get("model_type")
+    if declared == "LlamaTokenizer" and kind != "mistral" and kind not in _CORRECTED:
+        if '"ByteLevel"' in path.read_text(encoding="utf-8"):
+            return ""
+    registered = _CORRECTED.get(kind, _REGISTERED.get(kind)) if isinstance(kind, str) else None
+    if declared and registered is not None and registered != declared:
+        if not registered:
+            return ""
+        declared = registered if kind in _CORRECTED else declared
+    chosen = declared or registered or ""
+    return chosen if chosen in _CLASSES else ""
+
+
+def _bert(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
+    from tokenizers import decoders, normalizers, pre_tokenizers
+
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=settings.get("do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.model.unk_token = special["unk_token"]
+
+
+def _frame(tokenizer: Tokenizer, special: dict[str, str]) -> None:
+    """[CLS] text [SEP] and [CLS] text [SEP] text [SEP], whatever the file says."""
+    from tokenizers import processors
+
+    cls, sep = special["cls_token"], special["sep_token"]
+    ids = {token: tokenizer.token_to_id(token) for token in (cls, sep)}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(token, index) for token, index in ids.items() if index is not None],
+    )
+
+
+def _gemma(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
+    from tokenizers import decoders, normalizers, pre_tokenizers
+
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    _merging(tokenizer, fuse_unk=True, byte_fallback=True, unk_token=special["unk_token"])
+
+
+def _llama(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
+    from tokenizers import decoders, pre_tokenizers
+
+    prefix = settings.get("add_prefix_space")
+    prefix = True if prefix is None else bool(prefix)
+    scheme = ("always" if settings.get("legacy", False) else "first") if prefix else "never"
+    tokenizer.normalizer = None
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(content=" ", left=1)] if prefix else steps)
+    _merging(tokenizer, fuse_unk=True, byte_fallback=True, unk_token=None)
+
+
+_QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _qwen2(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    prefix = bool(settings.get("add_prefix_space") or False)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    _merging(tokenizer, fuse_unk=False, byte_fallback=False, unk_token=None)
+
+
+def _merging(tokenizer: Tokenizer, *, fuse_unk: bool, byte_fallback: bool, unk_token: str | None) -> None:
+    model = tokenizer.model
+    model.fuse_unk, model.byte_fallback, model.unk_token = fuse_unk, byte_fallback, unk_token
+    model.ignore_merges, model.dropout = False, None
+
+
+def _state(component: Any) -> str:
+    """The JSON of a component of a tokenizer."""
+    state = component.__getstate__()
+    return (state.decode() if isinstance(state, bytes) else str(state)).replace(" ", "")
+
+
+_CLASSES: dict[str, Callable[[Tokenizer, dict[str, Any], dict[str, str]], None]] = {
+    "BertTokenizer": _bert,
+    "GemmaTokenizer": _gemma,
+    "LlamaTokenizer": _llama,
+    "Qwen2Tokenizer": _qwen2,
+}
