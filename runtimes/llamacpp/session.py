@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ROWS = 64  # rows that one call of `run` feeds together at most
+GROUP = 128  # tokens of short rows that one call of `run` feeds together: attention goes over all of them
+ROWS = 64  # and rows, at most
 LOGITS = 2**25  # floats of logits that one call of llama_decode may give: 128 MiB
 
 
@@ -29,7 +30,8 @@ class LlamaCppSession:
 
     `strict` computes in float32 throughout (float32 cache, no flash attention), for comparison with a reference;
     otherwise llama.cpp's own settings hold (float16 cache, flash attention where it can).
-    `threads` defaults to the CPUs this process may use. `device` is "cpu", "cuda" or "cuda:N".
+    `threads` defaults to OMP_NUM_THREADS, or else to the CPUs this process may use.
+    `device` is "cpu", "cuda" or "cuda:N".
     """
 
     backend: str = "llamacpp"
@@ -85,7 +87,7 @@ class LlamaCppSession:
         room = self._room(ROWS, longest, shared=True, states=states)
         width = self._process.facts["width" if states else "vocab"]
         out = np.zeros((*ids.shape, width), np.float32)
-        for group in _groups(lengths.tolist(), BATCH):
+        for group in _groups(lengths.tolist(), GROUP):
             self._process.request("open", name="run", keep=False, room=asdict(room))
             held = mask[group]
             self._feed("run", room, ids[group], positions[group], held, held, out[group])
@@ -284,6 +286,9 @@ def _parts(gives: NDArray[np.bool_], tokens: int, outputs: int) -> Iterator[slic
 
 
 def _cpus() -> int:
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    if limit.isdecimal() and limit != "0":
+        return int(limit)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
