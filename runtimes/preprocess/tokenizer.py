@@ -52,7 +52,8 @@ class TextTokenizer:
         folder = Path(folder)
         path = folder / "tokenizer.json"
         if not path.is_file():
-            others = [n for n in ("tokenizer.model", "vocab.txt", "vocab.json", "tekken.json") if (folder / n).is_file()]
+            known = ("tokenizer.model", "vocab.txt", "vocab.json", "tekken.json")
+            others = [name for name in known if (folder / name).is_file()]
             raise CheckpointError(
                 f"{folder} has no tokenizer.json" + (f", only {', '.join(others)}" if others else "") + "; put the "
                 "tokenizer.json of the model's repository there (transformers writes one: "
@@ -100,8 +101,6 @@ class TextTokenizer:
 
     def _add_tokens(self, named: dict[str, Any], settings: dict[str, Any], added: dict[int, Any]) -> None:
         """Add what tokenizer_config.json lists and tokenizer.json lacks, in transformers' order."""
-        from tokenizers import AddedToken
-
         present = {repr(token) for token in self._tokenizer.get_added_tokens_decoder().values()}
         wanted: list[AddedToken] = []
         for _, token in sorted(added.items()):
@@ -157,7 +156,7 @@ class TextTokenizer:
         from tokenizers import normalizers
 
         current = self._tokenizer.normalizer
-        if current is None or '"lowercase":true' not in _state(current) and '"Lowercase"' not in _state(current):
+        if current is None or not any(mark in _state(current) for mark in ('"lowercase":true', '"Lowercase"')):
             first = normalizers.Lowercase()
             self._tokenizer.normalizer = normalizers.Sequence([first, current] if current else [first])
 
@@ -198,9 +197,13 @@ class TextTokenizer:
                 yield
                 return
             try:
-                self._tokenizer.enable_truncation(limit, stride, strategy, self.truncation_side)
+                self._tokenizer.enable_truncation(
+                    limit, stride=stride, strategy=strategy, direction=self.truncation_side
+                )
             except (ValueError, OverflowError) as error:
-                raise InputError(f"texts cannot be truncated to max_length={limit} with stride={stride}: {error}") from None
+                raise InputError(
+                    f"texts cannot be truncated to max_length={limit} with stride={stride}: {error}"
+                ) from None
             try:
                 yield
             except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception
@@ -262,12 +265,11 @@ def pad(ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None, pad
 def _check(text: Any, words: bool) -> None:
     parts = text if isinstance(text, tuple) else (text,)
     for part in parts:
-        wrong = not isinstance(part, str) if not words else not (
-            isinstance(part, list) and all(isinstance(word, str) for word in part)
-        )
-        if wrong:
-            raise InputError(f"a {'list of words' if words else 'text'} was expected, not {type(part).__name__} {part!r:.80}")
+        if words and not isinstance(part, list):
+            raise InputError(f"a list of words was expected, not {part!r:.80}")
         for piece in part if words else (part,):
+            if not isinstance(piece, str):
+                raise InputError(f"a text was expected, not a {type(piece).__name__}: {piece!r:.80}")
             try:
                 piece.encode()
             except UnicodeEncodeError as error:
@@ -366,9 +368,9 @@ def _choose_class(folder: Path, settings: dict[str, Any], path: Path) -> str:
     config = read_object(folder / "config.json")
     declared = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or "").removesuffix("Fast")
     kind = config.get("model_type")
-    if declared == "LlamaTokenizer" and kind != "mistral" and kind not in _CORRECTED:
-        if '"ByteLevel"' in path.read_text(encoding="utf-8"):
-            return ""
+    own = kind != "mistral" and kind not in _CORRECTED
+    if declared == "LlamaTokenizer" and own and '"ByteLevel"' in path.read_text(encoding="utf-8"):
+        return ""
     registered = _CORRECTED.get(kind, _REGISTERED.get(kind)) if isinstance(kind, str) else None
     if declared and registered is not None and registered != declared:
         if not registered:
