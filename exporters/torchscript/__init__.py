@@ -1,0 +1,218 @@
+"""TorchScript: `torchscript/model.pt`, which plain `torch.jit.load` (2.5 or later) and libtorch open without isoform.
+
+`forward` takes the signature's inputs by position and returns a tuple of its outputs; batch, length and past are free.
+
+The module is traced on the meta device, so nothing is computed and no weight is in memory. torch then saves it with
+storages of eight bytes, each holding the number of its tensor; the archive is written again with the real storages,
+one after another. Left out on the way: debug records, which hold the paths of this machine.
+
+An archive names no device but where the forward pass itself creates a tensor: such a one stays on the CPU, whatever
+`map_location` says.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import UnsupportedExport
+from isoform.manifest import Artifact, describe
+from isoform.signature import LENGTH, PAST, TOTAL, Port, Signature
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from isoform.reference.model import Model
+
+PATH = "torchscript/model.pt"
+DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+
+_ALIGNMENT = 64  # of every record, as torch writes them: they can be memory-mapped
+_CHUNK = 2**24  # bytes converted and written at once
+
+
+def write(
+    model: Model, folder: Path, dtype: str, progress: Callable[[str, int, int], None] | None = None
+) -> list[Artifact]:
+    """Write the file under `folder`; peak memory is the largest weight plus a fixed base.
+
+    Raises UnsupportedExport when the forward pass depends on the sizes it was traced with.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise UnsupportedExport(f"TorchScript has no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    module = model.skeleton(getattr(torch, DTYPES[dtype]))
+    tensors: dict[str, _Source] = {}
+    for name, parameter in module.named_parameters():
+        weight = model.weights[name]
+        tensors[name] = _Source(parameter, weight.load, weight.release)
+    for name, buffer in module.named_buffers():
+        tensors[name] = _Source(buffer.to("meta"), buffer.clone, lambda: None)
+    archive, order = _skeleton(module, model.signature)
+    path = folder / PATH
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _fill(archive, path, [tensors[name] for name in order], progress or (lambda text, done, total: None))
+    return [Artifact(format="torchscript", dtype=dtype, files=(describe(path, folder),), signature=model.signature)]
+
+
+class _Source:
+    """A tensor to come: its dtype and shape on the meta device, and how to get its data."""
+
+    def __init__(self, meta: Tensor, load: Callable[[], Tensor], release: Callable[[], None]) -> None:
+        self.dtype, self.numel, self.nbytes = meta.dtype, meta.numel(), meta.nbytes
+        self._load, self._release = load, release
+
+    def chunks(self) -> Iterator[memoryview]:
+        import torch
+
+        flat = self._load().reshape(-1)
+        step = _CHUNK // self.dtype.itemsize
+        for start in range(0, self.numel, step):
+            part = flat[start : start + step].to(self.dtype)
+            yield part.contiguous().view(torch.uint8).numpy().data
+        self._release()
+
+
+def _skeleton(module: nn.Module, signature: Signature) -> tuple[zipfile.ZipFile, list[str]]:
+    """The archive torch saves when every storage is eight bytes long, and whose tensor each of its storages is."""
+    import torch
+
+    dtype = next(module.parameters()).dtype
+    _to_meta(module)
+    with warnings.catch_warnings(), torch.no_grad():
+        # "might not generalize to other inputs": that is what the second trace finds out.
+        warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
+        traced, other = (
+            torch.jit.trace(
+                module, _example(signature, sizes, dtype), strict=False, check_trace=False, _store_inputs=False
+            )
+            for sizes in ((2, 3, 5), (3, 7, 11))
+        )
+    _check(traced.inlined_graph, other.inlined_graph)
+    names = {id(tensor): name for name, tensor in (*module.named_buffers(), *module.named_parameters())}
+    numbered: dict[str, Tensor] = {}
+    originals = dict(module.named_modules())
+    for path, part in traced.named_modules():
+        for table in (originals[path]._parameters, originals[path]._buffers):
+            for leaf, meta in table.items():
+                if meta is not None:
+                    name = names[id(meta)]  # of tied parameters, the one that is stored
+                    if name not in numbered:
+                        numbered[name] = _numbered(meta, len(numbered))
+                    setattr(part, leaf, numbered[name])
+    archive = zipfile.ZipFile(io.BytesIO(traced.save_to_buffer()))
+    count = sum("/data/" in name for name in archive.namelist())
+    order = list(numbered)
+    return archive, [order[struct.unpack("<q", archive.read(f"archive/data/{n}"))[0]] for n in range(count)]
+
+
+def _to_meta(module: nn.Module) -> None:
+    for owner in module.modules():
+        for leaf, buffer in owner._buffers.items():
+            owner._buffers[leaf] = None if buffer is None else buffer.to("meta")
+
+
+def _example(signature: Signature, sizes: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Inputs on the meta device; `sizes` are batch, length and past."""
+    import torch
+
+    batch, length, past = sizes
+    named = {LENGTH: length, PAST: past, TOTAL: past + length}
+
+    def example(port: Port) -> Tensor:
+        shape = [axis if isinstance(axis, int) else named.get(axis, batch) for axis in port.axes]
+        return torch.zeros(shape, dtype=torch.int64 if port.dtype == "int64" else dtype, device="meta")
+
+    return tuple(map(example, signature.inputs))
+
+
+def _check(graph: Any, other: Any) -> None:
+    """Two traces at different sizes must be the same graph, its constants included."""
+    nodes, others = list(graph.nodes()), list(other.nodes())
+    if [node.kind() for node in nodes] != [node.kind() for node in others]:
+        raise UnsupportedExport("the model takes another path for another input size, which TorchScript's trace loses")
+    for a, b in zip(nodes, others, strict=True):
+        if a.kind() != "prim::Constant":
+            continue
+        value, second = a.output().toIValue(), b.output().toIValue()
+        if repr(value) != repr(second):
+            raise UnsupportedExport(
+                f"{a.scopeName() or 'the model'} freezes {value!r}, computed from an input's size, into the graph; "
+                "write it with tensor operations on `tensor.shape[n]`"
+            )
+
+
+def _numbered(meta: Tensor, number: int) -> Tensor:
+    """A tensor of that dtype and shape whose storage is cut to eight bytes, which hold `number`."""
+    import torch
+
+    tensor = torch.empty(meta.shape, dtype=meta.dtype)
+    storage = tensor.untyped_storage()
+    storage.resize_(8)
+    storage.copy_(torch.tensor([number], dtype=torch.int64).untyped_storage())
+    return torch.nn.Parameter(tensor, False) if isinstance(meta, torch.nn.Parameter) else tensor
+
+
+def _fill(
+    archive: zipfile.ZipFile, path: Path, sources: Sequence[_Source], progress: Callable[[str, int, int], None]
+) -> None:
+    """Copy the archive with storage n replaced by source n."""
+    done, total = 0, sum(source.nbytes for source in sources)
+    progress("torchscript", 0, total)
+    with path.open("wb") as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as target:
+        for entry in archive.infolist():
+            name = entry.filename
+            if name.endswith((".debug_pkl", "/.data/serialization_id")):
+                continue
+            record = zipfile.ZipInfo(name)  # dated 1980: the same model gives the same bytes
+            if "/data/" not in name:
+                data = archive.read(entry)
+                if name.endswith("/data.pkl"):
+                    data = _resized(data, sources)
+                elif name.endswith(".py"):
+                    data = data.replace(b'torch.device("meta")', b'torch.device("cpu")')
+                record.file_size = len(data)
+                _align(record, stream.tell())
+                target.writestr(record, data)
+                continue
+            source = sources[int(name.rpartition("/")[2])]
+            record.file_size = source.nbytes
+            _align(record, stream.tell())
+            with target.open(record, "w") as part:
+                for chunk in source.chunks():
+                    part.write(chunk)
+                    done += chunk.nbytes
+                    progress("torchscript", done, total)
+
+
+def _align(record: zipfile.ZipInfo, offset: int) -> None:
+    """Pad the local header at `offset` (30 bytes, the name, 20 more in zip64) so that its data is aligned."""
+    zip64 = 20 if record.file_size * 1.05 > zipfile.ZIP64_LIMIT else 0
+    end = offset + 30 + len(record.filename.encode()) + zip64 + 4
+    padding = -end % _ALIGNMENT
+    record.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+
+
+def _resized(pickle: bytes, sources: Sequence[_Source]) -> bytes:
+    """The pickle of the module with the number of elements of storage n taken from source n.
+
+    A storage is the persistent id ("storage", type, key, device, number of elements), once per storage, keys counting.
+    """
+    result, copied, number = bytearray(), 0, 0
+    operations = [(code.name, position or 0) for code, _, position in pickletools.genops(pickle)]
+    for before, tuple_, current in zip(operations, operations[1:], operations[2:], strict=False):
+        if current[0] == "BINPERSID":
+            result += pickle[copied : before[1]]
+            result += struct.pack("<BBq", 0x8A, 8, sources[number].numel)  # LONG1
+            copied, number = tuple_[1], number + 1
+    if number != len(sources):
+        raise RuntimeError(f"torch wrote {number} storages in its pickle and {len(sources)} in its archive")
+    return bytes(result + pickle[copied:])
