@@ -30,9 +30,13 @@ class Process:
         self.path = path
         self._lock = threading.Lock()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
-        root = str(Path(next(iter(isoform.__path__))).parent)  # the worker must find this isoform, installed or not
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "GGML_NO_BACKTRACE": "1"}
+        env = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+        root = Path(isoform.__path__[0]).parent
+        if root.name not in (
+            "site-packages",
+            "dist-packages",
+        ):  # not installed there: the worker must find it as we did
+            env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
         if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(env):
             env["GOMP_SPINCOUNT"] = "10000"  # threads that wait let others run: ten times faster on a busy machine
         self._process = subprocess.Popen(

@@ -135,8 +135,7 @@ class LlamaCppSession:
             wrong = f"{', '.join(missing)} missing" if missing else f"{', '.join(unknown)} unknown"
             raise InputError(f"inputs: {wrong}; this model takes {', '.join(names)}")
         ids = _array(inputs, "input_ids", None)
-        types = inputs.get("token_type_ids")
-        if types is not None and np.any(types):
+        if "token_type_ids" in inputs and np.any(_array(inputs, "token_type_ids", ids.shape)):
             raise InputError(
                 "token_type_ids holds other values than 0, and llama.cpp has only the first token type; "
                 "use the onnxruntime or torch backend for pairs of texts"
