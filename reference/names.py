@@ -7,8 +7,8 @@
 | layers.N.attn.q, .k, .v, .out, .q_norm, .k_norm     | layers.N.attn_out_norm                       | mlm.norm     |
 | layers.N.attn_post_norm (after attention, Gemma)    | layers.N.mlp.up, .down                       | pooler       |
 | layers.N.mlp_norm, .mlp.gate, .mlp.up, .mlp.down    | layers.N.out_norm                            | classifier   |
-| layers.N.mlp_post_norm                              |                                              | nsp          |
-| norm, head                                          |                                              |              |
+| layers.N.mlp_post_norm                              |                                              | qa           |
+| norm, head                                          |                                              | nsp          |
 """
 
 from __future__ import annotations

@@ -98,8 +98,10 @@ class Bert(nn.Module):
             self.head = Linear(dim, c.vocab_size)
         elif head == "sequence":
             self.pooler = Linear(dim, dim)
-        if head in ("token", "sequence", "span"):
-            self.classifier = Linear(dim, 2 if head == "span" else c.num_labels)
+        if head in ("token", "sequence"):
+            self.classifier = Linear(dim, c.num_labels)
+        elif head == "span":
+            self.qa = Linear(dim, 2)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -128,7 +130,7 @@ class Bert(nn.Module):
             first = first_token(x, attention_mask)
             return (self.classifier(torch.tanh(self.pooler(first))),)
         if self.kind == "span":
-            start, end = self.classifier(x).unbind(-1)
+            start, end = self.qa(x).unbind(-1)
             return start, end
         return (x,)
 
@@ -175,7 +177,7 @@ RULES: tuple[Rule, ...] = (
     Drop("cls.predictions.decoder.bias"),  # the same as cls.predictions.bias
     Rename("cls.seq_relationship", "nsp"),
     Rename("classifier", "classifier"),
-    Rename("qa_outputs", "classifier"),
+    Rename("qa_outputs", "qa"),
     Drop("bert.embeddings.position_ids"),
 )
 
@@ -189,6 +191,8 @@ def gguf_fields(c: BertConfig) -> dict[str, Any]:
         "attention.head_count": c.num_attention_heads,
         "attention.layer_norm_epsilon": c.layer_norm_eps,
         "attention.causal": False,
+        "tokenizer.ggml.token_type_count": c.type_vocab_size,
+        **({} if c.hidden_act == "gelu" else {"hidden_activation": c.hidden_act}),
     }
 
 
@@ -204,7 +208,14 @@ def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
         "max_position_embeddings": shapes["position_embd.weight"][0],
         "type_vocab_size": shapes["token_types.weight"][0],
         "layer_norm_eps": fields["attention.layer_norm_epsilon"],
+        "hidden_act": fields.get("hidden_activation", "gelu"),
     }
+
+
+def refuse(c: BertConfig) -> str:
+    if c.hidden_act not in ("gelu", "gelu_new", "gelu_pytorch_tanh"):
+        return f"llama.cpp has only the activation gelu for this architecture, not {c.hidden_act}"
+    return ""
 
 
 FAMILY = Family(
@@ -248,7 +259,7 @@ FAMILY = Family(
         ),
     ),
     prefix="bert",
-    heads=("pooler", "mlm", "head", "nsp", "classifier"),
+    heads=("pooler", "mlm", "head", "nsp", "classifier", "qa"),
     tied=lambda c: {"head.weight": "embed.weight"} if c.tie_word_embeddings else {},
-    gguf=Gguf(arch="bert", fields=gguf_fields, config=from_gguf, tasks=("feature-extraction",)),
+    gguf=Gguf(arch="bert", fields=gguf_fields, config=from_gguf, refuse=refuse, tasks=("feature-extraction",)),
 )

@@ -1,0 +1,197 @@
+"""A model is saved back as a Hub checkpoint that transformers takes without a question."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from isoform.errors import CheckpointError
+from isoform.reference.checkpoint import open_checkpoint
+from isoform.reference.model import open_model
+from isoform.reference.weights import Fold, Rename, find, hub_names
+from tests.oracle import FIRST, MORE, SECOND, tiny
+
+NAMES = (*FIRST, *SECOND, *MORE)
+
+
+def in_transformers(folder: Path, **inputs: Tensor) -> tuple[Any, dict[str, Any]]:
+    """The outputs of the class that config.json names, and what it said about the keys."""
+    import transformers
+
+    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    loaded, notes = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    with torch.no_grad():
+        return loaded.eval()(**inputs), {key: value for key, value in notes.items() if value}
+
+
+def inputs_of(name: str) -> dict[str, Tensor]:
+    golden = load_file(tiny(name) / "golden.safetensors")
+    return {key[3:]: value for key, value in golden.items() if key.startswith("in.")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_loads_what_was_saved_with_equal_outputs(name: str, tmp_path: Path) -> None:
+    open_model(tiny(name)).save(tmp_path / "saved")
+    outputs, notes = in_transformers(tmp_path / "saved", **inputs_of(name))
+    assert notes == {}
+    golden = load_file(tiny(name) / "golden.safetensors")
+    for key, value in outputs.items():
+        if isinstance(value, Tensor):
+            assert torch.equal(value, golden[f"out.{key}"]), key
+    assert {path.name for path in (tmp_path / "saved").iterdir()} - {"model.safetensors"} == {
+        path.relative_to(tiny(name)).parts[0] for path in open_checkpoint(tiny(name)).sidecars()
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "bert_embed"])
+def test_the_trunk_alone_is_saved_as_a_base_model(name: str, tmp_path: Path) -> None:
+    open_model(tiny(name), task="feature-extraction").save(tmp_path / "saved")
+    outputs, notes = in_transformers(tmp_path / "saved", **inputs_of(name))
+    missing = notes.pop("missing_keys", set())
+    assert notes == {}
+    no_pooler = name.startswith("bert") and "seqcls" not in name  # the source has none, so neither has the copy
+    assert missing == ({"pooler.dense.weight", "pooler.dense.bias"} if no_pooler else set())
+    real = inputs_of(name)["attention_mask"].bool()
+    found = open_model(tmp_path / "saved").module()(**inputs_of(name))[0]
+    assert torch.allclose(found[real], outputs.last_hidden_state[real], rtol=0, atol=1e-5 * float(found.abs().max()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saving_twice_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    open_model(tiny(name)).save(tmp_path / "once")
+    open_model(tmp_path / "once").save(tmp_path / "twice")
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "once" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["bert_embed", "gemma3_b", "qwen3_sharded", "llama"])
+def test_what_is_stored_is_saved_bit_for_bit(name: str, tmp_path: Path) -> None:
+    open_model(tiny(name)).save(tmp_path / "saved")
+    saved, source = open_checkpoint(tmp_path / "saved"), open_checkpoint(tiny(name))
+    for key in saved:
+        old = source[key.replace(".weight", ".gamma").replace(".bias", ".beta") if key not in source else key]
+        assert saved[key].dtype == old.dtype
+        assert torch.equal(saved[key], old)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert config == json.loads((tiny(name) / "config.json").read_text())
+
+
+def test_parameters_of_a_changed_module_are_saved(tmp_path: Path) -> None:
+    opened = open_model(tiny("gemma2"))
+    module = opened.module()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(0.5)
+    opened.save(tmp_path / "saved", module)
+    ids = inputs_of("gemma2")["input_ids"]
+    outputs, notes = in_transformers(tmp_path / "saved", input_ids=ids)
+    assert notes == {}
+    assert torch.allclose(outputs.logits, module(ids)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "key"), [("llama_b", "torch_dtype"), ("qwen2", "dtype")])
+def test_a_dtype_can_be_asked_for_and_stands_in_the_config(name: str, key: str, tmp_path: Path) -> None:
+    open_model(tiny(name)).save(tmp_path / "saved", dtype=torch.bfloat16)
+    saved = open_checkpoint(tmp_path / "saved")
+    assert {saved.info(name).dtype for name in saved} == {"BF16"}
+    assert saved.config[key] == "bfloat16"
+    assert in_transformers(tmp_path / "saved", input_ids=torch.ones(1, 3, dtype=torch.int64))[1] == {}
+
+
+def test_tensors_that_share_memory_are_each_saved(tmp_path: Path) -> None:
+    tensors = load_file(tiny("llama_b") / "model.safetensors")
+    shared = tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = shared
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_bytes((tiny("llama_b") / "config.json").read_bytes())
+    torch.save(tensors, source / "pytorch_model.bin")
+    open_model(source).save(tmp_path / "saved")
+    assert torch.equal(load_file(tmp_path / "saved" / "model.safetensors")["lm_head.weight"], shared)
+
+
+# ------------------------------------------------------------------ whole or not at all
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    for target in (tmp_path, tmp_path / "note.txt"):
+        with pytest.raises(CheckpointError, match="not an empty folder"):
+            open_model(tiny("llama")).save(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    open_model(tiny("llama")).save(tmp_path / "saved")
+    assert open_model(tmp_path / "saved").weights
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_save_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(tensors: dict[str, Tensor], path: Path, **options: Any) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(CheckpointError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+        open_model(tiny("llama")).save(tmp_path / "saved")
+    if isinstance(error, OSError):
+        assert "saved could not be written ([Errno 28] No space left on device)" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        open_model(tiny("llama")).save(tmp_path / "file" / "saved")
+
+
+# ------------------------------------------------------------------ rules are invertible
+@pytest.mark.parametrize("name", NAMES)
+def test_names_lead_back_to_the_hubs_spelling(name: str) -> None:
+    opened = open_model(tiny(name))
+    rules, prefix = opened.family.rules, opened.family.prefix
+    for canonical, (key, rule) in hub_names(opened.all_weights, rules).items():
+        found = find(key, rules, prefix)
+        assert found is not None
+        assert found[1] == canonical
+        assert type(found[0]) is type(rule)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0.5, 2, width=32), min_size=1), st.floats(-3, 3, width=32))
+def test_loading_what_was_saved_is_the_identity(values: list[float], amount: float) -> None:
+    tensor = torch.tensor(values)
+    rename = Rename("a", "b")
+    assert torch.equal(rename.load(rename.save(tensor)), tensor)
+    one = Fold("a", "b", 1.0)
+    assert torch.equal(one.load(one.save(tensor)), tensor)  # exact: floats within a factor of two (Sterbenz)
+    fold = Fold("a", "b", amount)
+    assert torch.allclose(fold.load(fold.save(tensor)), tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("old", ["gamma", "beta"])
+def test_the_old_spelling_of_norms_is_saved_in_the_new_one(old: str, tmp_path: Path) -> None:
+    tensors = load_file(tiny("bert_embed") / "model.safetensors")
+    spelled = {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for key, value in tensors.items()
+    }
+    assert any(key.endswith(old) for key in spelled)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_bytes((tiny("bert_embed") / "config.json").read_bytes())
+    save_file(spelled, source / "model.safetensors")
+    open_model(source).save(tmp_path / "saved")
+    assert not any(key.endswith(old) for key in load_file(tmp_path / "saved" / "model.safetensors"))
+    assert in_transformers(tmp_path / "saved", input_ids=torch.ones(1, 3, dtype=torch.int64))[1] == {}
