@@ -121,8 +121,9 @@ def _record(module: nn.Module, signature: Signature, sizes: Mapping[str, int], d
 
     inputs = tuple(example(port) for port in signature.inputs)
     with warnings.catch_warnings(), torch.no_grad(), ops.lowered_by(operators()):
-        # "might not generalize to other inputs": that is what the second trace finds out.
+        # "Might not generalize to other inputs": that is what the second trace finds out.
         warnings.simplefilter("ignore", TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.trace(module, inputs, strict=False, check_trace=False)
     return traced.inlined_graph
 

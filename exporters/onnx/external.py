@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from onnx import TensorProto
@@ -23,7 +22,7 @@ from isoform.exporters.tracing import Type
 from isoform.manifest import File
 from isoform.reference.weights import Weight
 
-PIECE = 16 * 2**20  # bytes read at a time
+PIECE = 2**20  # elements at a time
 PAGE, LINE = 4096, 64  # a tensor of a page or more starts on a page, so that it can be mapped; a smaller one on a line
 
 Progress = Callable[[str, int, int], None]
@@ -41,6 +40,7 @@ def write_weights(
     names = [name for name in weights if name in parameters]
     total = sum(_size(parameters[name]) for name in names)
     digest, position = hashlib.sha256(), 0
+    casts = {dtype: torch.empty(PIECE, dtype=dtype) for dtype in {type_.dtype for type_ in parameters.values()}}
     with path.open("wb") as stream:
 
         def put(data: memoryview | bytes) -> None:
@@ -54,7 +54,7 @@ def write_weights(
             put(bytes(-position % align))
             start = position
             for piece in pieces(weights[name]):
-                put(_cast(name, piece, type_.dtype).numpy().data.cast("B"))
+                put(_cast(name, piece, casts[type_.dtype]).numpy().data.cast("B"))
                 progress(f"{path.name}: {name}", position, total)
             weights[name].release()
             _enter(model, name, type_, path.name, start, position - start)
@@ -64,25 +64,29 @@ def write_weights(
 def pieces(weight: Weight) -> Iterator[Tensor]:
     """The tensor in flat pieces of its own dtype, in order; a piece is valid until the next one is asked for."""
     if weight.source is None:
-        yield from weight.load().contiguous().flatten().split(PIECE // 4)
+        yield from weight.load().contiguous().flatten().split(PIECE)
         return
-    buffer = bytearray(min(PIECE, weight.source.nbytes))
+    size = weight.dtype.itemsize
+    buffer = bytearray(min(PIECE * size, weight.source.nbytes))
     with weight.source.path.open("rb", buffering=0) as stream:
         stream.seek(weight.source.offset)
         left = weight.source.nbytes
         while left:
             count = stream.readinto(memoryview(buffer)[:left])
-            if not count or count % weight.dtype.itemsize:
+            if not count or count % size:
                 raise OSError(f"{weight.source.path} ends early or is read in odd pieces: it changed while it was read")
             left -= count
-            yield torch.frombuffer(buffer, dtype=weight.dtype, count=count // weight.dtype.itemsize)
+            yield torch.frombuffer(buffer, dtype=weight.dtype, count=count // size)
 
 
-def _cast(name: str, piece: Tensor, dtype: torch.dtype) -> Tensor:
-    result = piece.to(dtype)
-    if dtype == torch.float16 and piece.dtype != torch.float16 and not bool(torch.isfinite(result).all()):
+def _cast(name: str, piece: Tensor, room: Tensor) -> Tensor:
+    """The piece in the dtype of `room`, and in its memory: fresh pages for every piece cost more than the cast."""
+    if piece.dtype == room.dtype:
+        return piece
+    result = room[: piece.numel()].copy_(piece)
+    if room.dtype == torch.float16 and not bool(torch.isfinite(result).all()):
         largest = float(piece.abs().max())
-        if np.isfinite(largest):
+        if isfinite(largest):
             raise UnsupportedExport(f"{name} holds {largest:g}, float16 ends at 65504; export to f32 instead")
     return result
 

@@ -158,6 +158,10 @@ def expand(graph: Graph, out: Types, x: Value, dims: list[int | Size], *_: objec
     return graph.one("Expand", (x, graph.shape(sizes)), out[0])
 
 
+def expand_as(graph: Graph, out: Types, x: Value, other: Value) -> Value:
+    return graph.expand(x, other.type.shape)
+
+
 def select(graph: Graph, out: Types, x: Value, dim: int, index: int | Size) -> Value:
     return graph.one("Gather", (x, tensor(graph, index, torch.int64)), out[0], axis=dim)
 
@@ -291,6 +295,7 @@ ATEN: Mapping[str, Lowering] = {
     "erf": elementwise("Erf"),
     "exp": elementwise("Exp"),
     "expand": expand,
+    "expand_as": expand_as,
     "flatten": reshape,
     "gather": gather,
     "ge": comparison("GreaterOrEqual"),
@@ -391,7 +396,8 @@ def grouped_query_attention(
     """The kernel's own mask is causal by slot and as long as the longest row; padding is the bias' affair alone.
 
     The soft-cap comes before the bias, as in the reference. `seqlens_k` is the last slot of every row.
-    The kernel takes heads of a multiple of 8 channels only.
+    The kernel takes heads of a multiple of 8 channels only; on the CPU it refuses several new tokens in several rows
+    after a past (a runtime feeds those row by row).
     """
     batch, total, dim = q.type.shape[0], bias.type.shape[3], past_k.type.shape[3]
     if not isinstance(dim, int) or dim % 8:
