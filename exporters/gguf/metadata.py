@@ -1,0 +1,102 @@
+"""The metadata of a GGUF file: what it is, llama.cpp's settings under the architecture's name, and the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import UnsupportedExport
+from isoform.exporters.gguf.tokenizer import tokenizer_files, tokenizer_metadata
+from isoform.exporters.gguf.writer import Signed
+from isoform.reference.gguf_file import GgufCheckpoint
+
+if TYPE_CHECKING:
+    from isoform.exporters.gguf.tensors import Entry
+    from isoform.reference.card import Gguf
+    from isoform.reference.model import Model
+
+FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
+"""LLAMA_FTYPE of llama.h."""
+
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION of ggml.h
+
+# sentence-transformers' modes and llama.h's LLAMA_POOLING_TYPE.
+POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3}
+POOLING_NAMES = {"mean": 1, "cls": 2, "lasttoken": 3}
+
+
+def metadata(model: Model, gguf: Gguf, kind: str, tensors: Sequence[Entry], pre: str | None) -> dict[str, Any]:
+    """Keys and values in the order of the file; the writer finds the type of a value by its Python type."""
+    found: dict[str, Any] = {"general.architecture": gguf.arch, "general.type": "model"}
+    found |= _general(model, gguf.arch, tensors)
+    for key, value in gguf.fields(model.config).items():
+        found[key if key.startswith("tokenizer.") else f"{gguf.arch}.{key}"] = value
+    if (pooling := _pooling(model)) is not None:
+        found[f"{gguf.arch}.pooling_type"] = pooling
+    found["general.file_type"] = FILE_TYPES[kind]
+    found["general.quantization_version"] = QUANTIZATION_VERSION
+    checkpoint = model.checkpoint
+    if isinstance(
+        checkpoint, GgufCheckpoint
+    ):  # its tokenizer as it stands: rebuilding it would lose what llama.cpp knows
+        return found | {key: value for key, value in checkpoint.metadata.items() if key.startswith("tokenizer.")}
+    rows = model.weights["embed.weight"].shape[0]
+    return found | tokenizer_metadata(tokenizer_files(checkpoint.folder), rows, pre)
+
+
+def _general(model: Model, arch: str, tensors: Sequence[Entry]) -> dict[str, Any]:
+    """Name, size, licence and recommended sampling, found by gguf's own reading of the folder and its model card."""
+    import gguf
+
+    checkpoint = model.checkpoint
+    if isinstance(checkpoint, GgufCheckpoint):
+        own = ("architecture", "type", "file_type", "quantization_version", "alignment")
+        return {
+            key: Signed(value) if type(value) is int and value < 2**31 and ".sampling." in key else value
+            for key, value in checkpoint.metadata.items()
+            if key.startswith("general.") and key.removeprefix("general.") not in own
+        }
+    folder = checkpoint.folder
+    named = folder.resolve() if Path(checkpoint.name).expanduser().is_dir() else Path(checkpoint.name)
+    total = sum(prod(entry.shape) for entry in tensors)
+    card, config = gguf.Metadata.load_model_card(folder), gguf.Metadata.load_hf_parameters(folder)
+    facts = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, config, named, total)
+    sampling = gguf.Metadata.load_generation_config(folder) or {}
+    for ours, theirs in (("temp", "temperature"), ("top_k", "top_k"), ("top_p", "top_p"), ("min_p", "min_p")):
+        setattr(facts, f"sampling_{ours}", sampling.get(theirs))
+    facts.sampling_penalty_repeat = sampling.get("penalty_repeat")
+    facts.name = facts.name or named.name
+    facts.size_label = facts.size_label or gguf.size_label(total, 0, 0, 0)
+    collected = gguf.GGUFWriter(None, arch)
+    facts.set_gguf_meta_model(collected)
+    signed = gguf.GGUFValueType.INT32
+    return {
+        key: Signed(entry.value) if entry.type == signed else entry.value
+        for key, entry in collected.kv_data[0].items()
+        if key != "general.architecture"
+    }
+
+
+def _pooling(model: Model) -> int | None:
+    """llama.cpp's number for the pooling that sentence-transformers does, or None without one."""
+    if isinstance(model.checkpoint, GgufCheckpoint):
+        for key, value in model.checkpoint.metadata.items():
+            if key.endswith(".pooling_type"):
+                return int(value)
+        return None
+    modules = model.checkpoint.read_json("modules.json") or []
+    path = next((module["path"] for module in modules if str(module.get("type", "")).endswith("Pooling")), None)
+    if path is None:
+        return None
+    config = model.checkpoint.read_json(f"{path}/config.json") or {}
+    for mode, number in POOLING.items():
+        if config.get(f"pooling_mode_{mode}"):
+            return number
+    if config.get("pooling_mode") in POOLING_NAMES:
+        return POOLING_NAMES[config["pooling_mode"]]
+    raise UnsupportedExport(
+        f"{model.name}: llama.cpp pools by mean, first or last token, and {path}/config.json asks for another way; "
+        "export to ONNX instead"
+    )
