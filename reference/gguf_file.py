@@ -156,15 +156,17 @@ class _Header:
             return self.array(self.number("I"), self.number("Q"), key)
         return _plain(kind, self.number(self.letter(kind, key)))
 
-    def array(self, kind: int, count: int, key: str) -> list[Any]:
+    def array(self, kind: int, count: int, key: str) -> list[Any] | bytes:
+        """A list, or bytes for numbers of one byte."""
         if kind == _STRING:
             return self.texts(count)
         letter = self.letter(kind, key)
         length = count * struct.calcsize(f"<{letter}")
         self.fits(length, key)
-        values = list(struct.unpack_from(f"<{count}{letter}", self.mapped, self.at))
-        self.at += length
-        return values
+        start, self.at = self.at, self.at + length
+        if letter in "Bb":
+            return self.mapped[start : self.at]
+        return list(struct.unpack_from(f"<{count}{letter}", self.mapped, start))
 
     def texts(self, count: int) -> list[str]:
         """`count` strings; a vocabulary has hundreds of thousands, so no call per string."""

@@ -56,14 +56,13 @@ def write(
     if unknown := [kind for kind in types if kind not in TYPES]:
         raise InputError(f"GGUF type {unknown[0]!r} is not written; choose from {', '.join(TYPES)}")
     gguf = _card(model)
+    report = progress or (lambda text, done, total: None)
     artifacts = []
     (folder / "gguf").mkdir(parents=True, exist_ok=True)
     for kind in types:
         tensors = entries(model, gguf, kind.upper())
         path = folder / path_of(kind)
-        write_file(
-            path, metadata(model, gguf, kind, tensors, pre), tensors, progress or (lambda text, done, total: None)
-        )
+        write_file(path, metadata(model, gguf, kind, tensors, pre), tensors, report)
         artifacts.append(
             Artifact(format="gguf", dtype=kind, files=(describe(path, folder),), signature=model.signature)
         )

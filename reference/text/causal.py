@@ -156,12 +156,28 @@ def decoder_config(
         "num_hidden_layers": fields["block_count"],
         "num_attention_heads": heads,
         "num_key_value_heads": fields.get("attention.head_count_kv", heads),
-        "head_dim": fields.get("attention.key_length", dim // heads),
         "max_position_embeddings": fields["context_length"],
         "rms_norm_eps": fields["attention.layer_norm_rms_epsilon"],
         "rope_theta": fields.get("rope.freq_base", 10000.0),
         "tie_word_embeddings": "output.weight" not in shapes,
     }
-    if fields.get("rope.scaling.type") == "linear":
+    if "attention.key_length" in fields:
+        config["head_dim"] = fields["attention.key_length"]
+    kind = fields.get("rope.scaling.type", "none")
+    if kind == "linear":
         config["rope_scaling"] = {"rope_type": "linear", "factor": fields["rope.scaling.factor"]}
+    elif kind != "none":
+        raise UnsupportedModel(f"rotary scaling {kind!r} is not supported; isoform knows linear and llama3")
     return config
+
+
+def decoder_refusal(c: Any, windows: Sequence[int | None] = (), *, llama3: bool = False) -> str:
+    """Why llama.cpp's plain decoders would compute something else: they have no window and only a SiLU."""
+    window = min((window for window in windows if window is not None), default=c.max_position_embeddings)
+    if window < c.max_position_embeddings:
+        return f"llama.cpp has no sliding window for this architecture, and the model's is {window} tokens"
+    if c.hidden_act != "silu":
+        return f"llama.cpp has only the activation silu for this architecture, not {c.hidden_act}"
+    if c.rope.kind == "llama3" and not llama3:
+        return "llama.cpp has no llama3 rotary scaling for this architecture"
+    return ""

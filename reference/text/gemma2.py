@@ -6,7 +6,7 @@ Gemma Team 2024, https://arxiv.org/abs/2408.00118. The stored norms are one less
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from torch import nn
@@ -16,7 +16,7 @@ from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.decoder import DecoderLM, Kind
 from isoform.reference.layers import Embedding, Linear, RMSNorm, Rope
 from isoform.reference.text.causal import TRUNK, causal_tasks, decoder_config, decoder_fields, layer_types, tied_head
-from isoform.reference.text.sandwich import SANDWICH, sandwich_layer
+from isoform.reference.text.sandwich import SANDWICH, sandwich_layer, sandwich_refusal, score_divisor
 from isoform.reference.weights import Rule
 
 
@@ -72,8 +72,11 @@ RULES: tuple[Rule, ...] = (*TRUNK, *SANDWICH)
 
 
 def gguf_fields(c: Gemma2Config) -> dict[str, Any]:
+    fields = decoder_fields(c)
+    if c.rope.theta == 10000:  # llama.cpp's default, which its converter leaves out
+        del fields["rope.freq_base"]
     return {
-        **decoder_fields(c),
+        **fields,
         "attn_logit_softcapping": c.attn_logit_softcapping,
         "final_logit_softcapping": c.final_logit_softcapping,
         "attention.sliding_window": c.sliding_window,
@@ -84,11 +87,21 @@ def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
     config = decoder_config("Gemma2ForCausalLM", "gemma2", fields, shapes)
     return {
         **config,
-        "query_pre_attn_scalar": config["head_dim"],
-        "sliding_window": fields["attention.sliding_window"],
-        "attn_logit_softcapping": fields.get("attn_logit_softcapping"),
-        "final_logit_softcapping": fields.get("final_logit_softcapping"),
+        "query_pre_attn_scalar": score_divisor(Gemma2Config.from_dict(config), 46),
+        "sliding_window": fields.get("attention.sliding_window", 4096),
+        "attn_logit_softcapping": fields.get("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": fields.get("final_logit_softcapping", 30.0),
     }
+
+
+def refuse(c: Gemma2Config) -> str:
+    if not c.attn_logit_softcapping or not c.final_logit_softcapping:
+        return "llama.cpp always caps the scores and logits of this architecture, and the model leaves a cap out"
+    if not c.tie_word_embeddings:
+        return "llama.cpp has no separate head for this architecture (tie_word_embeddings is false)"
+    if layer_types(c, lambda n: n % 2 == 0) != layer_types(replace(c, layer_types=()), lambda n: n % 2 == 0):
+        return "llama.cpp has a window on every other layer of this architecture, starting with the first"
+    return sandwich_refusal(c, 46)
 
 
 FAMILY = Family(
@@ -101,5 +114,5 @@ FAMILY = Family(
     prefix="model",
     heads=("head",),
     tied=tied_head,
-    gguf=Gguf(arch="gemma2", fields=gguf_fields, config=from_gguf, tasks=("text-generation",)),
+    gguf=Gguf(arch="gemma2", fields=gguf_fields, config=from_gguf, refuse=refuse, tasks=("text-generation",)),
 )

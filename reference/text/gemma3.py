@@ -6,7 +6,7 @@ Gemma Team 2025, https://arxiv.org/abs/2503.19786. The stored norms are one less
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from torch import nn
@@ -17,7 +17,7 @@ from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.decoder import DecoderLM, Kind
 from isoform.reference.layers import Embedding, Linear, RMSNorm, Rope
 from isoform.reference.text.causal import TRUNK, causal_tasks, decoder_config, decoder_fields, layer_types, tied_head
-from isoform.reference.text.sandwich import SANDWICH, sandwich_layer
+from isoform.reference.text.sandwich import SANDWICH, sandwich_layer, sandwich_refusal, score_divisor
 from isoform.reference.weights import Fold, Rule
 
 
@@ -92,19 +92,48 @@ RULES: tuple[Rule, ...] = (
 
 
 def gguf_fields(c: Gemma3Config) -> dict[str, Any]:
-    return {**decoder_fields(c), "attention.sliding_window": c.sliding_window}
+    fields = {
+        **decoder_fields(c),
+        "attention.sliding_window": c.sliding_window,
+        "rope.freq_base_swa": c.local_rope.theta,
+    }
+    if c.final_logit_softcapping:
+        fields["final_logit_softcapping"] = c.final_logit_softcapping
+    if (period := _period(c)) != 6:
+        fields["attention.sliding_window_pattern"] = period
+    return fields
+
+
+def _period(c: Gemma3Config) -> int:
+    """Every how many layers one sees all; 0 when the layers follow no such rule."""
+
+    def types(period: int) -> tuple[str, ...]:
+        return layer_types(replace(c, layer_types=()), lambda n: (n + 1) % period != 0)
+
+    wanted = layer_types(c, lambda n: (n + 1) % c.sliding_window_pattern != 0)
+    return next((period for period in (6, *range(1, len(wanted) + 2)) if types(period) == wanted), 0)
 
 
 def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     config = decoder_config("Gemma3ForCausalLM", "gemma3_text", fields, shapes)
     return {
         **config,
-        "query_pre_attn_scalar": config["head_dim"],
+        "query_pre_attn_scalar": score_divisor(Gemma3Config.from_dict(config), 62),
         "sliding_window": fields["attention.sliding_window"],
-        "rope_theta": fields.get("rope.freq_base", 1e6),
         "rope_local_base_freq": fields.get("rope.freq_base_swa", 10000.0),
-        "sliding_window_pattern": 6,
+        "sliding_window_pattern": fields.get("attention.sliding_window_pattern", 6),
+        "final_logit_softcapping": fields.get("final_logit_softcapping"),
     }
+
+
+def refuse(c: Gemma3Config) -> str:
+    if c.attn_logit_softcapping:
+        return "llama.cpp does not cap the scores of this architecture (attn_logit_softcapping is set)"
+    if c.local_rope.kind != "default":
+        return "llama.cpp does not scale the rotary positions of this architecture's windowed layers"
+    if not _period(c):
+        return "llama.cpp wants windowed layers in a regular pattern (layer_types follows none)"
+    return sandwich_refusal(c, 62)
 
 
 FAMILY = Family(
@@ -117,5 +146,5 @@ FAMILY = Family(
     prefix="model",
     heads=("head",),
     tied=tied_head,
-    gguf=Gguf(arch="gemma3", fields=gguf_fields, config=from_gguf, tasks=("text-generation",)),
+    gguf=Gguf(arch="gemma3", fields=gguf_fields, config=from_gguf, refuse=refuse, tasks=("text-generation",)),
 )

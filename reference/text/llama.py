@@ -6,12 +6,15 @@ Touvron et al. 2023, https://arxiv.org/abs/2302.13971; Llama 3, https://arxiv.or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import torch
 from torch import nn
 
+from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.layers import inverse_frequencies, llama3_factors
@@ -21,6 +24,7 @@ from isoform.reference.text.causal import (
     causal_tasks,
     decoder_config,
     decoder_fields,
+    decoder_refusal,
     plain_decoder,
     tied_head,
 )
@@ -71,7 +75,13 @@ def build(c: LlamaConfig, head: bool) -> nn.Module:
 
 
 def gguf_fields(c: LlamaConfig) -> dict[str, Any]:
-    return {**decoder_fields(c), "vocab_size": c.vocab_size, "rope.dimension_count": c.head_size}
+    return {
+        **decoder_fields(c),
+        "attention.key_length": c.head_size,
+        "attention.value_length": c.head_size,
+        "vocab_size": c.vocab_size,
+        "rope.dimension_count": c.head_size,
+    }
 
 
 def rope_factors(c: LlamaConfig) -> dict[str, Sequence[float]]:
@@ -80,6 +90,58 @@ def rope_factors(c: LlamaConfig) -> dict[str, Sequence[float]]:
         return {}
     plain = inverse_frequencies(c.head_size, RopeConfig(theta=c.rope.theta))
     return {"rope_freqs.weight": llama3_factors(plain, c.rope).tolist()}
+
+
+def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    config = decoder_config("LlamaForCausalLM", "llama", fields, shapes)
+    bias = {"attention_bias": "blk.0.attn_output.bias", "mlp_bias": "blk.0.ffn_down.bias"}
+    config |= {key: tensor in shapes for key, tensor in bias.items()}
+    if (factors := fields.get("rope_freqs.weight")) is not None:
+        head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+        config["rope_scaling"] = _llama3_settings(factors, head_dim, config["rope_theta"])
+    return config
+
+
+def _llama3_settings(factors: Sequence[float], head_dim: int, theta: float) -> dict[str, Any]:
+    """The settings that give these factors: a GGUF holds no others.
+
+    Only original_max_position_embeddings over each of the two bounds counts, so low_freq_factor may be taken as 1. On
+    the slope between the bounds 1/factor grows in a straight line with the frequency; that gives the two unknowns. With
+    fewer than two factors on the slope, several settings are right and Llama's own high_freq_factor is tried.
+    """
+    frequencies = inverse_frequencies(head_dim, RopeConfig(theta=theta))
+    wanted, factor = torch.tensor(factors), max(factors)
+    slope = [
+        (frequency / (2 * math.pi), (1 / each - 1 / factor) / (1 - 1 / factor))
+        for each, frequency in zip(factors, frequencies.tolist(), strict=False)
+        if 1 < each < factor
+    ]
+    tries = [(length, 4.0) for length in (8192, *(2**n for n in range(4, 21)))]
+    if len(slope) > 1:  # smooth = (length * x - 1) / (high - 1) is a line through two points
+        (x1, y1), (x2, y2) = slope[0], slope[-1]
+        steep = (y1 - y2) / (x1 - x2)
+        rise = 1 / (steep * x1 - y1)
+        tries.append((round(steep * rise), round(1 + rise, 4)))
+    tries += [(round((1 + 3 * y) / x), 4.0) for x, y in slope]
+    for length, high in tries:
+        rope = RopeConfig(
+            theta=theta,
+            kind="llama3",
+            factor=factor,
+            low_freq_factor=1.0,
+            high_freq_factor=high,
+            original_max_position_embeddings=length,
+        )
+        found = llama3_factors(frequencies, rope)
+        if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-5, atol=0):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": length,
+            }
+    raise UnsupportedModel("rope_freqs.weight holds other factors than Llama 3's rotary scaling gives")
 
 
 FAMILY = Family(
@@ -95,9 +157,10 @@ FAMILY = Family(
     gguf=Gguf(
         arch="llama",
         fields=gguf_fields,
-        config=lambda fields, shapes: decoder_config("LlamaForCausalLM", "llama", fields, shapes),
+        config=from_gguf,
         interleaved_rope=True,
         extra=rope_factors,
+        refuse=lambda c: decoder_refusal(c, [c.sliding_window], llama3=True),
         tasks=("text-generation",),
     ),
 )

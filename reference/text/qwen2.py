@@ -19,6 +19,7 @@ from isoform.reference.text.causal import (
     causal_tasks,
     decoder_config,
     decoder_fields,
+    decoder_refusal,
     plain_decoder,
     tied_head,
     upper_windows,
@@ -61,6 +62,15 @@ def build(c: Qwen2Config, head: bool) -> nn.Module:
     return plain_decoder(c, head, qkv_bias=True, windows=upper_windows(c))
 
 
+def refuse(c: Qwen2Config) -> str:
+    if c.head_size * c.num_attention_heads != c.hidden_size:
+        return (
+            f"llama.cpp wants hidden_size = heads x head_dim for this architecture, and the model has {c.hidden_size} "
+            f"and {c.num_attention_heads} x {c.head_size}"
+        )
+    return decoder_refusal(c, upper_windows(c))
+
+
 FAMILY = Family(
     name="qwen2",
     title="Qwen2, Qwen2.5",
@@ -75,6 +85,7 @@ FAMILY = Family(
         arch="qwen2",
         fields=decoder_fields,
         config=lambda fields, shapes: decoder_config("Qwen2ForCausalLM", "qwen2", fields, shapes),
+        refuse=refuse,
         tasks=("text-generation",),
     ),
 )

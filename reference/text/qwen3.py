@@ -20,6 +20,7 @@ from isoform.reference.text.causal import (
     causal_tasks,
     decoder_config,
     decoder_fields,
+    decoder_refusal,
     plain_decoder,
     tied_head,
     upper_windows,
@@ -70,6 +71,12 @@ def build(c: Qwen3Config, head: bool) -> nn.Module:
     )
 
 
+def refuse(c: Qwen3Config) -> str:
+    if c.attention_bias:
+        return "llama.cpp has no bias on the attention's output for this architecture (attention_bias is true)"
+    return decoder_refusal(c, upper_windows(c))
+
+
 FAMILY = Family(
     name="qwen3",
     title="Qwen3",
@@ -84,6 +91,7 @@ FAMILY = Family(
         arch="qwen3",
         fields=decoder_fields,
         config=lambda fields, shapes: decoder_config("Qwen3ForCausalLM", "qwen3", fields, shapes),
+        refuse=refuse,
         tasks=("text-generation",),
     ),
 )

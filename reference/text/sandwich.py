@@ -41,3 +41,25 @@ def sandwich_layer(c: Any, *, softcap: float = 0.0, head_norms: bool = False) ->
         norm(),
         norm(),
     )
+
+
+def score_divisor(c: Any, largest: int) -> int:
+    """The query_pre_attn_scalar that llama.cpp takes: the head size; in the model of `largest` layers, dim / heads."""
+    size: int = c.hidden_size // c.num_attention_heads if c.num_hidden_layers == largest else c.head_dim
+    return size
+
+
+def sandwich_refusal(c: Any, largest: int) -> str:
+    """Why llama.cpp would compute something else than the layers above."""
+    if c.query_pre_attn_scalar != score_divisor(c, largest):
+        return (
+            f"llama.cpp divides scores by the root of {score_divisor(c, largest)} for this architecture, the model by "
+            f"that of query_pre_attn_scalar = {c.query_pre_attn_scalar:g}"
+        )
+    if c.hidden_activation not in ("gelu_pytorch_tanh", "gelu_new"):
+        return f"llama.cpp has only the activation gelu_pytorch_tanh for this architecture, not {c.hidden_activation}"
+    if c.attention_bias:
+        return "llama.cpp has no bias on the attention's output for this architecture (attention_bias is true)"
+    if c.rope.kind == "llama3":
+        return "llama.cpp has no llama3 rotary scaling for this architecture"
+    return ""
