@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from isoform import support
-
 from tests.cli.test_bad_input import run
 
 Tiny = Callable[[str], Path]
