@@ -69,6 +69,14 @@ _LATIN_GREEK_CYRILLIC = (
     "]+"
 )
 _CASE_LIMIT = "llama.cpp tells upper from lower case for ASCII letters only, and takes no combining mark as a letter"
+_MARKS_IN_WORDS = (
+    rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+)
+_WORDS_WITH_SPACES = (
+    rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+)
 _CASCADE = "|".join(rf"\s{{{n}}}(?!\S)" for n in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
 
 
@@ -115,7 +123,8 @@ PRE_TOKENIZERS: tuple[PreTokenizer, ...] = (
         ignore_merges=True,
         add_bos=True,
     ),
-    PreTokenizer(names=("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), splits=(THREE_DIGITS,)),
+    PreTokenizer(names=("glm4",), splits=(THREE_DIGITS,), ignore_merges=True),
+    PreTokenizer(names=("dbrx", "smaug-bpe", "chatglm-bpe"), splits=(THREE_DIGITS,)),
     PreTokenizer(
         names=("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "hunyuan", "solar-open", "grok-2"),
         splits=(ONE_DIGIT,),
@@ -125,10 +134,7 @@ PRE_TOKENIZERS: tuple[PreTokenizer, ...] = (
     PreTokenizer(names=("stablelm2", "megrez"), splits=(ONE_DIGIT,)),
     PreTokenizer(
         names=("qwen35",),
-        splits=(
-            rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
-            rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}",
-        ),
+        splits=(_MARKS_IN_WORDS,),
         clean_spaces=False,
         composed=("qwen35",),
     ),
@@ -142,7 +148,7 @@ PRE_TOKENIZERS: tuple[PreTokenizer, ...] = (
         names=("deepseek-llm",),
         splits=(r"[\r\n]", _LATIN_GREEK_CYRILLIC, r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", _HAN, DIGITS),
         clean_spaces=False,
-        limit=r"\s+$ takes white space of every kind there, and only what stands at the end of a piece here",
+        limit=r"in this cut, \s of llama.cpp takes no no-break space",
     ),
     PreTokenizer(
         names=("deepseek-coder",),
@@ -195,10 +201,7 @@ PRE_TOKENIZERS: tuple[PreTokenizer, ...] = (
     ),
     PreTokenizer(
         names=("exaone-moe",),
-        splits=(
-            rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
-            r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
-        ),
+        splits=(_WORDS_WITH_SPACES,),
     ),
     PreTokenizer(
         names=("jais-2",),
