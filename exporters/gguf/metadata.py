@@ -38,9 +38,7 @@ def metadata(model: Model, gguf: Gguf, kind: str, tensors: Sequence[Entry], pre:
     found["general.file_type"] = FILE_TYPES[kind]
     found["general.quantization_version"] = QUANTIZATION_VERSION
     checkpoint = model.checkpoint
-    if isinstance(
-        checkpoint, GgufCheckpoint
-    ):  # its tokenizer as it stands: rebuilding it would lose what llama.cpp knows
+    if isinstance(checkpoint, GgufCheckpoint):  # its tokenizer as it stands, with what llama.cpp alone knows
         return found | {key: value for key, value in checkpoint.metadata.items() if key.startswith("tokenizer.")}
     rows = model.weights["embed.weight"].shape[0]
     return found | tokenizer_metadata(tokenizer_files(checkpoint.folder), rows, pre)

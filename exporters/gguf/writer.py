@@ -51,7 +51,7 @@ def write_file(
         for entry in tensors:
             start = done
             for piece in entry.pieces():
-                stream.write(memoryview(piece).cast("B"))
+                stream.write(piece.data)
                 done += piece.nbytes
                 progress(text, done, total)
             if done - start != entry.nbytes:
