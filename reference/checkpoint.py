@@ -41,6 +41,7 @@ DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
 }
 """safetensors' dtype names and torch's."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 SIDECARS = (
     "config.json",
@@ -269,6 +270,8 @@ class PickleCheckpoint(Checkpoint):
                     raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor with a name")
                 if value.layout != torch.strided or value.device.type != "cpu":
                     raise CheckpointError(f"{path}: {key} is no plain tensor ({value.layout}, {value.device})")
+                if value.dtype not in _NAMES:
+                    raise CheckpointError(f"{path}: {key} has dtype {value.dtype}, which isoform does not read")
                 self._tensors[key] = (value.detach(), path)
         for key in shards or {}:
             if key not in self._tensors:
@@ -285,10 +288,7 @@ class PickleCheckpoint(Checkpoint):
 
     def info(self, key: str) -> TensorInfo:
         tensor, path = self._tensors[key]
-        names = {dtype: name for name, dtype in DTYPES.items()}
-        if tensor.dtype not in names:
-            raise CheckpointError(f"{path}: {key} has dtype {tensor.dtype}, which isoform does not read")
-        return TensorInfo(names[tensor.dtype], tuple(tensor.shape), path, -1, tensor.nbytes)
+        return TensorInfo(_NAMES[tensor.dtype], tuple(tensor.shape), path, -1, tensor.nbytes)
 
     def files(self) -> list[Path]:
         return self._paths
@@ -296,12 +296,14 @@ class PickleCheckpoint(Checkpoint):
 
 def _unpickle(path: Path) -> Mapping[Any, Any]:
     import pickle
+    import warnings
     import zipfile
 
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; fetch the checkpoint again")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols: what matters is raised
+            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds a pickle that is more than tensors, which isoform never runs ({first_line(error)}); "
@@ -346,7 +348,8 @@ def open_checkpoint(
         path = Path(source).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
     except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
-        raise CheckpointError(f"{source} cannot be opened ({first_line(error)})") from None
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise CheckpointError(f"{source} cannot be opened ({reason})") from None
     if is_file:
         if path.suffix == ".gguf":
             from isoform.reference.gguf_file import GgufCheckpoint

@@ -165,7 +165,7 @@ def account(
     missing = [key for key in expected if key not in weights]
     if missing:
         keys = [key for key, _ in hub_names(missing, family.rules).values()]
-        raise CheckpointError(f"{name}: the checkpoint lacks {_list(keys)}, which the model needs")
+        raise CheckpointError(f"{name}: the checkpoint lacks {_list(keys)}, which its config.json asks for")
     spare = tuple(f"{head}." for head in family.heads)
     unexpected = [
         weight.hub
