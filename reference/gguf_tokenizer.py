@@ -22,6 +22,8 @@ from isoform.reference.pretokenizers import (
     GGUF_UNIGRAM,
     GGUF_WORDPIECE,
     PRE_TOKENIZERS,
+    WORDPIECE_CUT,
+    WORDPIECE_NORMALIZER,
     PreTokenizer,
     pre_tokenizer_steps,
 )
@@ -306,13 +308,13 @@ def _wordpiece(vocabulary: _Vocabulary) -> dict[str, Any]:
             words[f"##{token}"] = index
     return {
         "normalizer": {
-            "type": "BertNormalizer",
+            "type": WORDPIECE_NORMALIZER,
             "clean_text": True,
             "handle_chinese_chars": True,
             "strip_accents": vocabulary.get("normalizer.strip_accents"),
             "lowercase": lowercase,
         },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "pre_tokenizer": {"type": WORDPIECE_CUT},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
             "type": "WordPiece",

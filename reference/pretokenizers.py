@@ -24,6 +24,12 @@ GGUF_UNIGRAM = "t5"
 GGUF_NONE = "none"
 GGUF_RAW_BPE = "gemma4"  # merges over "▁"-escaped UTF-8; the same as GGUF_BYTE_BPE with a pre-tokenizer that is `raw`
 
+# The steps of a tokenizer.json that the tokenizers library names after the family that had each first.
+WORDPIECE_NORMALIZER = "BertNormalizer"
+WORDPIECE_CUT = "BertPreTokenizer"
+CLS_SEP = "BertProcessing"  # adds CLS and SEP
+CLS_SEP_SEP = "RobertaProcessing"  # the same, with two SEP between two texts
+
 # tokenizer.ggml.pre of a WordPiece vocabulary. llama.cpp ignores it there; its converter writes this for the usual one.
 WORDPIECE_PRE = "jina-v2-en"
 

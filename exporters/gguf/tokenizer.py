@@ -38,11 +38,15 @@ from typing import Any
 from isoform.errors import CheckpointError, InputError, UnsupportedExport
 from isoform.reference import sentencepiece_model
 from isoform.reference.pretokenizers import (
+    CLS_SEP,
+    CLS_SEP_SEP,
     GGUF_BYTE_BPE,
     GGUF_SENTENCEPIECE_BPE,
     GGUF_UNIGRAM,
     GGUF_WORDPIECE,
     NAMED_ONLY,
+    WORDPIECE_CUT,
+    WORDPIECE_NORMALIZER,
     WORDPIECE_PRE,
     PreTokenizer,
     match,
@@ -102,7 +106,8 @@ def tokenizer_metadata(files: Mapping[str, Any], vocab_size: int, pre: str | Non
     Values are str, bool, int (UINT32), lists of str, int (INT32) and float (FLOAT32), and bytes (an array of UINT8).
     """
     tokenizer = files.get("tokenizer.json")
-    model = _sentencepiece(files)
+    # A tokenizer.model beside a byte-level tokenizer.json can be a file of another kind.
+    model = _sentencepiece(files) if tokenizer is None or _is_sentencepiece_bpe(tokenizer) else None
     if tokenizer is None and model is None:
         raise CheckpointError(
             "the checkpoint has no tokenizer.json (nor a SentencePiece tokenizer.model), so its GGUF file would have "
@@ -245,11 +250,11 @@ def _special(
     add: dict[str, bool] = {}
     post = tokenizer.get("post_processor") or {}
     for processor in post.get("processors", [post]):
-        if processor.get("type") == "RobertaProcessing":
+        if processor.get("type") == CLS_SEP_SEP:
             add.update(bos=True, eos=True, sep=True)
             names["cls"] = names["cls"] or processor.get("cls", [names["bos"]])[0]
             names["sep"] = names["sep"] or processor.get("sep", [names["eos"]])[0]
-        elif processor.get("type") == "BertProcessing":
+        elif processor.get("type") == CLS_SEP:
             add.update(bos=True, eos=True, sep=False)
             names["bos"] = names["bos"] or processor.get("cls", [None])[0]
             names["eos"] = names["eos"] or processor.get("sep", [None])[0]
@@ -451,7 +456,7 @@ def _lowercase(tokenizer: Mapping[str, Any]) -> dict[str, bool]:
             found[f"{KEY}normalizer.lowercase"] = True
         elif step.get("type") == "StripAccents":
             found[f"{KEY}normalizer.strip_accents"] = True
-        elif step.get("type") == "BertNormalizer":
+        elif step.get("type") == WORDPIECE_NORMALIZER:
             for switch in ("lowercase", "strip_accents"):
                 if step.get(switch) is not None:
                     found[f"{KEY}normalizer.{switch}"] = bool(step[switch])
@@ -584,12 +589,15 @@ def _wordpiece(files: Mapping[str, Any], tokenizer: Mapping[str, Any], vocab_siz
     prefix = model.get("continuing_subword_prefix", "##")
     steps = _flat(tokenizer.get("normalizer"), "normalizers")
     cuts = [step.get("type") for step in _flat(tokenizer.get("pre_tokenizer"), "pretokenizers")]
-    if prefix != "##" or cuts != ["BertPreTokenizer"]:
+    if prefix != "##" or cuts != [WORDPIECE_CUT]:
         raise UnsupportedExport(
             f"llama.cpp's WordPiece continues words with '##' and cuts at white space and punctuation, but here the "
             f"prefix is {prefix!r} and the pre_tokenizer {tokenizer.get('pre_tokenizer')!r}; export to ONNX instead"
         )
-    if len(steps) != 1 or not all(steps[0].get(on, True) for on in ("clean_text", "handle_chinese_chars")):
+    kinds = [step.get("type") for step in steps]
+    if kinds != [WORDPIECE_NORMALIZER] or not all(
+        steps[0].get(on, True) for on in ("clean_text", "handle_chinese_chars")
+    ):
         raise UnsupportedExport(
             f"llama.cpp's WordPiece cleans text and sets Chinese characters apart, but this tokenizer's normalizer is "
             f"{tokenizer.get('normalizer')!r}; export to ONNX instead"

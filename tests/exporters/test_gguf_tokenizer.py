@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from isoform.errors import CheckpointError, InputError, UnsupportedExport
 from isoform.exporters.gguf.tokenizer import tokenizer_files, tokenizer_metadata
 from isoform.reference import sentencepiece_model
+from isoform.reference.gguf_tokenizer import tokenizer_from_gguf
 from isoform.reference.pretokenizers import PRE_TOKENIZERS, PreTokenizer, match, pre_tokenizer_steps
 from isoform.runtimes.llamacpp.vocabulary import Vocabulary
 from tests.oracle.convert_gguf import oracle_convert
@@ -293,6 +294,23 @@ def test_a_tokenizer_model_alone_is_enough(kind: str, tmp_path: Path) -> None:
         texts = [text for text in TEXTS if "▁" not in text and "\0" not in text]
         ids = vocabulary.tokenize(texts, add_special=False)
     assert [text for text, found in zip(texts, ids, strict=True) if found != theirs.encode(text)] == []
+
+
+def test_a_tokenizer_model_beside_its_tokenizer_json_gives_the_scores(tmp_path: Path) -> None:
+    path = train(tmp_path, "bpe")
+    model = sentencepiece_model.parse(path.read_bytes())
+    alone = tokenizer_metadata({path.name: path.read_bytes()}, len(model.pieces))
+    config = {"vocab_size": len(model.pieces)}
+    both = {**tokenizer_from_gguf(alone), path.name: path.read_bytes(), "config.json": config}
+    found = tokenizer_metadata(both, len(model.pieces))
+    assert found["tokenizer.ggml.tokens"] == alone["tokenizer.ggml.tokens"]
+    plain = [index for index, kind in enumerate(found["tokenizer.ggml.token_type"]) if kind in (1, 6)]
+    assert [found["tokenizer.ggml.scores"][i] for i in plain] == [model.scores[i] for i in plain]
+
+
+def test_a_tokenizer_model_of_another_kind_is_not_read() -> None:
+    files = unknown() | {"tokenizer.model": b"aGVsbG8= 0\n"}
+    assert tokenizer_metadata(files, 3)["tokenizer.ggml.model"] == "gpt2"
 
 
 def test_a_damaged_tokenizer_model_is_refused(tmp_path: Path) -> None:
