@@ -1,0 +1,48 @@
+"""Pipelines: a task in, answers out, with the keys and values of transformers' pipeline."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import InputError
+
+if TYPE_CHECKING:
+    from isoform.runtimes.pipelines.base import Pipeline
+    from isoform.runtimes.session import Session
+
+# task -> its module and class here, and the task of the model that serves it
+TASKS: dict[str, tuple[str, str, str]] = {
+    "feature-extraction": ("feature_extraction", "FeatureExtraction", "feature-extraction"),
+    "fill-mask": ("fill_mask", "FillMask", "fill-mask"),
+    "question-answering": ("question_answering", "QuestionAnswering", "question-answering"),
+    "sentence-similarity": ("sentence_similarity", "SentenceSimilarity", "feature-extraction"),
+    "text-classification": ("text_classification", "TextClassification", "text-classification"),
+    "text-generation": ("text_generation", "TextGeneration", "text-generation"),
+    "token-classification": ("token_classification", "TokenClassification", "token-classification"),
+}
+ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
+
+
+def model_task(task: str) -> str:
+    """The task that a model must be opened or exported for, to serve this pipeline. InputError when there is none."""
+    return TASKS[_known(task)][2]
+
+
+def build_pipeline(task: str, session: Session, folder: str | Path, **parameters: Any) -> Pipeline:
+    """The pipeline of a task over an open session and the folder with the model's config and tokenizer files.
+
+    The pipeline owns the session and closes it. `parameters` hold for every call; `batch_size` and `keep` (an object
+    to hold on to until it closes) are the pipeline's own.
+    """
+    module, name, _ = TASKS[_known(task)]
+    kind: type[Pipeline] = getattr(import_module(f"{__name__}.{module}"), name)
+    return kind(session, Path(folder), **parameters)
+
+
+def _known(task: str) -> str:
+    name = ALIASES.get(task, task)
+    if name not in TASKS:
+        raise InputError(f"there is no pipeline for {task!r}; there are {', '.join(TASKS)}")
+    return name
