@@ -1,0 +1,210 @@
+"""What a model is asked in a check: rows of tokens, and how they are put together. Made from its signature alone.
+
+The truth about a row is what the reference says about that row alone, unpadded and in one pass. Every case (a batch,
+a padding, a cache filled in parts) must give each of its rows that same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from isoform.errors import InputError
+from isoform.signature import BATCH, LENGTH, PAST, TOTAL, Port, Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from isoform.reference.model import Model
+
+SHORT, LONG, STEPS = 7, 40, 8  # tokens; the last that many of a long row are decoded with a cache
+SMALL_WINDOW = 64  # a longer window is not outgrown here: rows of that length would take minutes on a large model
+
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "In 1969 a guidance computer with 4 KiB of memory helped three people to the Moon and back; naïve but true.",
+    "print(f'{x:>8.3f}')  # 数値を表示する 🙂",
+)
+"""Real text: prose, numbers and punctuation, code with another script and an emoji."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One sequence: int64 arrays of shape (T,)."""
+
+    tokens: NDArray[np.int64]
+    types: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Rows together in a batch, shorter ones padded on one side.
+
+    `parts`: instead of one pass the cache is filled by these numbers of slots, one step each; the first part is
+    padded, what follows is not. `optional`: a session may refuse it, as not every backend has every input.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    side: Literal["left", "right"] = "right"
+    parts: tuple[int, ...] = ()
+    last_only: bool = False  # with parts: ask for the logits of each step's last slot, as generation does
+    optional: bool = False
+    mask: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        width, tail = max(map(len, self.rows)), sum(self.parts[1:])
+        mask = np.ones((len(self.rows), width), np.int64)
+        for line, row in zip(mask, self.rows, strict=True):
+            missing = width - len(row)
+            line[slice(0, missing) if self.side == "left" else slice(width - tail - missing, width - tail)] = 0
+        object.__setattr__(self, "mask", mask)
+
+    def inputs(self, signature: Signature) -> dict[str, NDArray[Any]]:
+        """Every input port for one pass over all slots. Padded slots hold tokens too: nobody may look at them."""
+        return {port.name: self._port(port) for port in signature.inputs}
+
+    def _port(self, port: Port) -> NDArray[Any]:
+        import numpy as np
+
+        if port.name == "attention_mask":
+            return self.mask
+        if port.name == "position_ids":
+            return np.maximum(self.mask.cumsum(1) - 1, 0)
+        if port.name == "input_ids":
+            return self._padded([row.tokens for row in self.rows])
+        if port.name == "token_type_ids":
+            return self._padded([row.types for row in self.rows])
+        if PAST in port.axes:
+            sizes: dict[str | int, int] = {BATCH: len(self.rows), PAST: 0}
+            return np.zeros([sizes[a] if isinstance(a, str) else a for a in port.axes], np.float32)
+        raise InputError(f"the validators do not know what to feed into the port {port.name!r} {port.axes}")
+
+    def _padded(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        import numpy as np
+
+        out = np.stack([np.resize(row[::-1], self.mask.shape[1]) for row in rows])
+        for line, mask, row in zip(out, self.mask, rows, strict=True):
+            line[mask == 1] = row
+        return out
+
+    def steps(self, signature: Signature) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """The slots of each part, and its inputs but for the past."""
+        whole = {name: array for name, array in self.inputs(signature).items() if array.shape == self.mask.shape}
+        start = 0
+        for part in self.parts:
+            slots = slice(start, start + part)
+            feed = {name: array[:, slots] for name, array in whole.items()}
+            yield slots, {**feed, "attention_mask": self.mask[:, : slots.stop]}
+            start = slots.stop
+
+
+def real(port: Port, output: NDArray[Any], mask: NDArray[np.int64]) -> NDArray[Any]:
+    """The values of one row of an output that stand for tokens: output without its batch axis, mask (S,)."""
+    for axis, name in enumerate(port.axes[1:]):
+        if name in (LENGTH, TOTAL):
+            output = output.compress(mask[-output.shape[axis] :] != 0, axis) if output.shape[axis] else output
+    return output
+
+
+def token_cases(model: Model, seed: int = 0) -> list[Case]:
+    """The cases of a model whose inputs are tokens, the same for the same seed."""
+    import numpy as np
+
+    ports = {port.name for port in model.signature.inputs}
+    vocabulary = model.weights["embed.weight"].shape[0]
+    limit = _positions(model)
+    longest = min(_window(model) + 9, limit)
+    random = np.random.default_rng(seed)
+
+    def row(length: int, types: int = 1) -> Row:
+        length = max(1, min(length, limit))
+        return Row(random.integers(0, vocabulary, length), random.integers(0, types, length))
+
+    one, short, long = row(1), row(SHORT), row(longest)
+    mixed = (short, one, long)
+    cases = [
+        Case("one row, length 1", (one,)),
+        Case(f"one row, length {len(short)}", (short,)),
+        Case(f"one row, length {len(long)}", (long,)),
+        Case(f"batch of 3, length {len(short)}", (short, row(SHORT), row(SHORT))),
+    ]
+    cases += [Case(f"{side} padding, {_lengths(mixed)}", mixed, side) for side in ("left", "right")]
+    if "token_type_ids" in ports:
+        kinds = model.weights["type_embed.weight"].shape[0] if "type_embed.weight" in model.weights else 2
+        typed = tuple(row(len(r), min(2, kinds)) for r in mixed)
+        cases.append(Case(f"token types, {_lengths(typed)}", typed, "left", optional=True))
+    texts = _text_rows(model, vocabulary, limit)
+    if texts:
+        cases += [Case(f"text, {side} padding, {_lengths(texts)}", texts, side) for side in ("left", "right")]
+    if model.signature.cache is not None:
+        cases += _cached(long, row)
+    return cases
+
+
+def _cached(long: Row, row: Any) -> Iterator[Case]:
+    """A prompt, single tokens and a chunk through the cache; the prompt in two parts as well."""
+    total = len(long)
+    tail = (1, 1, 1, 1, STEPS - 4) if total > 2 * STEPS else (1,) * (total // 2)
+    prompt = total - sum(tail)
+    if prompt < 1:
+        return
+    first = min(SHORT, prompt)
+    parts = (first, prompt - first) if prompt > first else (first,)
+    yield Case(f"cached decoding, 1 row, parts {_join((*parts, *tail))}", (long,), parts=(*parts, *tail))
+    rows = (long, row(total - min(3, prompt - 1)), row(total - prompt + 1))
+    for side in ("left", "right"):
+        yield Case(
+            f"cached decoding, {side} padding, {_lengths(rows)}, parts {_join((prompt, *tail))}",
+            rows,
+            side,
+            (prompt, *tail),
+            last_only=side == "left",
+        )
+
+
+def _lengths(rows: Sequence[Row]) -> str:
+    return f"rows of {_join([len(row) for row in rows])}"
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _window(model: Model) -> int:
+    """The largest attention window of the model, or LONG - 9 when there is none or none that a check can outgrow."""
+    kinds = getattr(model.skeleton(), "kinds", ())
+    windows = [kind.window for kind in kinds if kind.window is not None and kind.window < SMALL_WINDOW]
+    return max(windows, default=LONG - 9)
+
+
+def _positions(model: Model) -> int:
+    """How many positions the model has: its table of learned ones, or what config.json says."""
+    if "position_embed.weight" in model.weights:
+        return int(model.weights["position_embed.weight"].shape[0])
+    return int(getattr(model.config, "max_position_embeddings", 2**31))
+
+
+def _text_rows(model: Model, vocabulary: int, limit: int) -> tuple[Row, ...]:
+    """TEXTS as the checkpoint's tokenizer reads them; none when it has none, or ids that the model has no row for."""
+    import numpy as np
+
+    text = model.checkpoint.read_text("tokenizer.json")
+    if text is None:
+        return ()
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    found = [np.array(tokenizer.encode(line).ids[: min(limit, SMALL_WINDOW)], np.int64) for line in TEXTS]
+    if any(not ids.size or ids.max() >= vocabulary for ids in found):
+        return ()
+    return tuple(Row(ids, np.zeros_like(ids)) for ids in found)
