@@ -127,9 +127,9 @@ def pipeline(
 
     opened = open_model(model, served, **hub)
     if path.suffix == ".gguf" and backend in ("auto", "llamacpp"):
-        session = backends.open_file(path, "llamacpp", opened.signature, device=device)
+        session = backends.open_session(path, "llamacpp", signature=opened.signature, device=device)
     elif backend in ("auto", "torch"):
-        session = backends.open_model_session(opened, dtype=dtype, device=device)
+        session = backends.open_session(opened, "torch", dtype=dtype, device=device)
     else:
         folder = _cached(opened, backends.FORMAT_OF[backend], dtype, progress)
         session, _ = backends.open_path(folder, backend, device=device, task=served)
@@ -138,6 +138,8 @@ def pipeline(
 
 def run(pipe: Pipeline, inputs: Sequence[str], parameters: dict[str, Any]) -> list[Any]:
     """The answers of a pipeline, one per input."""
+    if len(inputs) == 1:  # some of transformers' pipelines, and so ours, answer a list of one like its only item
+        return [pipe(inputs[0], **parameters)]
     return list(pipe(list(inputs), **parameters))
 
 
