@@ -90,7 +90,8 @@ def _convert(key: str, piece: torch.Tensor, kind: str) -> NDArray[Any]:
     import torch
 
     if kind == "BF16":
-        return piece.float().to(torch.bfloat16).view(torch.int16).numpy()
+        short = piece if piece.dtype == torch.bfloat16 else piece.float().to(torch.bfloat16)
+        return short.contiguous().view(torch.int16).numpy()
     if kind == "F16":
         half = piece.float().to(torch.float16)
         if not torch.isfinite(half).all():
