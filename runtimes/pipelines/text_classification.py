@@ -72,7 +72,7 @@ class TextClassification(Pipeline):
             function = "none" if kind == "regression" else "sigmoid" if many else "softmax"
         scores = logits
         if function != "none":
-            scores = softmax(logits) if function == "softmax" else 1 / (1 + np.exp(-logits))
+            scores = softmax(logits) if function == "softmax" else np.float32(1) / (np.float32(1) + np.exp(-logits))
         if top_k == "":
             best = int(scores.argmax())
             return {"label": self._label(best), "score": float(scores[best])}
