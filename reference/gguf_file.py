@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
 from isoform.reference.card import Family, Gguf
 from isoform.reference.checkpoint import DTYPES, Checkpoint, TensorInfo
 from isoform.reference.names import GGUF, rename
@@ -355,6 +355,8 @@ class GgufCheckpoint(Checkpoint):
             )
         try:
             config = gguf.config(fields, shapes)
+        except IsoformError as error:
+            raise type(error)(f"{self.path}: {error}") from None
         except KeyError as error:
             raise CheckpointError(
                 f"{self.path} has no {error.args[0]}, which {self.family.title} needs; convert the model again"
@@ -373,8 +375,8 @@ class GgufCheckpoint(Checkpoint):
         gguf = self._gguf
         try:
             typed = self.family.config.from_dict(self.config)
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.path}: as a {error}") from None
+        except IsoformError as error:
+            raise type(error)(f"{self.path} as a {error}") from None
         fields = gguf.fields(typed)
         for key, value in fields.items():
             stored = self.metadata.get(f"{gguf.arch}.{key}", value)

@@ -183,7 +183,7 @@ def altered(source: Path, folder: Path, **config: Any) -> Path:
     return copy
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "mistral_b": (None, {}, "sliding window"),
     "qwen2_window": (None, {}, "sliding window"),
     "qwen3_bias": (None, {}, "bias on the attention's output"),
