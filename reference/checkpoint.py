@@ -369,9 +369,9 @@ def _open_folder(folder: Path, name: str) -> Checkpoint:
     hint = f"it holds {ggufs[0]}: open that file" if ggufs else "give a checkpoint in the Hub's layout"
     config = read_json(folder / "config.json")
     if config is None:
-        raise CheckpointError(f"{folder} has no config.json; {hint}")
+        raise CheckpointError(f"{name} has no config.json; {hint}")
     if not isinstance(config, dict):
-        raise CheckpointError(f"{folder}/config.json holds a {type(config).__name__}, not an object; fetch it again")
+        raise CheckpointError(f"{name}: config.json holds a {type(config).__name__}, not an object; fetch it again")
     if (folder / "model.safetensors").is_file():
         return SafetensorsCheckpoint(folder, name, config, None)
     if (shards := _read_index(folder / "model.safetensors.index.json")) is not None:
@@ -380,4 +380,4 @@ def _open_folder(folder: Path, name: str) -> Checkpoint:
         return PickleCheckpoint(folder, name, config, None)
     if (shards := _read_index(folder / "pytorch_model.bin.index.json")) is not None:
         return PickleCheckpoint(folder, name, config, shards)
-    raise CheckpointError(f"{folder} holds no weights (model.safetensors, its index, or pytorch_model.bin); {hint}")
+    raise CheckpointError(f"{name} holds no weights (model.safetensors, its index, or pytorch_model.bin); {hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from isoform.errors import CheckpointError
-from isoform.reference.checkpoint import SIDECARS
+from isoform.reference.checkpoint import SIDECARS, first_line
 
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
@@ -14,20 +14,14 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-
 def download(
     repo: str, *, revision: str | None, token: str | None, cache_dir: str | Path | None, offline: bool
 ) -> Path:
-    """The local folder of a Hub repository: configuration, tokenizer and weights (`.bin` only without safetensors)."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    """The local folder of a Hub repository: configuration, tokenizer and weights (`.bin` only without safetensors).
 
-    def fetch(patterns: tuple[str, ...]) -> Path:
+    Raises CheckpointError when the repository, the revision or the Hub is out of reach; what came so far stays in the
+    cache, and the next call goes on from there.
+    """
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: tuple[str, ...], revision: str | None) -> Path:
         return Path(
             snapshot_download(
                 repo,
@@ -42,26 +36,35 @@ def download(
     if repo.count("/") > 1 or repo.startswith((".", "/", "~")):
         raise CheckpointError(f"{repo} does not exist; give a folder, a .gguf file or a Hub id such as org/name")
     try:
-        folder = fetch(_SAFETENSORS)
-        if not any(folder.glob("model*.safetensors*")):
-            folder = fetch(_PICKLES)
+        folder = fetch(_SAFETENSORS, revision)
+        if not any(path for pattern in _SAFETENSORS for path in folder.glob(pattern)):
+            folder = fetch(_PICKLES, folder.name)  # the commit, so that both fetches see the same files
         return folder
-    except HFValidationError:
-        raise CheckpointError(
-            f"{repo} is neither a file nor a Hub id; give a folder, a .gguf file or org/name"
-        ) from None
-    except GatedRepoError:
-        raise CheckpointError(f"{repo} is gated; accept its terms on the Hub and pass a token (HF_TOKEN)") from None
-    except RepositoryNotFoundError:
-        raise CheckpointError(f"{repo} is no folder here and not on the Hub (or private: set HF_TOKEN)") from None
-    except RevisionNotFoundError:
-        raise CheckpointError(f"{repo} has no revision {revision!r}; see its branches and tags on the Hub") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise CheckpointError(
-            f"{repo} is no folder here, not in the cache, and the Hub is out of reach or off"
-        ) from None
-    except EntryNotFoundError as error:
-        raise CheckpointError(f"{repo}: a file is missing on the Hub ({str(error).splitlines()[0]})") from None
-    except (HfHubHTTPError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{repo} could not be fetched ({reason}); try again") from None
+    except Exception as error:  # huggingface_hub lets those of its HTTP library through
+        raise CheckpointError(f"{repo} {_reason(error, revision)}") from error
+
+
+def _reason(error: Exception, revision: str | None) -> str:
+    """What went wrong and what to do, to follow the repository's name."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, HFValidationError):
+        return "is neither a file nor a Hub id; give a folder, a .gguf file or org/name"
+    if isinstance(error, GatedRepoError):
+        return "is gated; accept its terms on the Hub and pass a token (HF_TOKEN)"
+    if isinstance(error, RepositoryNotFoundError):
+        return "is no folder here and not on the Hub (or private: pass a token, HF_TOKEN)"
+    if isinstance(error, RevisionNotFoundError):
+        return f"has no revision {revision!r}; see its branches and tags on the Hub"
+    if isinstance(error, LocalEntryNotFoundError) and not isinstance(error.__cause__, OfflineModeIsEnabled | None):
+        return f"is no folder here, not whole in the cache, and the Hub is out of reach ({first_line(error.__cause__)})"
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return "is no folder here, not whole in the cache, and the Hub is off (offline, or HF_HUB_OFFLINE)"
+    return f"could not be fetched ({first_line(error)}); try again"
