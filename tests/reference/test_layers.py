@@ -49,10 +49,12 @@ def test_rotary_scores_depend_on_distance_only(
     q, k = random(1, 1, 2 * 16, seed=seed), random(1, 1, 2 * 16, seed=seed + 1)
     layer = Rope(16, rope)
 
+    def at(x: torch.Tensor, position: int) -> torch.Tensor:
+        cos, sin = layer(torch.tensor([[position]]), torch.float64)
+        return ops.rotary(x, cos, sin, 2).unflatten(-1, (2, 16))
+
     def scores(i: int, j: int) -> torch.Tensor:
-        at_i, at_j = (layer(torch.tensor([[p]]), torch.float64) for p in (i, j))
-        a, b = ops.rotary(q, *at_i, 2), ops.rotary(k, *at_j, 2)
-        return (a * b).unflatten(-1, (2, 16)).sum(-1)
+        return (at(q, i) * at(k, j)).sum(-1)
 
     assert torch.allclose(
         scores(query, query + distance), scores(query + shift, query + shift + distance), rtol=0, atol=1e-9
@@ -62,8 +64,8 @@ def test_rotary_scores_depend_on_distance_only(
 @pytest.mark.parametrize("rope", ROPES)
 def test_rotating_keeps_lengths_and_leaves_position_zero_alone(rope: RopeConfig) -> None:
     x = random(2, 7, 3 * 8)
-    angles = Rope(8, rope)(torch.arange(7).expand(2, 7), torch.float64)
-    turned = ops.rotary(x, *angles, 3)
+    cos, sin = Rope(8, rope)(torch.arange(7).expand(2, 7), torch.float64)
+    turned = ops.rotary(x, cos, sin, 3)
     assert torch.equal(turned[:, 0], x[:, 0])
     assert torch.allclose(turned.unflatten(-1, (3, 8)).norm(dim=-1), x.unflatten(-1, (3, 8)).norm(dim=-1))
 
