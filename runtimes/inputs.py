@@ -1,0 +1,50 @@
+"""Arrays on their way into a session, checked against its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import InputError
+from isoform.signature import LENGTH, PAST, TOTAL, Port, Signature
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def checked(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Every input port in order: int64 or float32, contiguous. Raises InputError that names what does not fit."""
+    names = [port.name for port in signature.inputs]
+    missing, unknown = [n for n in names if n not in inputs], sorted(set(inputs) - set(names))
+    if missing or unknown:
+        wrong = f"{', '.join(missing)} missing" if missing else f"{', '.join(unknown)} unknown"
+        raise InputError(f"inputs: {wrong}; this model takes {', '.join(names)}")
+    arrays = {port.name: _typed(port, inputs[port.name]) for port in signature.inputs}
+    sizes: dict[str, int] = {}
+    for port in signature.inputs:
+        shape = arrays[port.name].shape
+        fits = len(shape) == len(port.axes) and all(
+            size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
+            for axis, size in zip(port.axes, shape, strict=True)
+        )
+        if not fits:
+            axes = ", ".join(str(sizes.get(axis, axis) if isinstance(axis, str) else axis) for axis in port.axes)
+            raise InputError(f"{port.name} has shape {shape}, not ({axes})")
+    if {LENGTH, PAST, TOTAL} <= sizes.keys() and sizes[TOTAL] != sizes[PAST] + sizes[LENGTH]:
+        raise InputError(
+            f"attention_mask spans {sizes[TOTAL]} slots, not {sizes[PAST]} cached and {sizes[LENGTH]} new ones"
+        )
+    return arrays
+
+
+def _typed(port: Port, value: Any) -> NDArray[Any]:
+    import numpy as np
+
+    array = np.asarray(value)
+    if port.dtype == "int64":
+        if array.dtype.kind not in "iub":
+            raise InputError(f"{port.name} has dtype {array.dtype}; it holds integers")
+        return np.ascontiguousarray(array, np.int64)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{port.name} has dtype {array.dtype}; it holds numbers")
+    return np.ascontiguousarray(array, np.float32)

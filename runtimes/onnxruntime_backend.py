@@ -1,0 +1,263 @@
+"""An ONNX graph as a `Session`, through ONNX Runtime's CPU or CUDA provider."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
+from isoform.runtimes.devices import cpus, gpus, parse_device
+from isoform.runtimes.inputs import checked
+from isoform.runtimes.stepping import SteppingDecoder
+from isoform.signature import Axis, CacheLayout, Port, Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PACKAGES = (
+    "pip install onnxruntime-gpu[cuda,cudnn] (and remove onnxruntime), with an NVIDIA driver for that CUDA version"
+)
+_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+_QUIET = 3  # errors only
+CACHE, IN_PLACE = "isoform.cache", "in_place"  # the graph's metadata, when one buffer may be past and present
+FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
+
+
+class OnnxRuntimeSession:
+    """A graph with its weights beside it; `signature` is read from the graph when there is none.
+
+    `threads` defaults to the CPUs this process may use. `strict` keeps TF32 off on a GPU.
+    """
+
+    backend: str = "onnxruntime"
+
+    def __init__(
+        self,
+        path: Path,
+        signature: Signature | None = None,
+        *,
+        device: str = "cpu",
+        strict: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; export the model again")
+        ort = _library()
+        options = ort.SessionOptions()
+        options.log_severity_level = _QUIET
+        options.intra_op_num_threads = cpus() if threads is None else threads
+        if options.intra_op_num_threads < 1:
+            raise InputError(f"threads={threads}: at least one is needed")
+        index = parse_device(device)
+        self._device = ("cpu", 0) if index is None else ("cuda", index)
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if index is not None:
+            _need_cuda(ort, index)
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": index, "use_tf32": int(not strict)}))
+        try:
+            session = ort.InferenceSession(path, options, providers=providers)
+        except _errors(ort) as error:
+            raise CheckpointError(
+                f"ONNX Runtime {ort.__version__} cannot open {path}: {_brief(error)}; export the model again"
+            ) from None
+        if index is not None and session.get_providers()[0] != "CUDAExecutionProvider":
+            raise BackendUnavailable(f"ONNX Runtime's CUDA provider does not start here; {PACKAGES}")
+        self._session: Any = session
+        self.types = {port.name: _type(path, port) for port in session.get_inputs()}
+        self.signature = signature or graph_signature(path, session)
+        for kind, ports, found in (
+            ("inputs", self.signature.inputs, session.get_inputs()),
+            ("outputs", self.signature.outputs, session.get_outputs()),
+        ):
+            names = {port.name for port in found}
+            if {port.name for port in ports} != names:
+                raise CheckpointError(
+                    f"{path} has the {kind} {', '.join(sorted(names))}, not those of its signature; export it again"
+                )
+
+    @property
+    def native(self) -> Any:
+        """The onnxruntime.InferenceSession. Raises InputError when the session is closed."""
+        if self._session is None:
+            raise InputError("this onnxruntime session is closed; open a new one")
+        return self._session
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """See `Session.run`."""
+        import numpy as np
+
+        arrays = checked(self.signature, inputs)
+        feeds = {name: array.astype(self.types[name], copy=False) for name, array in arrays.items()}
+        names = [port.name for port in self.signature.outputs]
+        try:
+            outputs = self.native.run(names, feeds)
+        except _errors(_library()) as error:
+            raise failed(error) from None
+        return {name: np.asarray(output, np.float32) for name, output in zip(names, outputs, strict=True)}
+
+    def decoder(self, batch: int) -> OnnxRuntimeDecoder:
+        """See `Session.decoder`; any number of decoders may be alive."""
+        return OnnxRuntimeDecoder(self, batch)
+
+    def close(self) -> None:
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class OnnxRuntimeDecoder(SteppingDecoder):
+    """The cache stays on the device.
+
+    Where the graph says that it appends in place, past and present are one buffer with room to spare; elsewhere what
+    it gives as present goes in again as past, a copy of the whole cache per pass.
+    """
+
+    def __init__(self, session: OnnxRuntimeSession, batch: int) -> None:
+        super().__init__(session.signature, batch)
+        self._session = session
+        self._inputs = [port.name for port in self.cache.ports("past_key_values", 0)]
+        self._outputs = [port.name for port in self.cache.ports("present", 0)]
+        self._logits = session.signature.outputs[0].name
+        self._in_place = session.native.get_modelmeta().custom_metadata_map.get(CACHE) == IN_PLACE
+        self._capacity, self._past = 0, self._room(batch, 0, {})
+        if self._in_place:
+            self._grow(batch, 0, FIRST_CAPACITY)
+
+    def _room(self, batch: int, capacity: int, held: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Zeros of shape (B, heads, capacity, D) for every cache input, the `held` slots (B, heads, P, D) in front."""
+        import numpy as np
+
+        room = {}
+        for name in self._inputs:
+            array = np.zeros((batch, self.cache.heads, capacity, self.cache.head_dim), self._session.types[name])
+            if name in held:
+                array[:, :, : held[name].shape[2]] = held[name]
+            room[name] = _library().OrtValue.ortvalue_from_numpy(array, *self._session._device)
+        return room
+
+    def _grow(self, batch: int, past: int, needed: int) -> None:
+        capacity = max(self._capacity, FIRST_CAPACITY)
+        while capacity < needed:
+            capacity *= 2
+        held = {name: value.numpy()[:, :, :past] for name, value in self._past.items()}
+        self._capacity, self._past = capacity, self._room(batch, capacity, held)
+
+    def _pass(
+        self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool
+    ) -> NDArray[np.float32]:
+        import numpy as np
+
+        if self._in_place and past + length > self._capacity:
+            self._grow(feeds["input_ids"].shape[0], past, past + length)
+        binding = self._session.native.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array.astype(self._session.types[name], copy=False))
+        binding.bind_output(self._logits, "cpu")
+        for (name, value), present in zip(self._past.items(), self._outputs, strict=True):
+            binding.bind_ortvalue_input(name, value)
+            if self._in_place:
+                binding.bind_ortvalue_output(present, value)
+            else:
+                binding.bind_output(present, *self._session._device)
+        try:
+            self._session.native.run_with_iobinding(binding)
+        except _errors(_library()) as error:
+            raise failed(error) from None
+        logits, *presents = binding.get_outputs()
+        if not self._in_place:
+            self._past = dict(zip(self._inputs, presents, strict=True))
+        values = logits.numpy() if needed else np.zeros((1, 1, 1), np.float32)
+        return np.array(values if all_logits else values[:, -1], np.float32)
+
+
+def graph_signature(path: Path, session: Any) -> Signature:
+    """The signature of a graph that came without one: its ports by name, a cache by `past_key_values.N.key`."""
+
+    def port(value: Any) -> Port:
+        axes: tuple[Axis, ...] = tuple(
+            size if isinstance(size, int) else size or f"{value.name}_{n}" for n, size in enumerate(value.shape)
+        )
+        return Port(value.name, "int64" if "int" in value.type else "float", axes)
+
+    inputs, outputs = (tuple(map(port, values)) for values in (session.get_inputs(), session.get_outputs()))
+    pasts = {p.name: p for p in inputs if re.fullmatch(r"past_key_values\.\d+\.(key|value)", p.name)}
+    if not pasts:
+        return Signature(inputs, outputs)
+    shapes = {p.axes[1::2] for p in pasts.values() if len(p.axes) == 4}
+    cache = None
+    if len(shapes) == 1:
+        heads, head_dim = shapes.pop()
+        if isinstance(heads, int) and isinstance(head_dim, int):
+            cache = CacheLayout(len(pasts) // 2, heads, head_dim)
+    past_names = [p.name for p in cache.ports("past_key_values", 0)] if cache else []
+    present_names = [p.name for p in cache.ports("present", 0)] if cache else []
+    by_name = {p.name: p for p in outputs}
+    if cache is None or set(past_names) != pasts.keys() or not set(present_names) <= by_name.keys():
+        raise CheckpointError(
+            f"{path}: its cache inputs {', '.join(sorted(pasts)[:3])}… are not a key and a value of one shape per "
+            "layer, with outputs present.N.key|value; export the model with `isoform export`"
+        )
+    return Signature(
+        (*(p for p in inputs if p.name not in pasts), *(pasts[name] for name in past_names)),
+        (*(p for p in outputs if p.name not in present_names), *(by_name[name] for name in present_names)),
+        cache,
+    )
+
+
+def _type(path: Path, port: Any) -> str:
+    if port.type not in _TYPES:
+        raise CheckpointError(
+            f"{path}: input {port.name} is a {port.type}, which isoform does not feed ({', '.join(_TYPES)})"
+        )
+    return _TYPES[port.type]
+
+
+def _library() -> Any:
+    """onnxruntime, or BackendUnavailable."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"the onnxruntime backend needs the package ({error}); pip install onnxruntime"
+        ) from None
+    return onnxruntime
+
+
+def _errors(ort: Any) -> tuple[type[Exception], ...]:
+    """Its exceptions have no common base but Exception."""
+    state = ort.capi.onnxruntime_pybind11_state
+    found = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*found, RuntimeError)
+
+
+def _need_cuda(ort: Any, index: int) -> None:
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise BackendUnavailable(f"the installed onnxruntime {ort.__version__} has no CUDA provider; {PACKAGES}")
+    count = gpus()
+    if index >= count:
+        raise BackendUnavailable(
+            f"the NVIDIA driver shows {count} devices, so cuda:{index} is not there; use device='cpu'"
+        )
+    ort.preload_dlls()  # from torch or the nvidia packages, wherever they are
+
+
+def failed(error: BaseException) -> IsoformError:
+    """What a run that ONNX Runtime refused becomes."""
+    return InputError(f"ONNX Runtime could not run the model on these inputs: {_brief(error)}")
+
+
+def _brief(error: BaseException) -> str:
+    """The message without its prefix of error codes and source lines."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return text if len(text) < 400 else text[:400] + "…"
