@@ -1,0 +1,105 @@
+"""`genai_config.json`: how onnxruntime-genai reads the graph, beside the tokenizer files at the root of the bundle.
+
+Its fields: https://onnxruntime.ai/docs/genai/reference/config.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from isoform.exporters.onnx.graph import MICROSOFT
+from isoform.signature import CacheLayout
+
+if TYPE_CHECKING:
+    from isoform.reference.model import Model
+
+NAME = "genai_config.json"
+TYPE = "decoder"  # its name for any decoder with a key/value cache, without habits of its own
+LENGTH = 4096  # a shared cache is allocated for `max_length` slots at once: the whole context may not fit into memory
+
+SEARCH = (
+    *("do_sample", "early_stopping", "length_penalty", "min_length", "no_repeat_ngram_size", "num_beams"),
+    *("num_return_sequences", "repetition_penalty", "temperature", "top_k", "top_p"),
+)
+"""Settings of generation_config.json that it knows, with the same meaning."""
+
+
+def genai_config(model: Model, graph: onnx.ModelProto, filename: str) -> str | None:
+    """The file's text for the graph at `filename`; None for a model that gives no logits or keeps no cache."""
+    signature = model.signature
+    cache, context = signature.cache, getattr(model.config, "max_position_embeddings", None)
+    if cache is None or context is None or signature.outputs[0].name != "logits":
+        return None
+    settings = generation_settings(model)
+    ends = settings.get("eos_token_id")
+    first = ends[0] if isinstance(ends, list) and ends else ends
+    tokens = {**settings, "pad_token_id": settings.get("pad_token_id", first)}
+    search = {name: settings[name] for name in SEARCH if _plain(settings.get(name))}
+    described = {
+        "model": {
+            "type": TYPE,
+            **{name: tokens[name] for name in sorted(tokens) if name in TOKENS and tokens[name] is not None},
+            "context_length": context,
+            "vocab_size": signature.outputs[0].axes[-1],
+            "decoder": {
+                "filename": filename,
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "head_size": cache.head_dim,
+                "num_key_value_heads": cache.heads,
+                "num_hidden_layers": cache.layers,
+                **{name: value for name in SIZES if (value := getattr(model.config, name, None)) is not None},
+                "inputs": {
+                    **{p.name: p.name for p in signature.inputs[: -2 * cache.layers]},
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {
+            "do_sample": False,
+            **search,
+            "max_length": min(context, LENGTH),
+            "past_present_share_buffer": shares_buffers(graph, cache),
+        },
+    }
+    return json.dumps(described, indent=2) + "\n"
+
+
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+SIZES = ("hidden_size", "num_attention_heads")
+
+
+def generation_settings(model: Model) -> Mapping[str, Any]:
+    """generation_config.json, else the token ids of config.json, without what is null."""
+    found = model.checkpoint.read_json("generation_config.json")
+    if not isinstance(found, dict):
+        found = {name: model.checkpoint.config.get(name) for name in TOKENS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def shares_buffers(graph: onnx.ModelProto, cache: CacheLayout) -> bool:
+    """Whether every cache output may be its input, written in place: so has only the grouped-query kernel it.
+
+    The other forms of attention append to a past that is exactly as long as it says.
+    """
+    presents = {port.name for port in cache.ports("present", 0)}
+    in_place = {
+        name
+        for node in graph.graph.node
+        if node.op_type == "GroupQueryAttention" and node.domain == MICROSOFT
+        for name in node.output[1:]
+    }
+    return presents <= in_place
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float)
