@@ -71,6 +71,7 @@ AUXILIARY = ("rope_freqs.weight",)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _DIMENSIONS = 4
+_PIECE = 2**21  # elements dequantized at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,9 +325,14 @@ class GgufCheckpoint(Checkpoint):
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        raw = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
-        raw = raw.reshape(-1, info.nbytes // prod(info.shape[:-1]))
-        return torch.from_numpy(dequantize(raw, GGMLQuantizationType[info.dtype])).view(info.shape)
+        rows = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
+        rows = rows.reshape(-1, info.nbytes // prod(info.shape[:-1]))
+        result = np.empty((len(rows), info.shape[-1]), np.float32)
+        step = max(1, _PIECE // info.shape[-1])
+        for start in range(0, len(rows), step):  # in pieces: dequantize needs twice the room of its result
+            piece = slice(start, start + step)
+            result[piece] = dequantize(rows[piece], GGMLQuantizationType[info.dtype])
+        return torch.from_numpy(result).view(info.shape)
 
     def _permuted(self, key: str) -> bool:
         """Whether the rows of this tensor stand in another order in the file."""
