@@ -52,6 +52,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     llama, other = files_of(tiny("llama")), files_of(tiny("llama3_instruct"))
     repositories = {
         "org/llama": Repository({**REST, **llama}, {"v2": other}),
+        "org/pieces": Repository({**llama, "tokenizer.model": b"SentencePiece"}),
         "org/bert": Repository({**REST, **files_of(tiny("bert_embed"))}),
         "org/sharded": Repository({**REST, **files_of(tiny("qwen3_sharded"))}),
         "org/old": Repository({**REST, **as_bin(llama)}),
@@ -102,6 +103,10 @@ def test_shards_are_fetched_with_their_index(hub: Hub) -> None:
     weights = {name for name in hub.fetched() if "model" in name and name.endswith(("safetensors", "index.json"))}
     assert weights == {"model.safetensors.index.json", *index["weight_map"].values()}
     assert torch.equal(opened.module()(IDS)[0], open_model(tiny("qwen3_sharded")).module()(IDS)[0])
+
+
+def test_a_sentencepiece_model_is_fetched(hub: Hub) -> None:
+    assert open_checkpoint("org/pieces").folder.joinpath("tokenizer.model").read_bytes() == b"SentencePiece"
 
 
 def test_bin_files_are_fetched_where_there_is_nothing_else(hub: Hub) -> None:

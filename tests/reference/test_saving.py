@@ -195,3 +195,20 @@ def test_the_old_spelling_of_norms_is_saved_in_the_new_one(old: str, tmp_path: P
     open_model(source).save(tmp_path / "saved")
     assert not any(key.endswith(old) for key in load_file(tmp_path / "saved" / "model.safetensors"))
     assert in_transformers(tmp_path / "saved", input_ids=torch.ones(1, 3, dtype=torch.int64))[1] == {}
+
+
+@pytest.mark.parametrize("name", ["bert_embed", "gemma2", "gemma3_new", "llama", "qwen3_b"])
+def test_a_gguf_becomes_a_hub_checkpoint_again(name: str, tmp_path: Path) -> None:
+    from isoform.exporters import gguf
+
+    gguf.write(open_model(tiny(name)), tmp_path, ("f32",), pre="gpt-2" if name.startswith(("llama", "qwen")) else None)
+    file = next(tmp_path.rglob("*.gguf"))
+    open_model(file).save(tmp_path / "saved")
+    outputs, notes = in_transformers(tmp_path / "saved", **inputs_of(name))
+    if name == "bert_embed":  # llama.cpp keeps no pooler
+        assert notes.pop("missing_keys") == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert notes == {}
+    expected = load_file(tiny(name) / "golden.safetensors")[f"out.{next(iter(outputs))}"]
+    real = inputs_of(name)["attention_mask"].bool()
+    error = (outputs[next(iter(outputs))][real] - expected[real]).abs().max()
+    assert error <= 1e-5 * float(expected.abs().max())
