@@ -125,7 +125,7 @@ class Pipeline(ABC):
         max_length: int | None = None,
         **options: Any,
     ) -> list[Encoding]:
-        """Tokenize for the model. Truncation keeps to its positions as well; without it, more tokens are an InputError."""
+        """Tokenize for the model. Truncation keeps to its positions too; without it, more tokens are an InputError."""
         limits = [n for n in (max_length if max_length is not None else self.tokenizer.max_length, self.context) if n]
         rows = self.tokenizer.encode(
             texts, pairs, truncation=truncation, max_length=min(limits, default=None), **options

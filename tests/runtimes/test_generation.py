@@ -31,7 +31,7 @@ from tests import oracle
 from tests.oracle.texts import HAND
 
 Tiny = Callable[[str], Path]
-SCORES = {"rtol": 2e-6, "atol": 2e-6}  # float32, summed in another order
+SCORES: dict[str, Any] = {"rtol": 2e-6, "atol": 2e-6}  # float32, summed in another order
 
 
 class Scripted:

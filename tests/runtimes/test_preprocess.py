@@ -107,18 +107,17 @@ def test_padding_side_pad_token_and_limits_come_from_old_files_too(tiny: Tiny, t
 
 
 def test_the_class_that_the_configuration_names_decides_as_in_transformers(tiny: Tiny, tmp_path: Path) -> None:
-    for n, (name, change) in enumerate(
-        [
-            ("llama_b", {"tokenizer_class": "LlamaTokenizerFast", "legacy": True}),
-            ("llama_b", {"add_prefix_space": False}),
-            ("llama_b", {"tokenizer_class": None}),
-            ("llama", {"tokenizer_class": "LlamaTokenizerFast"}),
-            ("qwen2", {"tokenizer_class": "LlamaTokenizerFast"}),
-            ("qwen3_b", {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True}),
-            ("bert", {"do_lower_case": False}),
-            ("bert", {"strip_accents": False, "tokenize_chinese_chars": False}),
-        ]
-    ):
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("llama_b", {"tokenizer_class": "LlamaTokenizerFast", "legacy": True}),
+        ("llama_b", {"add_prefix_space": False}),
+        ("llama_b", {"tokenizer_class": None}),
+        ("llama", {"tokenizer_class": "LlamaTokenizerFast"}),
+        ("qwen2", {"tokenizer_class": "LlamaTokenizerFast"}),
+        ("qwen3_b", {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True}),
+        ("bert", {"do_lower_case": False}),
+        ("bert", {"strip_accents": False, "tokenize_chinese_chars": False}),
+    ]
+    for n, (name, change) in enumerate(cases):
         folder = tmp_path / str(n)
         shutil.copytree(tiny(name), folder)
         path = folder / "tokenizer_config.json"
