@@ -53,9 +53,9 @@ def write(
     tensors: dict[str, _Source] = {}
     for name, parameter in module.named_parameters():
         weight = model.weights[name]
-        tensors[name] = _Source(parameter, weight.load, weight.release)
+        tensors[name] = _Source(name, parameter, weight.load, weight.release)
     for name, buffer in module.named_buffers():
-        tensors[name] = _Source(buffer.to("meta"), buffer.clone, lambda: None)
+        tensors[name] = _Source(name, buffer.to("meta"), buffer.clone, lambda: None)
     archive, order = _skeleton(module, model.signature)
     path = folder / PATH
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +66,8 @@ def write(
 class _Source:
     """A tensor to come: its dtype and shape on the meta device, and how to get its data."""
 
-    def __init__(self, meta: Tensor, load: Callable[[], Tensor], release: Callable[[], None]) -> None:
-        self.dtype, self.numel, self.nbytes = meta.dtype, meta.numel(), meta.nbytes
+    def __init__(self, name: str, meta: Tensor, load: Callable[[], Tensor], release: Callable[[], None]) -> None:
+        self.name, self.dtype, self.numel, self.nbytes = name, meta.dtype, meta.numel(), meta.nbytes
         self._load, self._release = load, release
 
     def chunks(self) -> Iterator[memoryview]:
@@ -76,7 +76,12 @@ class _Source:
         flat = self._load().reshape(-1)
         step = _CHUNK // self.dtype.itemsize
         for start in range(0, self.numel, step):
-            part = flat[start : start + step].to(self.dtype)
+            given = flat[start : start + step]
+            part = given.to(self.dtype)
+            if self.dtype == torch.float16 and not bool(part.isfinite().all()) and bool(given.isfinite().all()):
+                raise UnsupportedExport(
+                    f"{self.name} holds {float(given.abs().max()):g}, float16 ends at 65504; export to f32 or bf16 instead"
+                )
             yield part.contiguous().view(torch.uint8).numpy().data
         self._release()
 

@@ -1,0 +1,257 @@
+"""The folder that an export writes: every form of one model, its tokenizer and configuration, and `isoform.json`.
+
+Everything is written into a hidden sibling of the folder and renamed when it is whole, so a stopped export leaves
+nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isoform.errors import InputError, IsoformError, UnsupportedExport
+from isoform.manifest import NAME, Artifact, File, Manifest, describe
+
+if TYPE_CHECKING:
+    from isoform.reference.model import Model
+
+Progress = Callable[[str, int, int], None]
+
+SIZES = {"bf16": 2.0, "f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}
+"""Bytes per weight."""
+
+VERSIONED = ("isoform", "gguf", "numpy", "onnx", "torch")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _onnx(model: Model, folder: Path, dtype: str, types: Sequence[str], progress: Progress) -> list[Artifact]:
+    from isoform.exporters import onnx
+
+    return onnx.write(model, folder, dtype, progress)
+
+
+def _torchscript(model: Model, folder: Path, dtype: str, types: Sequence[str], progress: Progress) -> list[Artifact]:
+    from isoform.exporters import torchscript
+
+    return torchscript.write(model, folder, dtype, progress)
+
+
+def _gguf(model: Model, folder: Path, dtype: str, types: Sequence[str], progress: Progress) -> list[Artifact]:
+    from isoform.exporters import gguf
+
+    return gguf.write(model, folder, types, progress)
+
+
+FORMATS = {"onnx": _onnx, "torchscript": _torchscript, "gguf": _gguf}
+"""In the order in which they are written."""
+
+
+def export(
+    model: Model,
+    formats: Sequence[str],
+    out: Path,
+    *,
+    dtype: str = "f32",
+    gguf_types: Sequence[str] = ("f32",),
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> Manifest:
+    """Write the bundle `out`, whole or not at all.
+
+    `formats` are out of `FORMATS`, or "all": then a form that cannot hold the model is left out, and the manifest says
+    why. `dtype` is that of ONNX and TorchScript. An existing bundle is replaced only with `overwrite`, another folder
+    that is not empty never is.
+    """
+    everything = "all" in formats
+    wanted = list(FORMATS) if everything else list(dict.fromkeys(formats))
+    if unknown := [name for name in wanted if name not in FORMATS]:
+        raise InputError(f"format {unknown[0]!r} is not known; choose from {', '.join(FORMATS)}, or all")
+    if not wanted:
+        raise InputError(f"no format to export to; choose from {', '.join(FORMATS)}, or all")
+    out = Path(os.path.abspath(out))  # noqa: PTH100  (resolve would replace a link by what it points to)
+    _check_target(out, overwrite)
+    report = progress or (lambda text, done, total: None)
+    with _part(out, _needed(model, wanted, dtype, gguf_types)) as part:
+        manifest = Manifest(family=model.family.name, task=model.task.name, source={}, versions=_versions())
+        _copy_sidecars(model, part)
+        for name in wanted:
+            try:
+                with _undone_on_error(part):
+                    manifest.artifacts += FORMATS[name](model, part, dtype, gguf_types, report)
+            except UnsupportedExport as error:
+                if not everything:
+                    raise
+                manifest.missing[name] = str(error)
+        if not manifest.artifacts:
+            raise UnsupportedExport("; ".join(manifest.missing.values()))
+        manifest.source = _source(model, report)
+        manifest.write(part)
+        _check_target(out, overwrite)
+        _move(part, out)
+    return manifest
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not os.path.lexists(out):
+        return
+    if not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder that does not exist yet")
+    if not any(out.iterdir()):
+        return
+    if not (out / NAME).is_file():
+        raise InputError(f"{out} holds other files and no {NAME}; give a folder that does not exist yet")
+    if not overwrite:
+        raise InputError(f"{out} is an exported bundle already; give --overwrite to replace it, or another folder")
+
+
+@contextmanager
+def _part(out: Path, needed: int) -> Iterator[Path]:
+    """A hidden sibling of `out`, removed at the end; leftovers of exports that were killed are removed as well."""
+    prefix = f".{out.name}.part-"
+    part = out.parent / f"{prefix}{secrets.token_hex(4)}"
+    lock, parents = None, _missing(out.parent)
+    try:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            part.mkdir()
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
+            raise InputError(f"{out.parent} cannot be written to ({error.strerror}); give another folder") from None
+        lock = _lock(part)
+        for path in out.parent.glob(f"{glob.escape(prefix)}*"):
+            _remove_abandoned(path)
+        free = shutil.disk_usage(out.parent).free
+        if free < needed:
+            raise IsoformError(_no_space("no space left", out, needed, free))
+        yield part
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        free = shutil.disk_usage(next(path for path in out.parents if path.exists())).free
+        raise IsoformError(_no_space(error.strerror or "no space left", out, needed, free)) from None
+    finally:
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(part, ignore_errors=True)
+        for parent in parents:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _lock(folder: Path) -> int | None:
+    """A lock that the system drops when this process ends; None where it has none for folders (Windows)."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the folder of an export that is not running any more."""
+    try:
+        lock = _lock(folder)
+    except OSError:
+        return
+    if lock is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _needed(model: Model, formats: Sequence[str], dtype: str, types: Sequence[str]) -> int:
+    """About how many bytes the weights of all forms take."""
+    from math import prod
+
+    weights = sum(prod(weight.shape) for weight in model.weights.values())
+    kinds = [kind for name in formats for kind in (types if name == "gguf" else (dtype,))]
+    return int(weights * sum(SIZES.get(kind, 0.0) for kind in kinds))
+
+
+def _no_space(what: str, out: Path, needed: int, free: int) -> str:
+    return (
+        f"{what} in {out.parent}: the export needs about {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; "
+        "free some, or export elsewhere"
+    )
+
+
+def _copy_sidecars(model: Model, part: Path) -> None:
+    for path in model.checkpoint.sidecars():
+        target = part / path.relative_to(model.checkpoint.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+@contextmanager
+def _undone_on_error(part: Path) -> Iterator[None]:
+    """Remove what a form wrote before it turned out that it cannot hold the model."""
+    before = set(part.rglob("*"))
+    try:
+        yield
+    except UnsupportedExport:
+        for path in sorted(set(part.rglob("*")) - before, reverse=True):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
+        raise
+
+
+def _source(model: Model, report: Progress) -> dict[str, object]:
+    """The checkpoint's name, where it lies, and size and hash of its weight files."""
+    files = model.checkpoint.files()
+    base = files[0].parent
+    path = files[0] if files[0].suffix == ".gguf" else base
+    hashed: list[File] = []
+    for n, file in enumerate(files):
+        report(f"hashing {file.name}", n, len(files))
+        hashed.append(describe(file, base))
+    report("hashing", len(files), len(files))
+    return {"name": model.name, "path": str(path.absolute()), "files": [asdict(file) for file in hashed]}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _move(part: Path, out: Path) -> None:
+    """Rename into place. An old bundle is moved aside first, and back when the new one cannot take its place."""
+    if not out.exists() or not any(out.iterdir()):
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+        return
+    old = part.with_name(f"{part.name}-old")
+    out.rename(old)
+    try:
+        part.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
