@@ -12,7 +12,7 @@ from isoform.errors import BackendUnavailable, CheckpointError, InputError, Isof
 from isoform.runtimes.devices import cpus, gpus, parse_device
 from isoform.runtimes.inputs import checked
 from isoform.runtimes.stepping import SteppingDecoder
-from isoform.signature import Axis, CacheLayout, Port, Signature
+from isoform.signature import TOTAL, Axis, CacheLayout, Port, Signature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,11 +152,24 @@ class OnnxRuntimeDecoder(SteppingDecoder):
         held = {name: value.numpy()[:, :, :past] for name, value in self._past.items()}
         self._capacity, self._past = capacity, self._room(batch, capacity, held)
 
+    def _slot(self, feeds: dict[str, NDArray[Any]], past: int, n: int, needed: bool) -> NDArray[np.float32]:
+        """Slot `n` of those in `feeds` alone: logits (B, 1, V)."""
+        axes = {port.name: port.axes for port in self._ports.inputs}
+        one = {
+            name: array[:, : past + n + 1] if TOTAL in axes[name] else array[:, n : n + 1]
+            for name, array in feeds.items()
+        }
+        return self._pass(one, past + n, 1, all_logits=True, needed=needed)
+
     def _pass(
         self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool
     ) -> NDArray[np.float32]:
         import numpy as np
 
+        if length > 1 and past and len(feeds["input_ids"]) > 1:
+            # GroupQueryAttention extends a cache by several slots for a batch of one only.
+            slots = [self._slot(feeds, past, n, all_logits or n + 1 == length) for n in range(length)]
+            return np.concatenate(slots, 1) if all_logits else slots[-1][:, -1]
         if self._in_place and past + length > self._capacity:
             self._grow(feeds["input_ids"].shape[0], past, past + length)
         binding = self._session.native.io_binding()
