@@ -1,12 +1,14 @@
-"""ONNX: one graph with dynamic batch and length, and its weights beside it."""
+"""ONNX: graphs with dynamic batch and length, and their weights beside them."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoform.errors import UnsupportedExport
+from isoform.exporters.onnx.types import onnx_type
 from isoform.manifest import Artifact, File
 
 if TYPE_CHECKING:
@@ -15,43 +17,55 @@ if TYPE_CHECKING:
     from isoform.exporters.onnx.external import Progress
     from isoform.reference.model import Model
 
-DTYPES = ("f32", "f16")
 
+def write(
+    model: Model,
+    folder: Path,
+    types: str | Sequence[str],
+    progress: Progress,
+    *,
+    portable: bool = False,
+    link: bool = False,
+) -> list[Artifact]:
+    """Write a graph per type under `onnx/` in the bundle's folder, each with its weight file; `types` has the names.
 
-def write(model: Model, folder: Path, dtype: str, progress: Progress, *, portable: bool = False) -> list[Artifact]:
-    """Write `onnx/model.onnx` and `onnx/model.onnx_data` into the bundle's folder, and a decoder's `genai_config.json`.
-
-    `portable` keeps to standard ONNX (opset 23); otherwise ONNX Runtime's fused kernels are used. Raises
-    UnsupportedExport for a dtype that its CPU provider cannot run, and for an operation without an ONNX form.
+    A decoder gets a `genai_config.json` for the first of them. `portable` keeps to standard ONNX (opset 23); otherwise
+    ONNX Runtime's fused kernels are used. `link` reads from the checkpoint's own files, linked beside the graph, what
+    they hold byte for byte. Raises InputError for a type that is none, and UnsupportedExport for one that ONNX
+    Runtime's CPU provider cannot run and for an operation without an ONNX form.
     """
-    if dtype not in DTYPES:
-        raise UnsupportedExport(
-            f"ONNX in {dtype}: ONNX Runtime's CPU provider has no kernels for it; choose {' or '.join(DTYPES)}"
-        )
-    import torch
-
     from isoform.exporters.onnx.external import write_weights
     from isoform.exporters.onnx.genai import NAME, genai_config
+    from isoform.exporters.onnx.probe import refusal
     from isoform.exporters.onnx.translate import translate
     from isoform.exporters.tracing import trace
 
-    kind = torch.float32 if dtype == "f32" else torch.float16
-    progress("model.onnx: tracing", 0, 0)
-    traced = trace(model.skeleton(kind), model.signature, kind)
-    graph, parameters = translate(traced, model.signature, kind, model.tied, portable)
-    if _appends_in_place(graph):
-        graph.metadata_props.add(key="isoform.cache", value="in_place")
-    path = folder / "onnx" / "model.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = write_weights(graph, parameters, model.weights, path.with_name("model.onnx_data"), folder, progress)
-    content = graph.SerializeToString(deterministic=True)
-    path.write_bytes(content)
-    file = _file(path.relative_to(folder).as_posix(), content)
-    files = [file, data]
-    if (text := genai_config(model, graph, file.path)) is not None:
-        (folder / NAME).write_text(text, encoding="utf-8")
-        files.append(_file(NAME, text.encode()))
-    return [Artifact(format="onnx", dtype=dtype, files=tuple(files), signature=model.signature)]
+    wanted = [onnx_type(name, portable) for name in ([types] if isinstance(types, str) else dict.fromkeys(types))]
+    traces = {}
+    artifacts: list[Artifact] = []
+    for kind in wanted:
+        path = folder / "onnx" / kind.file
+        if kind.dtype not in traces:
+            progress(f"{path.name}: tracing", 0, 0)
+            traces[kind.dtype] = trace(model.skeleton(kind.dtype), model.signature, kind.dtype)
+        lowerings = kind.lowerings(portable, model.tied.values())
+        graph, parameters = translate(traces[kind.dtype], model.signature, kind.dtype, model.tied, lowerings)
+        if kind.name == "bf16" and (reason := refusal(graph, parameters)):
+            raise UnsupportedExport(f"ONNX in bf16: {reason}; choose f32 or f16")
+        if _appends_in_place(graph):
+            graph.metadata_props.add(key="isoform.cache", value="in_place")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = path.with_name(f"{path.name}_data")
+        plain = not (kind.bits or kind.int8)
+        weights = write_weights(graph, parameters, model.weights, data, folder, progress, link=link and plain)
+        content = graph.SerializeToString(deterministic=True)
+        path.write_bytes(content)
+        files = [_file(path.relative_to(folder).as_posix(), content), *weights]
+        if not artifacts and (text := genai_config(model, graph, files[0].path)) is not None:
+            (folder / NAME).write_text(text, encoding="utf-8")
+            files.append(_file(NAME, text.encode()))
+        artifacts.append(Artifact(format="onnx", dtype=kind.name, files=tuple(files), signature=model.signature))
+    return artifacts
 
 
 def _file(path: str, content: bytes) -> File:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from isoform.errors import UnsupportedExport
+from isoform.exporters.onnx.forms import DATA, Form
 from isoform.exporters.tracing import Type
 from isoform.signature import Axis, Port, Signature
 
@@ -25,6 +26,7 @@ OPSET = 23
 IR_VERSION = 10  # the oldest that the files need; newer readers take it
 
 ELEMENTS: dict[torch.dtype, int] = {
+    torch.bfloat16: TensorProto.BFLOAT16,
     torch.bool: TensorProto.BOOL,
     torch.float16: TensorProto.FLOAT16,
     torch.float32: TensorProto.FLOAT,
@@ -45,6 +47,16 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
+class Parameter:
+    """An initializer that the weight file holds: a weight in the type's dtype, or a part of one of its forms."""
+
+    type: Type
+    weight: str
+    form: Form | None = None
+    part: str = DATA
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """A size that varies, as a traced integer; `name` is an int64 tensor of shape (1,)."""
 
@@ -60,7 +72,7 @@ class Graph:
 
     def __init__(self, signature: Signature, dtype: torch.dtype) -> None:
         self.scope = ""
-        self.parameters: dict[str, Type] = {}
+        self.parameters: dict[str, Parameter] = {}
         self._signature, self._dtype = signature, dtype
         self._nodes: list[onnx.NodeProto] = []
         self._known: dict[tuple[Any, ...], tuple[str, ...]] = {}
@@ -75,8 +87,17 @@ class Graph:
         return Value(port.name, Type(self._port_dtype(port), port.axes))
 
     def parameter(self, name: str, type_: Type) -> Value:
-        """A tensor that the weight file holds; asking again gives the same one."""
-        self.parameters[name] = type_
+        """A weight as it is; asking again gives the same one."""
+        self.parameters[name] = Parameter(type_, name)
+        return Value(name, type_)
+
+    def part(self, weight: Value, form: Form, part: str, shape: tuple[int, ...] | None = None) -> Value:
+        """A part of a weight's form, or the same bytes as a tensor of another `shape`."""
+        rows, columns = matrix(weight)
+        type_ = form.types(rows, columns)[part]
+        name = f"{weight.name}.{part}" if shape is None else f"{weight.name}.{part}.{len(shape)}d"
+        type_ = type_ if shape is None else Type(type_.dtype, shape)
+        self.parameters[name] = Parameter(type_, weight.name, form, part)
         return Value(name, type_)
 
     def constant(self, array: NDArray[Any], dtype: torch.dtype) -> Value:
@@ -92,7 +113,8 @@ class Graph:
 
     def number(self, value: Number, dtype: torch.dtype) -> Value:
         """A scalar in `dtype`, rounded as torch rounds it."""
-        return self.constant(torch.tensor(value, dtype=dtype).numpy(), dtype)
+        scalar = torch.tensor(value, dtype=dtype)
+        return self.constant((scalar.view(torch.int16) if dtype == torch.bfloat16 else scalar).numpy(), dtype)
 
     def indices(self, *values: int) -> Value:
         return self.constant(np.array(values, dtype=np.int64), torch.int64)
@@ -189,7 +211,7 @@ class Graph:
             name = port.name
         self._outputs[name] = port.name
 
-    def finish(self) -> tuple[onnx.ModelProto, dict[str, Type]]:
+    def finish(self) -> tuple[onnx.ModelProto, dict[str, Parameter]]:
         """The model without what no output needs, and the parameters that it uses, which are not in it yet."""
         needed, kept = set(self._outputs), []
         for node in reversed(self._nodes):
@@ -208,7 +230,7 @@ class Graph:
         model.opset_import.add(domain="", version=OPSET)
         if any(node.domain == MICROSOFT for node in kept):
             model.opset_import.add(domain=MICROSOFT, version=1)
-        return model, {name: type_ for name, type_ in self.parameters.items() if name in needed}
+        return model, {name: parameter for name, parameter in self.parameters.items() if name in needed}
 
     def _info(self, port: Port) -> onnx.ValueInfoProto:
         return onnx.helper.make_tensor_value_info(port.name, ELEMENTS[self._port_dtype(port)], port.axes)
@@ -220,3 +242,11 @@ class Graph:
         base = f"{self.scope}.{kind}" if self.scope else kind
         count = self._taken[base] = self._taken.get(base, 0) + 1
         return base if count == 1 else f"{base}.{count}"
+
+
+def matrix(weight: Value) -> tuple[int, int]:
+    """Rows and columns of a weight."""
+    rows, columns = weight.type.shape
+    if not isinstance(rows, int) or not isinstance(columns, int):
+        raise UnsupportedExport(f"{weight.name} has the shape {weight.type.shape}, which is no matrix of a fixed size")
+    return rows, columns

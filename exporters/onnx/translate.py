@@ -11,8 +11,8 @@ import onnx
 import torch
 
 from isoform.errors import UnsupportedExport
-from isoform.exporters.onnx.graph import Graph, Size, Value
-from isoform.exporters.onnx.operators import ATEN, PORTABLE, RUNTIME, Lowering
+from isoform.exporters.onnx.graph import Graph, Parameter, Size, Value
+from isoform.exporters.onnx.operators import ATEN, Lowering
 from isoform.exporters.tracing import Node, Trace, Type
 from isoform.signature import Signature
 
@@ -29,14 +29,13 @@ SAME = ("aten::Int", "aten::ScalarImplicit", "prim::NumToTensor")
 
 
 def translate(
-    trace: Trace, signature: Signature, dtype: torch.dtype, tied: Mapping[str, str], portable: bool = False
-) -> tuple[onnx.ModelProto, dict[str, Type]]:
-    """The ONNX model without its parameters, and their types by canonical name.
+    trace: Trace, signature: Signature, dtype: torch.dtype, tied: Mapping[str, str], special: Mapping[str, Lowering]
+) -> tuple[onnx.ModelProto, dict[str, Parameter]]:
+    """The ONNX model without its parameters, and these by name. `special` goes before the table `ATEN`.
 
     `tied` maps a parameter to the one whose tensor it shares. Raises UnsupportedExport for an operation without a form.
     """
     graph = Graph(signature, dtype)
-    special = PORTABLE if portable else RUNTIME
     values: dict[str, Any] = {trace.root: ""}  # a module is its path
     for name, port in zip(trace.inputs, signature.inputs, strict=True):
         values[name] = graph.input(port)

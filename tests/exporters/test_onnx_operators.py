@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoform.errors import UnsupportedExport
-from isoform.exporters.onnx.operators import ATEN
+from isoform.exporters.onnx.operators import ATEN, RUNTIME
 from isoform.exporters.onnx.translate import translate
 from isoform.exporters.tracing import trace
 from isoform.signature import BATCH, LENGTH, Axis, Port, Signature
@@ -41,7 +41,7 @@ def signature(*outputs: tuple[Axis, ...]) -> Signature:
 def check(body: Body, *outputs: tuple[Axis, ...], dtype: torch.dtype = torch.float32) -> None:
     """The graph equals the body at sizes that no trace saw."""
     module, ports = Function(body), signature(*outputs)
-    graph, parameters = translate(trace(module, ports, dtype), ports, dtype, {})
+    graph, parameters = translate(trace(module, ports, dtype), ports, dtype, {}, RUNTIME)
     assert not parameters
     runtime = session(graph.SerializeToString())
     for batch, length in ((1, 1), (2, 5), (4, 11)):
@@ -158,14 +158,14 @@ def test_an_unknown_operation_is_named_with_its_module_and_the_way_out() -> None
     outer.inner = inner
     ports = signature(SAME)
     with pytest.raises(UnsupportedExport, match=r"inner: aten::special_bessel_j0 has no ONNX form.*operators\.py"):
-        translate(trace(outer, ports, torch.float32), ports, torch.float32, {})
+        translate(trace(outer, ports, torch.float32), ports, torch.float32, {}, RUNTIME)
 
 
 def test_an_option_without_a_form_is_refused() -> None:
     ports = signature(SAME)
     traced = trace(Function(lambda x, ids: torch.div(x, 2, rounding_mode="floor")), ports, torch.float32)
     with pytest.raises(UnsupportedExport, match="aten::div with 3 arguments"):
-        translate(traced, ports, torch.float32, {})
+        translate(traced, ports, torch.float32, {}, RUNTIME)
 
 
 def test_a_size_frozen_in_python_is_found() -> None:
@@ -184,4 +184,4 @@ def test_a_branch_on_a_size_is_found() -> None:
 def test_an_output_that_breaks_the_signature_is_named() -> None:
     ports = signature((BATCH, LENGTH, 4))
     with pytest.raises(UnsupportedExport, match=r"output y0 is .* the signature says"):
-        translate(trace(Function(lambda x, ids: x), ports, torch.float32), ports, torch.float32, {})
+        translate(trace(Function(lambda x, ids: x), ports, torch.float32), ports, torch.float32, {}, RUNTIME)

@@ -1,0 +1,93 @@
+"""The same layers over quantized weights, as lowerings that go before those of `operators`.
+
+`aten::linear` and the lookup in a table of tokens take a form of their weight; what the form cannot hold (a row that is
+no multiple of the block) stays as it is, as it does in GGUF. Position and type tables stay as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+
+from isoform.exporters.onnx.forms import DATA, SCALES, ZEROS, Blocks, Channels
+from isoform.exporters.onnx.graph import MICROSOFT, Graph, Value, matrix
+from isoform.exporters.onnx.operators import ATEN, Lowering, Types
+from isoform.exporters.tracing import Type
+
+TOKENS = "embed.weight"
+"""The table of tokens, in every family's vocabulary of names."""
+
+INT8_ACTIVATIONS = 4
+"""MatMulNBits' accuracy level: its input goes to 8 bits by blocks, as llama.cpp does; the exact levels take up to 50
+times as long on a CPU."""
+
+
+def block_tables(form: Blocks, base: Mapping[str, Lowering]) -> dict[str, Lowering]:
+    """Weights in blocks for ONNX Runtime: MatMulNBits, and GatherBlockQuantized on the same bytes."""
+
+    def linear(graph: Graph, out: Types, x: Value, weight: Value, bias: Value | None) -> Value:
+        if not _fits(graph, weight, form):
+            return base["aten::linear"](graph, out, x, weight, bias)
+        rows, columns = matrix(weight)
+        zeros = graph.part(weight, form, ZEROS) if form.asymmetric else None
+        inputs = (x, graph.part(weight, form, DATA), graph.part(weight, form, SCALES), zeros, None, bias)
+        settings = {"bits": form.bits, "block_size": form.size, "accuracy_level": INT8_ACTIVATIONS}
+        settings |= {"K": columns, "N": rows}
+        return graph.op("MatMulNBits", inputs, *out, domain=MICROSOFT, attributes=settings)[0]
+
+    def embedding(graph: Graph, out: Types, weight: Value, ids: Value, *rest: object) -> Value:
+        if not (_fits(graph, weight, form) and weight.name.endswith(TOKENS)):
+            return ATEN["embedding"](graph, out, weight, ids, *rest)
+        rows, columns = matrix(weight)
+        table = graph.part(weight, form, DATA, (rows, columns * form.bits // 8))
+        zeros = graph.part(weight, form, ZEROS) if form.asymmetric else None
+        inputs = (table, ids, graph.part(weight, form, SCALES), zeros)
+        settings = {"bits": form.bits, "block_size": form.size, "gather_axis": 0, "quantize_axis": 1}
+        return graph.op("GatherBlockQuantized", inputs, *out, domain=MICROSOFT, attributes=settings)[0]
+
+    return {**base, "aten::embedding": embedding, "aten::linear": linear}
+
+
+def byte_tables(base: Mapping[str, Lowering], fused: bool, tied: Collection[str]) -> dict[str, Lowering]:
+    """Weights and activations of 8 bits: each tensor of activations gets its scale when it comes.
+
+    `fused` takes ONNX Runtime's kernel that multiplies by the scales as well. A table that is also the head (`tied`)
+    is in blocks there, where both read the same bytes; otherwise tables of tokens stay as they are.
+    """
+    form = Channels()
+    blocks = block_tables(Blocks(8), base)
+
+    def linear(graph: Graph, out: Types, x: Value, weight: Value, bias: Value | None) -> Value:
+        if weight.name not in graph.parameters:
+            return base["aten::linear"](graph, out, x, weight, bias)
+        if fused and weight.name in tied:
+            return blocks["aten::linear"](graph, out, x, weight, bias)
+        bytes_, scale, zero = graph.op(
+            "DynamicQuantizeLinear",
+            (x,),
+            Type(torch.uint8, x.type.shape),
+            Type(torch.float32, ()),
+            Type(torch.uint8, ()),
+        )
+        data, scales = graph.part(weight, form, DATA), graph.part(weight, form, SCALES)
+        middle = graph.number(128, torch.uint8)
+        if fused:
+            inputs = (bytes_, data, scale, scales, zero, middle, bias)
+            return graph.one("MatMulIntegerToFloat", inputs, out[0], MICROSOFT)
+        sums = graph.one("MatMulInteger", (bytes_, data, zero, middle), Type(torch.int32, out[0].shape))
+        both = graph.one("Mul", (scale, scales), scales.type)
+        y = graph.one("Mul", (graph.cast(sums, torch.float32), both), out[0])
+        return y if bias is None else graph.one("Add", (y, bias), out[0])
+
+    def embedding(graph: Graph, out: Types, weight: Value, ids: Value, *rest: object) -> Value:
+        if fused:
+            return blocks["aten::embedding"](graph, out, weight, ids, *rest)
+        return ATEN["embedding"](graph, out, weight, ids, *rest)
+
+    return {**base, "aten::embedding": embedding, "aten::linear": linear}
+
+
+def _fits(graph: Graph, weight: Value, form: Blocks) -> bool:
+    """Whether this is a weight as it is stored, in whole blocks."""
+    return weight.name in graph.parameters and matrix(weight)[1] % form.size == 0

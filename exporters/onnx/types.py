@@ -1,0 +1,81 @@
+"""The types an ONNX graph can be written in: by name the file, the dtype of activations, and how layers are lowered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from isoform.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from isoform.exporters.onnx.operators import Lowering
+
+FILES = {
+    "f32": "model.onnx",
+    "f16": "model_fp16.onnx",
+    "bf16": "model_bf16.onnx",
+    "int8": "model_quantized.onnx",
+    "q4_0": "model_q4.onnx",
+    "q4f16": "model_q4f16.onnx",
+    "q8_0": "model_q8_0.onnx",
+}
+"""File names that Transformers.js looks for where it has the notion (its dtypes fp32, fp16, q8, q4 and q4f16)."""
+
+CHOICES = "f32, f16, int8, q8_0, q4_0, q4f16, or 4 and 8 bits in other blocks: q4-64, q4a-128 (a: asymmetric), q8-16"
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxType:
+    """`activations` is a dtype's short name; weights in blocks have `bits`, weights and activations in bytes `int8`."""
+
+    name: str
+    file: str
+    activations: str = "f32"
+    int8: bool = False
+    bits: int = 0
+    block: int = 32
+    asymmetric: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.activations]
+
+    def lowerings(self, portable: bool, tied: Collection[str]) -> Mapping[str, Lowering]:
+        """What goes before the plain operators; `tied` are the weights that two layers share."""
+        from isoform.exporters.onnx.forms import Blocks
+        from isoform.exporters.onnx.operators import PORTABLE, RUNTIME
+        from isoform.exporters.onnx.quantized import block_tables, byte_tables
+
+        base = PORTABLE if portable else RUNTIME
+        if self.int8:
+            return byte_tables(base, not portable, tied)
+        if self.bits:
+            return block_tables(Blocks(self.bits, self.block, self.asymmetric, self.dtype), base)
+        return base
+
+
+def onnx_type(name: str, portable: bool = False) -> OnnxType:
+    """Raises InputError for a name that is none, or a form that standard ONNX does not have."""
+    if name in ("f32", "f16", "bf16"):
+        return OnnxType(name, FILES[name], name)
+    if name == "int8":
+        return OnnxType(name, FILES[name], int8=True)
+    match = re.fullmatch(r"q(?P<bits>[48])(_0|f16|a?-(?P<block>16|32|64|128)|a)", name)
+    if match is None:
+        raise InputError(f"ONNX type {name!r} is not known; choose from {CHOICES}")
+    if portable:
+        raise InputError(f"{name} needs ONNX Runtime's own kernels; with --portable choose f32, f16 or int8")
+    return OnnxType(
+        name,
+        FILES.get(name, f"model_{name}.onnx"),
+        "f16" if name.endswith("f16") else "f32",
+        bits=int(match["bits"]),
+        block=int(match["block"] or 32),
+        asymmetric="a" in name,
+    )
