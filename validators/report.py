@@ -84,10 +84,10 @@ class Report:
 
 
 def worst(results: Iterable[Result]) -> list[Result]:
-    """For each backend, level, group and metric the result with the most of its limit used, in order of appearance."""
-    chosen: dict[tuple[str, str, str, str], Result] = {}
+    """For each backend, level and group the result with the most of its limit used, in order of appearance."""
+    chosen: dict[tuple[str, str, str], Result] = {}
     for result in results:
-        key = result.backend, result.level, result.group, result.metric
+        key = _key(result)
         if key not in chosen or _use(result) > _use(chosen[key]):
             chosen[key] = result
     return list(chosen.values())
@@ -114,12 +114,11 @@ def table(report: Report) -> Table:
         failed, share = _use(result)
         verdict = Text("ok", "green")
         if failed:
-            alike = [r for r in report.results if not r.passed and _key(r) == _key(result)]
-            verdict = Text(
-                f"FAIL {result.case.partition(', ')[2] if len(alike) == 1 else f'{len(alike)} cases'}", "red"
-            )
-            if result.note:
-                verdict.append(f": {result.note}")
+            alike = {r.case for r in report.results if not r.passed and _key(r) == _key(result)}
+            where = result.case.partition(", ")[2] if len(alike) == 1 else f"{len(alike)} cases"
+            verdict = Text(f"FAIL {where}".rstrip(), "red")
+        if result.note:
+            verdict.append(f": {result.note}" if failed else f", {result.note}", "red" if failed else "dim")
         rows.add_row(
             Text(result.backend),
             Text(result.level),
@@ -136,5 +135,5 @@ def table(report: Report) -> Table:
     return rows
 
 
-def _key(result: Result) -> tuple[str, str, str, str]:
-    return result.backend, result.level, result.group, result.metric
+def _key(result: Result) -> tuple[str, str, str]:
+    return result.backend, result.level, result.group

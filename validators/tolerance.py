@@ -51,40 +51,43 @@ FLOOR_RMS = Tolerance(
 )
 
 
+QUANTIZED = Tolerance(
+    "deployment.quantized",
+    "times what torch loses with weights and activations quantized in the same way",
+    2.0,
+    "the imitation rounds as llama.cpp does but sums in another order, so that single values round the other way",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a quantization may cost when the artifact runs as it ships, on the reference's own distribution."""
+    """What a quantization may always cost; more only where torch, quantized in the same way, loses more as well."""
 
     kl: Tolerance
     top1: Tolerance
     nmse: Tolerance
 
 
-def _budget(dtype: str, kl: float, top1: float, nmse: float, source: str) -> Budget:
-    return Budget(
-        Tolerance(f"{dtype}.kl", "nats, mean over positions", kl, source),
-        Tolerance(
-            f"{dtype}.top1",
-            "share of positions where the reference prefers another token by 0.1 in probability or more",
-            top1,
-            "a closer choice is a near tie, which rounding may turn; a clear one must stand",
-        ),
-        Tolerance(
-            f"{dtype}.nmse",
-            "squared error over squared size of the outputs",
-            nmse,
-            "hidden states have no KL; measured",
-        ),
-    )
-
-
 BUDGETS: dict[str, Budget] = {
-    "q8_0": _budget(
-        "q8_0",
-        0.01,
-        0.01,
-        1e-3,
-        "llama.cpp publishes 0.00136 for an 8B model (tools/perplexity/README.md); small ones lose more: 7 times that",
+    "q8_0": Budget(
+        Tolerance(
+            "q8_0.kl",
+            "nats, mean over positions",
+            0.005,
+            "llama.cpp publishes 0.00136 for an 8B model (tools/perplexity/README.md); smaller models lose more",
+        ),
+        Tolerance(
+            "q8_0.top1",
+            "share of positions where the reference prefers another token by 0.1 in probability or more",
+            0.01,
+            "a closer choice is a near tie, which rounding may turn; a clear one should stand",
+        ),
+        Tolerance(
+            "q8_0.nmse",
+            "squared error over squared size of the outputs",
+            1e-4,
+            "8-bit rounding of normally distributed values is 0.0054 of their size, 3e-5 squared",
+        ),
     ),
 }
-"""Quantization -> what it may cost; a dtype that is not here has no budget yet, and its artifact is not the same."""
+"""Quantization -> its budget; an artifact of a dtype that has none is not shown to be the same."""

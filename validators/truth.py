@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch import nn
 
     from isoform.reference.model import Model
 
@@ -73,11 +74,28 @@ class Truth:
             }
         return self._noise[key]
 
-    def _run(self, dtype: torch.dtype, mode: AbstractContextManager[Any]) -> Iterator[tuple[Row, list[NDArray[Any]]]]:
+    def quantized(self, dtype: str) -> Iterator[tuple[Row, list[NDArray[Any]]]]:
+        """What torch gives for one row after the other with weights and activations quantized as llama.cpp's are."""
+        import torch
+
+        from isoform.validators.deviations import activations
+        from isoform.validators.weights import quantized
+
+        kind = dtype.upper()
+        module = self.model.module()
+        for name, parameter in module.named_parameters():
+            if parameter.dim() == 2 and not name.startswith(("position_embed", "type_embed")):
+                fits = parameter.shape[1] % 32 == 0
+                parameter.data = quantized(parameter, kind) if fits else parameter.half().float()
+        yield from self._run(torch.float32, activations(kind), module)
+
+    def _run(
+        self, dtype: torch.dtype, mode: AbstractContextManager[Any], module: nn.Module | None = None
+    ) -> Iterator[tuple[Row, list[NDArray[Any]]]]:
         """The outputs of one row after the other."""
         import torch
 
-        module = self.model.module(dtype)
+        module = module or self.model.module(dtype)
         with torch.inference_mode(), mode:
             for row in self.rows:
                 inputs = Case("", (row,)).inputs(self.model.signature)
