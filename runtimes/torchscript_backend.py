@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,9 @@ class TorchScriptSession:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; export the model again")
         try:
-            module = torch.jit.load(path, map_location=self._device)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # there is no other reader of this format
+                module = torch.jit.load(path, map_location=self._device)
         except (RuntimeError, ValueError) as error:
             line = str(error).strip().splitlines()[0]
             raise CheckpointError(f"{path} is no readable TorchScript file ({line}); export the model again") from None

@@ -79,9 +79,8 @@ class _Source:
             given = flat[start : start + step]
             part = given.to(self.dtype)
             if self.dtype == torch.float16 and not bool(part.isfinite().all()) and bool(given.isfinite().all()):
-                raise UnsupportedExport(
-                    f"{self.name} holds {float(given.abs().max()):g}, float16 ends at 65504; export to f32 or bf16 instead"
-                )
+                largest = float(given.abs().max())
+                raise UnsupportedExport(f"{self.name} holds {largest:g}, float16 ends at 65504; export to f32 or bf16")
             yield part.contiguous().view(torch.uint8).numpy().data
         self._release()
 
@@ -95,6 +94,7 @@ def _skeleton(module: nn.Module, signature: Signature) -> tuple[zipfile.ZipFile,
     with warnings.catch_warnings(), torch.no_grad():
         # "might not generalize to other inputs": that is what the second trace finds out.
         warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)  # there is no other writer of this format
         traced, other = (
             torch.jit.trace(
                 module, _example(signature, sizes, dtype), strict=False, check_trace=False, _store_inputs=False
