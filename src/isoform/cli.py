@@ -194,8 +194,11 @@ def main() -> None:
     """Run the command; what a user can get wrong, or stop, ends in one line and exit code 2."""
     from typer.exceptions import TyperException
 
+    stopped = "stopped; nothing half-written is left"
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C
+            code = _fail(stopped, 2)
     except TyperException as error:
         code = _fail(f"{error.format_message()} Try isoform --help.", 2)
     except ParityError as error:
@@ -203,7 +206,7 @@ def main() -> None:
     except IsoformError as error:
         code = _fail(error, 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail("stopped; nothing half-written is left", 2)
+        code = _fail(stopped, 2)
     except BrokenPipeError:
         sys.stderr.close()
         code = 2

@@ -35,7 +35,7 @@ def test_export_check_run_and_inspect_work_on_one_bundle(
     assert written["report"]["same"] is True
     checked = answer(monkeypatch, capsys, "check", bundle)
     assert checked["same"] is True
-    assert {r["backend"] for r in checked["results"]} == {"onnxruntime", "torchscript", "llamacpp"}
+    assert {r["backend"] for r in checked["results"]} >= {"onnxruntime", "torchscript", "llamacpp"}
     assert {"backend", "level", "case", "metric", "value", "limit", "pass"} <= checked["results"][0].keys()
     texts = {
         backend: answer(
@@ -121,7 +121,8 @@ def test_help_loads_nothing_heavy() -> None:
     script = (
         "import sys; sys.argv = ['isoform', '--help']\nfrom isoform.cli import main\n"
         "try: main()\nexcept SystemExit: pass\n"
-        "print([m for m in ('torch', 'numpy', 'onnx', 'onnxruntime', 'tokenizers') if m in sys.modules], file=sys.stderr)"
+        "heavy = ('torch', 'numpy', 'onnx', 'onnxruntime', 'tokenizers')\n"
+        "print([m for m in heavy if m in sys.modules], file=sys.stderr)"
     )
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
