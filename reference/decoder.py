@@ -87,14 +87,16 @@ class DecoderLM(nn.Module):
             past = self._empty_past(input_ids)
         if attention_mask is None:
             attention_mask = input_ids.new_ones(input_ids.shape[0], past[0].shape[2] + input_ids.shape[1])
+        # What hides what is a matter of the mask alone: position_ids may count from 1, as some programs do.
+        counted = true_positions(attention_mask)[:, attention_mask.shape[1] - input_ids.shape[1] :]
         if position_ids is None:
-            position_ids = true_positions(attention_mask)[:, -input_ids.shape[1] :]
+            position_ids = counted
         x = self.embed(input_ids)
         if self.embed_scale != 1:
             x = x * float(torch.tensor(self.embed_scale, dtype=x.dtype, device="cpu"))  # rounded as the Hub's code does
         angles = {name: rope(position_ids, x.dtype) for name, rope in self.ropes.items()}
         windows = {kind.window for kind in self.kinds}
-        bias = {w: causal_bias(attention_mask, position_ids, w, x.dtype) for w in sorted(windows, key=lambda w: w or 0)}
+        bias = {w: causal_bias(attention_mask, counted, w, x.dtype) for w in sorted(windows, key=lambda w: w or 0)}
         present: list[Tensor] = []
         for n, (layer, kind) in enumerate(zip(self.layers, self.kinds, strict=True)):
             x, k, v = layer(x, angles[kind.rope], bias[kind.window], (past[2 * n], past[2 * n + 1]))
