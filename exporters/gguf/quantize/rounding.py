@@ -1,0 +1,51 @@
+"""How ggml rounds: to whole numbers and to float16, on the bits of a float32."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy import float32, int32
+
+from isoform.exporters.gguf.quantize.compiled import inlined
+
+ALIGNER = float32(12582912.0)  # 1.5 * 2**23: adding it leaves the whole number, rounded to even, in the low bits
+TINY = float32(2.0**-24)  # the smallest float16
+HALF = float32(0.5)
+
+
+@inlined
+def nearest(value: float32) -> int32:
+    """The nearest whole number, ties to even. Past 2**22 it wraps, and NaN gives 0, as ggml's nearest_int does."""
+    bits = float32(value + ALIGNER).view(int32)
+    return int32(int32(bits & int32(0x7FFFFF)) - int32(0x400000))
+
+
+@inlined
+def clamp(level: int32, low: int32, high: int32) -> int32:
+    return max(low, min(high, level))
+
+
+@inlined
+def to_half(value: float32) -> int:
+    """The bits of the nearest float16, ties to even; what is too large becomes infinity."""
+    bits = np.int64(float32(value).view(int32))
+    sign, size = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
+    if size > 0x7F800000:
+        return sign | 0x7E00
+    if size >= 0x47800000:
+        return sign | 0x7C00
+    if size < 0x38800000:
+        # Below the normal numbers the steps are 2**-24, which is what the last bit of 0.5 is worth.
+        steps = np.int64(float32(abs(float32(value)) + HALF).view(int32)) - 0x3F000000
+        return sign | steps
+    return sign | ((size - (112 << 23) + 0xFFF + ((size >> 13) & 1)) >> 13)
+
+
+@inlined
+def from_half(half: int) -> float32:
+    """The value of a float16, given as its bits."""
+    sign, exponent, fraction = (half & 0x8000) << 16, (half >> 10) & 31, half & 0x3FF
+    if exponent == 0:
+        value = float32(fraction) * TINY
+        return -value if sign else value
+    exponent = 255 if exponent == 31 else exponent + 112
+    return int32(sign | exponent << 23 | fraction << 13).view(np.float32)
