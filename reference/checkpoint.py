@@ -41,7 +41,7 @@ DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
 }
 """safetensors' dtype names and torch's."""
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 SIDECARS = (
     "config.json",
@@ -98,6 +98,11 @@ class Checkpoint(Mapping[str, Tensor]):
     @abstractmethod
     def files(self) -> list[Path]:
         """The files that hold the weights."""
+
+    def rows(self, key: str, start: int, stop: int) -> Tensor:
+        """A part of a tensor along its first axis, without reading the rest; all of a scalar."""
+        tensor = self[key]
+        return tensor[start:stop] if tensor.dim() else tensor
 
     def release(self, key: str) -> None:
         """Let the kernel drop the mapped pages of a tensor that has been read; it can be read again."""
@@ -273,7 +278,7 @@ class PickleCheckpoint(Checkpoint):
                     raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor with a name")
                 if value.layout != torch.strided or value.device.type != "cpu":
                     raise CheckpointError(f"{path}: {key} is no plain tensor ({value.layout}, {value.device})")
-                if value.dtype not in _NAMES:
+                if value.dtype not in DTYPE_NAMES:
                     raise CheckpointError(f"{path}: {key} has dtype {value.dtype}, which isoform does not read")
                 self._tensors[key] = (value.detach(), path)
         for key in shards or {}:
@@ -291,7 +296,7 @@ class PickleCheckpoint(Checkpoint):
 
     def info(self, key: str) -> TensorInfo:
         tensor, path = self._tensors[key]
-        return TensorInfo(_NAMES[tensor.dtype], tuple(tensor.shape), path, -1, tensor.nbytes)
+        return TensorInfo(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), path, -1, tensor.nbytes)
 
     def files(self) -> list[Path]:
         return self._paths

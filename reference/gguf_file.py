@@ -292,6 +292,13 @@ class GgufCheckpoint(Checkpoint):
             return tensor
         return tensor[interleaved(tensor.shape[0], self._head_dim).argsort()]
 
+    def rows(self, key: str, start: int, stop: int) -> Tensor:
+        info = self.tensors[self._names[key]]
+        if not self._permuted(key):
+            return self._stored(info, slice(start, stop))
+        order = interleaved(info.shape[0], self._head_dim).argsort()
+        return self._stored(info, order[start:stop])
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -314,25 +321,37 @@ class GgufCheckpoint(Checkpoint):
         if length > 0:
             self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
-    def _stored(self, info: TensorInfo) -> Tensor:
-        """The tensor in the order of the file; a view of the memory map unless it is quantized."""
+    def _stored(self, info: TensorInfo, which: slice | Tensor | None = None) -> Tensor:
+        """The tensor, or some of its rows, in the order of the file; a view of the memory map unless it is quantized.
+
+        `which` selects along the first axis: a slice, or int64 indices.
+        """
         if self._map is None:
             with self.path.open("rb") as stream:  # copy-on-write: torch wants writable memory, the file stays as it is
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         if (dtype := DTYPES.get(info.dtype)) is not None:
-            return torch.frombuffer(self._map, dtype=dtype, count=prod(info.shape), offset=info.offset).view(info.shape)
+            flat = torch.frombuffer(self._map, dtype=dtype, count=prod(info.shape), offset=info.offset)
+            stored = flat.view(info.shape)
+            return stored if which is None else stored[which]
         import numpy as np
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        rows = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
-        rows = rows.reshape(-1, info.nbytes // prod(info.shape[:-1]))
+        raw = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
+        if len(info.shape) == 1:
+            whole = torch.from_numpy(dequantize(raw, GGMLQuantizationType[info.dtype]))
+            return whole if which is None else whole[which]
+        raw = raw.reshape(info.shape[0], -1)
+        if which is not None:
+            raw = raw[which if isinstance(which, slice) else which.numpy()]
+        count = len(raw)
+        rows = raw.reshape(count * prod(info.shape[1:-1]), -1)
         result = np.empty((len(rows), info.shape[-1]), np.float32)
         step = max(1, _PIECE // info.shape[-1])
         for start in range(0, len(rows), step):  # in pieces: dequantize needs twice the room of its result
             piece = slice(start, start + step)
             result[piece] = dequantize(rows[piece], GGMLQuantizationType[info.dtype])
-        return torch.from_numpy(result).view(info.shape)
+        return torch.from_numpy(result).view(count, *info.shape[1:])
 
     def _permuted(self, key: str) -> bool:
         """Whether the rows of this tensor stand in another order in the file."""

@@ -22,7 +22,8 @@ from isoform.reference.card import Family, Task
 from isoform.reference.checkpoint import DTYPES, Checkpoint, first_line, open_checkpoint
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
-from isoform.reference.weights import Weight, account, hub_names, map_weights, same
+from isoform.reference.saving import SHARD, Entry, Progress, Rows, write_safetensors
+from isoform.reference.weights import Fold, Rename, Weight, account, hub_names, map_weights, same
 from isoform.signature import Signature
 
 
@@ -108,32 +109,44 @@ class Model:
             owners[owner]._parameters[leaf] = owners[source]._parameters[source_leaf]
         return module.eval().requires_grad_(False)
 
-    def save(self, folder: str | Path, module: nn.Module | None = None, dtype: torch.dtype | None = None) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        module: nn.Module | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        shard: int = SHARD,
+        progress: Progress | None = None,
+    ) -> None:
         """Write a checkpoint of this task in the Hub's layout and spelling, whole or not at all.
 
         `module`'s parameters replace the checkpoint's; heads of other tasks are left out. `dtype` defaults to the
-        stored one. Raises CheckpointError when the folder is not empty or cannot be written.
+        stored one; with one, values that it cannot hold are refused. No more than a piece of a tensor is in memory,
+        and files end at `shard` bytes of tensors. Raises CheckpointError when the folder is not empty or cannot be
+        written.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise CheckpointError(f"{folder} is there already and not an empty folder; give a new one")
+        entries = self._hub_entries(module, dtype)
         temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
         try:
             temporary.mkdir(parents=True)
+            needed, free = sum(entry.nbytes for entry in entries), shutil.disk_usage(temporary).free
+            if free < needed:
+                sizes = f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
+                raise CheckpointError(f"{folder} could not be written ({sizes}); free some, or give another folder")
             for path in self.checkpoint.sidecars():
                 target = temporary / path.relative_to(self.checkpoint.folder)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
             config = self._hub_config(dtype)
             (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            save_file(self._hub_tensors(module, dtype), temporary / "model.safetensors", metadata={"format": "pt"})
+            write_safetensors(temporary, entries, shard=shard, progress=progress)
             if folder.exists():
                 folder.rmdir()
             temporary.replace(folder)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise CheckpointError(f"{folder} could not be written ({first_line(error)})") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -145,27 +158,32 @@ class Model:
             config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).removeprefix("torch.")
         return config
 
-    def _hub_tensors(self, module: nn.Module | None, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    def _hub_entries(self, module: nn.Module | None, dtype: torch.dtype | None) -> list[Entry]:
         """What `save` writes: the tensors as they are stored, where neither `module` nor `dtype` changes them."""
         changed = dict(module.named_parameters()) if module is not None else {}
         carried = tuple(f"{name}." for name in self.task.carried)
         weights = {**self.weights, **{k: w for k, w in self.all_weights.items() if carried and k.startswith(carried)}}
         headless = self.task is self.family.tasks[-1]  # whose class holds the trunk without a prefix
-        tensors: dict[str, Tensor] = {}
-        shared: set[int] = set()
+        entries: list[Entry] = []
         for name, (key, rule) in hub_names(weights, self.family.rules).items():
             weight = weights[name]
             stored = DTYPES.get(self.checkpoint.info(weight.hub).dtype, torch.float32)
-            if name not in changed and not self.checkpoint.canonical:
-                tensor = self.checkpoint[weight.hub]
-            else:
-                tensor = rule.save(changed[name].detach() if name in changed else weight.load())
-            tensor = tensor.to("cpu", dtype or stored).contiguous()
-            if (storage := tensor.untyped_storage().data_ptr()) in shared:  # safetensors refuses to write it twice
-                tensor = tensor.clone()
-            shared.add(storage)
-            tensors[key.removeprefix(f"{self.family.prefix}.") if headless else key] = tensor
-        return tensors
+            shape = tuple(changed[name].shape) if name in changed else weight.shape
+            rows = self._hub_rows(weight, rule, changed.get(name))
+            # A module's parameters may be the mapped pages themselves: dropped, they would lose what was changed.
+            release = weight.release if module is None else lambda: None
+            key = key.removeprefix(f"{self.family.prefix}.") if headless else key
+            entries.append(Entry(key, shape, dtype or stored, rows, release, dtype is not None))
+        return entries
+
+    def _hub_rows(self, weight: Weight, rule: Rename | Fold, changed: Tensor | None) -> Rows:
+        """How to get a part of what the Hub's tensor is to be; `changed` replaces the stored one."""
+        if changed is not None:
+            values = changed.detach()
+            return lambda start, stop: rule.save(values[start:stop] if values.dim() else values)
+        if self.checkpoint.canonical:
+            return lambda start, stop: rule.save(weight.rows(start, stop))
+        return lambda start, stop: self.checkpoint.rows(weight.hub, start, stop)
 
 
 def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: Any) -> Model:

@@ -85,11 +85,12 @@ def _translate(key: str, source: str, target: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One canonical parameter: its shape, the dtype it is stored in, and how to get it."""
+    """One canonical parameter: its shape, the dtype it is stored in, and how to get it, whole or some rows of it."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     load: Callable[[], Tensor]
+    rows: Callable[[int, int], Tensor]
     release: Callable[[], None]
     source: TensorInfo | None
     """Where exactly these bytes lie in a file, or None when the stored tensor is another one."""
@@ -141,6 +142,7 @@ def _weight(checkpoint: Checkpoint, key: str, rule: Rename | Fold) -> Weight:
         shape=info.shape,
         dtype=DTYPES.get(info.dtype, torch.float32) if isinstance(rule, Rename) else torch.float32,
         load=lambda: rule.load(checkpoint[key]),
+        rows=lambda start, stop: rule.load(checkpoint.rows(key, start, stop)),
         release=lambda: checkpoint.release(key),
         source=info if plain else None,
         hub=key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoint import open_checkpoint
 from isoform.reference.model import open_model
+from isoform.reference.saving import INDEX, Entry, write_safetensors
 from isoform.reference.weights import Fold, Rename, find, hub_names
 from tests.oracle import FIRST, MORE, SECOND, tiny
 
@@ -106,6 +108,108 @@ def test_a_dtype_can_be_asked_for_and_stands_in_the_config(name: str, key: str, 
     assert in_transformers(tmp_path / "saved", input_ids=torch.ones(1, 3, dtype=torch.int64))[1] == {}
 
 
+# ------------------------------------------------------------------ piece by piece
+def entry(name: str, tensor: Tensor, *, finite: bool = False, dtype: torch.dtype | None = None) -> Entry:
+    def rows(start: int, stop: int) -> Tensor:
+        return tensor[start:stop] if tensor.dim() else tensor
+
+    return Entry(name, tuple(tensor.shape), dtype or tensor.dtype, rows, lambda: None, finite)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 2**21])
+def test_a_file_is_the_one_that_the_safetensors_library_writes(
+    piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isoform.reference.saving.PIECE", piece)
+    shapes: list[tuple[int, ...]] = [(), (3,), (5, 4), (2, 3, 2), (0, 3)]
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool)
+    tensors = {f"é.{n}.{dtype}": torch.ones(s).to(dtype) for n, s in enumerate(shapes) for dtype in dtypes}
+    tensors["a"] = torch.randn(9, 4)
+    save_file(tensors, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    write_safetensors(tmp_path, [entry(name, tensor) for name, tensor in tensors.items()])
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["qwen2", "bert_embed", "gemma3_b"])
+def test_shards_are_named_as_the_hub_names_them(name: str, tmp_path: Path) -> None:
+    opened, seen = open_model(tiny(name)), list[tuple[int, int]]()
+    opened.save(tmp_path / "whole")
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    size = sum(tensor.nbytes for tensor in whole.values())
+    opened.save(tmp_path / "shards", shard=size // 3, progress=lambda text, done, total: seen.append((done, total)))
+    index = json.loads((tmp_path / "shards" / INDEX).read_text())
+    files = sorted(path.name for path in (tmp_path / "shards").glob("*.safetensors"))
+    assert files == [f"model-{n:05}-of-{len(files):05}.safetensors" for n in range(1, len(files) + 1)]
+    assert len(files) > 2
+    assert index["metadata"]["total_size"] == size
+    assert sorted(set(index["weight_map"].values())) == files
+    assert seen[-1] == (size, size)
+    again = open_checkpoint(tmp_path / "shards")
+    assert set(again) == set(whole)
+    assert all(torch.equal(again[key], tensor) for key, tensor in whole.items())
+    assert in_transformers(tmp_path / "shards", **inputs_of(name))[1] == {}
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+    """Peak memory of saving eight layers and of two, in processes of their own."""
+    import subprocess
+    import sys
+
+    source = json.loads((tiny("llama") / "config.json").read_text())
+    peaks = []
+    for layers in (2, 8):
+        folder = tmp_path / str(layers)
+        folder.mkdir()
+        sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": layers, "head_dim": 128}
+        config = {**source, **sizes, "num_attention_heads": 8, "num_key_value_heads": 8}
+        (folder / "config.json").write_text(json.dumps(config))
+        shapes = {
+            **{f"self_attn.{part}_proj": (1024, 1024) for part in "qkvo"},
+            "mlp.gate_proj": (4096, 1024),
+            "mlp.up_proj": (4096, 1024),
+            "mlp.down_proj": (1024, 4096),
+            "input_layernorm": (1024,),
+            "post_attention_layernorm": (1024,),
+        }
+        tensors = {
+            f"model.layers.{n}.{name}.weight": torch.zeros(shape, dtype=torch.bfloat16)
+            for n in range(layers)
+            for name, shape in shapes.items()
+        }
+        tensors |= {"model.norm.weight": torch.zeros(1024), "model.embed_tokens.weight": torch.zeros(459, 1024)}
+        tensors |= {} if config.get("tie_word_embeddings") else {"lm_head.weight": torch.zeros(459, 1024)}
+        save_file(tensors, folder / "model.safetensors")
+        code = (
+            "import resource, sys, torch\nfrom isoform.reference.model import open_model\n"
+            "model = open_model(sys.argv[1])\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "model.save(sys.argv[1] + '/saved', dtype=torch.float32)\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] < peaks[0] + 16, peaks  # MiB; the larger one writes 400 MB more
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [([1.0, 70000.0], "w holds 70000, which float16 cannot"), ([1.0, float("nan")], "w holds values that are not")],
+)
+def test_values_that_a_dtype_cannot_hold_are_refused(values: list[float], words: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        write_safetensors(tmp_path, [entry("w", torch.tensor(values), finite=True, dtype=torch.float16)])
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(CheckpointError, match=r"MB are needed, 0.0 MB are free"):
+        open_model(tiny("llama")).save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tensors_that_share_memory_are_each_saved(tmp_path: Path) -> None:
     tensors = load_file(tiny("llama_b") / "model.safetensors")
     shared = tensors["model.embed_tokens.weight"]
@@ -138,11 +242,11 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 def test_an_interrupted_save_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def fail(tensors: dict[str, Tensor], path: Path, **options: Any) -> None:
-        path.write_bytes(b"half")
+    def fail(entry: Entry) -> Iterator[Tensor]:
+        yield torch.zeros(2)
         raise error
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr(Entry, "pieces", fail)
     with pytest.raises(CheckpointError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         open_model(tiny("llama")).save(tmp_path / "saved")
     if isinstance(error, OSError):
