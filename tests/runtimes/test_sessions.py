@@ -1,0 +1,471 @@
+"""torch, TorchScript and ONNX Runtime behind one protocol: each row comes out as the reference gives it alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
+from isoform.exporters import export
+from isoform.manifest import Manifest
+from isoform.reference.model import Model, open_model
+from isoform.runtimes import backends, stepping, torch_backend
+from isoform.runtimes.backends import available, open_artifact, open_path, open_session
+from isoform.runtimes.onnxruntime_backend import OnnxRuntimeDecoder, OnnxRuntimeSession
+from isoform.runtimes.session import Session
+from isoform.signature import Signature
+
+Tiny = Callable[[str], Path]
+Arrays = dict[str, NDArray[Any]]
+
+GRAPHS = ("torch", "torchscript", "onnxruntime")
+# The largest error as a share of the largest value, which is what rounding scales with; depth 5 at most.
+FLOAT32 = 2e-5  # 24 bits of mantissa, sums of up to 160 terms in another order
+HALF = {"f16": 0.03, "bf16": 0.2, "f64": FLOAT32}  # 11 and 8 bits; random weights amplify more than trained ones
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`bundle("qwen2")` is the exported ONNX and TorchScript of that tiny checkpoint."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(name: str, dtype: str = "f32") -> Path:
+        if (name, dtype) not in made:
+            out = tmp_path_factory.mktemp("bundles") / f"{name}-{dtype}"
+            formats = ["torchscript"] if dtype == "bf16" else ["onnx", "torchscript"]
+            export(open_model(tiny(name)), formats, out, dtype=dtype)
+            made[name, dtype] = out
+        return made[name, dtype]
+
+    return make
+
+
+@pytest.fixture
+def opened(tiny: Tiny, bundle: Callable[..., Path]) -> Iterator[Callable[..., Session]]:
+    """`opened("qwen2", "onnxruntime")` is a session, closed after the test."""
+    sessions: list[Session] = []
+
+    def open_(name: str, backend: str, dtype: str = "f32", **options: Any) -> Session:
+        if backend == "torch":
+            session = open_session(open_model(tiny(name)), "torch", dtype=dtype, **options)
+        else:
+            session, _ = open_path(bundle(name, dtype), backend, **options)
+        sessions.append(session)
+        return session
+
+    yield open_
+    for session in sessions:
+        session.close()
+
+
+def padded(signature: Signature, lengths: list[int], side: str, seed: int = 0) -> Arrays:
+    """Random rows of these lengths in one batch, what the signature asks for and an empty cache."""
+    rng = np.random.default_rng(seed)
+    batch, length = len(lengths), max(lengths)
+    mask = np.zeros((batch, length), np.int64)
+    for row, count in zip(mask, lengths, strict=True):
+        row[length - count if side == "left" else 0 :][:count] = 1
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    ids = np.where(mask == 1, rng.integers(5, 200, mask.shape), 0)
+    types = np.where(mask == 1, rng.integers(0, 2, mask.shape), 0)
+    known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "token_type_ids": types}
+    cache = signature.cache
+    empty = np.zeros((batch, cache.heads, 0, cache.head_dim) if cache else 0, np.float32)
+    return {port.name: known.get(port.name, empty) for port in signature.inputs}
+
+
+def alone(model: Model, inputs: Arrays) -> list[list[NDArray[Any]]]:
+    """What the reference gives for each row by itself, unpadded: [row][output], each without its batch axis."""
+    module, results = model.module(), []
+    for n, mask in enumerate(inputs["attention_mask"]):
+        row = [
+            torch.from_numpy(array[n : n + 1] if name.startswith("past") else array[n : n + 1, mask == 1])
+            for name, array in inputs.items()
+        ]
+        with torch.inference_mode():
+            results.append([out[0].numpy() for out in module(*row)])
+    return results
+
+
+def assert_close(got: NDArray[Any], want: NDArray[Any], tolerance: float, what: str = "") -> None:
+    assert got.shape == want.shape, what
+    if want.size:
+        error = np.abs(got - want).max() / np.abs(want).max()
+        assert error <= tolerance, f"{what}: {error:.2g}"
+
+
+def compare(
+    signature: Signature, got: Arrays, want: list[list[NDArray[Any]]], mask: NDArray[Any], tolerance: float
+) -> None:
+    for n, row in enumerate(mask == 1):
+        for port, expected in zip(signature.outputs, want[n], strict=True):
+            value = got[port.name][n]
+            assert value.dtype == np.float32
+            if port.name.startswith("present."):
+                value = value[:, row]
+            elif value.ndim and len(port.axes) > 1 and port.axes[1] == "sequence_length":
+                value = value[row]
+            assert_close(value, expected, tolerance, f"{port.name} of row {n}")
+
+
+NAMES = ("bert", "bert_ner", "bert_qa", "bert_seqcls", "gemma2", "gemma3_b", "llama", "mistral_b", "qwen2", "qwen3_b")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_every_row_comes_out_as_it_does_alone(
+    name: str, backend: str, tiny: Tiny, opened: Callable[..., Session]
+) -> None:
+    model, session = open_model(tiny(name)), opened(name, backend)
+    assert (session.backend, session.signature) == (backend, model.signature)
+    for lengths, side in (([1], "left"), ([7], "left"), ([20], "left"), ([20, 1, 7], "left"), ([7, 20, 1], "right")):
+        inputs = padded(session.signature, lengths, side)
+        outputs = session.run(inputs)
+        assert list(outputs) == [port.name for port in session.signature.outputs]
+        assert all(np.isfinite(output).all() for output in outputs.values()), "padding may be odd, but not NaN"
+        compare(session.signature, outputs, alone(model, inputs), inputs["attention_mask"], FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["bert", "gemma3_b", "qwen3_b"])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [*((backend, dtype) for backend in GRAPHS for dtype in ("f16", "bf16")), ("torch", "f64")],
+)
+def test_half_precision_is_cast_at_the_border(
+    name: str, backend: str, dtype: str, tiny: Tiny, opened: Callable[..., Session]
+) -> None:
+    if (backend, dtype) == ("onnxruntime", "bf16"):
+        pytest.skip("ONNX Runtime's CPU provider has no bfloat16 kernels; the exporter refuses it")
+    model, session = open_model(tiny(name)), opened(name, backend, dtype)
+    inputs = padded(session.signature, [9, 4], "left")
+    compare(session.signature, session.run(inputs), alone(model, inputs), inputs["attention_mask"], HALF[dtype])
+    if session.signature.cache:
+        logits = decoded(session, inputs, [6, 2, 1], all_logits=True)
+        assert_close(logits[0], alone(model, inputs)[0][0], HALF[dtype])
+
+
+def decoded(session: Session, inputs: Arrays, parts: list[int], all_logits: bool) -> NDArray[Any]:
+    """The logits of a decoder fed in parts: (B, T, V), or those of the last slots of the parts (B, parts, V)."""
+    decoder = session.decoder(len(inputs["input_ids"]))
+    results, start = [], 0
+    for part in parts:
+        end = start + part
+        results.append(
+            decoder.step(
+                inputs["input_ids"][:, start:end],
+                inputs["attention_mask"][:, :end],
+                inputs["position_ids"][:, start:end],
+                all_logits=all_logits,
+            )
+        )
+        start = end
+    assert start == inputs["input_ids"].shape[1]
+    assert all(result.dtype == np.float32 for result in results)
+    return np.concatenate(results, 1) if all_logits else np.stack(results, 1)
+
+
+@pytest.mark.parametrize("name", ["gemma2_b", "gemma3_b", "llama", "mistral_full", "qwen2", "qwen3_b"])
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_decoding_in_parts_equals_one_pass(name: str, backend: str, tiny: Tiny, opened: Callable[..., Session]) -> None:
+    model, session = open_model(tiny(name)), opened(name, backend)
+    for lengths, parts in (([20], [1] * 20), ([20, 12, 3], [17, 1, 1, 1]), ([20, 1], [5, 7, 8])):
+        inputs = padded(session.signature, lengths, "left")
+        logits = decoded(session, inputs, parts, all_logits=True)
+        want = alone(model, inputs)
+        for n, row in enumerate(inputs["attention_mask"] == 1):
+            assert_close(logits[n, row], want[n][0], FLOAT32)
+        last = decoded(session, inputs, parts, all_logits=False)
+        ends = np.cumsum(parts) - 1
+        assert_close(last[:1], logits[:1, ends], FLOAT32)
+
+
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_padding_may_also_stand_between_prompt_and_answer(
+    backend: str, tiny: Tiny, opened: Callable[..., Session]
+) -> None:
+    """A batch of prompts padded on the right, then a token for each row: the hole stays hidden."""
+    model, session = open_model(tiny("gemma3_b")), opened("gemma3_b", backend)
+    prompt = padded(session.signature, [9, 4], "right")
+    mask = np.concatenate((prompt["attention_mask"], np.ones((2, 2), np.int64)), 1)
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    ids = np.concatenate((prompt["input_ids"], np.array([[11, 12], [13, 14]])), 1)
+    inputs = {**prompt, "input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    logits = decoded(session, inputs, [9, 1, 1], all_logits=True)
+    for n, want in enumerate(alone(model, inputs)):
+        assert_close(logits[n, mask[n] == 1], want[0], FLOAT32)
+
+
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_a_cache_grows_past_its_first_room(
+    backend: str, tiny: Tiny, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_backend, "FIRST_CAPACITY", 4)
+    monkeypatch.setattr("isoform.runtimes.onnxruntime_backend.FIRST_CAPACITY", 4)
+    model, session = open_model(tiny("llama")), opened("llama", backend)
+    inputs = padded(session.signature, [40, 23], "left")
+    logits = decoded(session, inputs, [3, 1, 1, 20, 1, 1, 13], all_logits=True)
+    for n, row in enumerate(inputs["attention_mask"] == 1):
+        assert_close(logits[n, row], alone(model, inputs)[n][0], FLOAT32)
+
+
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_a_long_prompt_goes_in_by_pieces(
+    backend: str, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened("qwen2", backend)
+    inputs = padded(session.signature, [20, 9], "left")
+    whole = decoded(session, inputs, [20], all_logits=False)
+    monkeypatch.setattr(stepping, "LOGITS", 1)  # one slot at a time
+    pieces = decoded(session, inputs, [20], all_logits=False)
+    assert_close(pieces, whole, FLOAT32)
+
+
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_decoders_of_one_session_do_not_meet(backend: str, opened: Callable[..., Session]) -> None:
+    session = opened("qwen2", backend)
+    inputs = [padded(session.signature, [8], "left", seed) for seed in (1, 2)]
+    want = [decoded(session, given, [4, 4], all_logits=False) for given in inputs]
+    decoders = [session.decoder(1) for _ in inputs]
+    for n, (start, end) in enumerate(((0, 4), (4, 8))):
+        for decoder, given, expected in zip(decoders, inputs, want, strict=True):
+            logits = decoder.step(
+                given["input_ids"][:, start:end], given["attention_mask"][:, :end], given["position_ids"][:, start:end]
+            )
+            np.testing.assert_array_equal(logits, expected[:, n])
+
+
+def test_onnx_runtime_appends_in_place_where_the_graph_says_so(
+    tiny: Tiny, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened("mistral_full", "onnxruntime")  # heads of 16 channels: the fused kernel takes them
+    decoder: Any = session.decoder(1)
+    assert isinstance(decoder, OnnxRuntimeDecoder)
+    assert decoder._in_place
+    first = next(iter(decoder._past.values())).data_ptr()
+    decoder.step(np.array([[5, 6]]), np.ones((1, 2), np.int64), np.array([[0, 1]]))
+    assert next(iter(decoder._past.values())).data_ptr() == first
+    narrow: Any = opened("qwen2", "onnxruntime").decoder(1)  # 4 channels: a standard node, which makes a new tensor
+    assert not narrow._in_place
+
+
+def test_integers_of_any_width_are_taken(opened: Callable[..., Session]) -> None:
+    for backend in GRAPHS:
+        session = opened("bert", backend)
+        inputs = padded(session.signature, [5], "left")
+        narrow = {name: array.astype(np.int32) for name, array in inputs.items()}
+        (want,), (got,) = session.run(inputs).values(), session.run(narrow).values()
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_a_closed_session_says_so(backend: str, opened: Callable[..., Session]) -> None:
+    with opened("qwen2", backend) as session:
+        inputs = padded(session.signature, [3], "left")
+        session.run(inputs)
+        decoder = session.decoder(1)
+    session.close()
+    with pytest.raises(InputError, match="closed"):
+        session.run(inputs)
+    if backend != "torch":
+        with pytest.raises(InputError, match="closed"):
+            decoder.step(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"])
+
+
+@pytest.mark.parametrize("backend", GRAPHS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_ids": None}, "input_ids missing"),
+        ({"pixel_values": np.zeros(3)}, "pixel_values unknown"),
+        ({"input_ids": np.zeros((1, 3))}, "it holds integers"),
+        ({"input_ids": np.zeros(3, np.int64)}, r"input_ids has shape \(3,\)"),
+        ({"position_ids": np.zeros((1, 2), np.int64)}, r"position_ids has shape \(1, 2\), not \(1, 3\)"),
+        ({"attention_mask": np.ones((1, 4), np.int64)}, "4 slots, not 0 cached and 3 new"),
+        ({"past_key_values.0.key": np.zeros((1, 2, 0, 5), np.float32)}, r"past_key_values.0.key has shape"),
+    ],
+)
+def test_wrong_inputs_are_named(
+    backend: str, change: dict[str, Any], message: str, opened: Callable[..., Session]
+) -> None:
+    session = opened("qwen2", backend)
+    inputs = {**padded(session.signature, [3], "left"), **change}
+    with pytest.raises(InputError, match=message):
+        session.run({name: array for name, array in inputs.items() if array is not None})
+
+
+def test_onnx_runtime_turns_what_a_kernel_refuses_into_one_line(opened: Callable[..., Session]) -> None:
+    session = opened("bert", "onnxruntime")
+    inputs = padded(session.signature, [3], "left")
+    inputs["input_ids"][0, 1] = 10**6
+    with pytest.raises(InputError, match="ONNX Runtime could not run the model on these inputs") as caught:
+        session.run(inputs)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_a_decoder_checks_its_steps(backend: str, opened: Callable[..., Session]) -> None:
+    session = opened("qwen2", backend)
+    ones = np.ones((1, 9), np.int64)
+    with pytest.raises(InputError, match="at least one"):
+        session.decoder(0)
+    decoder = session.decoder(1)
+    decoder.step(ones[:, :2], ones[:, :2], np.array([[0, 1]]))
+    with pytest.raises(InputError, match="takes"):
+        decoder.step(ones[:, :0], ones[:, :2], ones[:, :0])
+    with pytest.raises(InputError, match="2 cached and 1 new"):
+        decoder.step(ones[:, :1], ones[:, :1], np.array([[2]]))
+    with pytest.raises(InputError, match="only append"):
+        decoder.step(ones[:, :1], np.array([[0, 1, 1]]), np.array([[2]]))
+    decoder.step(ones[:, :1], ones[:, :3], np.array([[2]]))
+    with pytest.raises(InputError, match="decodes nothing"):
+        opened("bert", backend).decoder(1)
+
+
+# ------------------------------------------------------------------ files that are not what they should be
+def damaged(bundle: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+FILES = (
+    ("torchscript", "torchscript/model.pt"),
+    ("onnxruntime", "onnx/model.onnx"),
+    ("onnxruntime", "onnx/model.onnx_data"),
+)
+
+
+@pytest.mark.parametrize(("backend", "file"), FILES)
+@pytest.mark.parametrize("damage", ["missing", "short", "empty", "noise"])
+def test_a_damaged_file_is_one_clear_error(
+    backend: str, file: str, damage: str, bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = damaged(bundle("qwen2"), tmp_path)
+    path, main = folder / file, folder / ("onnx/model.onnx" if backend == "onnxruntime" else file)
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"short": content[: len(content) // 2], "empty": b"", "noise": b"\x07" * len(content)}[damage])
+    if damage != "noise":
+        with pytest.raises(CheckpointError, match=path.name):
+            open_path(folder, backend)
+    if damage == "noise" and file.endswith("_data"):
+        return  # floats like any others: the parity check is what sees them
+    signature = Manifest.read(folder).artifacts[0].signature
+    with pytest.raises(CheckpointError, match=path.name.removesuffix("_data")) as caught:
+        open_session(main, backend, signature=signature)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["torchscript", "onnxruntime"])
+def test_a_file_of_another_model_is_refused(backend: str, bundle: Callable[..., Path]) -> None:
+    (other,) = (a for a in Manifest.read(bundle("bert")).artifacts if a.format == backends.FORMAT_OF[backend])
+    with pytest.raises(CheckpointError, match="signature"):
+        open_session(bundle("qwen2") / other.files[0].path, backend, signature=other.signature)
+
+
+def test_a_bare_graph_tells_its_own_signature(bundle: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("qwen2", "bert_qa"):
+        folder = bundle(name)
+        want = Manifest.read(folder).artifacts[0].signature
+        with OnnxRuntimeSession(folder / "onnx" / "model.onnx") as session:
+            assert session.signature == want
+        session_, where = open_path(folder / "onnx" / "model.onnx")
+        with session_:
+            assert where == folder
+            inputs = padded(want, [4], "left")
+            assert session_.run(inputs).keys() == {port.name for port in want.outputs}
+
+
+# ------------------------------------------------------------------ choosing a backend
+def test_auto_takes_the_first_form_that_is_there(tiny: Tiny, tmp_path: Path) -> None:
+    model = open_model(tiny("qwen2"))
+    export(model, ["torchscript"], tmp_path / "b")
+    session, folder = open_path(tmp_path / "b")
+    with session:
+        assert (session.backend, folder) == ("torchscript", tmp_path / "b")
+    with pytest.raises(BackendUnavailable, match=r"onnxruntime: no onnx in .* --to onnx"):
+        open_path(tmp_path / "b", "onnxruntime")
+    with open_path(tmp_path / "b", "torch")[0] as session:
+        assert session.backend == "torch"
+    with pytest.raises(InputError, match="exported for text-generation, not fill-mask"):
+        open_path(tmp_path / "b", task="fill-mask")
+
+
+def test_an_artifact_opens_on_the_backend_of_its_format(bundle: Callable[..., Path]) -> None:
+    folder = bundle("bert")
+    for artifact in Manifest.read(folder).artifacts:
+        (backend,) = (name for name, form in backends.FORMAT_OF.items() if form == artifact.format)
+        with open_artifact(folder, artifact, backend, threads=1) as session:
+            assert session.backend == backend
+
+
+def test_a_wrong_request_names_the_way_out(tiny: Tiny, bundle: Callable[..., Path]) -> None:
+    model, graph = open_model(tiny("bert")), bundle("bert") / "onnx" / "model.onnx"
+    requests: list[tuple[Any, str, dict[str, Any], str]] = [
+        (model, "torch", {"device": "tpu"}, "tpu"),
+        (model, "torch", {"dtype": "f8"}, "f8"),
+        (model, "torch", {"threads": 0}, "threads=0"),
+        (model, "tensorrt", {}, "tensorrt"),
+        (model, "onnxruntime", {}, "export"),
+        (graph, "torch", {}, "checkpoint"),
+        (graph, "torchscript", {}, "signature"),
+        (graph, "onnxruntime", {"threads": 0}, "threads=0"),
+        (graph, "onnxruntime", {"device": "gpu"}, "gpu"),
+    ]
+    for source, backend, options, named in requests:
+        with pytest.raises(InputError, match=named):
+            open_session(source, backend, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_a_missing_gpu_is_said_by_name(backend: str, opened: Callable[..., Session]) -> None:
+    with pytest.raises(BackendUnavailable, match=r"CUDA|cuda"):
+        opened("bert", backend, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["bert", "gemma2_b", "mistral_full", "qwen3_b"])
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_a_gpu_gives_what_the_cpu_gives(name: str, backend: str, tiny: Tiny, opened: Callable[..., Session]) -> None:
+    model, session = open_model(tiny(name)), opened(name, backend, device="cuda", strict=True)
+    inputs = padded(session.signature, [20, 1, 7], "left")
+    compare(session.signature, session.run(inputs), alone(model, inputs), inputs["attention_mask"], FLOAT32)
+    if session.signature.cache:
+        logits = decoded(session, inputs, [17, 1, 2], all_logits=True)
+        assert_close(logits[0], alone(model, inputs)[0][0], FLOAT32)
+
+
+def test_every_backend_is_ready_here() -> None:
+    states = {state.backend: state for state in available()}
+    assert states.keys() == set(backends.BACKENDS)
+    for state in states.values():
+        assert state.ready, state
+        assert state.devices[0] == "cpu"
+
+
+def test_asking_for_the_backends_loads_none_of_them() -> None:
+    script = (
+        "import sys; from isoform.runtimes.backends import available; available()\n"
+        "print([m for m in ('torch', 'onnxruntime', 'xllamacpp', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" or torch.cuda.is_available()
+
+
+def test_an_uninstalled_backend_names_its_package(monkeypatch: pytest.MonkeyPatch, bundle: Callable[..., Path]) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(IsoformError, match="pip install onnxruntime"):
+        OnnxRuntimeSession(bundle("bert") / "onnx" / "model.onnx")
+    monkeypatch.setattr(backends, "_version", lambda package: None)
+    assert all("pip install" in state.detail and not state.ready for state in available())
