@@ -1,4 +1,4 @@
-"""What a check found: results, what was skipped and why, as JSON and as a table. Nothing is measured here."""
+"""What a check found: results, what was skipped and why, as JSON, a table and remarks. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -100,39 +100,53 @@ def _use(result: Result) -> tuple[bool, float]:
 
 
 def table(report: Report) -> Table:
-    """The worst result of every group, and what was skipped."""
+    """The worst result of every group; what to say about them is in `remarks`."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    rows = Table(header_style="bold", title="parity", title_justify="left", title_style="bold")
+    rows = Table(header_style="bold", title="parity", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    rows.padding = (0, 1, 0, 0)  # fits 80 columns
     for column in ("backend", "level", "cases", "metric"):
         rows.add_column(column, overflow="fold")
-    for column in ("value", "limit", "of limit"):
+    for column in ("value", "limit", "used"):
         rows.add_column(column, justify="right", no_wrap=True)
-    rows.add_column("", overflow="fold")
+    rows.add_column("", no_wrap=True)
+    before = ("", "")
     for result in worst(report.results):
         failed, share = _use(result)
-        verdict = Text("ok", "green")
-        if failed:
-            alike = {r.case for r in report.results if not r.passed and _key(r) == _key(result)}
-            where = result.case.partition(", ")[2] if len(alike) == 1 else f"{len(alike)} cases"
-            verdict = Text(f"FAIL {where}".rstrip(), "red")
-        if result.note:
-            verdict.append(f": {result.note}" if failed else f", {result.note}", "red" if failed else "dim")
+        here = (result.backend, result.level)
+        shown = (here[0] if here[0] != before[0] else "", here[1] if here != before else "")
+        before = here
         rows.add_row(
-            Text(result.backend),
-            Text(result.level),
+            *map(Text, shown),
             Text(result.group),
             Text(result.metric),
             f"{result.value:.2g}",
             f"{result.limit:.2g}",
             f"{share:.0%}" if result.limit else "",
-            verdict,
+            Text("FAIL", "red") if failed else Text("ok", "green"),
         )
-    for skip in report.skipped:
-        reason = Text(f"skipped: {skip.reason}", "yellow")
-        rows.add_row(Text(skip.backend), Text(skip.level), Text(skip.case), "", "", "", "", reason)
     return rows
+
+
+def remarks(report: Report) -> list[str]:
+    """What the table leaves out, a line each: where it failed, what was skipped and why, and notes."""
+    lines = []
+    for result in worst(report.results):
+        if not result.passed:
+            alike = {r.case for r in report.results if not r.passed and _key(r) == _key(result)}
+            where = result.case if len(alike) == 1 else f"{len(alike)} cases of {result.group}, worst {result.case}"
+            note = f": {result.note}" if result.note else ""
+            lines.append(f"FAIL {result.backend} {result.level}, {where}{note}")
+    lines += [f"skipped {skip.backend} {skip.level}, {skip.case}: {skip.reason}" for skip in report.skipped]
+    noted: dict[tuple[str, str], list[str]] = {}
+    for result in worst(report.results):
+        if result.passed and result.note:
+            noted.setdefault((result.backend, result.note), []).append(result.group)
+    for (backend, note), groups in noted.items():
+        lines.append(f"note {backend}, {', '.join(dict.fromkeys(groups))}: {note}")
+    return lines
 
 
 def _key(result: Result) -> tuple[str, str, str]:

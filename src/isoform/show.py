@@ -85,11 +85,25 @@ def manifest(manifest: Manifest, folder: Path) -> None:
         out.print(f"[yellow]no {form}[/]: {Text(reason).markup}")
 
 
+def checkpoint(written: dict[str, Any]) -> None:
+    """The files of a Hub checkpoint."""
+    title = "{folder}: {family}, {task}, {parameters:,} parameters in {dtype}".format(**written)
+    rows = table(title, "file", "size", right=("size",))
+    for file in written["files"]:
+        rows.add_row(file["path"], size(file["size"]))
+    out.print(rows)
+
+
 def report(report: Report) -> None:
-    """The table of a parity report and its verdict."""
+    """The table of a parity report, its remarks and its verdict."""
+    from isoform.validators.report import remarks
     from isoform.validators.report import table as report_table
 
     out.print(report_table(report))
+    for line in remarks(report):
+        kind, _, rest = line.partition(" ")
+        colour = {"FAIL": "red", "skipped": "yellow"}.get(kind, "dim")
+        out.print(Text.assemble((kind, colour), " ", rest))
     out.print("[green]the same[/]" if report.same else "[red]not the same[/]")
 
 

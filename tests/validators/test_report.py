@@ -6,7 +6,7 @@ import json
 
 from rich.console import Console
 
-from isoform.validators.report import Report, Result, Skip, table, worst
+from isoform.validators.report import Report, Result, Skip, remarks, table, worst
 
 
 def result(case: str, value: float, limit: float = 1.0, metric: str = "max_abs", note: str = "") -> Result:
@@ -78,13 +78,15 @@ def test_the_worst_of_a_group_is_what_fails_or_uses_most_of_its_limit() -> None:
     assert Report(results).summary()["worst"][1]["metric"] == "argmax"
 
 
-def test_the_table_names_what_failed_and_what_was_skipped() -> None:
-    shown = text(
-        Report(
-            [result("f32 one row, length 1", 0.5), result("f32 left padding, rows of 7 1", 3.0, note="[x] broken")],
-            [Skip("llamacpp", "graph", "f32 token types", "only the [first] type")],
-        )
+def test_the_table_and_the_remarks_name_what_failed_and_what_was_skipped() -> None:
+    report = Report(
+        [result("f32 one row, length 1", 0.5), result("f32 left padding, rows of 7 1", 3.0, note="[x] broken")],
+        [Skip("llamacpp", "graph", "f32 token types", "only the [first] type")],
     )
+    shown = text(report)
     assert "50%" in shown
-    assert "FAIL rows of 7 1: [x] broken" in shown
-    assert "skipped: only the [first] type" in shown
+    assert "300%  FAIL" in shown
+    assert remarks(report) == [
+        "FAIL onnxruntime graph, f32 left padding, rows of 7 1: [x] broken",
+        "skipped llamacpp graph, f32 token types: only the [first] type",
+    ]
