@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from isoform.reference.model import Model
 
-SHORT, LONG, STEPS = 7, 40, 8  # tokens; the last that many of a long row are decoded with a cache
+SHORT, LONG, STEPS = 7, 24, 8  # tokens; the last that many of a long row are decoded with a cache
 SMALL_WINDOW = 64  # a longer window is not outgrown here: rows of that length would take minutes on a large model
 
 TEXTS = (
@@ -204,7 +204,7 @@ def _text_rows(model: Model, vocabulary: int, limit: int) -> tuple[Row, ...]:
     tokenizer = Tokenizer.from_str(text)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    found = [np.array(tokenizer.encode(line).ids[: min(limit, SMALL_WINDOW)], np.int64) for line in TEXTS]
+    found = [np.array(tokenizer.encode(line).ids[: min(limit, 2 * LONG)], np.int64) for line in TEXTS]
     if any(not ids.size or ids.max() >= vocabulary for ids in found):
         return ()
     return tuple(Row(ids, np.zeros_like(ids)) for ids in found)

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 class Difference:
     """How far `got` is from `want`. With a `problem` or a value that is not finite the numbers are infinite.
 
-    `size` counts the values compared: nothing compared (0) is not agreement. `max_rel` is relative to each wanted
-    value, `nmse` is the squared error over the squared size of what is wanted, `scale` the largest wanted value.
+    `size` counts the values compared: nothing compared (0) is not agreement. `nmse` is the squared error over the
+    squared size of what is wanted; `scale` is its largest value and `size_rms` its root mean square.
     """
 
     problem: str
     size: int
     nonfinite: int
     max_abs: float
-    max_rel: float
     rms: float
     nmse: float
     scale: float
+    size_rms: float
 
 
 def difference(got: NDArray[Any], want: NDArray[Any], dtype: Any = None) -> Difference:
@@ -42,37 +42,49 @@ def difference(got: NDArray[Any], want: NDArray[Any], dtype: Any = None) -> Diff
     elif dtype is not None and got.dtype != np.dtype(dtype):
         problem = f"dtype {got.dtype}, not {np.dtype(dtype)}"
     if problem:
-        return Difference(problem, 0, 0, inf, inf, inf, inf, 0.0)
-    a, b = got.astype(np.float64), want.astype(np.float64)
-    finite = np.isfinite(a) & np.isfinite(b)
-    nonfinite = int(finite.size - np.count_nonzero(finite))
-    scale = float(np.abs(b[finite]).max(initial=0.0))
-    if nonfinite:
-        return Difference("", a.size, nonfinite, inf, inf, inf, inf, scale)
-    with np.errstate(over="ignore"):
-        gap = np.abs(a - b)
-    max_abs = float(gap.max(initial=0.0))
-    wrong = gap > 0
-    with np.errstate(over="ignore", divide="ignore"):
-        max_rel = float((gap[wrong] / np.abs(b[wrong])).max(initial=0.0))
-    rms, size = _root_mean_square(gap), _root_mean_square(b)
-    if rms == 0:
-        nmse = 0.0
+        return Difference(problem, 0, 0, inf, inf, inf, 0.0, 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gap = np.subtract(got, want, dtype=np.float64)
+    scale, wide = _largest(want), _largest(gap)
+    if not (np.isfinite(scale) and np.isfinite(wide)):
+        finite = np.isfinite(got) & np.isfinite(want)
+        if wrong := int(finite.size - np.count_nonzero(finite)):
+            return Difference("", got.size, wrong, inf, inf, inf, _largest(np.where(finite, want, 0)), 0.0)
+    rms, size_rms = _root_mean_square(gap, wide), _root_mean_square(want, scale)
+    if rms == 0 or size_rms == 0:
+        nmse = 0.0 if rms == 0 else inf
     else:
         with np.errstate(over="ignore"):
-            nmse = float(np.square(np.float64(rms) / size)) if size else inf
-    return Difference("", a.size, 0, max_abs, max_rel, rms, nmse, scale)
+            nmse = float(np.square(np.float64(rms) / size_rms))
+    return Difference("", got.size, 0, wide, rms, nmse, scale, size_rms)
 
 
-def _root_mean_square(x: NDArray[np.float64]) -> float:
-    """Scaled by the largest value, so that no square over- or underflows."""
+def largest_relative(got: NDArray[Any], want: NDArray[Any]) -> float:
+    """The largest error relative to the value that is wanted there; infinite where that is 0 and `got` is not."""
     import numpy as np
 
-    top = float(x.max(initial=0.0)) if x.size else 0.0
-    top = max(top, -float(x.min(initial=0.0))) if x.size else 0.0
+    gap = np.abs(np.subtract(got, want, dtype=np.float64))
+    wrong = gap > 0
+    with np.errstate(over="ignore", divide="ignore"):
+        return float((gap[wrong] / np.abs(want[wrong], dtype=np.float64)).max(initial=0.0))
+
+
+def _largest(x: NDArray[Any]) -> float:
+    """The largest absolute value; NaN where there is one."""
+    return max(abs(float(x.max())), abs(float(x.min()))) if x.size else 0.0
+
+
+def _root_mean_square(x: NDArray[Any], top: float) -> float:
+    """`top` is the largest absolute value: scaled by it, no square over- or underflows."""
+    import numpy as np
+
     if top == 0 or not np.isfinite(top):
         return top
-    return top * float(np.sqrt(np.mean(np.square(x / top))))
+    flat = x.reshape(-1).astype(np.float64, copy=False)
+    if not 1e-100 < top < 1e100:
+        flat = flat / top
+        return top * float(np.sqrt(np.dot(flat, flat) / flat.size))
+    return float(np.sqrt(np.dot(flat, flat) / flat.size))
 
 
 def choices(got: NDArray[Any], want: NDArray[Any], tie: float) -> tuple[int, int]:

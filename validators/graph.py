@@ -140,7 +140,7 @@ class _Check:
                 return
             scale = max(gap.scale for gap in gaps)
             rms = float(np.sqrt(sum(gap.rms**2 * gap.size for gap in gaps) / size))
-            size_rms = float(np.sqrt(sum(float(np.square(want).sum()) for *_, want in mine) / size))
+            size_rms = float(np.sqrt(sum(gap.size_rms**2 * gap.size for gap in gaps) / size))
             limits = self._limits(n, scale, size_rms)
             if not np.isfinite([limits.max_abs, limits.rms]).all():
                 self._result("nonfinite", 1, 0, f"{port.name}: torch itself overflows in {self.dtype}; export to f32")
