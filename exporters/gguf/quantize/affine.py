@@ -1,18 +1,20 @@
-"""Q4_K, Q5_K and Q2_K: super-blocks of 256 whose sub-blocks have a scale and a minimum of their own.
+"""Q2_K, Q4_K and Q5_K: super-blocks of 256 whose sub-blocks have a scale and a minimum of their own.
 
-The layouts are those of block_q4_K, block_q5_K and block_q2_K in ggml-common.h. `x` holds whole rows of `columns`
-elements one after another, `importance` one value per column, or nothing.
+The layouts are those of block_q2_K, block_q4_K and block_q5_K in ggml-common.h.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy import float32, int32
-from numpy.typing import NDArray
 
-from isoform.exporters.gguf.quantize.compiled import inlined, kernel
+from isoform.exporters.gguf.quantize.compiled import kernel
 from isoform.exporters.gguf.quantize.lanes import (
     BELOW,
+    CHUNK,
     EIGHT,
     ERROR,
     LANES,
@@ -21,250 +23,245 @@ from isoform.exporters.gguf.quantize.lanes import (
     STATE,
     STEP,
     SUM_W,
-    VARIANCE,
+    SUPER,
     WON_FACTOR,
     WON_LOW,
     ZERO,
+    Bytes,
+    Floats,
+    Integers,
     all_finite,
     fill,
     spread,
     sum_squares,
     take_columns,
     weigh,
-    whole,
 )
+from isoform.exporters.gguf.quantize.packing import pack_bit, pack_nibbles, pack_pairs, put_half
 from isoform.exporters.gguf.quantize.rounding import clamp, from_half, nearest, to_half
 from isoform.exporters.gguf.quantize.scales import fit_positive, search_affine
 
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
-SUPER = 256
-BATCH = 32 * LANES  # elements that fill every lane with a sub-block of 32
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """How ggml searches the scales of a type, and how it lays a super-block out."""
+
+    n: int  # elements of a sub-block
+    top: int  # the highest level
+    nbytes: int  # of a super-block
+    scale_top: int  # the highest level of the scales and minimums themselves
+    first: float  # the first candidate, `steps` more follow
+    steps: int
+    variance: float  # what the mean square counts for where importances weigh in
+    weights: Callable[[Floats, Floats], None]
+    store: Callable[[Floats, Bytes, Bytes, Floats, Floats, Bytes, Bytes], None]
+    absolute: bool = False
 
 
-@kernel
-def q4_k(x: Floats, out: Bytes, columns: int, importance: Floats) -> bool:
-    return _q4_q5(x, out, 144, int32(15), float32(-1), 20, importance)
-
-
-@kernel
-def q5_k(x: Floats, out: Bytes, columns: int, importance: Floats) -> bool:
-    return _q4_q5(x, out, 176, int32(31), float32(-0.5), 15, importance)
-
-
-@kernel
-def _q4_q5(x: Floats, out: Bytes, size: int, top: int32, first: float32, steps: int, importance: Floats) -> bool:
-    """They differ in the levels and in where the fifth bit goes; `size` is the bytes of a super-block."""
-    padded, lanes = np.empty(BATCH, np.float32), np.empty(BATCH, np.float32)
-    weights, room = np.empty(BATCH, np.float32), np.empty(BATCH, np.float32)
-    state, levels = np.zeros(STATE, np.float32), np.empty(BATCH, np.uint8)
-    scales, lows = np.empty(8, np.uint8), np.empty(8, np.uint8)
-    for start in range(0, len(x), BATCH):
-        if not all_finite(x[start : start + BATCH].view(np.int32)):
+def quantize(x: Floats, out: Bytes, importance: Floats | None, form: Affine) -> bool:
+    """Quantize whole rows, one after another; `importance` is one value per column. Whether all of `x` was finite."""
+    n, top, subs = form.n, int32(form.top), SUPER // form.n
+    lanes, weights, levels = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty(CHUNK, np.uint8)
+    states = np.zeros(CHUNK // (n * LANES) * STATE, np.float32)
+    scales, lows = np.empty(CHUNK // n, np.uint8), np.empty(CHUNK // n, np.uint8)
+    wholes = np.empty(2 * CHUNK // SUPER, np.float32)
+    for start in range(0, len(x), CHUNK):
+        part = x[start : start + CHUNK]
+        if not all_finite(part.view(np.int32)):
             return False
-        count = min(BATCH, len(x) - start) // SUPER
-        batch = whole(x[start : start + BATCH], padded)
-        spread(batch, lanes, 32)
-        if len(importance):
-            take_columns(importance, start, room)
-            spread(room, weights, 32)
-            _weigh_by_importance(batch, lanes, weights, state, 32, float32(2))
-            search_affine(lanes, weights, room, state, 32, top, float32(-0.9), float32(0.05), 36, False)
+        used = -(-len(part) // (n * LANES)) * n * LANES
+        spread(part, lanes[:used], n)
+        if importance is None:
+            form.weights(lanes[:used], weights)
+            search_affine(
+                lanes[:used], weights, states, n, top, float32(form.first), float32(0.1), form.steps, form.absolute
+            )
+            _round_scales(states, len(part) // SUPER, subs, form.scale_top, scales, lows, wholes)
         else:
-            _weigh_by_size(lanes, weights, state)
-            search_affine(lanes, weights, room, state, 32, top, first, float32(0.1), steps, False)
-        for block in range(count):
-            packed = out[(start // SUPER + block) * size :]
-            if len(importance):
-                scale, low = _fit_scales(state, block, 8, 63, scales, lows)
-            else:
-                scale, low = _round_scales(state, block, 8, 63, scales, lows)
-                for j in range(8):
-                    scales[j], lows[j] = min(63, scales[j]), min(63, lows[j])
-            _pack_scales(scale, low, scales, lows, packed)
-            scale, low = from_half(to_half(scale)), from_half(to_half(low))
-            code = packed[4:16]
-            for j in range(8):
-                six = code[j] & 63 if j < 4 else code[j + 4] & 15 | code[j - 4] >> 6 << 4
-                state[STEP + block * 8 + j] = scale * float32(six)
-                six = code[j + 4] & 63 if j < 4 else code[j + 4] >> 4 | code[j] >> 6 << 4
-                state[BELOW + block * 8 + j] = low * float32(six)
-        _assign(batch, levels, state, 32, top)
-        for block in range(count):
-            packed = out[(start // SUPER + block) * size :]
-            if top > 15:
-                _pack_fifth(levels[block * SUPER :], packed[16:])
-                _pack_nibbles(levels[block * SUPER :], packed[48:])
-            else:
-                _pack_nibbles(levels[block * SUPER :], packed[16:])
+            columns = np.empty(len(part), np.float32)
+            take_columns(importance, start, columns)
+            spread(columns, weights[:used], n)
+            squares = np.empty(len(part) // SUPER, np.float32)
+            sum_squares(part, SUPER, squares)
+            weigh(lanes[:used], weights, float32(form.variance) * squares / float32(SUPER), subs, n)
+            search_affine(lanes[:used], weights, states, n, top, float32(-0.9), float32(0.05), 36, False)
+            _fit_scales(states, len(part) // SUPER, subs, form.scale_top, scales, lows, wholes)
+        blocks = start // SUPER * form.nbytes
+        form.store(part, scales, lows, wholes, states, levels, out[blocks:])
     return True
 
 
-@kernel
-def q2_k(x: Floats, out: Bytes, columns: int, importance: Floats) -> bool:
-    size, top, length = 84, int32(3), 16 * LANES
-    padded, lanes = np.empty(length, np.float32), np.empty(length, np.float32)
-    weights, room = np.empty(length, np.float32), np.empty(length, np.float32)
-    state, levels = np.zeros(STATE, np.float32), np.empty(length, np.uint8)
-    scales, lows = np.empty(16, np.uint8), np.empty(16, np.uint8)
-    for start in range(0, len(x), length):
-        if not all_finite(x[start : start + length].view(np.int32)):
-            return False
-        count = min(length, len(x) - start) // SUPER
-        batch = whole(x[start : start + length], padded)
-        spread(batch, lanes, 16)
-        if len(importance):
-            take_columns(importance, start, room)
-            spread(room, weights, 16)
-            _weigh_by_importance(batch, lanes, weights, state, 16, float32(1))
-            search_affine(lanes, weights, room, state, 16, top, float32(-0.9), float32(0.05), 36, False)
-        else:
-            for i in range(length):
-                weights[i] = abs(lanes[i])
-            search_affine(lanes, weights, room, state, 16, top, float32(-0.5), float32(0.1), 15, True)
-        for block in range(count):
-            packed = out[(start // SUPER + block) * size :]
-            if len(importance):
-                scale, low = _fit_scales(state, block, 16, 15, scales, lows)
-            else:
-                scale, low = _round_scales(state, block, 16, 15, scales, lows)
-            put_half(scale, packed[80:])
-            put_half(low, packed[82:])
-            scale, low = from_half(to_half(scale)), from_half(to_half(low))
-            for j in range(16):
-                packed[j] = scales[j] | lows[j] << 4
-                state[STEP + block * 16 + j] = scale * float32(packed[j] & 15)
-                state[BELOW + block * 16 + j] = low * float32(packed[j] >> 4)
-        _assign(batch, levels, state, 16, top)
-        for block in range(count):
-            pack_pairs(levels[block * SUPER :], out[(start // SUPER + block) * size + 16 :])
-    return True
+def _fit_scales(
+    states: Floats, count: int, subs: int, top: int, scales: Bytes, lows: Bytes, wholes: Floats
+) -> None:
+    """Levels of the scales and of the minimums, each by a search of its own, weighted like the sub-blocks."""
+    groups = -(-count // LANES)
+    values, weights, levels = (np.zeros(groups * subs * LANES, dtype) for dtype in (np.float32, np.float32, np.int32))
+    fits = np.zeros(groups * STATE, np.float32)
+    gather(states, SUM_W, float32(1), count, subs, weights)
+    for index, offset, sign, found in ((0, SCALE, 1, scales), (1, LOW, -1, lows)):
+        gather(states, offset, float32(sign), count, subs, values)
+        fit_positive(values, weights, levels, fits, subs, int32(top))
+        scatter(levels, fits, count, subs, found, wholes[index:])
 
 
 @kernel
-def _weigh_by_size(x: Floats, weights: Floats, state: Floats) -> None:
-    """Weights of sub-blocks of 32: the root of the mean square, plus the size of the value."""
-    fill(state, ERROR, ZERO)
-    for start in range(0, BATCH, EIGHT):
-        xs = x[start : start + EIGHT]
-        for lane in range(LANES):
-            total = state[ERROR + lane]
-            for i in range(8):
-                total += xs[i * LANES + lane] * xs[i * LANES + lane]
-            state[ERROR + lane] = total
-    for lane in range(LANES):
-        state[ERROR + lane] = np.sqrt(state[ERROR + lane] / float32(32))
-    for start in range(0, BATCH, EIGHT):
-        xs, ws = x[start : start + EIGHT], weights[start : start + EIGHT]
-        for lane in range(LANES):
-            mean = state[ERROR + lane]
-            for i in range(8):
-                ws[i * LANES + lane] = mean + abs(xs[i * LANES + lane])
+def gather(states: Floats, offset: int, sign: float32, count: int, subs: int, values: Floats) -> None:
+    """What the sub-blocks hold at an offset, super-blocks side by side."""
+    for block in range(count):
+        group = block // LANES
+        for j in range(subs):
+            sub = block * subs + j
+            values[(group * subs + j) * LANES + block % LANES] = sign * states[sub // LANES * STATE + offset + sub % LANES]
 
 
 @kernel
-def _weigh_by_importance(batch: Floats, x: Floats, weights: Floats, state: Floats, n: int, times: float32) -> None:
-    """From importances: times the root of (`times` the mean square of the super-block, plus the value's square)."""
-    sums = np.empty(len(batch) // SUPER, np.float32)
-    sum_squares(batch, SUPER, sums)
-    for lane in range(LANES):
-        state[VARIANCE + lane] = times * sums[lane * n // SUPER] / float32(SUPER)
-    weigh(x, weights, state, n)
+def scatter(levels: Integers, fits: Floats, count: int, subs: int, found: Bytes, wholes: Floats) -> None:
+    """Levels of super-blocks side by side, one super-block after another; every second of `wholes` is their scale."""
+    for block in range(count):
+        group = block // LANES
+        for j in range(subs):
+            found[block * subs + j] = levels[(group * subs + j) * LANES + block % LANES]
+        wholes[2 * block] = fits[group * STATE + SCALE + block % LANES]
 
 
 @kernel
 def _round_scales(
-    state: Floats, block: int, count: int, top: int, scales: Bytes, lows: Bytes
-) -> tuple[float32, float32]:
-    """Scales and minimums of a super-block from 0 to `top`, and what they are to be multiplied with."""
-    found, minimums = state[SCALE + block * count :], state[LOW + block * count :]
-    most, deepest = ZERO, ZERO
-    for j in range(count):
-        most = found[j] if found[j] > most else most
-        deepest = -minimums[j] if -minimums[j] > deepest else deepest
+    states: Floats, count: int, subs: int, top: int, scales: Bytes, lows: Bytes, wholes: Floats
+) -> None:
+    """Levels of the scales and of the minimums as parts of their largest."""
     whole = float32(top)
-    by_scale = whole / most if most > ZERO else ZERO
-    by_low = whole / deepest if deepest > ZERO else ZERO
-    for j in range(count):
-        scales[j] = nearest(by_scale * found[j])
-        lows[j] = nearest(by_low * -minimums[j])
-    return most / whole, deepest / whole
+    for block in range(count):
+        most, deepest = ZERO, ZERO
+        state = states[block * subs // LANES * STATE + block * subs % LANES :]
+        for j in range(subs):
+            scale, depth = state[SCALE + j], -state[LOW + j]
+            most = scale if scale > most else most
+            deepest = depth if depth > deepest else deepest
+        by_scale = whole / most if most > ZERO else ZERO
+        by_depth = whole / deepest if deepest > ZERO else ZERO
+        for j in range(subs):
+            scale, depth = nearest(by_scale * state[SCALE + j]), nearest(by_depth * -state[LOW + j])
+            scales[block * subs + j] = scale & 255 if subs == 16 else min(top, scale & 255)
+            lows[block * subs + j] = depth & 255 if subs == 16 else min(top, depth & 255)
+        wholes[2 * block] = most / whole
+        wholes[2 * block + 1] = deepest / whole
 
 
 @kernel
-def _fit_scales(
-    state: Floats, block: int, count: int, top: int, scales: Bytes, lows: Bytes
-) -> tuple[float32, float32]:
-    """The same where importances weigh in: a search of its own over the scales, and one over the minimums."""
-    first = block * count
-    found, weights = state[SCALE + first : SCALE + first + count], state[SUM_W + first : SUM_W + first + count]
-    scale = fit_positive(found, weights, top, scales)
-    return scale, fit_positive(-state[LOW + first : LOW + first + count], weights, top, lows)
-
-
-@kernel
-def _pack_scales(scale: float32, low: float32, scales: Bytes, lows: Bytes, packed: Bytes) -> None:
-    """The first sixteen bytes of Q4_K and Q5_K: two float16, then eight six-bit scales and eight six-bit minimums."""
-    put_half(scale, packed)
-    put_half(low, packed[2:])
-    code = packed[4:16]
-    for j in range(4):
-        code[j] = scales[j] | scales[j + 4] >> 4 << 6
-        code[j + 4] = lows[j] | lows[j + 4] >> 4 << 6
-        code[j + 8] = scales[j + 4] & 15 | (lows[j + 4] & 15) << 4
-
-
-@kernel
-def _assign(x: Floats, levels: Bytes, state: Floats, n: int, top: int32) -> None:
-    """The levels under the rounded scales (STEP) and minimums (BELOW); those of the search where a scale became 0."""
-    if n == 16:
+def _weigh_by_size(x: Floats, weights: Floats) -> None:
+    """Weights of sub-blocks of 32: the root of their mean square, plus the size of the value."""
+    total = np.empty(LANES, np.float32)
+    for first in range(0, len(x), 32 * LANES):
+        fill(total, 0, ZERO)
+        for start in range(first, first + 32 * LANES, EIGHT):
+            xs = x[start : start + EIGHT]
+            for lane in range(LANES):
+                value = total[lane]
+                for i in range(8):
+                    value += xs[i * LANES + lane] * xs[i * LANES + lane]
+                total[lane] = value
         for lane in range(LANES):
-            step, below = state[STEP + lane], state[BELOW + lane]
+            total[lane] = np.sqrt(total[lane] / float32(32))
+        for start in range(first, first + 32 * LANES, EIGHT):
+            xs, ws = x[start : start + EIGHT], weights[start : start + EIGHT]
+            for lane in range(LANES):
+                mean = total[lane]
+                for i in range(8):
+                    ws[i * LANES + lane] = mean + abs(xs[i * LANES + lane])
+
+
+@kernel
+def _weigh_by_magnitude(x: Floats, weights: Floats) -> None:
+    for index in range(len(x)):
+        weights[index] = abs(x[index])
+
+
+@kernel
+def _store_q4_k(
+    x: Floats, scales: Bytes, lows: Bytes, wholes: Floats, states: Floats, levels: Bytes, out: Bytes
+) -> None:
+    _store_scales(scales, lows, wholes, states, len(x) // SUPER, 144, out)
+    _assign(x, states, levels, 32, int32(15))
+    for block in range(len(x) // SUPER):
+        pack_nibbles(levels[block * SUPER :], out[block * 144 + 16 :])
+
+
+@kernel
+def _store_q5_k(
+    x: Floats, scales: Bytes, lows: Bytes, wholes: Floats, states: Floats, levels: Bytes, out: Bytes
+) -> None:
+    _store_scales(scales, lows, wholes, states, len(x) // SUPER, 176, out)
+    _assign(x, states, levels, 32, int32(31))
+    for block in range(len(x) // SUPER):
+        pack_bit(levels[block * SUPER :], 4, out[block * 176 + 16 :])
+        pack_nibbles(levels[block * SUPER :], out[block * 176 + 48 :])
+
+
+@kernel
+def _store_q2_k(
+    x: Floats, scales: Bytes, lows: Bytes, wholes: Floats, states: Floats, levels: Bytes, out: Bytes
+) -> None:
+    for block in range(len(x) // SUPER):
+        packed, state = out[block * 84 :], states[block // 4 * STATE + block % 4 * 16 :]
+        scale, low = wholes[2 * block], wholes[2 * block + 1]
+        put_half(scale, packed[80:])
+        put_half(low, packed[82:])
+        scale, low = from_half(to_half(scale)), from_half(to_half(low))
+        for j in range(16):
+            packed[j] = scales[block * 16 + j] | lows[block * 16 + j] << 4
+            state[STEP + j] = scale * float32(packed[j] & 15)
+            state[BELOW + j] = low * float32(packed[j] >> 4)
+    _assign(x, states, levels, 16, int32(3))
+    for block in range(len(x) // SUPER):
+        pack_pairs(levels[block * SUPER :], out[block * 84 + 16 :])
+
+
+@kernel
+def _store_scales(
+    scales: Bytes, lows: Bytes, wholes: Floats, states: Floats, count: int, nbytes: int, out: Bytes
+) -> None:
+    """The first sixteen bytes of Q4_K and Q5_K: two float16, then eight six-bit scales and eight six-bit minimums.
+
+    What they come to for each sub-block goes to STEP and BELOW.
+    """
+    for block in range(count):
+        packed, state = out[block * nbytes :], states[block // 8 * STATE + block % 8 * 8 :]
+        sc, mn = scales[block * 8 :], lows[block * 8 :]
+        scale, low = wholes[2 * block], wholes[2 * block + 1]
+        put_half(scale, packed)
+        put_half(low, packed[2:])
+        scale, low = from_half(to_half(scale)), from_half(to_half(low))
+        code = packed[4:]
+        for j in range(4):
+            code[j] = sc[j] | sc[j + 4] >> 4 << 6
+            code[j + 4] = mn[j] | mn[j + 4] >> 4 << 6
+            code[j + 8] = sc[j + 4] & 15 | (mn[j + 4] & 15) << 4
+        for j in range(4):
+            state[STEP + j] = scale * float32(code[j] & 63)
+            state[BELOW + j] = low * float32(code[j + 4] & 63)
+            state[STEP + j + 4] = scale * float32(code[j + 8] & 15 | code[j] >> 6 << 4)
+            state[BELOW + j + 4] = low * float32(code[j + 8] >> 4 | code[j + 4] >> 6 << 4)
+
+
+@kernel
+def _assign(x: Floats, states: Floats, levels: Bytes, n: int, top: int32) -> None:
+    """The levels under the stored scales and minimums; those of the search where a stored scale is 0."""
+    for sub in range(len(x) // n):
+        state = states[sub // LANES * STATE + sub % LANES :]
+        step, below = state[STEP], state[BELOW]
+        if step == ZERO:
+            factor, low = state[WON_FACTOR], state[WON_LOW]
+            for i in range(n):
+                levels[sub * n + i] = clamp(nearest(factor * (x[sub * n + i] - low)), int32(0), top)
+        elif n == 16:
             for i in range(16):
-                levels[lane * 16 + i] = clamp(nearest((x[lane * 16 + i] + below) / step), int32(0), top)
-    else:
-        for lane in range(LANES):
-            step, below = state[STEP + lane], state[BELOW + lane]
+                levels[sub * 16 + i] = clamp(nearest((x[sub * 16 + i] + below) / step), int32(0), top)
+        else:
             for i in range(32):
-                levels[lane * 32 + i] = clamp(nearest((x[lane * 32 + i] + below) / step), int32(0), top)
-    for lane in range(LANES):
-        if state[STEP + lane] == ZERO:
-            factor, low = state[WON_FACTOR + lane], state[WON_LOW + lane]
-            for i in range(lane * n, lane * n + n):
-                levels[i] = clamp(nearest(factor * (x[i] - low)), int32(0), top)
+                levels[sub * 32 + i] = clamp(nearest((x[sub * 32 + i] + below) / step), int32(0), top)
 
 
-@kernel
-def _pack_nibbles(levels: Bytes, packed: Bytes) -> None:
-    """The low four bits: elements 0 to 31 of each 64 below, 32 to 63 above."""
-    for j in range(4):
-        for i in range(32):
-            packed[32 * j + i] = levels[64 * j + i] & 15 | (levels[64 * j + i + 32] & 15) << 4
-
-
-@kernel
-def pack_pairs(levels: Bytes, packed: Bytes) -> None:
-    """The low two bits: elements 0 to 31 of each 128 lowest, 96 to 127 highest."""
-    for j in range(2):
-        for i in range(32):
-            low = levels[128 * j + i] & 3 | (levels[128 * j + i + 32] & 3) << 2
-            high = (levels[128 * j + i + 64] & 3) << 4 | (levels[128 * j + i + 96] & 3) << 6
-            packed[32 * j + i] = low | high
-
-
-@kernel
-def _pack_fifth(levels: Bytes, packed: Bytes) -> None:
-    """Byte i holds the fifth bits of the elements i, i + 32, i + 64 and so on, the first lowest."""
-    for i in range(32):
-        byte = 0
-        for j in range(8):
-            byte |= levels[32 * j + i] >> 4 << j
-        packed[i] = byte
-
-
-@inlined
-def put_half(value: float32, packed: Bytes) -> None:
-    half = to_half(value)
-    packed[0] = half & 255
-    packed[1] = half >> 8
+Q2_K = Affine(16, 3, 84, 15, -0.5, 15, 1.0, _weigh_by_magnitude, _store_q2_k, absolute=True)
+Q4_K = Affine(32, 15, 144, 63, -1.0, 20, 2.0, _weigh_by_size, _store_q4_k)
+Q5_K = Affine(32, 31, 176, 63, -0.5, 15, 2.0, _weigh_by_size, _store_q5_k)

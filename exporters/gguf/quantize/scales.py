@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy import float32, int32
-from numpy.typing import NDArray
 
 from isoform.exporters.gguf.quantize.compiled import kernel
 from isoform.exporters.gguf.quantize.lanes import (
@@ -21,7 +20,10 @@ from isoform.exporters.gguf.quantize.lanes import (
     LANES,
     LOW,
     ONE,
+    PEAK,
     SCALE,
+    SIZE,
+    STATE,
     SUM_L,
     SUM_LL,
     SUM_W,
@@ -32,11 +34,11 @@ from isoform.exporters.gguf.quantize.lanes import (
     WON_FACTOR,
     WON_LOW,
     ZERO,
+    Floats,
+    Integers,
     fill,
 )
 from isoform.exporters.gguf.quantize.rounding import clamp, nearest
-
-Floats = NDArray[np.float32]
 
 SMALLEST = float32(1e-15)  # GROUP_MAX_EPS: values below it count as zeros
 TENTH = float32(0.1)
@@ -46,8 +48,7 @@ TENTH = float32(0.1)
 def search_affine(
     x: Floats,
     weights: Floats,
-    levels: Floats,
-    state: Floats,
+    states: Floats,
     n: int,
     top: int32,
     first: float32,
@@ -58,34 +59,38 @@ def search_affine(
     """Find scale and minimum such that scale * level + minimum is near `x`, for levels from 0 to `top`.
 
     The result is in SCALE and LOW; WON_FACTOR and WON_LOW give the levels back. `absolute` weighs the error itself
-    instead of its square. `levels` is room to work in.
+    instead of its square.
     """
-    _bounds(x, weights, state, n)
-    whole = float32(top)
-    for lane in range(LANES):
-        low = state[LOW + lane]
-        low = ZERO if low > ZERO else low
-        factor = whole / (state[HIGH + lane] - low)
-        scale = ONE / factor
-        state[LOW + lane] = low
-        state[FACTOR + lane] = factor
-        state[TRY_SCALE + lane] = scale
-        state[TRY_LOW + lane] = low
-        state[SCALE + lane] = scale
-        state[WON_FACTOR + lane] = factor
-        state[WON_LOW + lane] = low
-    _assign_affine(x, weights, levels, state, n, top)
-    _measure(x, weights, levels, state, n, absolute)
-    for lane in range(LANES):
-        state[BEST + lane] = state[ERROR + lane]
-    for index in range(steps + 1):
-        wanted = first + step * float32(index) + whole
+    length, whole = n * LANES, float32(top)
+    levels = np.empty(length, np.float32)
+    for group in range(len(x) // length):
+        xs, ws = x[group * length : (group + 1) * length], weights[group * length : (group + 1) * length]
+        state = states[group * STATE : (group + 1) * STATE]
+        _bounds(xs, ws, state, n)
         for lane in range(LANES):
-            state[FACTOR + lane] = wanted / (state[HIGH + lane] - state[LOW + lane])
-        _assign_affine(x, weights, levels, state, n, top)
-        _solve(state)
-        _measure(x, weights, levels, state, n, absolute)
-        _keep(state)
+            low = state[LOW + lane]
+            low = ZERO if low > ZERO else low
+            factor = whole / (state[HIGH + lane] - low)
+            scale = ONE / factor
+            state[LOW + lane] = low
+            state[FACTOR + lane] = factor
+            state[TRY_SCALE + lane] = scale
+            state[TRY_LOW + lane] = low
+            state[SCALE + lane] = scale
+            state[WON_FACTOR + lane] = factor
+            state[WON_LOW + lane] = low
+        _assign_affine(xs, ws, levels, state, n, top)
+        _measure(xs, ws, levels, state, n, absolute)
+        for lane in range(LANES):
+            state[BEST + lane] = state[ERROR + lane]
+        for index in range(steps + 1):
+            wanted = first + step * float32(index) + whole
+            for lane in range(LANES):
+                state[FACTOR + lane] = wanted / (state[HIGH + lane] - state[LOW + lane])
+            _assign_affine(xs, ws, levels, state, n, top)
+            _solve(state)
+            _measure(xs, ws, levels, state, n, absolute)
+            _keep(state)
 
 
 @kernel
@@ -180,58 +185,226 @@ def _keep(state: Floats) -> None:
 
 
 @kernel
-def fit_positive(values: Floats, weights: Floats, top: int, levels: NDArray[np.uint8]) -> float32:
-    """Levels from 0 to `top`, and the scale that gives the non-negative `values` back best; one super-block's."""
-    n = len(values)
-    largest = ZERO
+def fit_positive(values: Floats, weights: Floats, levels: Integers, states: Floats, n: int, top: int32) -> None:
+    """Levels from 0 to `top`, and in SCALE what gives the non-negative `values` back best."""
+    length, whole = n * LANES, float32(top)
+    for group in range(len(values) // length):
+        vs, ws = values[group * length : (group + 1) * length], weights[group * length : (group + 1) * length]
+        ls, state = levels[group * length : (group + 1) * length], states[group * STATE : (group + 1) * STATE]
+        _largest(vs, state, n)
+        for lane in range(LANES):
+            factor = whole / state[HIGH + lane]
+            state[FACTOR + lane] = factor
+            state[TRY_SCALE + lane] = ONE / factor
+        _assign_positive(vs, ws, ls, state, n, int32(0x7FFFFFFF))
+        for lane in range(LANES):
+            state[BEST + lane] = state[ERROR + lane]
+            state[WON_FACTOR + lane] = state[FACTOR + lane]
+        for index in range(-4, 5):
+            if index == 0:
+                continue
+            wanted = TENTH * float32(index) + whole
+            for lane in range(LANES):
+                factor = wanted / state[HIGH + lane]
+                state[FACTOR + lane] = factor
+                state[TRY_SCALE + lane] = ONE / factor
+            _assign_positive(vs, ws, ls, state, n, top)
+            for lane in range(LANES):
+                better = state[ERROR + lane] < state[BEST + lane]
+                state[BEST + lane] = state[ERROR + lane] if better else state[BEST + lane]
+                state[WON_FACTOR + lane] = state[FACTOR + lane] if better else state[WON_FACTOR + lane]
+        _descend_positive(vs, ws, ls, state, n, top)
+
+
+@kernel
+def _largest(values: Floats, state: Floats, n: int) -> None:
+    fill(state, HIGH, ZERO)
     for i in range(n):
-        largest = values[i] if values[i] > largest else largest
-    if largest < SMALLEST:
-        levels[:n] = 0
-        return ZERO
-    whole = float32(top)
-    factor = whole / largest
-    scale = ONE / factor
-    least = ZERO
+        vs = values[i * LANES : (i + 1) * LANES]
+        for lane in range(LANES):
+            state[HIGH + lane] = vs[lane] if vs[lane] > state[HIGH + lane] else state[HIGH + lane]
+
+
+@kernel
+def _assign_positive(values: Floats, weights: Floats, levels: Integers, state: Floats, n: int, top: int32) -> None:
+    """The weighted squared error under FACTOR and TRY_SCALE. Without a `top`, levels are bytes, as ggml keeps them."""
+    fill(state, ERROR, ZERO)
     for i in range(n):
-        levels[i] = nearest(factor * values[i])
-        miss = values[i] - scale * float32(levels[i])
-        least += weights[i] * miss * miss
-    for index in range(-4, 5):
-        if index == 0:
-            continue
-        wanted = (TENTH * float32(index) + whole) / largest
-        scale = ONE / wanted
-        error = ZERO
-        for i in range(n):
-            miss = values[i] - scale * float32(min(top, nearest(wanted * values[i])))
-            error += weights[i] * miss * miss
-        if error < least:
-            least = error
-            factor = wanted
-    sum_xl = ZERO
-    sum_ll = ZERO
+        vs, ws = values[i * LANES : (i + 1) * LANES], weights[i * LANES : (i + 1) * LANES]
+        for lane in range(LANES):
+            level = min(top, nearest(state[FACTOR + lane] * vs[lane]))
+            level = int32(level & int32(255)) if top > int32(255) else level
+            miss = vs[lane] - state[TRY_SCALE + lane] * float32(level)
+            state[ERROR + lane] += ws[lane] * miss * miss
+
+
+@kernel
+def _descend_positive(values: Floats, weights: Floats, levels: Integers, state: Floats, n: int, top: int32) -> None:
+    """From the levels under WON_FACTOR, change one level at a time as long as that explains more."""
+    fill(state, SUM_XL, ZERO)
+    fill(state, SUM_LL, ZERO)
     for i in range(n):
-        level = min(top, nearest(factor * values[i]))
-        levels[i] = level
-        sum_xl += weights[i] * values[i] * float32(level)
-        sum_ll += weights[i] * float32(level) * float32(level)
+        vs, ws = values[i * LANES : (i + 1) * LANES], weights[i * LANES : (i + 1) * LANES]
+        ls = levels[i * LANES : (i + 1) * LANES]
+        for lane in range(LANES):
+            level = min(top, nearest(state[WON_FACTOR + lane] * vs[lane]))
+            ls[lane] = int32(level & int32(255))
+            state[SUM_XL + lane] += ws[lane] * vs[lane] * float32(level)
+            state[SUM_LL + lane] += ws[lane] * float32(level) * float32(level)
     for _ in range(5):
-        changed = False
+        changed = int32(0)
         for i in range(n):
-            weight, level = weights[i], float32(levels[i])
-            without_xl = sum_xl - weight * values[i] * level
-            without_ll = sum_ll - weight * level * level
-            if without_xl > ZERO and without_ll > ZERO:
-                better = min(top, nearest(values[i] * without_ll / without_xl))
-                if better != levels[i]:
-                    with_xl = without_xl + weight * values[i] * float32(better)
-                    with_ll = without_ll + weight * float32(better) * float32(better)
-                    if with_xl * with_xl * sum_ll > sum_xl * sum_xl * with_ll:
-                        levels[i] = better
-                        sum_xl = with_xl
-                        sum_ll = with_ll
-                        changed = True
-        if not changed:
+            vs, ws = values[i * LANES : (i + 1) * LANES], weights[i * LANES : (i + 1) * LANES]
+            ls = levels[i * LANES : (i + 1) * LANES]
+            for lane in range(LANES):
+                sum_xl, sum_ll = state[SUM_XL + lane], state[SUM_LL + lane]
+                level = float32(ls[lane])
+                without_xl = sum_xl - ws[lane] * vs[lane] * level
+                without_ll = sum_ll - ws[lane] * level * level
+                other = min(top, nearest(vs[lane] * without_ll / without_xl))
+                with_xl = without_xl + ws[lane] * vs[lane] * float32(other)
+                with_ll = without_ll + ws[lane] * float32(other) * float32(other)
+                explains = with_xl * with_xl * sum_ll > sum_xl * sum_xl * with_ll
+                better = (without_xl > ZERO) & (without_ll > ZERO) & (other != ls[lane]) & explains
+                ls[lane] = int32(other & int32(255)) if better else ls[lane]
+                state[SUM_XL + lane] = with_xl if better else sum_xl
+                state[SUM_LL + lane] = with_ll if better else sum_ll
+                changed = int32(changed | int32(better))
+        if changed == int32(0):
             break
-    return sum_xl / sum_ll if sum_ll > ZERO else ZERO
+    for lane in range(LANES):
+        found = state[SUM_XL + lane] / state[SUM_LL + lane] if state[SUM_LL + lane] > ZERO else ZERO
+        state[SCALE + lane] = ZERO if state[HIGH + lane] < SMALLEST else found
+    for i in range(n):
+        ls = levels[i * LANES : (i + 1) * LANES]
+        for lane in range(LANES):
+            ls[lane] = int32(0) if state[HIGH + lane] < SMALLEST else ls[lane]
+
+
+@kernel
+def search_symmetric(x: Floats, weights: Floats, states: Floats, n: int, top: int32) -> None:
+    """Find the scale such that scale * level is near `x`, for levels from -top to top - 1.
+
+    The result is in SCALE; WON_FACTOR gives the levels back, except where SIZE is below SMALLEST: there the scale is 0
+    and ggml leaves the stored levels 0.
+    """
+    length, whole = n * LANES, float32(top)
+    cubes = np.empty(length, np.float32)
+    for group in range(len(x) // length):
+        xs, ws = x[group * length : (group + 1) * length], weights[group * length : (group + 1) * length]
+        state = states[group * STATE : (group + 1) * STATE]
+        _peak(xs, state, n)
+        for index in range(length):
+            cubes[index] = ws[index] * xs[index]
+        for lane in range(LANES):
+            state[FACTOR + lane] = -whole / state[PEAK + lane]
+        _assign_symmetric(xs, ws, cubes, state, n, top)
+        for lane in range(LANES):
+            sum_xl, sum_ll = state[SUM_XL + lane], state[SUM_LL + lane]
+            scale = ZERO if sum_ll == ZERO else sum_xl / sum_ll
+            state[SCALE + lane] = scale
+            state[BEST + lane] = scale * sum_xl
+            state[WON_FACTOR + lane] = state[FACTOR + lane]
+        for index in range(-9, 10):
+            if index == 0:
+                continue
+            wanted = -(whole + TENTH * float32(index))
+            for lane in range(LANES):
+                state[FACTOR + lane] = wanted / state[PEAK + lane]
+            _assign_symmetric(xs, ws, cubes, state, n, top)
+            for lane in range(LANES):
+                sum_xl, sum_ll, best = state[SUM_XL + lane], state[SUM_LL + lane], state[BEST + lane]
+                better = (sum_ll > ZERO) & (sum_xl * sum_xl > best * sum_ll)
+                scale = sum_xl / sum_ll
+                state[SCALE + lane] = scale if better else state[SCALE + lane]
+                state[BEST + lane] = scale * sum_xl if better else best
+                state[WON_FACTOR + lane] = state[FACTOR + lane] if better else state[WON_FACTOR + lane]
+        for lane in range(LANES):
+            state[SCALE + lane] = ZERO if state[SIZE + lane] < SMALLEST else state[SCALE + lane]
+
+
+@kernel
+def _peak(x: Floats, state: Floats, n: int) -> None:
+    """The value of largest magnitude, the first of several."""
+    fill(state, PEAK, ZERO)
+    fill(state, SIZE, ZERO)
+    for i in range(n):
+        xs = x[i * LANES : (i + 1) * LANES]
+        for lane in range(LANES):
+            larger = abs(xs[lane]) > state[SIZE + lane]
+            state[PEAK + lane] = xs[lane] if larger else state[PEAK + lane]
+            state[SIZE + lane] = abs(xs[lane]) if larger else state[SIZE + lane]
+
+
+@kernel
+def _assign_symmetric(x: Floats, weights: Floats, cubes: Floats, state: Floats, n: int, top: int32) -> None:
+    """The weighted sums over the levels under FACTOR; `cubes` is weight times value."""
+    fill(state, SUM_XL, ZERO)
+    fill(state, SUM_LL, ZERO)
+    for start in range(0, n * LANES, EIGHT):
+        xs, ws, cs = x[start : start + EIGHT], weights[start : start + EIGHT], cubes[start : start + EIGHT]
+        for lane in range(LANES):
+            factor, sum_xl, sum_ll = state[FACTOR + lane], state[SUM_XL + lane], state[SUM_LL + lane]
+            for i in range(8):
+                level = float32(clamp(nearest(factor * xs[i * LANES + lane]), int32(-top), int32(top - int32(1))))
+                sum_xl += cs[i * LANES + lane] * level
+                sum_ll += ws[i * LANES + lane] * level * level
+            state[SUM_XL + lane] = sum_xl
+            state[SUM_LL + lane] = sum_ll
+
+
+@kernel
+def descend_symmetric(x: Floats, levels: Floats, states: Floats, n: int, top: int32) -> None:
+    """The same with the squares as weights, by changing one level at a time; `levels` are the result, from -top on."""
+    length, whole = n * LANES, float32(top)
+    squares, cubes = np.empty(length, np.float32), np.empty(length, np.float32)
+    for group in range(len(x) // length):
+        xs, ls = x[group * length : (group + 1) * length], levels[group * length : (group + 1) * length]
+        state = states[group * STATE : (group + 1) * STATE]
+        _peak(xs, state, n)
+        for index in range(length):
+            squares[index] = xs[index] * xs[index]
+            cubes[index] = squares[index] * xs[index]
+        for lane in range(LANES):
+            factor = -whole / state[PEAK + lane]
+            state[FACTOR + lane] = factor
+        _assign_symmetric(xs, squares, cubes, state, n, top)
+        for i in range(n):
+            part, into = xs[i * LANES : (i + 1) * LANES], ls[i * LANES : (i + 1) * LANES]
+            for lane in range(LANES):
+                level = nearest(state[FACTOR + lane] * part[lane])
+                into[lane] = float32(clamp(level, int32(-top), int32(top - int32(1))))
+        for _ in range(5):
+            if not _descend(xs, squares, cubes, ls, state, n, top):
+                break
+        for lane in range(LANES):
+            found = state[SUM_XL + lane] / state[SUM_LL + lane] if state[SUM_LL + lane] > ZERO else ZERO
+            state[SCALE + lane] = ZERO if state[SIZE + lane] < SMALLEST else found
+
+
+@kernel
+def _descend(x: Floats, squares: Floats, cubes: Floats, levels: Floats, state: Floats, n: int, top: int32) -> bool:
+    """One round over the elements; whether any level of any lane changed."""
+    changed = int32(0)
+    for start in range(0, n * LANES, EIGHT):
+        xs, ls = x[start : start + EIGHT], levels[start : start + EIGHT]
+        ss, cs = squares[start : start + EIGHT], cubes[start : start + EIGHT]
+        for lane in range(LANES):
+            sum_xl, sum_ll = state[SUM_XL + lane], state[SUM_LL + lane]
+            for i in range(8):
+                square, cube, level = ss[i * LANES + lane], cs[i * LANES + lane], ls[i * LANES + lane]
+                without_xl = sum_xl - cube * level
+                without_ll = sum_ll - square * level * level
+                whole = clamp(nearest(xs[i * LANES + lane] * without_ll / without_xl), int32(-top), int32(top - 1))
+                other = float32(whole)
+                with_xl = without_xl + cube * other
+                with_ll = without_ll + square * other * other
+                explains = with_xl * with_xl * sum_ll > sum_xl * sum_xl * with_ll
+                better = (without_xl > ZERO) & (other != level) & (with_ll > ZERO) & explains
+                ls[i * LANES + lane] = other if better else level
+                sum_xl = with_xl if better else sum_xl
+                sum_ll = with_ll if better else sum_ll
+                changed = int32(changed | int32(better))
+            state[SUM_XL + lane] = sum_xl
+            state[SUM_LL + lane] = sum_ll
+    return changed != int32(0)
