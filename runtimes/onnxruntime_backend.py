@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
 from isoform.runtimes.devices import cpus, gpus, parse_device
 from isoform.runtimes.inputs import checked
+from isoform.runtimes.onnx_file import FOLDER_KEY, complaint, exact
 from isoform.runtimes.stepping import SteppingDecoder
 from isoform.signature import TOTAL, Axis, CacheLayout, Port, Signature
 
@@ -30,7 +31,8 @@ FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
 class OnnxRuntimeSession:
     """A graph with its weights beside it; `signature` is read from the graph when there is none.
 
-    `threads` defaults to the CPUs this process may use. `strict` keeps TF32 off on a GPU.
+    `threads` defaults to the CPUs this process may use. `strict` keeps TF32 off on a GPU, and quantized layers from
+    quantizing their input.
     """
 
     backend: str = "onnxruntime"
@@ -58,12 +60,14 @@ class OnnxRuntimeSession:
         if index is not None:
             _need_cuda(ort, index)
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": index, "use_tf32": int(not strict)}))
+        source: Path | bytes = path
+        if strict and (graph := exact(path)) is not None:
+            source = graph
+            options.add_session_config_entry(FOLDER_KEY, str(path.parent))
         try:
-            session = ort.InferenceSession(path, options, providers=providers)
+            session = ort.InferenceSession(source, options, providers=providers)
         except _errors(ort) as error:
-            raise CheckpointError(
-                f"ONNX Runtime {ort.__version__} cannot open {path}: {_brief(error)}; export the model again"
-            ) from None
+            raise CheckpointError(complaint(path, _brief(error), ort.__version__)) from None
         if index is not None and session.get_providers()[0] != "CUDAExecutionProvider":
             raise BackendUnavailable(f"ONNX Runtime's CUDA provider does not start here; {PACKAGES}")
         self._session: Any = session

@@ -41,6 +41,7 @@ def write(
     from isoform.exporters.tracing import trace
 
     wanted = [onnx_type(name, portable) for name in ([types] if isinstance(types, str) else dict.fromkeys(types))]
+    head = "head.weight" if "head.weight" in model.weights else "embed.weight"
     traces = {}
     artifacts: list[Artifact] = []
     for kind in wanted:
@@ -48,7 +49,7 @@ def write(
         if kind.dtype not in traces:
             progress(f"{path.name}: tracing", 0, 0)
             traces[kind.dtype] = trace(model.skeleton(kind.dtype), model.signature, kind.dtype)
-        lowerings = kind.lowerings(portable, model.tied.values())
+        lowerings = kind.lowerings(portable, head)
         graph, parameters = translate(traces[kind.dtype], model.signature, kind.dtype, model.tied, lowerings)
         if kind.name == "bf16" and (reason := refusal(graph, parameters)):
             raise UnsupportedExport(f"ONNX in bf16: {reason}; choose f32 or f16")

@@ -6,7 +6,7 @@ no multiple of the block) stays as it is, as it does in GGUF. Position and type 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 
@@ -23,10 +23,14 @@ INT8_ACTIVATIONS = 4
 times as long on a CPU."""
 
 
-def block_tables(form: Blocks, base: Mapping[str, Lowering]) -> dict[str, Lowering]:
-    """Weights in blocks for ONNX Runtime: MatMulNBits, and GatherBlockQuantized on the same bytes."""
+def block_tables(body: Blocks, last: Blocks, head: str, base: Mapping[str, Lowering]) -> dict[str, Lowering]:
+    """Weights in blocks for ONNX Runtime: MatMulNBits, and GatherBlockQuantized on the same bytes.
+
+    `head` is the weight that is in the form `last`, the others are in `body`.
+    """
 
     def linear(graph: Graph, out: Types, x: Value, weight: Value, bias: Value | None) -> Value:
+        form = last if weight.name == head else body
         if not _fits(graph, weight, form):
             return base["aten::linear"](graph, out, x, weight, bias)
         rows, columns = matrix(weight)
@@ -37,6 +41,7 @@ def block_tables(form: Blocks, base: Mapping[str, Lowering]) -> dict[str, Loweri
         return graph.op("MatMulNBits", inputs, *out, domain=MICROSOFT, attributes=settings)[0]
 
     def embedding(graph: Graph, out: Types, weight: Value, ids: Value, *rest: object) -> Value:
+        form = last if weight.name == head else body
         if not (_fits(graph, weight, form) and weight.name.endswith(TOKENS)):
             return ATEN["embedding"](graph, out, weight, ids, *rest)
         rows, columns = matrix(weight)
@@ -49,19 +54,19 @@ def block_tables(form: Blocks, base: Mapping[str, Lowering]) -> dict[str, Loweri
     return {**base, "aten::embedding": embedding, "aten::linear": linear}
 
 
-def byte_tables(base: Mapping[str, Lowering], fused: bool, tied: Collection[str]) -> dict[str, Lowering]:
+def byte_tables(head: str, base: Mapping[str, Lowering], fused: bool) -> dict[str, Lowering]:
     """Weights and activations of 8 bits: each tensor of activations gets its scale when it comes.
 
-    `fused` takes ONNX Runtime's kernel that multiplies by the scales as well. A table that is also the head (`tied`)
-    is in blocks there, where both read the same bytes; otherwise tables of tokens stay as they are.
+    `fused` takes ONNX Runtime's kernel that multiplies by the scales as well. A table of tokens is in blocks there, and
+    so is the `head` that shares it, from the same bytes; otherwise such a table stays as it is.
     """
     form = Channels()
-    blocks = block_tables(Blocks(8), base)
+    blocks = block_tables(Blocks(8), Blocks(8), head, base)
 
     def linear(graph: Graph, out: Types, x: Value, weight: Value, bias: Value | None) -> Value:
         if weight.name not in graph.parameters:
             return base["aten::linear"](graph, out, x, weight, bias)
-        if fused and weight.name in tied:
+        if fused and weight.name.endswith(TOKENS):
             return blocks["aten::linear"](graph, out, x, weight, bias)
         bytes_, scale, zero = graph.op(
             "DynamicQuantizeLinear",

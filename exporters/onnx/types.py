@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from isoform.errors import InputError
@@ -46,17 +46,18 @@ class OnnxType:
 
         return {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.activations]
 
-    def lowerings(self, portable: bool, tied: Collection[str]) -> Mapping[str, Lowering]:
-        """What goes before the plain operators; `tied` are the weights that two layers share."""
+    def lowerings(self, portable: bool, head: str) -> Mapping[str, Lowering]:
+        """What goes before the plain operators. The weight `head` takes 8 bits, as in GGUF's mix of the same name."""
         from isoform.exporters.onnx.forms import Blocks
         from isoform.exporters.onnx.operators import PORTABLE, RUNTIME
         from isoform.exporters.onnx.quantized import block_tables, byte_tables
 
         base = PORTABLE if portable else RUNTIME
         if self.int8:
-            return byte_tables(base, not portable, tied)
+            return byte_tables(head, base, not portable)
         if self.bits:
-            return block_tables(Blocks(self.bits, self.block, self.asymmetric, self.dtype), base)
+            body = Blocks(self.bits, self.block, self.asymmetric, self.dtype)
+            return block_tables(body, replace(body, bits=8), head, base)
         return base
 
 

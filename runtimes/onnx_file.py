@@ -1,0 +1,91 @@
+"""An ONNX file before ONNX Runtime opens it: its exact variant, and why it cannot be opened, in one line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+"""The session option that says where the weights of a model from memory lie."""
+
+
+def exact(path: Path) -> bytes | None:
+    """The graph with the input of every quantized layer left in float, or None where that changes nothing.
+
+    The kernel of weights in blocks quantizes its input as well, for speed; without the permission it does not.
+    """
+    graph = _read(path)
+    permissions = [
+        (node, attribute)
+        for node in (graph.graph.node if graph else ())
+        if node.op_type == "MatMulNBits"
+        for attribute in node.attribute
+        if attribute.name == "accuracy_level" and attribute.i
+    ]
+    for node, attribute in permissions:
+        node.attribute.remove(attribute)
+    return graph.SerializeToString() if permissions else None
+
+
+def complaint(path: Path, reason: str, version: str) -> str:
+    """What is wrong with a file that ONNX Runtime `version` refused for `reason`, and the way out."""
+    graph = _read(path)
+    if graph is None:
+        return f"{path} is no ONNX file or an incomplete one; export the model again"
+    for wrong in _weights(path, graph):
+        return f"{path}: {wrong}; put the whole folder of the export in one place, or export the model again"
+    if match := re.search(r"official support for domain (\S+) is till opset (\d+)", reason):
+        domain = "" if match[1] == "ai.onnx" else match[1]
+        needed = max((o.version for o in graph.opset_import if o.domain == domain), default=0)
+        return (
+            f"{path} needs opset {needed} of {match[1]}, ONNX Runtime {version} has {match[2]}; "
+            "pip install --upgrade onnxruntime"
+        )
+    if match := re.search(r"[Uu]nsupported model IR version: (\d+), max supported IR version: (\d+)", reason):
+        return (
+            f"{path} is in IR version {match[1]}, ONNX Runtime {version} reads up to {match[2]}; "
+            "pip install --upgrade onnxruntime"
+        )
+    if match := re.search(r"No Op registered for (\w+)|implementation for (\w+)", reason):
+        return (
+            f"{path}: ONNX Runtime {version} has no {match[1] or match[2]} for this ({reason}); "
+            "pip install --upgrade onnxruntime, or export the model in another type or with --portable"
+        )
+    return f"ONNX Runtime {version} cannot open {path}: {reason}; export the model again"
+
+
+def _read(path: Path) -> Any:
+    """The model without its weights, or None."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError):
+        return None
+    return model if model.graph.node or model.graph.output else None
+
+
+def _weights(path: Path, model: Any) -> list[str]:
+    """What is wrong with the files that hold the weights."""
+    needed: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        entry = {item.key: item.value for item in tensor.external_data}
+        if "location" in entry:
+            end = int(entry.get("offset", 0)) + int(entry.get("length", 0))
+            needed[entry["location"]] = max(end, needed.get(entry["location"], 0))
+    found = []
+    base = path.parent.resolve()
+    for location, size in needed.items():
+        file = path.parent / location
+        if not file.exists():
+            found.append(f"its weights are in {location}, which is missing beside it")
+        elif not file.resolve().is_relative_to(base):
+            found.append(
+                f"its weights are in {location}, which leaves the folder; ONNX Runtime reads no others (a hard link or "
+                "a copy beside the graph will do)"
+            )
+        elif file.stat().st_size < size:
+            found.append(f"{location} has {file.stat().st_size} bytes, the graph reads {size}")
+    return found
