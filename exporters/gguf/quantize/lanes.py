@@ -24,7 +24,7 @@ Bytes = NDArray[np.uint8]
 SUPER = 256  # the elements of a super-block
 LANES = 64
 EIGHT = 8 * LANES  # eight elements of every lane
-CHUNK = 4 * LANES * SUPER  # elements that go through a type's kernels together: they and their weights fit in a cache
+CHUNK = 2 * LANES * SUPER  # elements that go through a type's kernels together: they and their weights fit in a cache
 
 (
     LOW,  # the smallest value, later the minimum of the best fit, never above 0
