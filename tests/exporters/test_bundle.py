@@ -28,11 +28,11 @@ Tiny = Callable[[str], Path]
 def writes(name: str, **behaviour: Any) -> Callable[..., list[Artifact]]:
     """A form of a few bytes; `raises` is raised after writing half of it."""
 
-    def write(model: Model, folder: Path, dtype: str, types: Any, progress: Any) -> list[Artifact]:
+    def write(model: Model, folder: Path, dtype: str, *options: Any) -> list[Artifact]:
         path = folder / name / "model.bin"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
-        progress(name, 1, 2)
+        options[-1](name, 1, 2)  # the progress comes last
         if "raises" in behaviour:
             (folder / f"{name}_config.json").write_text("{}")
             raise behaviour["raises"]
