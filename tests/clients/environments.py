@@ -1,0 +1,53 @@
+"""The clients' own environments, each installed once into `.clients/`, with every version pinned.
+
+`genai.txt` and `optimum.txt` hold what pip installs, `node/package-lock.json` what npm does. No install script runs:
+onnxruntime-node has its CPU library in the package, and would fetch the one for CUDA.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).parent
+HOME = HERE.parents[1] / ".clients"
+PYTHONS = ("genai", "optimum")
+
+
+def environment(name: str) -> Path:
+    """The interpreter of the environment `name` ("genai", "optimum" or "node"), installed when it is not there yet."""
+    sources = [HERE / f"{name}.txt"] if name in PYTHONS else sorted((HERE / name).iterdir())
+    key = hashlib.sha256(sys.version.encode() if name in PYTHONS else b"")
+    for source in sources:
+        key.update(source.read_bytes())
+    folder = HOME / name
+    ready = folder / "ready"
+    HOME.mkdir(exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.is_file() or ready.read_text() != key.hexdigest():
+            shutil.rmtree(folder, ignore_errors=True)
+            if name in PYTHONS:
+                venv.create(folder, with_pip=True)
+                _run(str(_python(folder)), "-m", "pip", "install", "--quiet", "--requirement", str(sources[0]))
+            else:
+                shutil.copytree(HERE / name, folder)
+                _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
+            ready.write_text(key.hexdigest())
+    return _python(folder) if name in PYTHONS else Path(shutil.which("node") or "node")
+
+
+def _python(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _run(*command: str, cwd: Path | None = None) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
