@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 import shutil
 import struct
 import tempfile
@@ -66,6 +67,18 @@ TYPES: dict[int, tuple[str, int, int]] = {
 
 AUXILIARY = ("rope_freqs.weight",)
 """Tensors that llama.cpp computes with and no parameter of ours holds: `card.Gguf.config` reads them."""
+
+SAMPLING = {
+    "temperature": "temp",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "penalty_repeat",
+}
+"""Name in generation_config.json -> key under `general.sampling`."""
+
+POOLING = {1: "mean_tokens", 2: "cls_token", 3: "lasttoken"}
+"""llama.h's LLAMA_POOLING_TYPE -> sentence-transformers' mode."""
 
 # Number of a metadata type -> struct's letter. 8 is a string, 9 an array.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -245,7 +258,9 @@ def interleaved(rows: int, head_dim: int) -> Tensor:
 
 
 class GgufCheckpoint(Checkpoint):
-    """A GGUF file. Keys are canonical; quantized tensors come out as float32, the others as they are stored.
+    """A GGUF file, or the first of its shards, with canonical keys.
+
+    Quantized tensors come out as float32, the others as they are stored.
 
     `folder` is a temporary one with a config.json and the tokenizer's files, written when first asked for and removed
     with the checkpoint. `metadata` and `tensors` are the file's own, under llama.cpp's names; `family` is the one of
@@ -258,8 +273,15 @@ class GgufCheckpoint(Checkpoint):
         """Raises CheckpointError for a malformed file, UnsupportedModel for an architecture that no family has."""
         header = read_gguf(path)
         self.path, self.name = path, str(path)
-        self.metadata, self.tensors = header.metadata, header.tensors
-        self._map: mmap.mmap | None = None
+        self.metadata, self._paths = header.metadata, _shards(path, header.metadata)
+        self.tensors = dict(header.tensors)
+        for shard in self._paths[1:]:
+            self.tensors |= _following(shard, path, self.tensors)
+        if (count := header.metadata.get("split.tensors.count", len(self.tensors))) != len(self.tensors):
+            raise CheckpointError(
+                f"{path} and its shards hold {len(self.tensors)} tensors, not {count}; fetch them again"
+            )
+        self._maps: dict[Path, mmap.mmap] = {}
         self.family, self._gguf = _family(path, header.metadata)
         table = {target: source for source, target in GGUF.items()}
         names = {name: rename(name, table) for name in self.tensors if name not in AUXILIARY}
@@ -275,16 +297,51 @@ class GgufCheckpoint(Checkpoint):
         from isoform.reference.gguf_tokenizer import tokenizer_from_gguf
 
         files: dict[str, Any] = {"config.json": self.config, **tokenizer_from_gguf(self.metadata)}
-        ids = ("bos_token_id", "eos_token_id", "pad_token_id")
-        generation = {key: self.config[key] for key in ids if key in self.config}
-        if generation and "text-generation" in self._gguf.tasks:
+        if "text-generation" in self._gguf.tasks and (generation := self._generation()):
             files["generation_config.json"] = generation
+        files |= self._sentence_transformer()
         folder = Path(tempfile.mkdtemp(prefix="isoform-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         for name, content in files.items():
             text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
         return folder
+
+    def _generation(self) -> dict[str, Any]:
+        """generation_config.json: where llama.cpp stops, and the sampling that the file recommends."""
+        from isoform.reference.gguf_tokenizer import end_tokens
+
+        found: dict[str, Any] = {k: self.config[k] for k in ("bos_token_id", "pad_token_id") if k in self.config}
+        ends = end_tokens(self.metadata)
+        if ends:
+            found["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+        stored = {name: self.metadata.get(f"general.sampling.{key}") for name, key in SAMPLING.items()}
+        sampling = {name: value for name, value in stored.items() if value is not None}
+        return found | ({"do_sample": True, **sampling} if sampling else {})
+
+    def _sentence_transformer(self) -> dict[str, Any]:
+        """The files by which sentence-transformers knows how a text's vector is pooled; none where the file is silent.
+
+        Their last module scales it to length 1, as llama.cpp's server does with every vector.
+        """
+        mode = POOLING.get(self.metadata.get(f"{self._gguf.arch}.pooling_type", 0))
+        if mode is None or "feature-extraction" not in self._gguf.tasks:
+            return {}
+        parts = ("Transformer", "Pooling", "Normalize")
+        paths = ("", "1_Pooling", "2_Normalize")
+        width = self.config["hidden_size"]
+        return {
+            "modules.json": [
+                {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{part}"}
+                for n, (path, part) in enumerate(zip(paths, parts, strict=True))
+            ],
+            "1_Pooling/config.json": {
+                "word_embedding_dimension": width,
+                **{f"pooling_mode_{name}": name == mode for name in POOLING.values()},
+            },
+            "sentence_bert_config.json": {"max_seq_length": self.config["max_position_embeddings"]},
+        }
 
     def __getitem__(self, key: str) -> Tensor:
         tensor = self._stored(self.tensors[self._names[key]])
@@ -310,34 +367,35 @@ class GgufCheckpoint(Checkpoint):
         return replace(info, offset=-1) if self._permuted(key) else info
 
     def files(self) -> list[Path]:
-        return [self.path]
+        return self._paths
 
     def release(self, key: str) -> None:
         info = self.tensors[self._names[key]]
-        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+        if info.path not in self._maps or not hasattr(mmap, "MADV_DONTNEED"):
             return
         start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
         length = (info.offset + info.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
         if length > 0:
-            self._map.madvise(mmap.MADV_DONTNEED, start, length)
+            self._maps[info.path].madvise(mmap.MADV_DONTNEED, start, length)
 
     def _stored(self, info: TensorInfo, which: slice | Tensor | None = None) -> Tensor:
         """The tensor, or some of its rows, in the order of the file; a view of the memory map unless it is quantized.
 
         `which` selects along the first axis: a slice, or int64 indices.
         """
-        if self._map is None:
-            with self.path.open("rb") as stream:  # copy-on-write: torch wants writable memory, the file stays as it is
-                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        if info.path not in self._maps:
+            with info.path.open("rb") as stream:  # copy-on-write: torch wants writable memory, the file stays as it is
+                self._maps[info.path] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        mapped = self._maps[info.path]
         if (dtype := DTYPES.get(info.dtype)) is not None:
-            flat = torch.frombuffer(self._map, dtype=dtype, count=prod(info.shape), offset=info.offset)
+            flat = torch.frombuffer(mapped, dtype=dtype, count=prod(info.shape), offset=info.offset)
             stored = flat.view(info.shape)
             return stored if which is None else stored[which]
         import numpy as np
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        raw = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
+        raw = np.frombuffer(mapped, np.uint8, info.nbytes, info.offset)
         if len(info.shape) == 1:
             whole = torch.from_numpy(dequantize(raw, GGMLQuantizationType[info.dtype]))
             return whole if which is None else whole[which]
@@ -421,6 +479,34 @@ class GgufCheckpoint(Checkpoint):
         for name in AUXILIARY:
             if name in self.tensors and name not in known:
                 raise UnsupportedModel(f"{self.path} holds {name}, which isoform's {self.family.title} has not")
+
+
+def _shards(path: Path, metadata: Mapping[str, Any]) -> list[Path]:
+    """The files of a model that was split, of which `path` must be the first; named as llama.cpp names them."""
+    count, number = metadata.get("split.count", 1), metadata.get("split.no", 0)
+    if type(count) is not int or count <= 1:
+        return [path]
+    match = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
+    if match is None or int(match[2]) != count:
+        raise CheckpointError(
+            f"{path} is one of {count} shards, which are found by their names; call it NAME-00001-of-{count:05}.gguf"
+        )
+    paths = [path.with_name(f"{match[1]}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
+    if number != 0:
+        raise CheckpointError(f"{path} is a later shard of a model; open the first, {paths[0]}")
+    if missing := [shard.name for shard in paths if not shard.is_file()]:
+        raise CheckpointError(f"{path}: {missing[0]} is missing, which holds another part of the model; fetch it again")
+    return [path, *paths[1:]]
+
+
+def _following(shard: Path, first: Path, before: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
+    """The tensors of a later shard."""
+    header = read_gguf(shard)
+    if "split.count" not in header.metadata:
+        raise CheckpointError(f"{shard} is no part of {first}; fetch it again")
+    if repeated := sorted(before.keys() & header.tensors.keys()):
+        raise CheckpointError(f"{shard} holds {repeated[0]}, which another shard of {first} holds; fetch them again")
+    return header.tensors
 
 
 def _family(path: Path, metadata: Mapping[str, Any]) -> tuple[Family, Gguf]:

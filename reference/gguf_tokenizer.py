@@ -50,6 +50,25 @@ DEFAULTS: dict[str, tuple[bool, bool, dict[str, int]]] = {
 }
 
 
+# Tokens at which llama.cpp stops generating, by their text (`special_eog_ids` in its src/llama-vocab.cpp), besides the
+# EOS, EOT and EOM that a file names.
+END_TEXTS = frozenset(
+    (
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>"),
+        *("<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>"),
+        *("<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>"),
+    )
+)
+
+
+def end_tokens(metadata: Mapping[str, Any]) -> list[int]:
+    """The ids at which llama.cpp stops generating, the file's EOS first; metadata as in `tokenizer_from_gguf`."""
+    tokens = metadata.get(f"{KEY}tokens") or ()
+    named = [metadata.get(f"{KEY}{name}_token_id") for name in ("eos", "eot", "eom")]
+    known = [index for index in named if type(index) is int and 0 <= index < len(tokens)]
+    return list(dict.fromkeys([*known, *(index for index, text in enumerate(tokens) if text in END_TEXTS)]))
+
+
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any] | str]:
     """File name -> content of the tokenizer's files: tokenizer.json, tokenizer_config.json, chat_template.jinja.
 

@@ -21,7 +21,6 @@ Progress = Callable[[str, int, int], None]
 
 FORMATS = ("onnx", "torchscript", "gguf")
 DTYPES = ("f32", "f16", "bf16")
-GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
 
 
 def load(
@@ -36,14 +35,18 @@ def load(
 
     `dtype` is "f32", "f16", "bf16" or a torch dtype; `hub` holds revision, token, cache_dir and offline.
     """
-    import torch
-
     from isoform.reference.model import open_model
 
     if isinstance(dtype, str):
         _one_of("dtype", dtype, DTYPES)
-        dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+        dtype = _torch_dtype(dtype)
     return open_model(source, task, **hub).module(dtype, device)
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    import torch
+
+    return {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[name]
 
 
 def export(source: str | Path, out: str | Path, **options: Any) -> Manifest:
@@ -64,6 +67,10 @@ def export_and_check(
     task: str | None = None,
     dtype: str = "f32",
     gguf_types: str | Sequence[str] = ("f32",),
+    override: Sequence[str] = (),
+    split_max_size: str | None = None,
+    imatrix: str | Path | None = None,
+    pre: str | None = None,
     check: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -72,17 +79,32 @@ def export_and_check(
     """Write every asked form of a model into the folder `out`, whole or not at all, and compare each with the source.
 
     `to` is "all" (what cannot be written is said in the manifest) or formats out of `FORMATS`; `dtype` is that of ONNX
-    and TorchScript, `gguf_types` are out of `GGUF_TYPES`.
+    and TorchScript. `gguf_types` are llama-quantize's names ("f16", "q4_k_m", …), and the four after it, for GGUF as well:
+    "regex=type" for single tensors, the size of a shard ("2G"), an importance matrix, llama.cpp's pre-tokenizer.
     """
-    from isoform.exporters import bundle
+    from isoform.exporters import bundle, gguf
     from isoform.reference.model import open_model
 
     formats = _several("--to", to, (*FORMATS, "all"))
-    types = _several("--gguf-type", gguf_types, GGUF_TYPES)
+    types = gguf_types.split(",") if isinstance(gguf_types, str) else list(gguf_types)
+    options = gguf.Options(
+        overrides=tuple(override),
+        split_max_size=split_max_size,
+        imatrix=None if imatrix is None else Path(imatrix).expanduser(),
+        pre=pre,
+    )
+    gguf.check_request(types, options)
     _one_of("dtype", dtype, DTYPES)
     model = open_model(source, task, **hub)
     manifest = bundle.export(
-        model, formats, Path(out), dtype=dtype, gguf_types=types, progress=progress, overwrite=overwrite
+        model,
+        formats,
+        Path(out),
+        dtype=dtype,
+        gguf_types=types,
+        gguf_options=options,
+        progress=progress,
+        overwrite=overwrite,
     )
     if not check:
         return manifest, None
@@ -90,6 +112,37 @@ def export_and_check(
 
     report = check_bundle(Path(out), model, progress=progress)
     return type(manifest).read(Path(out)), report
+
+
+def import_gguf(
+    source: str | Path, out: str | Path, *, dtype: str = "f32", progress: Progress | None = None
+) -> dict[str, Any]:
+    """Rebuild a Hub checkpoint from a `.gguf` file in the new folder `out`, whole or not at all.
+
+    The folder holds config.json, safetensors in `dtype` ("f32", "f16" or "bf16"), the tokenizer and its chat template.
+    Returns what was written: folder, family, task, dtype, parameters, files (path and size).
+    """
+    from math import prod
+
+    from isoform.reference.model import open_model
+
+    _one_of("dtype", dtype, DTYPES)
+    path = Path(source).expanduser()
+    if path.is_dir() or path.suffix != ".gguf":
+        raise InputError(f"{source} is no .gguf file; `isoform export` takes checkpoints and Hub ids")
+    if not path.is_file():
+        raise InputError(f"{source} is not there; give the path of a .gguf file")
+    model, folder = open_model(path), Path(out)
+    model.save(folder, dtype=_torch_dtype(dtype), progress=progress)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {
+        "folder": str(folder),
+        "family": model.family.name,
+        "task": model.task.name,
+        "dtype": dtype,
+        "parameters": sum(prod(weight.shape) for weight in model.weights.values()),
+        "files": [{"path": file.relative_to(folder).as_posix(), "size": file.stat().st_size} for file in files],
+    }
 
 
 def check(bundle: str | Path, against: str | Path | None = None, *, progress: Progress | None = None) -> Report:

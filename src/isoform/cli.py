@@ -48,7 +48,15 @@ def export(
     to: Annotated[str, typer.Option(help="onnx, gguf, torchscript (several with commas) or all.")] = "all",
     task: Annotated[str | None, typer.Option(help="The task, when not the checkpoint's own.")] = None,
     dtype: Annotated[str, typer.Option(help="f32, f16 or bf16, of ONNX and TorchScript.")] = "f32",
-    gguf_type: Annotated[str, typer.Option(help="f32, f16, bf16, q8_0; several with commas.")] = "f32",
+    gguf_type: Annotated[
+        str, typer.Option(help="llama.cpp's types: f32, f16, bf16, q8_0, q4_k_m, …; several with commas.")
+    ] = "f32",
+    override: Annotated[
+        list[str] | None, typer.Option(help="GGUF: regex=type for the tensors whose names it is found in.")
+    ] = None,
+    split_max_size: Annotated[str | None, typer.Option(help="GGUF: shards of at most 500M, 2G, …")] = None,
+    imatrix: Annotated[Path | None, typer.Option(help="GGUF: an importance matrix, llama.cpp's or ours.")] = None,
+    pre: Annotated[str | None, typer.Option(help="GGUF: llama.cpp's pre-tokenizer, when not found out.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare the result with the source.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there already.")] = False,
@@ -65,6 +73,10 @@ def export(
             task=task,
             dtype=dtype,
             gguf_types=gguf_type,
+            override=override or (),
+            split_max_size=split_max_size,
+            imatrix=imatrix,
+            pre=pre,
             check=not no_check,
             overwrite=overwrite,
             revision=revision,
@@ -78,6 +90,21 @@ def export(
             show.report(report)
     if report is not None and not report.same:
         raise typer.Exit(1)
+
+
+@app.command("import")
+def import_gguf(
+    source: Annotated[str, typer.Argument(help="A .gguf file.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    dtype: Annotated[str, typer.Option(help="f32, f16 or bf16, of the safetensors.")] = "f32",
+    json: Json = False,
+) -> None:
+    """Rebuild a Hub checkpoint from a GGUF file, quantized or not."""
+    from isoform import api, show
+
+    with show.progress() as progress:
+        written = api.import_gguf(source, out, dtype=dtype, progress=progress)
+    show.json(written) if json else show.checkpoint(written)
 
 
 @app.command()
