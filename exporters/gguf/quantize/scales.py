@@ -252,7 +252,7 @@ def _descend_positive(values: Floats, weights: Floats, levels: Integers, state: 
             state[SUM_XL + lane] += ws[lane] * vs[lane] * float32(level)
             state[SUM_LL + lane] += ws[lane] * float32(level) * float32(level)
     for _ in range(5):
-        changed = int32(0)
+        fill(state, ERROR, ZERO)
         for i in range(n):
             vs, ws = values[i * LANES : (i + 1) * LANES], weights[i * LANES : (i + 1) * LANES]
             ls = levels[i * LANES : (i + 1) * LANES]
@@ -269,8 +269,8 @@ def _descend_positive(values: Floats, weights: Floats, levels: Integers, state: 
                 ls[lane] = int32(other & int32(255)) if better else ls[lane]
                 state[SUM_XL + lane] = with_xl if better else sum_xl
                 state[SUM_LL + lane] = with_ll if better else sum_ll
-                changed = int32(changed | int32(better))
-        if changed == int32(0):
+                state[ERROR + lane] = ONE if better else state[ERROR + lane]
+        if not _any(state):
             break
     for lane in range(LANES):
         found = state[SUM_XL + lane] / state[SUM_LL + lane] if state[SUM_LL + lane] > ZERO else ZERO
@@ -385,12 +385,12 @@ def descend_symmetric(x: Floats, levels: Floats, states: Floats, n: int, top: in
 @kernel
 def _descend(x: Floats, squares: Floats, cubes: Floats, levels: Floats, state: Floats, n: int, top: int32) -> bool:
     """One round over the elements; whether any level of any lane changed."""
-    changed = int32(0)
+    fill(state, ERROR, ZERO)
     for start in range(0, n * LANES, EIGHT):
         xs, ls = x[start : start + EIGHT], levels[start : start + EIGHT]
         ss, cs = squares[start : start + EIGHT], cubes[start : start + EIGHT]
         for lane in range(LANES):
-            sum_xl, sum_ll = state[SUM_XL + lane], state[SUM_LL + lane]
+            sum_xl, sum_ll, changes = state[SUM_XL + lane], state[SUM_LL + lane], state[ERROR + lane]
             for i in range(8):
                 square, cube, level = ss[i * LANES + lane], cs[i * LANES + lane], ls[i * LANES + lane]
                 without_xl = sum_xl - cube * level
@@ -404,7 +404,17 @@ def _descend(x: Floats, squares: Floats, cubes: Floats, levels: Floats, state: F
                 ls[i * LANES + lane] = other if better else level
                 sum_xl = with_xl if better else sum_xl
                 sum_ll = with_ll if better else sum_ll
-                changed = int32(changed | int32(better))
+                changes = ONE if better else changes
             state[SUM_XL + lane] = sum_xl
             state[SUM_LL + lane] = sum_ll
-    return changed != int32(0)
+            state[ERROR + lane] = changes
+    return _any(state)
+
+
+@kernel
+def _any(state: Floats) -> bool:
+    """Whether ERROR is set in any lane."""
+    found = False
+    for lane in range(LANES):
+        found |= state[ERROR + lane] != ZERO
+    return found

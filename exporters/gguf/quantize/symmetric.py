@@ -9,7 +9,7 @@ import numpy as np
 from numpy import float32, int32
 
 from isoform.exporters.gguf.quantize.affine import gather, scatter
-from isoform.exporters.gguf.quantize.compiled import kernel
+from isoform.exporters.gguf.quantize.compiled import inlined, kernel
 from isoform.exporters.gguf.quantize.lanes import (
     CHUNK,
     LANES,
@@ -71,8 +71,8 @@ def q3_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:
         spread(part, lanes[:used], 16)
         if importance is None:
             descend_symmetric(lanes[:used], weights, states, 16, int32(4))
-            _take_descended(weights, states, levels[: len(part)])
             _round_scales(states, count, scales, wholes)
+            _store_q3_k(part, scales, wholes, states, levels, weights, out[start // SUPER * 110 :])
         else:
             columns = np.empty(len(part), np.float32)
             take_columns(importance, start, columns)
@@ -81,9 +81,8 @@ def q3_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:
             sum_squares(part, SUPER, squares)
             weigh(lanes[:used], weights, float32(2) * squares / float32(SUPER), SUBS, 16)
             search_symmetric(lanes[:used], weights, states, 16, int32(4))
-            _take_searched(part, states, levels, int32(4))
             _fit_scales(weights[:used], states, count, scales, wholes)
-        _store_q3_k(part, scales, wholes, states, levels, out[start // SUPER * 110 :])
+            _store_q3_k(part, scales, wholes, states, levels, weights[:0], out[start // SUPER * 110 :])
     return True
 
 
@@ -124,26 +123,15 @@ def _take_levels(values: Floats, fits: Floats, levels: Integers) -> None:
                 ls[i * LANES + lane] = 0 if fit[SIZE + lane] < SMALLEST else level + 32
 
 
-@kernel
-def _take_descended(found: Floats, states: Floats, levels: Bytes) -> None:
-    """Levels found side by side, one sub-block after another, counted from 0."""
-    for sub in range(len(levels) // 16):
-        group, lane = sub // LANES, sub % LANES
-        zero = states[group * STATE + SIZE + lane] < SMALLEST
-        for i in range(16):
-            level = found[(group * 16 + i) * LANES + lane]
-            levels[sub * 16 + i] = 0 if zero else int32(level) + 4
-
-
-@kernel
-def _take_searched(x: Floats, states: Floats, levels: Bytes, top: int32) -> None:
-    """The levels that the search found, counted from 0."""
-    for sub in range(len(x) // 16):
-        state = states[sub // LANES * STATE + sub % LANES :]
-        factor, zero = state[WON_FACTOR], state[SIZE] < SMALLEST
-        for i in range(16):
-            level = clamp(nearest(factor * x[sub * 16 + i]), int32(-top), int32(top - 1))
-            levels[sub * 16 + i] = 0 if zero else level + top
+@inlined
+def _largest(state: Floats) -> float32:
+    """The scale of largest magnitude of a super-block, the first of several."""
+    largest, size = ZERO, ZERO
+    for j in range(SUBS):
+        scale = state[SCALE + j]
+        if abs(scale) > size:
+            largest, size = scale, abs(scale)
+    return largest
 
 
 @kernel
@@ -151,11 +139,7 @@ def _round_scales(states: Floats, count: int, scales: Bytes, wholes: Floats) -> 
     """Levels of the scales of Q3_K, from 0 to 63, as parts of the largest."""
     for block in range(count):
         state = states[block // 4 * STATE + block % 4 * SUBS :]
-        largest, size = ZERO, ZERO
-        for j in range(SUBS):
-            scale = state[SCALE + j]
-            if abs(scale) > size:
-                largest, size = scale, abs(scale)
+        largest = _largest(state)
         factor = float32(-32) / largest if largest != ZERO else ZERO
         for j in range(SUBS):
             # ggml keeps the level in eight bits before it clamps.
@@ -165,7 +149,9 @@ def _round_scales(states: Floats, count: int, scales: Bytes, wholes: Floats) -> 
 
 
 @kernel
-def _store_q3_k(x: Floats, scales: Bytes, wholes: Floats, states: Floats, levels: Bytes, out: Bytes) -> None:
+def _store_q3_k(
+    x: Floats, scales: Bytes, wholes: Floats, states: Floats, levels: Bytes, found: Floats, out: Bytes
+) -> None:
     for block in range(len(x) // SUPER):
         packed, sc = out[block * 110 :], scales[block * SUBS :]
         state = states[block // 4 * STATE + block % 4 * SUBS :]
@@ -177,7 +163,7 @@ def _store_q3_k(x: Floats, scales: Bytes, wholes: Floats, states: Floats, levels
             packed[104 + j] = sc[j] >> 4 | sc[j + 4] >> 4 << 2 | sc[j + 8] >> 4 << 4 | sc[j + 12] >> 4 << 6
         for j in range(SUBS):
             state[STEP + j] = scale * float32(int32(sc[j]) - 32)
-    _assign(x, states, levels, int32(4))
+    _assign(x, states, levels, found, int32(4))
     for block in range(len(x) // SUPER):
         packed, ls = out[block * 110 :], levels[block * SUPER :]
         pack_bit(ls, 2, packed)
@@ -186,32 +172,22 @@ def _store_q3_k(x: Floats, scales: Bytes, wholes: Floats, states: Floats, levels
 
 @kernel
 def _store_q6_k(x: Floats, states: Floats, levels: Bytes, out: Bytes) -> None:
-    _take_searched(x, states, levels, int32(32))
     for block in range(len(x) // SUPER):
         packed, state = out[block * 210 :], states[block // 4 * STATE + block % 4 * SUBS :]
-        largest, size = ZERO, ZERO
-        for j in range(SUBS):
-            scale = state[SCALE + j]
-            if abs(scale) > size:
-                largest, size = scale, abs(scale)
-        if size < SMALLEST:
-            for i in range(210):
-                packed[i] = 0
-            for j in range(SUBS):
-                state[STEP + j] = ZERO
-            for i in range(SUPER):
-                levels[block * SUPER + i] = 0
-            continue
-        factor = float32(-128) / largest
+        factor = float32(-128) / _largest(state)
         put_half(float32(1) / factor, packed[208:])
         whole = from_half(to_half(float32(1) / factor))
         for j in range(SUBS):
             code = (min(127, nearest(factor * state[SCALE + j])) + 128 & 255) - 128
             packed[192 + j] = code & 255
             state[STEP + j] = whole * float32(code)
-    _assign(x, states, levels, int32(32))
+    _assign(x, states, levels, x[:0], int32(32))
     for block in range(len(x) // SUPER):
         packed, ls = out[block * 210 :], levels[block * SUPER :]
+        if abs(_largest(states[block // 4 * STATE + block % 4 * SUBS :])) < SMALLEST:
+            for i in range(210):
+                packed[i] = 0
+            continue
         for j in range(2):
             for i in range(32):
                 first, second = ls[128 * j + i], ls[128 * j + i + 32]
@@ -222,11 +198,25 @@ def _store_q6_k(x: Floats, states: Floats, levels: Bytes, out: Bytes) -> None:
 
 
 @kernel
-def _assign(x: Floats, states: Floats, levels: Bytes, top: int32) -> None:
-    """The levels under the stored scales (STEP), counted from 0; they stay as they are where a stored scale is 0."""
-    for sub in range(len(x) // 16):
-        step = states[sub // LANES * STATE + STEP + sub % LANES]
-        if step != ZERO:
+def _assign(x: Floats, states: Floats, levels: Bytes, found: Floats, top: int32) -> None:
+    """The levels under the stored scales (STEP), counted from 0; those of the search where a stored scale is 0.
+
+    `found` are the levels of the search, side by side, or nothing where WON_FACTOR gives them back.
+    """
+    for block in range(len(x) // SUPER):
+        xs, ls = x[block * SUPER : (block + 1) * SUPER], levels[block * SUPER : (block + 1) * SUPER]
+        state = states[block // 4 * STATE + block % 4 * SUBS :]
+        for j in range(SUBS):
+            step = state[STEP + j]
             for i in range(16):
-                level = clamp(nearest(x[sub * 16 + i] / step), int32(-top), int32(top - 1))
-                levels[sub * 16 + i] = level + top
+                level = clamp(nearest(xs[16 * j + i] / step), int32(-top), int32(top - 1))
+                ls[16 * j + i] = int32(level + top)
+            if step == ZERO:
+                for i in range(16):
+                    if state[SIZE + j] < SMALLEST:
+                        level = int32(-top)
+                    elif len(found):
+                        level = int32(found[(block // 4 * 16 + i) * LANES + block % 4 * SUBS + j])
+                    else:
+                        level = clamp(nearest(state[WON_FACTOR + j] * xs[16 * j + i]), int32(-top), int32(top - 1))
+                    ls[16 * j + i] = level + top
