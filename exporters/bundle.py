@@ -22,33 +22,40 @@ from isoform.errors import InputError, IsoformError, UnsupportedExport
 from isoform.manifest import NAME, Artifact, File, Manifest, describe
 
 if TYPE_CHECKING:
+    from isoform.exporters.gguf import Options
     from isoform.reference.model import Model
 
 Progress = Callable[[str, int, int], None]
 
-SIZES = {"bf16": 2.0, "f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}
-"""Bytes per weight."""
+SIZES = {"bf16": 2.0, "f16": 2.0, "f32": 4.0}
+"""Bytes per weight of ONNX and TorchScript."""
 
 VERSIONED = ("isoform", "gguf", "numpy", "onnx", "torch")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _onnx(model: Model, folder: Path, dtype: str, types: Sequence[str], progress: Progress) -> list[Artifact]:
+def _onnx(
+    model: Model, folder: Path, dtype: str, types: Sequence[str], options: Options | None, progress: Progress
+) -> list[Artifact]:
     from isoform.exporters import onnx
 
     return onnx.write(model, folder, dtype, progress)
 
 
-def _torchscript(model: Model, folder: Path, dtype: str, types: Sequence[str], progress: Progress) -> list[Artifact]:
+def _torchscript(
+    model: Model, folder: Path, dtype: str, types: Sequence[str], options: Options | None, progress: Progress
+) -> list[Artifact]:
     from isoform.exporters import torchscript
 
     return torchscript.write(model, folder, dtype, progress)
 
 
-def _gguf(model: Model, folder: Path, dtype: str, types: Sequence[str], progress: Progress) -> list[Artifact]:
+def _gguf(
+    model: Model, folder: Path, dtype: str, types: Sequence[str], options: Options | None, progress: Progress
+) -> list[Artifact]:
     from isoform.exporters import gguf
 
-    return gguf.write(model, folder, types, progress)
+    return gguf.write(model, folder, types, progress, options=options)
 
 
 FORMATS = {"onnx": _onnx, "torchscript": _torchscript, "gguf": _gguf}
@@ -62,14 +69,15 @@ def export(
     *,
     dtype: str = "f32",
     gguf_types: Sequence[str] = ("f32",),
+    gguf_options: Options | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Write the bundle `out`, whole or not at all.
 
     `formats` are out of `FORMATS`, or "all": then a form that cannot hold the model is left out, and the manifest says
-    why. `dtype` is that of ONNX and TorchScript. An existing bundle is replaced only with `overwrite`, another folder
-    that is not empty never is.
+    why. `dtype` is that of ONNX and TorchScript, `gguf_types` and `gguf_options` are GGUF's. An existing bundle is
+    replaced only with `overwrite`, another folder that is not empty never is.
     """
     everything = "all" in formats
     wanted = list(FORMATS) if everything else list(dict.fromkeys(formats))
@@ -86,7 +94,7 @@ def export(
         for name in wanted:
             try:
                 with _undone_on_error(part):
-                    manifest.artifacts += FORMATS[name](model, part, dtype, gguf_types, report)
+                    manifest.artifacts += FORMATS[name](model, part, dtype, gguf_types, gguf_options, report)
             except UnsupportedExport as error:
                 if not everything:
                     raise
@@ -184,8 +192,12 @@ def _needed(model: Model, formats: Sequence[str], dtype: str, types: Sequence[st
     from math import prod
 
     weights = sum(prod(weight.shape) for weight in model.weights.values())
-    kinds = [kind for name in formats for kind in (types if name == "gguf" else (dtype,))]
-    return int(weights * sum(SIZES.get(kind, 0.0) for kind in kinds))
+    each = [SIZES.get(dtype, 0.0) for name in formats if name != "gguf"]
+    if "gguf" in formats:
+        from isoform.exporters.gguf.mixes import bytes_per_weight
+
+        each += [bytes_per_weight(kind) for kind in types]
+    return int(weights * sum(each))
 
 
 def _no_space(what: str, out: Path, needed: int, free: int) -> str:

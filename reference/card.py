@@ -41,6 +41,7 @@ class Gguf:
     what is missing. `extra` are tensors that llama.cpp wants and the checkpoint does not hold, by GGUF name
     (`rope_freqs.weight`); `config` finds their values in the metadata, under the same name.
     `refuse` gives the reason why llama.cpp would not compute what this configuration says, or "".
+    `large`: llama.cpp takes this configuration for a 70B model, whose values it quantizes with more bits.
     """
 
     arch: str
@@ -49,6 +50,7 @@ class Gguf:
     interleaved_rope: bool = False
     extra: Callable[[Any], dict[str, Sequence[float]]] = lambda config: {}
     refuse: Callable[[Any], str] = lambda config: ""
+    large: Callable[[Any], bool] = lambda config: False
     tasks: tuple[str, ...] = ()  # the tasks that llama.cpp can serve
 
 

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from isoform.reference.card import Gguf
     from isoform.reference.model import Model
 
-FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
-"""LLAMA_FTYPE of llama.h."""
-
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION of ggml.h
 
 # sentence-transformers' modes and llama.h's LLAMA_POOLING_TYPE.
@@ -27,15 +24,18 @@ POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3}
 POOLING_NAMES = {"mean": 1, "cls": 2, "lasttoken": 3}
 
 
-def metadata(model: Model, gguf: Gguf, kind: str, tensors: Sequence[Entry], pre: str | None) -> dict[str, Any]:
-    """Keys and values in the order of the file; the writer finds the type of a value by its Python type."""
+def metadata(model: Model, gguf: Gguf, tensors: Sequence[Entry], pre: str | None) -> dict[str, Any]:
+    """Keys and values in the order of the file, whose type `general.file_type` is still to be said.
+
+    The writer finds the type of a value by its Python type.
+    """
     found: dict[str, Any] = {"general.architecture": gguf.arch, "general.type": "model"}
     found |= _general(model, gguf.arch, tensors)
     for key, value in gguf.fields(model.config).items():
         found[key if key.startswith("tokenizer.") else f"{gguf.arch}.{key}"] = value
     if (pooling := _pooling(model)) is not None:
         found[f"{gguf.arch}.pooling_type"] = pooling
-    found["general.file_type"] = FILE_TYPES[kind]
+    found["general.file_type"] = 0
     found["general.quantization_version"] = QUANTIZATION_VERSION
     checkpoint = model.checkpoint
     if isinstance(checkpoint, GgufCheckpoint):  # its tokenizer as it stands, with what llama.cpp alone knows

@@ -1,62 +1,238 @@
-"""Writes a GGUF file, version 3, little-endian: the header at once, then each tensor piece by piece.
+"""Writes GGUF files, version 3, little-endian: several types, each in one file or in shards, in one read of the model.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Shards are named, cut and labelled as llama.cpp's
+gguf-split does it, so that llama.cpp opens the first and finds the others.
 """
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from isoform.exporters.gguf.tensors import NUMBERS
+from isoform.exporters.gguf.tensors import NUMBERS, convert, nbytes
 
 if TYPE_CHECKING:
-    from isoform.exporters.gguf.tensors import Entry
+    from numpy.typing import NDArray
+
+    from isoform.exporters.gguf.tensors import Entry, Piece
 
 ALIGNMENT = 32
 VERSION = 3
+RELEASE = 2**26  # bytes of a tensor read before its pages are dropped
 
 
 class Signed(int):
     """A whole number that llama.cpp reads as INT32."""
 
 
+class Short(int):
+    """A whole number that llama.cpp reads as UINT16."""
+
+
 # Numbers of the metadata types, by Python type: for a single value, and for the elements of a list.
-_SINGLE: dict[type, tuple[int, str]] = {bool: (7, "?"), int: (4, "I"), Signed: (5, "i"), float: (6, "f")}
+_SINGLE: dict[type, tuple[int, str]] = {
+    bool: (7, "?"),
+    int: (4, "I"),
+    Signed: (5, "i"),
+    Short: (2, "H"),
+    float: (6, "f"),
+}
 _ELEMENT: dict[type, tuple[int, str]] = {bool: (7, "?"), int: (5, "i"), float: (6, "f")}
 _UINT8, _STRING, _ARRAY, _UINT64 = 0, 8, 9, 10
 
 
-def write_file(
-    path: Path, metadata: Mapping[str, Any], tensors: Sequence[Entry], progress: Callable[[str, int, int], None]
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file to be written: the type of each tensor by its name, and the most bytes of tensors in one shard."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+    types: Mapping[str, str]
+    shard_bytes: int | None = None
+
+
+class _Shard:
+    """One file on its way: opened for its first tensor, closed after its last."""
+
+    def __init__(self, path: Path, metadata: Mapping[str, Any], tensors: Sequence[Entry], types: Mapping[str, str]):
+        self.path = path
+        self._header = _header(metadata, [(entry.name, types[entry.name], entry.shape) for entry in tensors])
+        self._left = len(tensors)
+        self._stream: BinaryIO | None = None
+
+    def write(self, data: NDArray[Any]) -> None:
+        self._open().write(data.data)
+
+    def end_tensor(self, length: int) -> None:
+        self._open().write(bytes(-length % ALIGNMENT))
+        self._left -= 1
+        if not self._left:
+            self.close()
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def _open(self) -> BinaryIO:
+        if self._stream is None:
+            self._stream = self.path.open("wb")
+            self._stream.write(self._header)
+        return self._stream
+
+
+def write_files(
+    targets: Sequence[Target],
+    tensors: Sequence[Entry],
+    progress: Callable[[str, int, int], None],
+    *,
+    importance: Mapping[str, NDArray[Any]] | None = None,
+    threads: int | None = None,
+) -> list[list[Path]]:
+    """Write every target while each tensor is read once, and return the shards of each.
+
+    `importance` gives float32 (experts * columns,) by tensor name; `threads` convert, one for each core unless said.
+    """
+    plans = [_shards(target, tensors) for target in targets]
+    done, total = 0, sum(nbytes(entry.shape, target.types[entry.name]) for target in targets for entry in tensors)
+    text = ", ".join(target.path.name for target in targets)
+    progress(text, 0, total)
+    converted = _converted(targets, tensors, importance or {}, threads or _cores())
+    try:
+        for entry, pieces in groupby(converted, lambda item: item[0]):
+            places = [(target.types[entry.name], plan[entry.name]) for target, plan in zip(targets, plans, strict=True)]
+            lengths = [0] * len(places)
+            for _, made in pieces:
+                for index, (kind, shard) in enumerate(places):
+                    shard.write(made[kind])
+                    lengths[index] += made[kind].nbytes
+                    done += made[kind].nbytes
+                progress(text, done, total)
+            for length, (kind, shard) in zip(lengths, places, strict=True):
+                if length != (expected := nbytes(entry.shape, kind)):
+                    raise RuntimeError(f"{entry.name} came out as {length} bytes of {kind}, not {expected}")
+                shard.end_tensor(length)
+    finally:
+        converted.close()
+        for plan in plans:
+            for shard in plan.values():
+                shard.close()
+    return [list(dict.fromkeys(shard.path for shard in plan.values())) for plan in plans]
+
+
+def write_arrays(
+    path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[str, tuple[int, ...], NDArray[Any]]]
 ) -> None:
-    """Write header and data; an entry whose pieces are not as long as it says is our bug."""
-    header, offset = bytearray(), 0
+    """Write a file whose tensors are ready: by name, ggml's type, the shape in torch's order, and the data."""
+    with path.open("wb") as stream:
+        stream.write(_header(metadata, [(name, kind, shape) for name, (kind, shape, _) in tensors.items()]))
+        for name, (kind, shape, data) in tensors.items():
+            if data.nbytes != (expected := nbytes(shape, kind)):
+                raise RuntimeError(f"{name} has {data.nbytes} bytes, a {kind} of {list(shape)} has {expected}")
+            stream.write(data.tobytes() + bytes(-data.nbytes % ALIGNMENT))
+
+
+def _shards(target: Target, tensors: Sequence[Entry]) -> dict[str, _Shard]:
+    """Tensor name -> the file that it goes into, cut where the next tensor would make a shard too large."""
+    groups: list[list[Entry]] = [[]]
+    filled = 0
+    for entry in tensors:
+        length = -(-nbytes(entry.shape, target.types[entry.name]) // ALIGNMENT) * ALIGNMENT
+        filled += length
+        if target.shard_bytes is not None and filled > target.shard_bytes and groups[-1]:
+            groups.append([])
+            filled = length
+        groups[-1].append(entry)
+    count = len(groups)
+    if count == 1:
+        whole = _Shard(target.path, target.metadata, tensors, target.types)
+        return dict.fromkeys((entry.name for entry in tensors), whole)
+    result: dict[str, _Shard] = {}
+    for number, group in enumerate(groups):
+        label = {"split.no": Short(number), "split.count": Short(count), "split.tensors.count": Signed(len(tensors))}
+        path = target.path.with_name(f"{target.path.stem}-{number + 1:05d}-of-{count:05d}.gguf")
+        metadata = {**(target.metadata if number == 0 else {}), **label}
+        result |= dict.fromkeys((entry.name for entry in group), _Shard(path, metadata, group, target.types))
+    return result
+
+
+def _converted(
+    targets: Sequence[Target], tensors: Sequence[Entry], importance: Mapping[str, NDArray[Any]], threads: int
+) -> Generator[tuple[Entry, dict[str, NDArray[Any]]]]:
+    """Every piece of every tensor, in order, in each type that a target wants; a few are on their way ahead."""
+    waiting: deque[tuple[Entry, int, Future[dict[str, NDArray[Any]]]]] = deque()
+    read = 0
+
+    def first() -> tuple[Entry, dict[str, NDArray[Any]]]:
+        nonlocal read
+        entry, size, future = waiting.popleft()
+        made = future.result()
+        read += size
+        if read > RELEASE or not waiting or waiting[0][0] is not entry:
+            entry.release()  # pages that were read count as memory until they are dropped
+            read = 0
+        return entry, made
+
+    pool = ThreadPoolExecutor(threads, "gguf")
+    try:
+        with _torch_in_one_thread():
+            for entry in tensors:
+                kinds = list(dict.fromkeys(target.types[entry.name] for target in targets))
+                weights = importance.get(entry.name)
+                for piece in entry.pieces():
+                    while len(waiting) > threads:
+                        yield first()
+                    waiting.append((entry, piece.nbytes, pool.submit(_convert, entry.key, piece, kinds, weights)))
+            while waiting:
+                yield first()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _convert(key: str, piece: Piece, kinds: Sequence[str], importance: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+    rows = piece.load()
+    if importance is not None:
+        columns = rows.shape[1]
+        importance = importance[piece.expert * columns : (piece.expert + 1) * columns]
+    return {kind: convert(key, rows, kind, importance) for kind in kinds}
+
+
+@contextmanager
+def _torch_in_one_thread() -> Iterator[None]:
+    """torch would start threads of its own in each of ours."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _header(metadata: Mapping[str, Any], tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> bytes:
+    """Everything before the data, filled up to the alignment; tensors are name, type and shape."""
     values = {key: value for key, value in metadata.items() if not (isinstance(value, list | bytes) and not value)}
-    header += struct.pack("<4sIQQ", b"GGUF", VERSION, len(tensors), len(values))
+    header, offset = bytearray(struct.pack("<4sIQQ", b"GGUF", VERSION, len(tensors), len(values))), 0
     for key, value in values.items():
         header += _text(key) + _value(value)
-    for entry in tensors:
-        header += _text(entry.name) + struct.pack("<I", len(entry.shape))
-        header += struct.pack(f"<{len(entry.shape)}Q", *reversed(entry.shape))
-        header += struct.pack("<IQ", NUMBERS[entry.type][0], offset)
-        offset += -(-entry.nbytes // ALIGNMENT) * ALIGNMENT
-    done, total = 0, sum(entry.nbytes for entry in tensors)
-    text = path.name
-    progress(text, 0, total)
-    with path.open("wb") as stream:
-        stream.write(header + bytes(-len(header) % ALIGNMENT))
-        for entry in tensors:
-            start = done
-            for piece in entry.pieces():
-                stream.write(piece.data)
-                done += piece.nbytes
-                progress(text, done, total)
-            if done - start != entry.nbytes:
-                raise RuntimeError(f"{entry.name} came out as {done - start} bytes, not {entry.nbytes}")
-            stream.write(bytes(-entry.nbytes % ALIGNMENT))
+    for name, kind, shape in tensors:
+        header += _text(name) + struct.pack("<I", len(shape))
+        header += struct.pack(f"<{len(shape)}Q", *reversed(shape))
+        header += struct.pack("<IQ", NUMBERS[kind][0], offset)
+        offset += -(-nbytes(shape, kind) // ALIGNMENT) * ALIGNMENT
+    return bytes(header + bytes(-len(header) % ALIGNMENT))
 
 
 def _text(text: str) -> bytes:

@@ -161,6 +161,7 @@ FAMILY = Family(
         interleaved_rope=True,
         extra=rope_factors,
         refuse=lambda c: decoder_refusal(c, [c.sliding_window], llama3=True),
+        large=lambda c: c.num_hidden_layers == 80 and c.kv_heads != c.num_attention_heads,
         tasks=("text-generation",),
     ),
 )

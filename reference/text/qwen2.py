@@ -86,6 +86,7 @@ FAMILY = Family(
         fields=decoder_fields,
         config=lambda fields, shapes: decoder_config("Qwen2ForCausalLM", "qwen2", fields, shapes),
         refuse=refuse,
+        large=lambda c: c.num_hidden_layers == 80,
         tasks=("text-generation",),
     ),
 )

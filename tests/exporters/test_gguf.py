@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from isoform.errors import CheckpointError, InputError, UnsupportedExport
-from isoform.exporters.gguf import TYPES, path_of, refusal, write
+from isoform.exporters.gguf import path_of, refusal, write
+from isoform.exporters.gguf.mixes import CONVERTED
 from isoform.reference.gguf_file import read_gguf
 from isoform.reference.model import Model, open_model
 from isoform.reference.text.qwen2 import FAMILY, Qwen2Config
@@ -60,7 +61,7 @@ def data(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 # ------------------------------------------------------------------ against llama.cpp's converter
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", CONVERTED)
 @pytest.mark.parametrize("name", MODELS)
 def test_tensors_and_metadata_are_the_converters(tiny: Tiny, tmp_path: Path, name: str, kind: str) -> None:
     model = opened(tiny(name))
@@ -276,7 +277,7 @@ def test_progress_goes_up_to_the_total(tiny: Tiny, tmp_path: Path) -> None:
         assert steps[-1][0] == steps[-1][1]
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", CONVERTED)
 def test_pieces_are_as_good_as_the_whole(
     tiny: Tiny, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

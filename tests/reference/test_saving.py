@@ -305,7 +305,8 @@ def test_the_old_spelling_of_norms_is_saved_in_the_new_one(old: str, tmp_path: P
 def test_a_gguf_becomes_a_hub_checkpoint_again(name: str, tmp_path: Path) -> None:
     from isoform.exporters import gguf
 
-    gguf.write(open_model(tiny(name)), tmp_path, ("f32",), pre="gpt-2" if name.startswith(("llama", "qwen")) else None)
+    options = gguf.Options(pre="gpt-2" if name.startswith(("llama", "qwen")) else None)
+    gguf.write(open_model(tiny(name)), tmp_path, ("f32",), options=options)
     file = next(tmp_path.rglob("*.gguf"))
     open_model(file).save(tmp_path / "saved")
     outputs, notes = in_transformers(tmp_path / "saved", **inputs_of(name))
