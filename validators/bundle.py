@@ -47,6 +47,10 @@ def check_bundle(
     steps = len(manifest.artifacts) + 1
     show("reference", 0, steps)
     truth = Truth(model, token_cases(model, seed))
+    truth.prepare(
+        [dtype for dtype in FLOATS if any(a.dtype == dtype for a in manifest.artifacts)],
+        [BACKEND_OF[a.format] for a in manifest.artifacts if a.dtype in FLOATS],
+    )
     for n, artifact in enumerate(manifest.artifacts, 1):
         show(f"{artifact.files[0].path}", n, steps)
         report.add(_check_artifact(folder, artifact, truth, open_session or _opener(), threads))
@@ -133,7 +137,7 @@ def _check_artifact(
         if level == "graph":
             report.add(check_graph(model, session, dtype, truth=truth))
         else:
-            report.add(check_deployment(session, dtype, truth))
+            report.add(check_deployment(session, path, dtype, truth))
     return report
 
 

@@ -1,100 +1,169 @@
 """The deployment level: a quantized artifact in the settings it ships with, against a budget for what it may cost.
 
 Its graph cannot be held to float tolerances: llama.cpp quantizes the activations too, so even a reference with the
-dequantized weights differs. What counts is what a user sees: the distribution over the next token.
+dequantized weights differs. What counts is what a user sees: the distribution over the next token of a real text, the
+token that is chosen, and how the reference's own continuation would have gone on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import IsoformError
-from isoform.validators.cases import Case
+from isoform.errors import IsoformError, ParityError
+from isoform.validators.answers import Answers, Run, imitation
+from isoform.validators.cases import Case, Row
 from isoform.validators.compare import kl_divergence, log_softmax
 from isoform.validators.report import Report, Result, Skip
 from isoform.validators.tolerance import BUDGETS, QUANTIZED, Tolerance
-from isoform.validators.truth import Truth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.runtimes.session import Session
+    from isoform.validators.truth import Truth
 
 LEVEL = "deployment"
 CLEAR = 0.1  # by this much in probability the reference must prefer its token, for another choice to count
 NO_GRAPH = "activations are quantized too, so no float tolerance fits; see the deployment level"
+_PIECE = 2**21  # logits compared at a time
 
 
 @dataclass
-class _Loss:
-    """Sums over rows: KL divergence and clear changes of choice over positions, squared error over squared size."""
+class Choices:
+    """How often another token is chosen at so many positions, and how often the reference clearly prefers its own."""
 
-    logits: bool
     positions: int = 0
-    kl: float = 0.0
+    other: int = 0
     clear: int = 0
+
+    @property
+    def clear_share(self) -> float:
+        return self.clear / self.positions if self.positions else 0.0
+
+    @property
+    def alike_share(self) -> float:
+        return 1 - self.other / self.positions if self.positions else 1.0
+
+
+@dataclass
+class Loss:
+    """What an artifact loses against the reference: on a text (`kl` in nats per position, `text`), along the
+    reference's own continuations (`greedy`), and for hidden states the squared error over the squared size."""
+
+    kl: list[float] = field(default_factory=list)
+    text: Choices = field(default_factory=Choices)
+    greedy: Choices = field(default_factory=Choices)
     error: float = 0.0
     size: float = 0.0
 
-    def add(self, got: NDArray[Any], want: NDArray[Any]) -> None:
+    @property
+    def mean_kl(self) -> float:
+        return sum(self.kl) / len(self.kl) if self.kl else 0.0
+
+    @property
+    def nmse(self) -> float:
+        return self.error / self.size if self.size else float(self.error > 0)
+
+    def metrics(self, logits: bool) -> dict[str, float]:
+        if not logits:
+            return {"nmse": self.nmse}
+        found = {"kl": self.mean_kl, "top1": self.text.clear_share}
+        return found | ({"greedy": self.greedy.clear_share} if self.greedy.positions else {})
+
+    def note(self, metric: str) -> str:
+        """The plain numbers behind a metric."""
+        if metric not in ("top1", "greedy"):
+            return ""
+        choices = self.text if metric == "top1" else self.greedy
+        return f"{choices.positions - choices.other} of {choices.positions} tokens alike"
+
+    def add(self, got: NDArray[Any], want: NDArray[Any], *, greedy: bool) -> None:
+        """Logits (positions, V); of continuations only the choices count."""
         import numpy as np
 
-        self.error += float(np.square(got - want).sum())
-        self.size += float(np.square(want).sum())
-        if not self.logits:
-            return
-        self.positions += want.size // want.shape[-1]
-        self.kl += float(kl_divergence(got, want).sum())
-        chance = np.exp(log_softmax(want))
-        taken = np.take_along_axis(chance, got.argmax(-1)[..., None], -1)[..., 0]
-        self.clear += int(np.count_nonzero(chance.max(-1) - taken >= CLEAR))
+        step = max(1, _PIECE // want.shape[-1])
+        choices = self.greedy if greedy else self.text
+        for start in range(0, len(want), step):
+            mine, theirs = np.asarray(got[start : start + step]), np.asarray(want[start : start + step])
+            if not greedy:
+                self.kl += kl_divergence(mine, theirs).tolist()
+            chance = np.exp(log_softmax(theirs))
+            taken = np.take_along_axis(chance, mine.argmax(-1)[:, None], -1)[:, 0]
+            choices.positions += len(theirs)
+            choices.other += int(np.count_nonzero(mine.argmax(-1) != theirs.argmax(-1)))
+            choices.clear += int(np.count_nonzero(chance.max(-1) - taken >= CLEAR))
 
-    def metrics(self) -> dict[str, float]:
-        if self.logits:
-            return {"kl": self.kl / self.positions, "top1": self.clear / self.positions}
-        return {"nmse": self.error / self.size if self.size else float(self.error > 0)}
+    def add_states(self, got: NDArray[Any], want: NDArray[Any]) -> None:
+        import numpy as np
+
+        self.error += float(np.square(got.astype(np.float64) - want).sum())
+        self.size += float(np.square(want.astype(np.float64)).sum())
 
 
-def check_deployment(session: Session, dtype: str, truth: Truth) -> Report:
-    """Every row of the truth alone, in one pass: KL divergence and clear changes of the first choice, or for hidden
-    states the normalised squared error. A quantization without a budget gives one failed result."""
+def measure(run: Run, answers: Answers, around: AbstractContextManager[Any] | None = None) -> Loss:
+    """Run every passage alone, in one pass. Raises ParityError for an output of another shape or not finite."""
     import numpy as np
 
+    loss = Loss()
+    with around or nullcontext():
+        for passage, want in answers:
+            got = run(passage.row)
+            if len(got) != len(passage.row.tokens) or got.shape[1:] != want.shape[1:]:
+                raise ParityError(
+                    f"{answers.port}: shape {got.shape} for {len(passage.row)} tokens, not {want.shape[1:]}"
+                )
+            got = got[passage.asked]
+            if wrong := int(np.count_nonzero(~np.isfinite(got))):
+                raise ParityError(f"{answers.port}: NaN or infinity in {wrong} of {got.size} values")
+            if answers.port == "logits":
+                loss.add(got, want, greedy=passage.greedy)
+            else:
+                loss.add_states(got, want)
+    return loss
+
+
+def session_run(session: Session, answers: Answers) -> Run:
+    """A row alone through a session."""
+
+    def run(row: Row) -> NDArray[Any]:
+        return session.run(Case("", (row,)).inputs(answers.model.signature))[answers.port][0]
+
+    return run
+
+
+def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> Report:
+    """Measure a session over the quantized file `path` on the text of `truth`.
+
+    A quantization without a budget gives one failed result.
+    """
     report = Report(skipped=[Skip(session.backend, "graph", dtype, NO_GRAPH)])
-    rows = list(dict.fromkeys(row for case in truth.cases if not case.optional for row in case.rows))
-    name = f"{dtype} rows alone, {len(rows)} rows, {sum(map(len, rows))} positions"
 
     def result(metric: str, value: float, limit: float, note: str = "") -> None:
         report.results.append(Result(session.backend, LEVEL, name, metric, value, limit, value <= limit, note))
 
+    name = dtype
     if dtype not in BUDGETS:
         result("error", 1, 0, f"no budget is known for {dtype}; there is one for {', '.join(BUDGETS)}")
         return report
-    signature = truth.model.signature
-    port = signature.outputs[0]
-    loss, allowed = _Loss(port.name == "logits"), _Loss(port.name == "logits")
-    for row in rows:
-        try:
-            got = session.run(Case("", (row,)).inputs(signature))[port.name][0]
-        except IsoformError as error:
-            result("error", 1, 0, str(error))
-            return report
-        want = truth.outputs(row)[0]
-        if got.shape != want.shape:
-            result("mismatch", 1, 0, f"{port.name}: shape {got.shape}, not {want.shape}")
-            return report
-        if wrong := int(np.count_nonzero(~np.isfinite(got))):
-            result("nonfinite", wrong, 0, f"{port.name}: NaN or infinity in {wrong} of {got.size} values")
-            return report
-        loss.add(got, want)
-    for row, outputs in truth.quantized(dtype):
-        if row in rows:
-            allowed.add(outputs[0], truth.outputs(row)[0])
-    losses = allowed.metrics()
-    for metric, value in loss.metrics().items():
+    answers = truth.answers
+    plain = [passage for passage in answers.passages if not passage.greedy]
+    kind = "text" if truth.reads_text else "rows alone"
+    name = f"{dtype} {kind}, {len(plain)} rows, {sum(len(passage.row) for passage in plain)} positions"
+    try:
+        loss = measure(session_run(session, answers), answers)
+    except IsoformError as error:
+        result("error", 1, 0, str(error))
+        return report
+    imitated, rounding = imitation(truth.model, path)
+    allowed = measure(imitated, answers, rounding)
+    logits = answers.port == "logits"
+    losses = allowed.metrics(logits)
+    for metric, value in loss.metrics(logits).items():
         budget: Tolerance = getattr(BUDGETS[dtype], metric)
         own = QUANTIZED.value * losses[metric]
-        note = f"{budget.unit}; torch quantized alike: {losses[metric]:.2g}"
-        result(metric, value, max(budget.value, own), note)
+        notes = (budget.unit, loss.note(metric), f"torch quantized alike: {losses[metric]:.2g}")
+        result(metric, value, max(budget.value, own), "; ".join(note for note in notes if note))
     return report

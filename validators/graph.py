@@ -168,7 +168,7 @@ class _Check:
         mean = tolerance.GRAPH_RMS.value * max(own.rms, tolerance.FLOOR_RMS.value * ulp * rms)
         if self.session.backend not in REASONS:
             return _Limits(max_abs, mean, False)
-        known = self.truth.noise(n, self.case.rows, "f32", self.session.backend)
+        known = self.truth.deviation(n, self.session.backend)
         wide_max, wide_mean = tolerance.DEVIATION.value * known.max_abs, tolerance.DEVIATION.value * known.rms
         return _Limits(max(max_abs, wide_max), max(mean, wide_mean), wide_max > max_abs or wide_mean > mean)
 
