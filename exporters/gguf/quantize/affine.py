@@ -247,19 +247,22 @@ def _store_scales(
 @kernel
 def _assign(x: Floats, states: Floats, levels: Bytes, n: int, top: int32) -> None:
     """The levels under the stored scales and minimums; those of the search where a stored scale is 0."""
-    for sub in range(len(x) // n):
-        state = states[sub // LANES * STATE + sub % LANES :]
-        step, below = state[STEP], state[BELOW]
-        if step == ZERO:
-            factor, low = state[WON_FACTOR], state[WON_LOW]
+    subs = SUPER // n
+    steps, belows = np.empty(SUPER, np.float32), np.empty(SUPER, np.float32)
+    for block in range(len(x) // SUPER):
+        xs, ls = x[block * SUPER : (block + 1) * SUPER], levels[block * SUPER : (block + 1) * SUPER]
+        state = states[block * subs // LANES * STATE + block * subs % LANES :]
+        for j in range(subs):
             for i in range(n):
-                levels[sub * n + i] = clamp(nearest(factor * (x[sub * n + i] - low)), int32(0), top)
-        elif n == 16:
-            for i in range(16):
-                levels[sub * 16 + i] = clamp(nearest((x[sub * 16 + i] + below) / step), int32(0), top)
-        else:
-            for i in range(32):
-                levels[sub * 32 + i] = clamp(nearest((x[sub * 32 + i] + below) / step), int32(0), top)
+                steps[n * j + i] = state[STEP + j]
+                belows[n * j + i] = state[BELOW + j]
+        for i in range(SUPER):
+            ls[i] = clamp(nearest((xs[i] + belows[i]) / steps[i]), int32(0), top)
+        for j in range(subs):
+            if state[STEP + j] == ZERO:
+                for i in range(n):
+                    level = nearest(state[WON_FACTOR + j] * (xs[n * j + i] - state[WON_LOW + j]))
+                    ls[n * j + i] = clamp(level, int32(0), top)
 
 
 Q2_K = Affine(16, 3, 84, 15, -0.5, 15, 1.0, _weigh_by_magnitude, _store_q2_k, absolute=True)

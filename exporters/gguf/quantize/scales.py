@@ -38,7 +38,7 @@ from isoform.exporters.gguf.quantize.lanes import (
     Integers,
     fill,
 )
-from isoform.exporters.gguf.quantize.rounding import clamp, nearest
+from isoform.exporters.gguf.quantize.rounding import ALIGNER, clamp, nearest
 
 SMALLEST = float32(1e-15)  # GROUP_MAX_EPS: values below it count as zeros
 TENTH = float32(0.1)
@@ -338,15 +338,21 @@ def _peak(x: Floats, state: Floats, n: int) -> None:
 
 @kernel
 def _assign_symmetric(x: Floats, weights: Floats, cubes: Floats, state: Floats, n: int, top: int32) -> None:
-    """The weighted sums over the levels under FACTOR; `cubes` is weight times value."""
+    """The weighted sums over the levels under FACTOR; `cubes` is weight times value.
+
+    FACTOR times any value is at most top + 1, so that adding ALIGNER and taking it away rounds as `nearest` does.
+    """
     fill(state, SUM_XL, ZERO)
     fill(state, SUM_LL, ZERO)
+    low, high = float32(-top), float32(top - 1)
     for start in range(0, n * LANES, EIGHT):
         xs, ws, cs = x[start : start + EIGHT], weights[start : start + EIGHT], cubes[start : start + EIGHT]
         for lane in range(LANES):
             factor, sum_xl, sum_ll = state[FACTOR + lane], state[SUM_XL + lane], state[SUM_LL + lane]
             for i in range(8):
-                level = float32(clamp(nearest(factor * xs[i * LANES + lane]), int32(-top), int32(top - int32(1))))
+                level = factor * xs[i * LANES + lane] + ALIGNER - ALIGNER
+                level = level if level > low else low
+                level = level if level < high else high
                 sum_xl += cs[i * LANES + lane] * level
                 sum_ll += ws[i * LANES + lane] * level * level
             state[SUM_XL + lane] = sum_xl
@@ -386,28 +392,23 @@ def descend_symmetric(x: Floats, levels: Floats, states: Floats, n: int, top: in
 def _descend(x: Floats, squares: Floats, cubes: Floats, levels: Floats, state: Floats, n: int, top: int32) -> bool:
     """One round over the elements; whether any level of any lane changed."""
     fill(state, ERROR, ZERO)
-    for start in range(0, n * LANES, EIGHT):
-        xs, ls = x[start : start + EIGHT], levels[start : start + EIGHT]
-        ss, cs = squares[start : start + EIGHT], cubes[start : start + EIGHT]
+    for i in range(n):
+        xs, ls = x[i * LANES : (i + 1) * LANES], levels[i * LANES : (i + 1) * LANES]
+        ss, cs = squares[i * LANES : (i + 1) * LANES], cubes[i * LANES : (i + 1) * LANES]
         for lane in range(LANES):
-            sum_xl, sum_ll, changes = state[SUM_XL + lane], state[SUM_LL + lane], state[ERROR + lane]
-            for i in range(8):
-                square, cube, level = ss[i * LANES + lane], cs[i * LANES + lane], ls[i * LANES + lane]
-                without_xl = sum_xl - cube * level
-                without_ll = sum_ll - square * level * level
-                whole = clamp(nearest(xs[i * LANES + lane] * without_ll / without_xl), int32(-top), int32(top - 1))
-                other = float32(whole)
-                with_xl = without_xl + cube * other
-                with_ll = without_ll + square * other * other
-                explains = with_xl * with_xl * sum_ll > sum_xl * sum_xl * with_ll
-                better = (without_xl > ZERO) & (other != level) & (with_ll > ZERO) & explains
-                ls[i * LANES + lane] = other if better else level
-                sum_xl = with_xl if better else sum_xl
-                sum_ll = with_ll if better else sum_ll
-                changes = ONE if better else changes
-            state[SUM_XL + lane] = sum_xl
-            state[SUM_LL + lane] = sum_ll
-            state[ERROR + lane] = changes
+            sum_xl, sum_ll, level = state[SUM_XL + lane], state[SUM_LL + lane], ls[lane]
+            without_xl = sum_xl - cs[lane] * level
+            without_ll = sum_ll - ss[lane] * level * level
+            whole = clamp(nearest(xs[lane] * without_ll / without_xl), int32(-top), int32(top - 1))
+            other = float32(whole)
+            with_xl = without_xl + cs[lane] * other
+            with_ll = without_ll + ss[lane] * other * other
+            explains = with_xl * with_xl * sum_ll > sum_xl * sum_xl * with_ll
+            better = (without_xl > ZERO) & (other != level) & (with_ll > ZERO) & explains
+            ls[lane] = other if better else level
+            state[SUM_XL + lane] = with_xl if better else sum_xl
+            state[SUM_LL + lane] = with_ll if better else sum_ll
+            state[ERROR + lane] = ONE if better else state[ERROR + lane]
     return _any(state)
 
 

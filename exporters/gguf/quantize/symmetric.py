@@ -203,15 +203,17 @@ def _assign(x: Floats, states: Floats, levels: Bytes, found: Floats, top: int32)
 
     `found` are the levels of the search, side by side, or nothing where WON_FACTOR gives them back.
     """
+    steps = np.empty(SUPER, np.float32)
     for block in range(len(x) // SUPER):
         xs, ls = x[block * SUPER : (block + 1) * SUPER], levels[block * SUPER : (block + 1) * SUPER]
         state = states[block // 4 * STATE + block % 4 * SUBS :]
         for j in range(SUBS):
-            step = state[STEP + j]
             for i in range(16):
-                level = clamp(nearest(xs[16 * j + i] / step), int32(-top), int32(top - 1))
-                ls[16 * j + i] = int32(level + top)
-            if step == ZERO:
+                steps[16 * j + i] = state[STEP + j]
+        for i in range(SUPER):
+            ls[i] = int32(clamp(nearest(xs[i] / steps[i]), int32(-top), int32(top - 1)) + top)
+        for j in range(SUBS):
+            if state[STEP + j] == ZERO:
                 for i in range(16):
                     if state[SIZE + j] < SMALLEST:
                         level = int32(-top)
