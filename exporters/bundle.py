@@ -22,28 +22,43 @@ from isoform.errors import InputError, IsoformError, UnsupportedExport
 from isoform.manifest import NAME, Artifact, File, Manifest, describe
 
 if TYPE_CHECKING:
+    from isoform.exporters import onnx
     from isoform.exporters.gguf import Options
     from isoform.reference.model import Model
 
 Progress = Callable[[str, int, int], None]
 
 SIZES = {"bf16": 2.0, "f16": 2.0, "f32": 4.0}
-"""Bytes per weight of ONNX and TorchScript."""
+"""Bytes per weight of TorchScript."""
 
 VERSIONED = ("isoform", "gguf", "numpy", "onnx", "torch")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _onnx(
-    model: Model, folder: Path, dtype: str, types: Sequence[str], options: Options | None, progress: Progress
+    model: Model,
+    folder: Path,
+    dtype: str,
+    types: Sequence[str],
+    options: Options | None,
+    graphs: onnx.Options | None,
+    progress: Progress,
 ) -> list[Artifact]:
     from isoform.exporters import onnx
 
-    return onnx.write(model, folder, dtype, progress)
+    asked = graphs or onnx.Options()
+    wanted = asked.types or (dtype,)
+    return onnx.write(model, folder, wanted, progress, portable=asked.portable, link=asked.link)
 
 
 def _torchscript(
-    model: Model, folder: Path, dtype: str, types: Sequence[str], options: Options | None, progress: Progress
+    model: Model,
+    folder: Path,
+    dtype: str,
+    types: Sequence[str],
+    options: Options | None,
+    graphs: onnx.Options | None,
+    progress: Progress,
 ) -> list[Artifact]:
     from isoform.exporters import torchscript
 
@@ -51,7 +66,13 @@ def _torchscript(
 
 
 def _gguf(
-    model: Model, folder: Path, dtype: str, types: Sequence[str], options: Options | None, progress: Progress
+    model: Model,
+    folder: Path,
+    dtype: str,
+    types: Sequence[str],
+    options: Options | None,
+    graphs: onnx.Options | None,
+    progress: Progress,
 ) -> list[Artifact]:
     from isoform.exporters import gguf
 
@@ -70,14 +91,15 @@ def export(
     dtype: str = "f32",
     gguf_types: Sequence[str] = ("f32",),
     gguf_options: Options | None = None,
+    onnx_options: onnx.Options | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Write the bundle `out`, whole or not at all.
 
     `formats` are out of `FORMATS`, or "all": then a form that cannot hold the model is left out, and the manifest says
-    why. `dtype` is that of ONNX and TorchScript, `gguf_types` and `gguf_options` are GGUF's. An existing bundle is
-    replaced only with `overwrite`, another folder that is not empty never is.
+    why. `dtype` is that of TorchScript, and of ONNX when `onnx_options` name no types; `gguf_types` and `gguf_options`
+    are GGUF's. An existing bundle is replaced only with `overwrite`, another folder that is not empty never is.
     """
     everything = "all" in formats
     wanted = list(FORMATS) if everything else list(dict.fromkeys(formats))
@@ -88,13 +110,14 @@ def export(
     out = Path(os.path.abspath(out))  # noqa: PTH100  (resolve would replace a link by what it points to)
     _check_target(out, overwrite)
     report = progress or (lambda text, done, total: None)
-    with _part(out, _needed(model, wanted, dtype, gguf_types)) as part:
+    with _part(out, _needed(model, wanted, dtype, gguf_types, onnx_options)) as part:
         manifest = Manifest(family=model.family.name, task=model.task.name, source={}, versions=_versions())
         _copy_sidecars(model, part)
         for name in wanted:
             try:
                 with _undone_on_error(part):
-                    manifest.artifacts += FORMATS[name](model, part, dtype, gguf_types, gguf_options, report)
+                    write = FORMATS[name]
+                    manifest.artifacts += write(model, part, dtype, gguf_types, gguf_options, onnx_options, report)
             except UnsupportedExport as error:
                 if not everything:
                     raise
@@ -187,12 +210,16 @@ def _remove_abandoned(folder: Path) -> None:
         os.close(lock)
 
 
-def _needed(model: Model, formats: Sequence[str], dtype: str, types: Sequence[str]) -> int:
+def _needed(model: Model, formats: Sequence[str], dtype: str, types: Sequence[str], graphs: onnx.Options | None) -> int:
     """About how many bytes the weights of all forms take."""
     from math import prod
 
     weights = sum(prod(weight.shape) for weight in model.weights.values())
-    each = [SIZES.get(dtype, 0.0) for name in formats if name != "gguf"]
+    each = [SIZES.get(dtype, 0.0) for name in formats if name == "torchscript"]
+    if "onnx" in formats and not (graphs and graphs.link):
+        from isoform.exporters.onnx.types import onnx_type
+
+        each += [onnx_type(name).bytes_per_weight for name in (graphs and graphs.types) or (dtype,)]
     if "gguf" in formats:
         from isoform.exporters.gguf.mixes import bytes_per_weight
 

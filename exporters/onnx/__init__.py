@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoform.errors import UnsupportedExport
-from isoform.exporters.onnx.types import onnx_type
+from isoform.exporters.onnx.types import Options, onnx_type
 from isoform.manifest import Artifact, File
 
 if TYPE_CHECKING:
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
     from isoform.exporters.onnx.external import Progress
     from isoform.reference.model import Model
+
+__all__ = ["Options", "check_request", "write"]
+
+
+def check_request(options: Options) -> None:
+    """Raise InputError for a type that is none, before a model is opened."""
+    for name in options.types:
+        onnx_type(name, options.portable)
 
 
 def write(

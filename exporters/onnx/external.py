@@ -65,7 +65,9 @@ def write_weights(
     linked = {use.weight for use in uses if link and _stored(use, weights[use.weight])}
     if link and not linked:
         kinds = ", ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()}))
-        raise InputError(f"no weight can be linked: the checkpoint holds {kinds}, {path.name} another; use copy")
+        raise InputError(
+            f"no weight can be linked: the checkpoint holds {kinds}, {path.name} another type; use --weights copy"
+        )
     total = sum(_size(t) for use in uses if use.weight not in linked for t in use.parts.values())
     casts = {dtype: torch.empty(PIECE, dtype=dtype) for dtype in {p.type.dtype for p in parameters.values()}}
     with _Data(path, total, progress) as data:
@@ -220,7 +222,7 @@ def _link(source: Path, beside: Path, folder: Path) -> File:
         except OSError as error:
             raise InputError(
                 f"{source} cannot be linked into {beside} ({error.strerror}): both must be on one file system that has "
-                "hard links; use copy"
+                "hard links; use --weights copy"
             ) from None
     return describe(path, folder)
 

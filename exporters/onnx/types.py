@@ -42,9 +42,17 @@ class OnnxType:
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of activations."""
         import torch
 
         return {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.activations]
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """About, of the matrices."""
+        if self.bits:
+            return (self.bits + 8 * self.dtype.itemsize / self.block) / 8
+        return 1.0 if self.int8 else float(self.dtype.itemsize)
 
     def lowerings(self, portable: bool, head: str) -> Mapping[str, Lowering]:
         """What goes before the plain operators. The weight `head` takes 8 bits, as in GGUF's mix of the same name."""
@@ -59,6 +67,16 @@ class OnnxType:
             body = Blocks(self.bits, self.block, self.asymmetric, self.dtype)
             return block_tables(body, replace(body, bits=8), head, base)
         return base
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What an ONNX export can be told: its types (those of the bundle when there are none), whether to keep to standard
+    ONNX, and whether to link to the checkpoint's files instead of copying what they hold."""
+
+    types: tuple[str, ...] = ()
+    portable: bool = False
+    link: bool = False
 
 
 def onnx_type(name: str, portable: bool = False) -> OnnxType:

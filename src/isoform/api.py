@@ -66,6 +66,9 @@ def export_and_check(
     to: str | Sequence[str] = "all",
     task: str | None = None,
     dtype: str = "f32",
+    onnx_types: str | Sequence[str] = (),
+    portable: bool = False,
+    weights: str = "copy",
     gguf_types: str | Sequence[str] = ("f32",),
     override: Sequence[str] = (),
     split_max_size: str | None = None,
@@ -78,11 +81,13 @@ def export_and_check(
 ) -> tuple[Manifest, Report | None]:
     """Write every asked form of a model into the folder `out`, whole or not at all, and compare each with the source.
 
-    `to` is "all" (what cannot be written is said in the manifest) or formats out of `FORMATS`; `dtype` is that of ONNX
-    and TorchScript. `gguf_types` are llama-quantize's names ("f16", "q4_k_m", …), and the four after it, for GGUF as well:
-    "regex=type" for single tensors, the size of a shard ("2G"), an importance matrix, llama.cpp's pre-tokenizer.
+    `to` is "all" (what cannot be written is said in the manifest) or formats out of `FORMATS`; `dtype` is that of
+    TorchScript and ONNX. `onnx_types` are several for ONNX ("f32", "q4_0", "int8", …), `portable` keeps it to standard
+    operators, and with `weights` "link" it reads the checkpoint's own files, linked into the bundle. `gguf_types` are
+    llama-quantize's names ("f16", "q4_k_m", …), and the four after it, for GGUF as well: "regex=type" for single
+    tensors, the size of a shard ("2G"), an importance matrix, llama.cpp's pre-tokenizer.
     """
-    from isoform.exporters import bundle, gguf
+    from isoform.exporters import bundle, gguf, onnx
     from isoform.reference.model import open_model
 
     formats = _several("--to", to, (*FORMATS, "all"))
@@ -94,6 +99,10 @@ def export_and_check(
         pre=pre,
     )
     gguf.check_request(types, options)
+    names = onnx_types.split(",") if isinstance(onnx_types, str) else list(onnx_types)
+    _one_of("--weights", weights, ("copy", "link"))
+    graphs = onnx.Options(types=tuple(name for name in names if name), portable=portable, link=weights == "link")
+    onnx.check_request(graphs)
     _one_of("dtype", dtype, DTYPES)
     model = open_model(source, task, **hub)
     manifest = bundle.export(
@@ -103,6 +112,7 @@ def export_and_check(
         dtype=dtype,
         gguf_types=types,
         gguf_options=options,
+        onnx_options=graphs,
         progress=progress,
         overwrite=overwrite,
     )

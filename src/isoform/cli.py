@@ -48,6 +48,11 @@ def export(
     to: Annotated[str, typer.Option(help="onnx, gguf, torchscript (several with commas) or all.")] = "all",
     task: Annotated[str | None, typer.Option(help="The task, when not the checkpoint's own.")] = None,
     dtype: Annotated[str, typer.Option(help="f32, f16 or bf16, of ONNX and TorchScript.")] = "f32",
+    onnx_type: Annotated[
+        str, typer.Option(help="ONNX: f32, f16, int8, q8_0, q4_0, …; several with commas, dtype when none.")
+    ] = "",
+    portable: Annotated[bool, typer.Option("--portable", help="ONNX: standard operators only.")] = False,
+    weights: Annotated[str, typer.Option(help="ONNX: copy them, or link the checkpoint's own files.")] = "copy",
     gguf_type: Annotated[
         str, typer.Option(help="llama.cpp's types: f32, f16, bf16, q8_0, q4_k_m, …; several with commas.")
     ] = "f32",
@@ -72,6 +77,9 @@ def export(
             to=to,
             task=task,
             dtype=dtype,
+            onnx_types=onnx_type,
+            portable=portable,
+            weights=weights,
             gguf_types=gguf_type,
             override=override or (),
             split_max_size=split_max_size,
