@@ -89,14 +89,20 @@ def write(
     tensors = entries(model, gguf)
     shapes = {entry.name: entry.shape for entry in tensors}
     depths = _depths(model, gguf)
-    chosen = {kind: tensor_types(kind, shapes, depths, overrides=overrides) for kind in kinds}
-    facts = metadata(model, gguf, tensors, asked.pre)
+    weights, measured = None, dict[str, Any]()
+    if asked.imatrix is not None:
+        from isoform.exporters.gguf.imatrix import read_importance, weights_for
+
+        importance = read_importance(asked.imatrix)
+        weights, measured = weights_for(importance, shapes, model.name), importance.metadata()
+    chosen = {kind: tensor_types(kind, shapes, depths, overrides=overrides, importance=weights) for kind in kinds}
+    facts = metadata(model, gguf, tensors, asked.pre) | measured
     targets = [
         Target(folder / path_of(kind), {**facts, "general.file_type": MIXES[kind].file_type}, chosen[kind], shard_bytes)
         for kind in kinds
     ]
     (folder / "gguf").mkdir(parents=True, exist_ok=True)
-    written = write_files(targets, tensors, progress or (lambda text, done, total: None))
+    written = write_files(targets, tensors, progress or (lambda text, done, total: None), importance=weights)
     return [
         Artifact(
             format="gguf",

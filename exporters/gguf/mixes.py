@@ -7,7 +7,7 @@ rules are those of src/llama-quant.cpp in https://github.com/ggml-org/llama.cpp,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from isoform.errors import InputError, UnsupportedExport
@@ -178,12 +178,12 @@ def tensor_types(
     model: Depths,
     *,
     overrides: Sequence[tuple[str, str]] = (),
-    importance: bool = False,
+    importance: Collection[str] | None = None,
 ) -> dict[str, str]:
     """GGUF tensor name -> ggml's type, for names with shapes in torch's order.
 
-    `overrides` are (regex, type), the first that is found in a name deciding; `importance` says that an importance
-    matrix is there, which changes some rules. Raises InputError for a type that needs one and an override that no
+    `overrides` are (regex, type), the first that is found in a name deciding; `importance` are the tensors in the
+    importance matrix, which changes some rules. Raises InputError for a type that needs one and an override that no
     tensor matches, UnsupportedExport when no tensor has rows long enough for the mix.
     """
     base = MIXES[mix].base
@@ -203,7 +203,7 @@ def tensor_types(
         elif mix in CONVERTED:
             kind = base
         else:
-            kind = _by_rule(mix, name, shape, model, counters, values, tied, importance)
+            kind = _by_rule(mix, name, shape, model, counters, values, tied, importance is not None)
         chosen[name] = _that_fits(kind, shape[-1])
         _check_importance(mix, name, chosen[name], importance)
     if unused:
@@ -211,8 +211,8 @@ def tensor_types(
     rows = [shape[-1] for shape in shapes.values() if len(shape) > 1]
     if mix not in CONVERTED and rows and all(BLOCKS[kind] == 1 for kind in chosen.values()):
         raise UnsupportedExport(
-            f"{mix} packs values by {BLOCKS[base]} or 32, and no matrix has rows of a multiple of that (the longest has "
-            f"{max(rows)} values); take f16 or f32"
+            f"{mix} packs values by {BLOCKS[base]} or 32, and no matrix has rows of a multiple of that (the longest "
+            f"has {max(rows)} values); take f16 or f32"
         )
     return {name: chosen[name] for name in shapes}
 
@@ -233,15 +233,15 @@ def needs_importance(mix: str, name: str, kind: str) -> bool:
     return kind in SPARSE or (kind == "Q2_K" and mix == "q2_k_s")
 
 
-def _check_importance(mix: str, name: str, kind: str, importance: bool) -> None:
-    if importance:
+def _check_importance(mix: str, name: str, kind: str, importance: Collection[str] | None) -> None:
+    if importance is not None and name in importance:
         return
-    # Embeddings are spared above, but ggml itself cannot make these three without weights.
+    # The embeddings are spared below, but ggml itself cannot make these three without weights.
     if needs_importance(mix, name, kind) or kind in ("IQ1_S", "IQ2_XXS", "IQ2_XS"):
-        raise InputError(
-            f"{mix} gives {name} the type {kind}, which is garbage without an importance matrix; "
-            "give --imatrix FILE (`isoform imatrix` makes one from a text), or take a larger type"
-        )
+        way_out = "give --imatrix FILE (`isoform imatrix` makes one from a text), or take a larger type"
+        if importance is not None:
+            way_out = "the one given does not weigh it; take a larger type for it, or an importance matrix that does"
+        raise InputError(f"{mix} gives {name} the type {kind}, garbage without an importance matrix: {way_out}")
 
 
 def _that_fits(kind: str, row: int) -> str:
