@@ -35,6 +35,7 @@ def complaint(path: Path, reason: str, version: str) -> str:
         return f"{path} is no ONNX file or an incomplete one; export the model again"
     for wrong in _weights(path, graph):
         return f"{path}: {wrong}; put the whole folder of the export in one place, or export the model again"
+    reason = " ".join(reason.split())
     if match := re.search(r"official support for domain (\S+) is till opset (\d+)", reason):
         domain = "" if match[1] == "ai.onnx" else match[1]
         needed = max((o.version for o in graph.opset_import if o.domain == domain), default=0)
@@ -47,12 +48,20 @@ def complaint(path: Path, reason: str, version: str) -> str:
             f"{path} is in IR version {match[1]}, ONNX Runtime {version} reads up to {match[2]}; "
             "pip install --upgrade onnxruntime"
         )
-    if match := re.search(r"No Op registered for (\w+)|implementation for (\w+)", reason):
+    if match := re.search(
+        r"No Op registered for (\w+)|implementation for (\w+)|:(\w+)\(-?\d+\) is not a registered", reason
+    ):
         return (
-            f"{path}: ONNX Runtime {version} has no {match[1] or match[2]} for this ({reason}); "
+            f"{path}: ONNX Runtime {version} has no operator {match[1] or match[2] or match[3]} for this; "
             "pip install --upgrade onnxruntime, or export the model in another type or with --portable"
         )
-    return f"ONNX Runtime {version} cannot open {path}: {reason}; export the model again"
+    return f"ONNX Runtime {version} cannot open {path}: {brief(reason)}; export the model again"
+
+
+def brief(reason: str) -> str:
+    """A message of ONNX Runtime without its prefix of error codes, and of no more than 400 letters."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(reason.split()))
+    return text if len(text) < 400 else text[:400] + "…"
 
 
 def _read(path: Path) -> Any:

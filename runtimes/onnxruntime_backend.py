@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
 from isoform.runtimes.devices import cpus, gpus, parse_device
 from isoform.runtimes.inputs import checked
-from isoform.runtimes.onnx_file import FOLDER_KEY, complaint, exact
+from isoform.runtimes.onnx_file import FOLDER_KEY, brief, complaint, exact
 from isoform.runtimes.stepping import SteppingDecoder
 from isoform.signature import TOTAL, Axis, CacheLayout, Port, Signature
 
@@ -67,7 +67,7 @@ class OnnxRuntimeSession:
         try:
             session = ort.InferenceSession(source, options, providers=providers)
         except _errors(ort) as error:
-            raise CheckpointError(complaint(path, _brief(error), ort.__version__)) from None
+            raise CheckpointError(complaint(path, str(error), ort.__version__)) from None
         if index is not None and session.get_providers()[0] != "CUDAExecutionProvider":
             raise BackendUnavailable(f"ONNX Runtime's CUDA provider does not start here; {PACKAGES}")
         self._session: Any = session
@@ -270,11 +270,4 @@ def _need_cuda(ort: Any, index: int) -> None:
 
 def failed(error: BaseException) -> IsoformError:
     """What a run that ONNX Runtime refused becomes."""
-    return InputError(f"ONNX Runtime could not run the model on these inputs: {_brief(error)}")
-
-
-def _brief(error: BaseException) -> str:
-    """The message without its prefix of error codes and source lines."""
-    text = " ".join(str(error).split())
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    return text if len(text) < 400 else text[:400] + "…"
+    return InputError(f"ONNX Runtime could not run the model on these inputs: {brief(str(error))}")
