@@ -293,7 +293,7 @@ def search_symmetric(x: Floats, weights: Floats, states: Floats, n: int, top: in
     for group in range(len(x) // length):
         xs, ws = x[group * length : (group + 1) * length], weights[group * length : (group + 1) * length]
         state = states[group * STATE : (group + 1) * STATE]
-        _peak(xs, state, n)
+        peak(xs, state, n)
         for index in range(length):
             cubes[index] = ws[index] * xs[index]
         for lane in range(LANES):
@@ -312,19 +312,25 @@ def search_symmetric(x: Floats, weights: Floats, states: Floats, n: int, top: in
             for lane in range(LANES):
                 state[FACTOR + lane] = wanted / state[PEAK + lane]
             _assign_symmetric(xs, ws, cubes, state, n, top)
-            for lane in range(LANES):
-                sum_xl, sum_ll, best = state[SUM_XL + lane], state[SUM_LL + lane], state[BEST + lane]
-                better = (sum_ll > ZERO) & (sum_xl * sum_xl > best * sum_ll)
-                scale = sum_xl / sum_ll
-                state[SCALE + lane] = scale if better else state[SCALE + lane]
-                state[BEST + lane] = scale * sum_xl if better else best
-                state[WON_FACTOR + lane] = state[FACTOR + lane] if better else state[WON_FACTOR + lane]
+            _keep_symmetric(state)
         for lane in range(LANES):
             state[SCALE + lane] = ZERO if state[SIZE + lane] < SMALLEST else state[SCALE + lane]
 
 
 @kernel
-def _peak(x: Floats, state: Floats, n: int) -> None:
+def _keep_symmetric(state: Floats) -> None:
+    """Take the candidate over in the lanes where it explains more."""
+    for lane in range(LANES):
+        sum_xl, sum_ll, best = state[SUM_XL + lane], state[SUM_LL + lane], state[BEST + lane]
+        better = (sum_ll > ZERO) & (sum_xl * sum_xl > best * sum_ll)
+        scale = sum_xl / sum_ll
+        state[SCALE + lane] = scale if better else state[SCALE + lane]
+        state[BEST + lane] = scale * sum_xl if better else best
+        state[WON_FACTOR + lane] = state[FACTOR + lane] if better else state[WON_FACTOR + lane]
+
+
+@kernel
+def peak(x: Floats, state: Floats, n: int) -> None:
     """The value of largest magnitude, the first of several."""
     fill(state, PEAK, ZERO)
     fill(state, SIZE, ZERO)
@@ -367,7 +373,7 @@ def descend_symmetric(x: Floats, levels: Floats, states: Floats, n: int, top: in
     for group in range(len(x) // length):
         xs, ls = x[group * length : (group + 1) * length], levels[group * length : (group + 1) * length]
         state = states[group * STATE : (group + 1) * STATE]
-        _peak(xs, state, n)
+        peak(xs, state, n)
         for index in range(length):
             squares[index] = xs[index] * xs[index]
             cubes[index] = squares[index] * xs[index]
