@@ -10,6 +10,7 @@ from isoform.exporters.gguf.quantize.compiled import inlined
 ALIGNER = float32(12582912.0)  # 1.5 * 2**23: adding it leaves the whole number, rounded to even, in the low bits
 TINY = float32(2.0**-24)  # the smallest float16
 HALF = float32(0.5)
+FAR = float32(2.0**30)
 
 
 @inlined
@@ -22,6 +23,21 @@ def nearest(value: float32) -> int32:
 @inlined
 def clamp(level: int32, low: int32, high: int32) -> int32:
     return max(low, min(high, level))
+
+
+@inlined
+def cut(value: float32) -> int32:
+    """Without its fraction; 0 where ggml's conversion to eight bits gives 0, for NaN and what is far too large."""
+    return int32(value if abs(value) < FAR else float32(0))
+
+
+@inlined
+def away_from_zero(value: float32) -> int32:
+    """The nearest whole number, ties away from zero, as C's roundf; 0 like `cut`."""
+    inside = value if abs(value) < FAR else float32(0)
+    whole = int32(inside)
+    rest = inside - float32(whole)
+    return int32(int32(whole + int32(rest >= HALF)) - int32(rest <= -HALF))
 
 
 @inlined
