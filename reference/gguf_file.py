@@ -356,6 +356,15 @@ class GgufCheckpoint(Checkpoint):
         order = interleaved(info.shape[0], self._head_dim).argsort()
         return self._stored(info, order[start:stop])
 
+    def blocks(self, key: str, start: int, stop: int) -> Tensor:
+        """The bytes of some rows of a matrix as they are stored, in the order of `rows`: uint8 (rows, bytes)."""
+        info = self.tensors[self._names[key]]
+        raw = torch.frombuffer(self._mapped(info.path), dtype=torch.uint8, count=info.nbytes, offset=info.offset)
+        rows = raw.view(info.shape[0], -1)
+        if not self._permuted(key):
+            return rows[start:stop]
+        return rows[interleaved(info.shape[0], self._head_dim).argsort()[start:stop]]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -378,15 +387,18 @@ class GgufCheckpoint(Checkpoint):
         if length > 0:
             self._maps[info.path].madvise(mmap.MADV_DONTNEED, start, length)
 
+    def _mapped(self, path: Path) -> mmap.mmap:
+        if path not in self._maps:
+            with path.open("rb") as stream:  # copy-on-write: torch wants writable memory, the file stays as it is
+                self._maps[path] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._maps[path]
+
     def _stored(self, info: TensorInfo, which: slice | Tensor | None = None) -> Tensor:
         """The tensor, or some of its rows, in the order of the file; a view of the memory map unless it is quantized.
 
         `which` selects along the first axis: a slice, or int64 indices.
         """
-        if info.path not in self._maps:
-            with info.path.open("rb") as stream:  # copy-on-write: torch wants writable memory, the file stays as it is
-                self._maps[info.path] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-        mapped = self._maps[info.path]
+        mapped = self._mapped(info.path)
         if (dtype := DTYPES.get(info.dtype)) is not None:
             flat = torch.frombuffer(mapped, dtype=dtype, count=prod(info.shape), offset=info.offset)
             stored = flat.view(info.shape)

@@ -16,6 +16,7 @@ from isoform.signature import BATCH, LENGTH, PAST, TOTAL, Port, Signature
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from tokenizers import Tokenizer
 
     from isoform.reference.model import Model
 
@@ -120,7 +121,7 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
 
     ports = {port.name for port in model.signature.inputs}
     vocabulary = model.weights["embed.weight"].shape[0]
-    limit = _positions(model)
+    limit = positions(model)
     longest = min(_window(model) + 9, limit)
     random = np.random.default_rng(seed)
 
@@ -185,26 +186,34 @@ def _window(model: Model) -> int:
     return max(windows, default=LONG - 9)
 
 
-def _positions(model: Model) -> int:
+def positions(model: Model) -> int:
     """How many positions the model has: its table of learned ones, or what config.json says."""
     if "position_embed.weight" in model.weights:
         return int(model.weights["position_embed.weight"].shape[0])
     return int(getattr(model.config, "max_position_embeddings", 2**31))
 
 
+def tokenizer(model: Model) -> Tokenizer | None:
+    """The checkpoint's own tokenizer, or None when it has none that is a tokenizer.json."""
+    text = model.checkpoint.read_text("tokenizer.json")
+    if text is None:
+        return None
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_str(text)
+    found.no_padding()
+    found.no_truncation()
+    return found
+
+
 def _text_rows(model: Model, vocabulary: int, limit: int) -> tuple[Row, ...]:
     """TEXTS as the checkpoint's tokenizer reads them; none when it has none, or ids that the model has no row for."""
     import numpy as np
 
-    text = model.checkpoint.read_text("tokenizer.json")
-    if text is None:
+    reader = tokenizer(model)
+    if reader is None:
         return ()
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(text)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    found = [np.array(tokenizer.encode(line).ids[: min(limit, 2 * LONG)], np.int64) for line in TEXTS]
+    found = [np.array(reader.encode(line).ids[: min(limit, 2 * LONG)], np.int64) for line in TEXTS]
     if any(not ids.size or ids.max() >= vocabulary for ids in found):
         return ()
     return tuple(Row(ids, np.zeros_like(ids)) for ids in found)

@@ -103,8 +103,16 @@ class Loss:
         self.size += float(np.square(want.astype(np.float64)).sum())
 
 
+class Wrong(ParityError):
+    """An output that cannot be measured; `metric` says why, `value` how much of it."""
+
+    def __init__(self, metric: str, value: float, note: str) -> None:
+        super().__init__(note)
+        self.metric, self.value = metric, value
+
+
 def measure(run: Run, answers: Answers, around: AbstractContextManager[Any] | None = None) -> Loss:
-    """Run every passage alone, in one pass. Raises ParityError for an output of another shape or not finite."""
+    """Run every passage alone, in one pass. Raises Wrong for an output of another shape or not finite."""
     import numpy as np
 
     loss = Loss()
@@ -112,12 +120,11 @@ def measure(run: Run, answers: Answers, around: AbstractContextManager[Any] | No
         for passage, want in answers:
             got = run(passage.row)
             if len(got) != len(passage.row.tokens) or got.shape[1:] != want.shape[1:]:
-                raise ParityError(
-                    f"{answers.port}: shape {got.shape} for {len(passage.row)} tokens, not {want.shape[1:]}"
-                )
+                note = f"{answers.port}: shape {got.shape} for {len(passage.row)} tokens, not {want.shape[1:]}"
+                raise Wrong("mismatch", 1, note)
             got = got[passage.asked]
             if wrong := int(np.count_nonzero(~np.isfinite(got))):
-                raise ParityError(f"{answers.port}: NaN or infinity in {wrong} of {got.size} values")
+                raise Wrong("nonfinite", wrong, f"{answers.port}: NaN or infinity in {wrong} of {got.size} values")
             if answers.port == "logits":
                 loss.add(got, want, greedy=passage.greedy)
             else:
@@ -135,7 +142,7 @@ def session_run(session: Session, answers: Answers) -> Run:
 
 
 def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> Report:
-    """Measure a session over the quantized file `path` on the text of `truth`.
+    """Measure a session over the quantized file `path` on the text of `truth`, and torch quantized like a GGUF file.
 
     A quantization without a budget gives one failed result.
     """
@@ -154,16 +161,23 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
     name = f"{dtype} {kind}, {len(plain)} rows, {sum(len(passage.row) for passage in plain)} positions"
     try:
         loss = measure(session_run(session, answers), answers)
+    except Wrong as error:
+        result(error.metric, error.value, 0, str(error))
+        return report
     except IsoformError as error:
         result("error", 1, 0, str(error))
         return report
-    imitated, rounding = imitation(truth.model, path)
-    allowed = measure(imitated, answers, rounding)
+    allowed = None
+    if path.suffix == ".gguf":
+        imitated, rounding = imitation(truth.model, path)
+        allowed = measure(imitated, answers, rounding)
     logits = answers.port == "logits"
-    losses = allowed.metrics(logits)
     for metric, value in loss.metrics(logits).items():
         budget: Tolerance = getattr(BUDGETS[dtype], metric)
-        own = QUANTIZED.value * losses[metric]
-        notes = (budget.unit, loss.note(metric), f"torch quantized alike: {losses[metric]:.2g}")
-        result(metric, value, max(budget.value, own), "; ".join(note for note in notes if note))
+        limit, notes = budget.value, [budget.unit, loss.note(metric)]
+        if allowed is not None:
+            own = allowed.metrics(logits)[metric]
+            limit = max(limit, QUANTIZED.value * own)
+            notes.append(f"torch quantized alike: {own:.2g}")
+        result(metric, value, limit, "; ".join(note for note in notes if note))
     return report

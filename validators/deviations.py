@@ -6,6 +6,7 @@ be, from the backend's own rule, and the gate is a small multiple of that (`tole
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -35,31 +36,53 @@ def _table_gelu() -> AbstractContextManager[Any]:
     return TableGelu()
 
 
-def activations(kind: str) -> AbstractContextManager[Any]:
-    """A context in which the factor of a matrix of ggml's type `kind` (Q8_0) is rounded as llama.cpp does.
+HALVES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4")
+"""ggml's types of 32 values; a row they multiply becomes blocks of 32 8-bit integers with a scale in half precision."""
+WIDE = (
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0"),
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"),
+)
+"""ggml's types of 256 values; a row they multiply becomes blocks of 256 8-bit integers with a float32 scale."""
 
-    Blocks of 32 values become 8-bit integers times a scale in half precision; where no block divides the row, half
-    precision stands in for both factors.
+
+def activations(kinds: Mapping[int, str]) -> AbstractContextManager[Any]:
+    """A context in which the factor of a matrix is rounded as llama.cpp's CPU code does before a product.
+
+    kinds: id of a weight parameter -> ggml's type that it is stored in. The rules are `vec_dot_type` in
+    ggml/src/ggml-cpu/ggml-cpu.c and the quantize_row functions that go with it.
     """
     import torch
     import torch.nn.functional as F
     from torch import Tensor
     from torch.overrides import TorchFunctionMode
 
-    def rounded(x: Tensor) -> Tensor:
-        if x.shape[-1] % 32:
-            return x.half().float()
+    def by_32(x: Tensor) -> Tensor:
         blocks = x.unflatten(-1, (-1, 32))
         scale = blocks.abs().amax(-1, keepdim=True) / 127
         steps = torch.where(scale > 0, blocks / scale, 0.0).round()
         return (steps * scale.half().float()).flatten(-2)
 
+    def by_256(x: Tensor) -> Tensor:
+        blocks = x.unflatten(-1, (-1, 256))
+        largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
+        inverse = torch.where(largest != 0, -127 / largest, 0.0)
+        steps = (blocks * inverse).round().clamp(max=127)
+        return torch.where(inverse != 0, steps / inverse, 0.0).flatten(-2)
+
+    rounding: dict[str, Callable[[Tensor], Tensor]] = {
+        **dict.fromkeys(HALVES, by_32),
+        **dict.fromkeys(WIDE, by_256),
+        "F16": lambda x: x.half().float(),
+        "BF16": lambda x: x.bfloat16().float(),
+        "F32": lambda x: x,
+    }
+    if unknown := sorted(set(kinds.values()) - set(rounding)):
+        raise ValueError(f"llama.cpp's activations for {', '.join(unknown)} are not imitated")
+
     class Rounded(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if function is F.linear:
-                args = (rounded(args[0]), *args[1:])
+            if function is F.linear and id(args[1]) in kinds:
+                args = (rounding[kinds[id(args[1])]](args[0]), *args[1:])
             return function(*args, **(kwargs or {}))
 
-    if kind != "Q8_0":
-        raise ValueError(f"llama.cpp's activations for {kind} are not imitated")
     return Rounded()

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.validators.cases import Case, Row
 from isoform.validators.compare import difference
-from isoform.validators.deviations import REASONS, activations, deviation
+from isoform.validators.deviations import REASONS, deviation
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch import nn
 
     from isoform.reference.model import Model
     from isoform.validators.answers import Answers
@@ -102,11 +103,13 @@ class Truth:
         rows = dict.fromkeys(row for case in self.cases if not case.optional for row in case.rows)
         return Answers(self.model, list(rows))
 
-    def _run(self, dtype: torch.dtype, mode: AbstractContextManager[Any]) -> Iterator[tuple[Row, list[NDArray[Any]]]]:
+    def _run(
+        self, dtype: torch.dtype, mode: AbstractContextManager[Any], module: nn.Module | None = None
+    ) -> Iterator[tuple[Row, list[NDArray[Any]]]]:
         """The outputs of one row after the other."""
         import torch
 
-        module = self.model.module(dtype)
+        module = module or self.model.module(dtype)
         with torch.inference_mode(), mode:
             for row in self.rows:
                 inputs = Case("", (row,)).inputs(self.model.signature)

@@ -1,104 +1,215 @@
 """The weights level: every tensor of an artifact, read back from its file, is the source's bit for bit in its dtype.
 
-A quantized tensor must be what the format's own quantizer makes of the source; both are compared dequantized.
+A quantized tensor of a GGUF file must be, byte for byte, what ggml's own quantizer makes of the source. With an
+importance matrix, which a file does not carry, its error must be what such a quantization may have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, InputError
 from isoform.validators.report import Report, Result
+from isoform.validators.tolerance import IMPORTANCE
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from isoform.reference.gguf_file import GgufCheckpoint
     from isoform.reference.model import Model
+    from isoform.reference.weights import Weight
 
 LEVEL = "weights"
-PIECE = 2**22  # elements compared at a time
+PIECE = 2**20  # elements compared at a time
 NARROW = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-Stored = dict[str, tuple[str, Callable[[], "Tensor"]]]
-"""Canonical name -> how it is stored (F32, F16, BF16, or a quantization), and how to get it."""
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor in a file: F32, F16, BF16 or a quantization, its shape, and how to get some rows of it."""
+
+    kind: str
+    shape: tuple[int, ...]
+    rows: Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Canonical name -> the tensor in the file; `gguf` is set where that is one."""
+
+    tensors: Mapping[str, Held]
+    gguf: GgufCheckpoint | None = None
 
 
 def check_weights(model: Model, path: Path, form: str, dtype: str, backend: str) -> Report:
     """Compare the tensors in an artifact's first file with the model's; `form` is its format, `dtype` its type.
 
-    Two results: how many values differ, and how many tensors are missing, misshapen or of another type.
-    Raises CheckpointError or InputError when the file cannot be read.
+    Two results: how many values differ, and how many tensors are missing, misshapen or of another type; a third for
+    files that an importance matrix went into. Raises CheckpointError or InputError when the file cannot be read.
     """
     wrong: list[str] = []
     differing = values = 0
     changed: list[str] = []
     with READERS[form](path) as stored:
+        wrong += _label(stored, dtype)
+        expected = _expected(stored, model, dtype)
+        blocks = _Blocks(stored.gguf) if stored.gguf is not None else None
+        others: list[str] = []
         for name, weight in model.weights.items():
-            if name not in stored:
+            held = stored.tensors.get(name)
+            if held is None:
                 wrong.append(f"{name} is missing")
                 continue
-            kind, load = stored[name]
-            tensor = load()
-            if tuple(tensor.shape) != weight.shape:
-                wrong.append(f"{name} has shape {list(tensor.shape)}, not {list(weight.shape)}")
+            if held.shape != weight.shape:
+                wrong.append(f"{name} has shape {list(held.shape)}, not {list(weight.shape)}")
                 continue
-            if kind != dtype.upper() and not (form == "gguf" and _stands_in(kind, dtype.upper(), weight.shape)):
-                wrong.append(f"{name} is stored as {kind}, not {dtype.upper()}")
+            kind = expected.get(name, dtype.upper())
+            if held.kind != kind and (stored.gguf is None or kind == "F32"):
+                wrong.append(f"{name} is stored as {held.kind}, not {kind}")
                 continue
-            count = _differing(tensor, weight.load(), kind)
+            if held.kind != kind:
+                others.append(f"{name} ({held.kind})")
+            count = blocks.differing(name, weight) if blocks and held.kind not in NARROW else _differing(held, weight)
             values += prod(weight.shape)
             differing += count
             if count:
                 changed.append(f"{name} ({count} values)")
             weight.release()
+        if others and len(others) > len(model.weights) // 2:
+            wrong.append(f"most tensors are of other types than {dtype} gives them: {_first(others)}")
+            others = []
     case = f"{dtype} weights, {len(model.weights)} tensors, {values} values"
-    return Report(
+    note = f"of another type than {dtype} gives them, as overridden: {_first(others)}" if others else _first(wrong)
+    report = Report(
         [
             Result(backend, LEVEL, case, "differing", differing, 0, not differing, _first(changed)),
-            Result(backend, LEVEL, case, "wrong_tensors", len(wrong), 0, not wrong, _first(wrong)),
+            Result(backend, LEVEL, case, "wrong_tensors", len(wrong), 0, not wrong, note),
         ]
     )
+    if blocks and blocks.worst[1]:
+        share, name = blocks.worst
+        limit = IMPORTANCE.value
+        report.results.append(
+            Result(backend, LEVEL, case, "importance_error", share, limit, share <= limit, f"{IMPORTANCE.unit}; {name}")
+        )
+    return report
 
 
-def _stands_in(kind: str, wanted: str, shape: tuple[int, ...]) -> bool:
-    """GGUF keeps norms, biases and small tables in float32, and rows that no block divides in half precision."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+def _label(stored: Stored, dtype: str) -> list[str]:
+    """What is wrong with the type that a GGUF file says it has."""
+    from isoform.exporters.gguf.mixes import MIXES
 
-    block = GGML_QUANT_SIZES[GGMLQuantizationType[wanted]][0]
-    return kind == "F32" or (kind == "F16" and shape[-1] % block != 0)
+    if stored.gguf is None or dtype not in MIXES:
+        return []
+    found, wanted = stored.gguf.metadata.get("general.file_type"), MIXES[dtype].file_type
+    return [] if found == wanted else [f"general.file_type is {found}, {wanted} stands for {dtype}"]
 
 
-def _differing(got: Tensor, source: Tensor, kind: str) -> int:
-    """How many values are not the source's bits, in the dtype or quantization `kind`."""
+def _expected(stored: Stored, model: Model, dtype: str) -> dict[str, str]:
+    """Canonical name -> the type that a GGUF file of this mix, made without overrides, gives the tensor."""
+    from isoform.exporters.gguf.mixes import MIXES, Depths, tensor_types
+    from isoform.reference.names import GGUF, rename
+
+    card = model.family.gguf
+    if stored.gguf is None or card is None or dtype not in MIXES:
+        return {}
+    fields = card.fields(model.config)
+    heads = fields.get("attention.head_count", 1)
+    depths = Depths(
+        layers=fields["block_count"],
+        sharing=heads // fields.get("attention.head_count_kv", heads),
+        experts=fields.get("expert_count", 0),
+        large=card.large(model.config),
+    )
+    names = {key: rename(key, GGUF) or key for key in model.weights}
+    shapes = {names[key]: weight.shape for key, weight in model.weights.items()}
+    weighted = shapes if _Blocks(stored.gguf).weighted else None
+    chosen = tensor_types(dtype, shapes, depths, importance=weighted)
+    return {key: chosen[name] for key, name in names.items()}
+
+
+def _differing(held: Held, weight: Weight) -> int:
+    """How many values are not the source's bits, in the dtype that they are held in."""
     import torch
 
-    rows, wanted = got.reshape(max(1, got.shape[0]), -1), source.reshape(max(1, source.shape[0]), -1)
-    step = max(1, PIECE // max(1, rows.shape[1]))
+    dtype = getattr(torch, NARROW[held.kind])
+    bits = torch.int32 if dtype == torch.float32 else torch.int16
     count = 0
-    for a, b in zip(rows.split(step), wanted.split(step), strict=True):
-        if kind in NARROW:
-            dtype = getattr(torch, NARROW[kind])
-            a, b = a.to(dtype).contiguous(), b.to(dtype).contiguous()
-        else:
-            a, b = a.contiguous(), quantized(b, kind)
-        bits = torch.int32 if a.dtype == torch.float32 else torch.int16
-        count += int(torch.count_nonzero(a.view(bits) != b.view(bits)))
+    for start, stop in _ranges(weight.shape):
+        a, b = held.rows(start, stop).to(dtype), weight.rows(start, stop).to(dtype)
+        count += int(torch.count_nonzero(a.contiguous().view(bits) != b.contiguous().view(bits)))
+        weight.release()
     return count
 
 
-def quantized(tensor: Tensor, kind: str) -> Tensor:
-    """The tensor through ggml's quantization and back, in float32."""
-    import torch
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize, quantize
+def _ranges(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    step = max(1, PIECE // max(1, prod(shape[1:])))
+    for start in range(0, shape[0] if shape else 1, step):
+        yield start, start + step
 
-    number = GGMLQuantizationType[kind]
-    return torch.from_numpy(dequantize(quantize(tensor.float().contiguous().numpy(), number), number))
+
+class _Blocks:
+    """Compares the blocks of a GGUF file with what ggml's own quantizer makes of the source."""
+
+    def __init__(self, file: GgufCheckpoint) -> None:
+        self.file = file
+        # llama-quantize's keys; an importance matrix decides between candidates, and is not in the file.
+        self.weighted = any(key.startswith("quantize.imatrix.") for key in file.metadata)
+        self.worst = (0.0, "")  # the largest error in times that of even weights, and whose it is
+
+    def differing(self, name: str, weight: Weight) -> int:
+        """How many values of a matrix are others; none with an importance matrix, whose error `worst` keeps."""
+        from concurrent.futures import ThreadPoolExecutor
+        from os import cpu_count
+
+        kind = self.file.info(name).dtype
+        if weight.shape != self.file.info(name).shape or len(weight.shape) < 2:
+            raise CheckpointError(f"{self.file.path}: {name} is no matrix, yet quantized as {kind}; export again")
+
+        def one(piece: tuple[int, int]) -> tuple[int, float, float]:
+            source = weight.rows(*piece).float().contiguous().numpy()
+            rows = source.reshape(-1, source.shape[-1])
+            held = self.file.blocks(name, *piece).numpy().reshape(len(rows), -1)
+            return self._piece(kind, rows, held)
+
+        with ThreadPoolExecutor(cpu_count()) as pool:  # ggml runs outside Python's lock
+            found = list(pool.map(one, _ranges(weight.shape)))
+        self.file.release(name)
+        if self.weighted and (even := sum(e for _, _, e in found)):
+            self.worst = max(self.worst, ((sum(m for _, m, _ in found) / even) ** 0.5, name))
+        return sum(count for count, _, _ in found)
+
+    def _piece(self, kind: str, rows: NDArray[np.float32], held: NDArray[np.uint8]) -> tuple[int, float, float]:
+        """Values that differ, and with an importance matrix the squared error and that of even weights."""
+        import numpy as np
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        from isoform.exporters.gguf.ggml import quantize
+        from isoform.exporters.gguf.mixes import SPARSE
+
+        number = GGMLQuantizationType[kind]
+        # Without any weights ggml stops the whole process for some types, so even ones stand in.
+        ones = np.ones(rows.shape[1], np.float32) if self.weighted or kind in SPARSE else None
+        wanted = quantize(rows, kind, imatrix=ones)
+        if np.array_equal(held, wanted):
+            return 0, 0.0, 0.0
+        got, even = dequantize(held, number), dequantize(wanted, number)
+        if not self.weighted:
+            return max(1, int(np.count_nonzero(got != even))), 0.0, 0.0
+        return (
+            0,
+            float(np.square(got - rows, dtype=np.float64).sum()),
+            float(np.square(even - rows, dtype=np.float64).sum()),
+        )
 
 
 def _first(names: list[str]) -> str:
@@ -107,10 +218,21 @@ def _first(names: list[str]) -> str:
 
 @contextmanager
 def _gguf(path: Path) -> Iterator[Stored]:
-    from isoform.reference.checkpoint import open_checkpoint
+    from isoform.reference.gguf_file import GgufCheckpoint
 
-    checkpoint = open_checkpoint(path)
-    yield {name: (checkpoint.info(name).dtype, lambda name=name: checkpoint[name]) for name in checkpoint}  # type: ignore[misc]
+    file = GgufCheckpoint(path)
+
+    def held(name: str) -> Held:
+        info = file.info(name)
+        return Held(info.dtype, info.shape, lambda start, stop: file.rows(name, start, stop))
+
+    yield Stored({name: held(name) for name in file}, file)
+
+
+def _whole(tensor: Tensor) -> Held:
+    """A tensor that is in memory."""
+    name, shape = _name(tensor.dtype), tuple(tensor.shape)
+    return Held(name, shape, lambda start, stop: tensor[start:stop] if shape else tensor)
 
 
 @contextmanager
@@ -121,8 +243,7 @@ def _torchscript(path: Path) -> Iterator[Stored]:
         module = torch.jit.load(str(path), map_location="cpu")
     except RuntimeError as error:
         raise CheckpointError(f"{path} is no TorchScript file ({str(error).splitlines()[0]}); export again") from None
-    parameters = dict(module.named_parameters())
-    yield {name: (_name(p.dtype), lambda p=p: p.detach()) for name, p in parameters.items()}  # type: ignore[misc]
+    yield Stored({name: _whole(parameter.detach()) for name, parameter in module.named_parameters()})
 
 
 @contextmanager
@@ -159,10 +280,11 @@ def _onnx(path: Path) -> Iterator[Stored]:
             return torch.empty(shape, dtype=dtype)
         return torch.frombuffer(maps[file], dtype=dtype, count=prod(shape), offset=offset).view(shape)
 
-    yield {
-        tensor.name: (_name(_onnx_dtype(tensor.data_type)), lambda tensor=tensor: load(tensor))  # type: ignore[misc]
-        for tensor in graph.initializer
-    }
+    def held(tensor: onnx.TensorProto) -> Held:
+        kind, shape = _name(_onnx_dtype(tensor.data_type)), tuple(tensor.dims)
+        return Held(kind, shape, lambda start, stop: load(tensor)[start:stop] if shape else load(tensor))
+
+    yield Stored({tensor.name: held(tensor) for tensor in graph.initializer})
 
 
 def _onnx_dtype(element: int) -> torch.dtype:
