@@ -42,7 +42,7 @@ def block_tables(body: Blocks, last: Blocks, head: str, base: Mapping[str, Lower
 
     def embedding(graph: Graph, out: Types, weight: Value, ids: Value, *rest: object) -> Value:
         form = last if weight.name == head else body
-        if not (_fits(graph, weight, form) and weight.name.endswith(TOKENS)):
+        if not (_fits(graph, weight, form) and _is_table(weight)):
             return ATEN["embedding"](graph, out, weight, ids, *rest)
         rows, columns = matrix(weight)
         table = graph.part(weight, form, DATA, (rows, columns * form.bits // 8))
@@ -66,7 +66,7 @@ def byte_tables(head: str, base: Mapping[str, Lowering], fused: bool) -> dict[st
     def linear(graph: Graph, out: Types, x: Value, weight: Value, bias: Value | None) -> Value:
         if weight.name not in graph.parameters:
             return base["aten::linear"](graph, out, x, weight, bias)
-        if fused and weight.name.endswith(TOKENS):
+        if fused and _is_table(weight):
             return blocks["aten::linear"](graph, out, x, weight, bias)
         bytes_, scale, zero = graph.op(
             "DynamicQuantizeLinear",
@@ -91,6 +91,10 @@ def byte_tables(head: str, base: Mapping[str, Lowering], fused: bool) -> dict[st
         return ATEN["embedding"](graph, out, weight, ids, *rest)
 
     return {**base, "aten::embedding": embedding, "aten::linear": linear}
+
+
+def _is_table(weight: Value) -> bool:
+    return weight.name == TOKENS or weight.name.endswith(f".{TOKENS}")
 
 
 def _fits(graph: Graph, weight: Value, form: Blocks) -> bool:

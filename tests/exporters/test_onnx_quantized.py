@@ -25,6 +25,7 @@ from isoform.exporters.onnx import write
 from isoform.exporters.onnx.forms import DATA, SCALES, ZEROS, Blocks, Channels
 from isoform.reference.model import open_model
 from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
+from isoform.validators.packed import check_packed
 from tests import oracle
 from tests.exporters.test_onnx import Export, forward, inputs, quiet
 
@@ -191,9 +192,29 @@ def test_rows_that_no_block_divides_stay_as_they_are(export: Callable[[str, str]
 
 
 def test_norms_positions_and_biases_stay_in_float(export: Callable[[str, str], Export]) -> None:
-    found = arrays(export("bert_embed", "q4_0"))
+    found = arrays(export("bert", "q4-16"))  # 48 channels
     for name in ("position_embed.weight", "type_embed.weight", "embed_norm.weight", "layers.0.attn.q.bias"):
         assert found[name].dtype == np.float32
+    assert found["embed.weight.data.2d"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q4a-16", "q8_0", "int8"])
+def test_the_check_accepts_the_weights_and_finds_a_changed_byte(kind: str, tmp_path: Path) -> None:
+    model = open_model(oracle.tiny("llama"))
+    (artifact,) = write(model, tmp_path, kind, quiet)
+    path = tmp_path / artifact.files[0].path
+    assert [result.value for result in check_packed(model, path, kind, "onnxruntime").results] == [0, 0]
+    graph = onnx.load(path, load_external_data=False).graph
+    (data,) = (t for t in graph.initializer if t.name == f"layers.1.mlp.up.weight.{DATA}")
+    place = {item.key: item.value for item in data.external_data}
+    with path.with_name(place["location"]).open("r+b") as stream:
+        stream.seek(int(place["offset"]))
+        (byte,) = stream.read(1)
+        stream.seek(int(place["offset"]))
+        stream.write(bytes([byte ^ 0x0C]))
+    differing, _ = check_packed(model, path, kind, "onnxruntime").results
+    assert not differing.passed
+    assert differing.note.startswith("layers.1.mlp.up.weight")
 
 
 @pytest.mark.parametrize("kind", ["f16", "q4a", "q8_0", "q4f16", "int8"])
