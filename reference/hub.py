@@ -29,7 +29,7 @@ def download(
                 token=token,
                 cache_dir=cache_dir,
                 local_files_only=offline,
-                allow_patterns=[*SIDECARS, *patterns],
+                allow_patterns=[*SIDECARS, "README.md", *patterns],  # the model card holds licence and tags
             )
         )
 

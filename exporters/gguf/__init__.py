@@ -85,7 +85,7 @@ def write(
     asked = options or Options()
     kinds = list(dict.fromkeys(mix_name(kind) for kind in types))
     overrides, shard_bytes = parse_overrides(asked.overrides), _bytes(asked.split_max_size)
-    gguf = _card(model)
+    gguf = card_of(model)
     tensors = entries(model, gguf)
     shapes = {entry.name: entry.shape for entry in tensors}
     depths = _depths(model, gguf)
@@ -114,7 +114,8 @@ def write(
     ]
 
 
-def _card(model: Model) -> Gguf:
+def card_of(model: Model) -> Gguf:
+    """The family's GGUF card; raises UnsupportedExport when llama.cpp cannot run this model."""
     reason = refusal(model)
     if reason or model.family.gguf is None:
         raise UnsupportedExport(f"{model.name} cannot be a GGUF file: {reason}; {OTHER_FORMATS}")

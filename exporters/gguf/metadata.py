@@ -46,8 +46,6 @@ def metadata(model: Model, gguf: Gguf, tensors: Sequence[Entry], pre: str | None
 
 def _general(model: Model, arch: str, tensors: Sequence[Entry]) -> dict[str, Any]:
     """Name, size, licence and recommended sampling, found by gguf's own reading of the folder and its model card."""
-    import gguf
-
     checkpoint = model.checkpoint
     if isinstance(checkpoint, GgufCheckpoint):
         own = ("architecture", "type", "file_type", "quantization_version", "alignment")
@@ -58,7 +56,16 @@ def _general(model: Model, arch: str, tensors: Sequence[Entry]) -> dict[str, Any
         }
     folder = checkpoint.folder
     named = folder.resolve() if Path(checkpoint.name).expanduser().is_dir() else Path(checkpoint.name)
-    total = sum(prod(entry.shape) for entry in tensors)
+    return facts_of(folder, named, sum(prod(entry.shape) for entry in tensors), arch)
+
+
+def facts_of(folder: Path, named: Path, total: int, arch: str) -> dict[str, Any]:
+    """`general.*` from the model card, config.json and generation_config.json in `folder`.
+
+    `named` is what the model goes by, `total` its parameters, negative when they are those that an adapter touches.
+    """
+    import gguf
+
     card, config = gguf.Metadata.load_model_card(folder), gguf.Metadata.load_hf_parameters(folder)
     facts = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, config, named, total)
     sampling = gguf.Metadata.load_generation_config(folder) or {}
@@ -66,7 +73,8 @@ def _general(model: Model, arch: str, tensors: Sequence[Entry]) -> dict[str, Any
         setattr(facts, f"sampling_{ours}", sampling.get(theirs))
     facts.sampling_penalty_repeat = sampling.get("penalty_repeat")
     facts.name = facts.name or named.name
-    facts.size_label = facts.size_label or gguf.size_label(total, 0, 0, 0)
+    if total > 0:
+        facts.size_label = facts.size_label or gguf.size_label(total, 0, 0, 0)
     collected = gguf.GGUFWriter(None, arch)
     facts.set_gguf_meta_model(collected)
     signed = gguf.GGUFValueType.INT32

@@ -155,6 +155,51 @@ def import_gguf(
     }
 
 
+def imatrix(
+    source: str | Path,
+    text: str | Path,
+    out: str | Path,
+    *,
+    context: int = 512,
+    chunks: int | None = None,
+    progress: Progress | None = None,
+    **hub: Any,
+) -> dict[str, Any]:
+    """Measure over a text file how much each column of a model's weights matters, and write llama.cpp's `out`.
+
+    The text is cut into chunks of `context` tokens, of which at most `chunks` are run through the reference.
+    Returns what was measured: file, tensors, chunks, context.
+    """
+    from isoform.exporters.gguf.imatrix import make_importance
+    from isoform.reference.model import open_model
+    from isoform.runtimes.preprocess.tokenizer import TextTokenizer
+
+    model = open_model(source, **hub)
+    tokenizer = TextTokenizer(model.checkpoint.folder)
+    made = make_importance(
+        model,
+        lambda content, special: tokenizer.encode([content], add_special_tokens=special)[0].ids,
+        Path(text).expanduser(),
+        Path(out),
+        context=context,
+        limit=chunks,
+        progress=progress,
+    )
+    return {"file": str(out), "tensors": len(made.values), "chunks": made.chunks, "context": context}
+
+
+def lora(adapter: str | Path, base: str | Path, out: str | Path, *, dtype: str = "f32", **hub: Any) -> dict[str, Any]:
+    """Write a PEFT adapter (a folder), made for the model `base`, as llama.cpp's GGUF adapter `out`.
+
+    `dtype` is f32, f16, bf16 or q8_0. Returns what was written: file, weights, dtype.
+    """
+    from isoform.exporters.gguf.lora import write_adapter
+    from isoform.reference.model import open_model
+
+    weights = write_adapter(open_model(base, **hub), Path(adapter).expanduser(), Path(out), dtype)
+    return {"file": str(out), "weights": weights, "dtype": dtype}
+
+
 def check(bundle: str | Path, against: str | Path | None = None, *, progress: Progress | None = None) -> Report:
     """Compare every form of a bundle with its source, or with `against`; the manifest keeps the result."""
     from isoform.validators.bundle import check_bundle

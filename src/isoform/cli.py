@@ -116,6 +116,38 @@ def import_gguf(
 
 
 @app.command()
+def imatrix(
+    source: Annotated[str, typer.Argument(help="A checkpoint folder, a .gguf file or a Hub id.")],
+    text: Annotated[Path, typer.Argument(help="A text file, like what the model will read.")],
+    out: Annotated[Path, typer.Option(help="The .gguf file to write.")],
+    context: Annotated[int, typer.Option(help="Tokens of a chunk.")] = 512,
+    chunks: Annotated[int | None, typer.Option(help="At most so many chunks; all when not said.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure an importance matrix, for `export --imatrix` and for llama.cpp."""
+    from isoform import api, show
+
+    with show.progress() as progress:
+        made = api.imatrix(source, text, out, context=context, chunks=chunks, progress=progress)
+    show.json(made) if json else show.facts(made)
+
+
+@app.command()
+def lora(
+    adapter: Annotated[Path, typer.Argument(help="The folder of a PEFT adapter.")],
+    base: Annotated[str, typer.Option(help="The model it is for: a checkpoint folder, a .gguf file or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="The .gguf file to write.")],
+    dtype: Annotated[str, typer.Option(help="f32, f16, bf16 or q8_0.")] = "f32",
+    json: Json = False,
+) -> None:
+    """Write a LoRA adapter as GGUF, for llama.cpp's --lora."""
+    from isoform import api, show
+
+    made = api.lora(adapter, base, out, dtype=dtype)
+    show.json(made) if json else show.facts(made)
+
+
+@app.command()
 def check(
     bundle: Annotated[Path, typer.Argument(help="A folder that `isoform export` wrote.")],
     against: Annotated[str | None, typer.Option(help="The checkpoint, when it is not where it was.")] = None,
