@@ -107,6 +107,7 @@ def _check_artifact(
 ) -> Report:
     from isoform.validators.deployment import check_deployment
     from isoform.validators.graph import check_graph
+    from isoform.validators.packed import check_packed
     from isoform.validators.weights import check_weights
 
     backend, dtype, model = BACKEND_OF[artifact.format], artifact.dtype, truth.model
@@ -121,7 +122,10 @@ def _check_artifact(
         )
 
     try:
-        report.add(check_weights(model, path, artifact.format, dtype, backend))
+        if artifact.format == "onnx" and dtype not in FLOATS:
+            report.add(check_packed(model, path, dtype, backend))
+        else:
+            report.add(check_weights(model, path, artifact.format, dtype, backend))
     except Exception as error:  # noqa: BLE001  a file that no reader takes is a finding, not the end of the check
         failed("weights", error)
     level = "graph" if dtype in FLOATS else "deployment"

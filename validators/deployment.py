@@ -16,8 +16,9 @@ from isoform.errors import IsoformError, ParityError
 from isoform.validators.answers import Answers, Run, imitation
 from isoform.validators.cases import Case, Row
 from isoform.validators.compare import kl_divergence, log_softmax
+from isoform.validators.packed import imitate
 from isoform.validators.report import Report, Result, Skip
-from isoform.validators.tolerance import BUDGETS, QUANTIZED, Tolerance
+from isoform.validators.tolerance import BUDGETS, QUANTIZED, Tolerance, budget_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,7 +153,8 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
         report.results.append(Result(session.backend, LEVEL, name, metric, value, limit, value <= limit, note))
 
     name = dtype
-    if dtype not in BUDGETS:
+    budgets = budget_of(dtype)
+    if budgets is None:
         result("error", 1, 0, f"no budget is known for {dtype}; there is one for {', '.join(BUDGETS)}")
         return report
     answers = truth.answers
@@ -168,12 +170,12 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
         result("error", 1, 0, str(error))
         return report
     allowed = None
-    if path.suffix == ".gguf":
-        imitated, rounding = imitation(truth.model, path)
+    if path.suffix in (".gguf", ".onnx"):
+        imitated, rounding = (imitate if path.suffix == ".onnx" else imitation)(truth.model, path)
         allowed = measure(imitated, answers, rounding)
     logits = answers.port == "logits"
     for metric, value in loss.metrics(logits).items():
-        budget: Tolerance = getattr(BUDGETS[dtype], metric)
+        budget: Tolerance = getattr(budgets, metric)
         limit, notes = budget.value, [budget.unit, loss.note(metric)]
         if allowed is not None:
             own = allowed.metrics(logits)[metric]

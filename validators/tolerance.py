@@ -7,6 +7,7 @@ measured on the 26 tiny checkpoints of the tests (2 to 6 layers), three seeds ea
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -199,3 +200,10 @@ BUDGETS = {
     mix: _budget(mix, base) for mix, base in (_BASES | {mix: mix.upper() for mix in (*_SAME, "tq1_0", "tq2_0")}).items()
 }
 """Quantization -> its budget; an artifact of a dtype that has none is not shown to be the same."""
+
+
+def budget_of(dtype: str) -> Budget | None:
+    """The budget of a GGUF mix, or of an ONNX type: that of ggml's type with as many bits and a scale per 32 values."""
+    if re.fullmatch(r"q[48](f16|a?-\d+|a)", dtype):
+        return BUDGETS[f"{dtype[:2]}_0"]
+    return BUDGETS["q8_0"] if dtype == "int8" else BUDGETS.get(dtype)
