@@ -1,7 +1,7 @@
 """Which type each tensor of a file gets: llama.cpp's mixes, so that `q4_k_m` means here what it means there.
 
 A mix has a base type, and rules that give some tensors more bits (or fewer) by what they are and how deep they lie. The
-rules are those of src/llama-quant.cpp in https://github.com/ggml-org/llama.cpp, at the build that PEER names.
+rules are those of src/llama-quant.cpp in https://github.com/ggml-org/llama.cpp; the tests compare with its own files.
 """
 
 from __future__ import annotations

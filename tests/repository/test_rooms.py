@@ -103,7 +103,7 @@ def test_backends_are_imported_on_first_use(room: str) -> None:
 
 # ------------------------------------------------------------------ names of families
 LIBRARY = re.compile(  # llama.cpp, the C library: its name, its symbols, its packages
-    r"x?llama[._-]?cpp\w*|\b(?:lib)?llama_\w*|\bLLAMA_\w*|\b(?:lib)?llama\.(?:h|so|dll|dylib)\b|\blibllama\b",
+    r"x?llama[._-]?cpp\w*|\bllama-quant(?:ize)?\b|\b(?:lib)?llama_\w*|\bLLAMA_\w*|\b(?:lib)?llama\.(?:h|so|dll|dylib)\b|\blibllama\b",
     re.IGNORECASE,
 )
 WORD = re.compile(r"[A-Z]?[a-z]+\d*|[A-Z]+\d*")
