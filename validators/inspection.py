@@ -80,9 +80,11 @@ def inspect_bundle(folder: Path) -> dict[str, Any]:
 
 
 def inspect_onnx(path: Path) -> dict[str, Any]:
-    """Ports, operators and external data of an ONNX graph."""
+    """Ports, operators, costs and external data of an ONNX graph."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    from isoform.validators.onnx_report import graph_report
 
     try:
         model = onnx.load(path, load_external_data=False)
@@ -101,7 +103,7 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         "kind": "onnx",
         "file": str(path),
         "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        "nodes": len(graph.node),
+        **graph_report(path, model),
         "operators": dict(operators.most_common()),
         "weights": len(graph.initializer),
         "weight dtypes": dict(Counter(onnx.TensorProto.DataType.Name(t.data_type) for t in graph.initializer)),
