@@ -259,6 +259,8 @@ def steps(
     deadline = None if config.max_time is None else monotonic() + config.max_time
 
     ids, mask, positions = _pad_left([row.prompt for row in rows])
+    longest = max(limit - len(row.prompt) for row, limit in zip(rows, limits, strict=True))
+    seen = np.concatenate((mask, np.ones((len(rows), longest), np.int64)), 1)
     decoder = session.decoder(len(rows))
     while True:
         logits = np.asarray(decoder.step(ids, mask, positions), np.float32)
@@ -266,15 +268,18 @@ def steps(
         for n, row in enumerate(rows):
             if row.reason is not None:
                 continue
-            so_far = np.array(row.prompt + row.made, np.int64)
             scores = logits[n]
-            for process in chains[n]:
-                scores = process(so_far, scores)
-            if np.isnan(scores).any():
+            if chains[n]:
+                so_far = np.array(row.prompt + row.made, np.int64)
+                for process in chains[n]:
+                    scores = process(so_far, scores)
+            token = int(scores.argmax())
+            if scores[token] != scores[token]:  # a NaN comes before all numbers
                 raise InputError(
                     "the model gave logits that are not numbers; run it in float32, or check the checkpoint"
                 )
-            token = draw(scores, randoms[n]) if config.do_sample else int(scores.argmax())
+            if config.do_sample:
+                token = draw(scores, randoms[n])
             row.made.append(token)
             if token in ends or (config.stop_strings and decode and _stopped(row, config.stop_strings, decode)):
                 row.reason = "stop"
@@ -290,7 +295,7 @@ def steps(
         positions = positions[:, -1:] + 1
         if context is not None:
             positions = np.minimum(positions, context - 1)
-        mask = np.concatenate((mask, np.ones((len(rows), 1), np.int64)), 1)
+        mask = seen[:, : mask.shape[1] + 1]
 
 
 def _limit(row: Row, config: GenerationConfig, context: int | None) -> int:

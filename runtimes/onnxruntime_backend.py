@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from sys import getrefcount
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +26,7 @@ PACKAGES = (
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
 _QUIET = 3  # errors only
 CACHE, IN_PLACE = "isoform.cache", "in_place"  # the graph's metadata, when one buffer may be past and present
+KEEP = "num_logits_to_keep"  # an input that some graphs have with a default: how many slots, from the last, get logits
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
 
 
@@ -55,7 +57,7 @@ class OnnxRuntimeSession:
         if options.intra_op_num_threads < 1:
             raise InputError(f"threads={threads}: at least one is needed")
         index = parse_device(device)
-        self._device = ("cpu", 0) if index is None else ("cuda", index)
+        self.device = ("cpu", 0) if index is None else ("cuda", index)
         providers: list[Any] = ["CPUExecutionProvider"]
         if index is not None:
             _need_cuda(ort, index)
@@ -71,7 +73,10 @@ class OnnxRuntimeSession:
         if index is not None and session.get_providers()[0] != "CUDAExecutionProvider":
             raise BackendUnavailable(f"ONNX Runtime's CUDA provider does not start here; {PACKAGES}")
         self._session: Any = session
-        self.types = {port.name: _type(path, port) for port in session.get_inputs()}
+        defaults = session.get_overridable_initializers()
+        self.types = {port.name: _type(path, port) for port in (*session.get_inputs(), *defaults)}
+        self.types |= {port.name: _TYPES[port.type] for port in session.get_outputs() if port.type in _TYPES}
+        self.keeps = KEEP in self.types
         self.signature = signature or graph_signature(path, session)
         for kind, ports, found in (
             ("inputs", self.signature.inputs, session.get_inputs()),
@@ -103,6 +108,10 @@ class OnnxRuntimeSession:
             raise failed(error) from None
         return {name: np.asarray(output, np.float32) for name, output in zip(names, outputs, strict=True)}
 
+    def value(self, array: NDArray[Any]) -> Any:
+        """An OrtValue on the session's device: on the CPU the array itself, which must outlive it."""
+        return _library().OrtValue.ortvalue_from_numpy(array, *self.device)
+
     def decoder(self, batch: int) -> OnnxRuntimeDecoder:
         """See `Session.decoder`; any number of decoders may be alive."""
         return OnnxRuntimeDecoder(self, batch)
@@ -129,72 +138,148 @@ class OnnxRuntimeDecoder(SteppingDecoder):
     def __init__(self, session: OnnxRuntimeSession, batch: int) -> None:
         super().__init__(session.signature, batch)
         self._session = session
-        self._inputs = [port.name for port in self.cache.ports("past_key_values", 0)]
-        self._outputs = [port.name for port in self.cache.ports("present", 0)]
-        self._logits = session.signature.outputs[0].name
         self._in_place = session.native.get_modelmeta().custom_metadata_map.get(CACHE) == IN_PLACE
-        self._capacity, self._past = 0, self._room(batch, 0, {})
-        if self._in_place:
-            self._grow(batch, 0, FIRST_CAPACITY)
+        self._capacity = FIRST_CAPACITY if self._in_place else 0
+        self._keep(self._room(batch))
 
-    def _room(self, batch: int, capacity: int, held: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-        """Zeros of shape (B, heads, capacity, D) for every cache input, the `held` slots (B, heads, P, D) in front."""
+    def _room(self, batch: int) -> dict[str, NDArray[Any]]:
+        """Zeros (B, heads, capacity, D) for every cache input."""
         import numpy as np
 
-        room = {}
-        for name in self._inputs:
-            array = np.zeros((batch, self.cache.heads, capacity, self.cache.head_dim), self._session.types[name])
-            if name in held:
-                array[:, :, : held[name].shape[2]] = held[name]
-            room[name] = _library().OrtValue.ortvalue_from_numpy(array, *self._session._device)
-        return room
+        shape = batch, self.cache.heads, self._capacity, self.cache.head_dim
+        names = (port.name for port in self.cache.ports("past_key_values", 0))
+        return {name: np.zeros(shape, self._session.types[name]) for name in names}
+
+    def _keep(self, room: Mapping[str, NDArray[Any]]) -> None:
+        """Take these arrays as the cache; on the CPU it is in them, and elsewhere copied from them."""
+        self._on_cpu = room if self._session.device[0] == "cpu" else {}
+        past = {name: self._session.value(array) for name, array in room.items()}
+        self._bound = Bound(self._session, past, self._in_place)
 
     def _grow(self, batch: int, past: int, needed: int) -> None:
-        capacity = max(self._capacity, FIRST_CAPACITY)
-        while capacity < needed:
-            capacity *= 2
-        held = {name: value.numpy()[:, :, :past] for name, value in self._past.items()}
-        self._capacity, self._past = capacity, self._room(batch, capacity, held)
-
-    def _slot(self, feeds: dict[str, NDArray[Any]], past: int, n: int, needed: bool) -> NDArray[np.float32]:
-        """Slot `n` of those in `feeds` alone: logits (B, 1, V)."""
-        axes = {port.name: port.axes for port in self._ports.inputs}
-        one = {
-            name: array[:, : past + n + 1] if TOTAL in axes[name] else array[:, n : n + 1]
-            for name, array in feeds.items()
-        }
-        return self._pass(one, past + n, 1, all_logits=True, needed=needed)
+        while self._capacity < needed:
+            self._capacity *= 2
+        room = self._room(batch)
+        for name, value in self._bound.past.items():
+            room[name][:, :, :past] = value.numpy()[:, :, :past]
+        self._keep(room)
 
     def _pass(
         self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool
     ) -> NDArray[np.float32]:
         import numpy as np
 
-        if length > 1 and past and len(feeds["input_ids"]) > 1:
-            # GroupQueryAttention extends a cache by several slots for a batch of one only.
-            slots = [self._slot(feeds, past, n, all_logits or n + 1 == length) for n in range(length)]
-            return np.concatenate(slots, 1) if all_logits else slots[-1][:, -1]
+        batch = len(feeds["input_ids"])
         if self._in_place and past + length > self._capacity:
-            self._grow(feeds["input_ids"].shape[0], past, past + length)
-        binding = self._session.native.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array.astype(self._session.types[name], copy=False))
-        binding.bind_output(self._logits, "cpu")
-        for (name, value), present in zip(self._past.items(), self._outputs, strict=True):
-            binding.bind_ortvalue_input(name, value)
+            self._grow(batch, past, past + length)
+        # Grouped-query attention extends a cache by several slots for a batch of one only.
+        if batch == 1 or length == 1 or not past:
+            logits = self._bound.run(feeds, all_logits)
+        elif self._in_place and self._on_cpu:
+            logits = np.concatenate([self._row(feeds, n, all_logits) for n in range(batch)])
+        else:
+            slots = [self._bound.run(self._slot(feeds, past, n), True) for n in range(length)]
+            logits = np.concatenate(slots, 1) if all_logits else slots[-1]
+        return (logits if all_logits else logits[:, -1]).astype(np.float32, copy=False)
+
+    def _row(self, feeds: dict[str, NDArray[Any]], n: int, all_logits: bool) -> NDArray[Any]:
+        """All new slots of row `n` alone: logits (1, T, V), or (1, 1, V) of the last."""
+        past = {name: self._session.value(array[n : n + 1]) for name, array in self._on_cpu.items()}
+        row = {name: array[n : n + 1] for name, array in feeds.items()}
+        logits = Bound(self._session, past, self._in_place).run(row, all_logits)
+        return logits if all_logits else logits[:, -1:]
+
+    def _slot(self, feeds: dict[str, NDArray[Any]], past: int, n: int) -> dict[str, NDArray[Any]]:
+        """New slot `n` alone, of all rows."""
+        axes = {port.name: port.axes for port in self._ports.inputs}
+        return {
+            name: array[:, : past + n + 1] if TOTAL in axes[name] else array[:, n : n + 1]
+            for name, array in feeds.items()
+        }
+
+
+class Bound:
+    """A session bound to a cache, which every run extends. On the CPU, what keeps its shape is bound only once."""
+
+    def __init__(self, session: OnnxRuntimeSession, past: dict[str, Any], in_place: bool) -> None:
+        self.past = past
+        self._session, self._in_place = session, in_place
+        self._logits, *presents = session.signature.outputs
+        self._presents = [port.name for port in presents]
+        self._held: dict[str, NDArray[Any]] = {}
+        self._rooms: list[Room] = []
+        self._binding = session.native.io_binding()
+        self._bind_cache()
+
+    def _bind_cache(self) -> None:
+        for (name, value), present in zip(self.past.items(), self._presents, strict=True):
+            self._binding.bind_ortvalue_input(name, value)
             if self._in_place:
-                binding.bind_ortvalue_output(present, value)
+                self._binding.bind_ortvalue_output(present, value)
             else:
-                binding.bind_output(present, *self._session._device)
+                self._binding.bind_output(present, *self._session.device)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], all_logits: bool) -> NDArray[Any]:
+        """Logits (B, T, V), or (B, 1, V) of the last slot if only those are asked for and the graph can choose."""
+        import numpy as np
+
+        session, (batch, length) = self._session, feeds["input_ids"].shape
+        for name, array in feeds.items():
+            self._feed(name, array)
+        if session.keeps:
+            length = length if all_logits else 1
+            self._feed(KEEP, np.array([length]))
+        logits = self._room(batch, length)
         try:
-            self._session.native.run_with_iobinding(binding)
+            session.native.run_with_iobinding(self._binding)
         except _errors(_library()) as error:
             raise failed(error) from None
-        logits, *presents = binding.get_outputs()
+        if logits is not None and self._in_place:
+            return logits
+        *presents, made = self._binding.get_outputs()  # in the order in which they were bound first
         if not self._in_place:
-            self._past = dict(zip(self._inputs, presents, strict=True))
-        values = logits.numpy() if needed else np.zeros((1, 1, 1), np.float32)
-        return np.array(values if all_logits else values[:, -1], np.float32)
+            self.past = dict(zip(self.past, presents, strict=True))
+            self._bind_cache()
+        return made.numpy() if logits is None else logits
+
+    def _feed(self, name: str, array: NDArray[Any]) -> None:
+        held = self._held.get(name)
+        if held is not None and held.shape == array.shape:
+            held[...] = array
+            return
+        own = array.astype(self._session.types[name], order="C")
+        self._binding.bind_cpu_input(name, own)
+        if self._session.device[0] == "cpu":  # elsewhere it has been copied
+            self._held[name] = own
+
+    def _room(self, batch: int, length: int) -> NDArray[Any] | None:
+        """Where the logits will be, None when only the run makes it."""
+        name, (*_, width) = self._logits.name, self._logits.axes
+        kind = self._session.types.get(name)
+        if self._session.device[0] != "cpu" or kind is None or not isinstance(width, int):
+            self._binding.bind_output(name, "cpu")
+            return None
+        shape = batch, length, width
+        room = next((room for room in self._rooms if room.array.shape == shape and room.is_free()), None)
+        if room is None:
+            room = Room(self._session, shape, kind)
+            self._rooms = [*self._rooms[-1:], room]
+        self._binding.bind_ortvalue_output(name, room.value)
+        return room.array
+
+
+class Room:
+    """An array for logits, used again once nobody else holds it: fresh memory costs more than what is done with it."""
+
+    def __init__(self, session: OnnxRuntimeSession, shape: tuple[int, ...], kind: str) -> None:
+        import numpy as np
+
+        self.array: NDArray[Any] = np.empty(shape, kind)
+        self.value = session.value(self.array)
+        self._own = getrefcount(self.array)
+
+    def is_free(self) -> bool:
+        return getrefcount(self.array) == self._own
 
 
 def graph_signature(path: Path, session: Any) -> Signature:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
@@ -34,6 +35,7 @@ class SteppingDecoder(ABC):
             raise InputError(f"a batch of {batch} rows; at least one is needed")
         past = {port.name for port in self.cache.ports("past_key_values", 0)}
         self._ports = Signature(tuple(port for port in signature.inputs if port.name not in past), signature.outputs)
+        self._names = [port.name for port in self._ports.inputs]
         self._mask = np.zeros((batch, 0), np.int64)
         vocabulary = signature.outputs[0].axes[-1]
         self._piece = max(LOGITS // (batch * vocabulary), 1) if isinstance(vocabulary, int) else 512
@@ -50,19 +52,23 @@ class SteppingDecoder(ABC):
         import numpy as np
 
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        arrays = checked(self._ports, {p.name: given.get(p.name, input_ids) for p in self._ports.inputs})
+        arrays = (
+            given if self._is_plain(given) else checked(self._ports, {n: given.get(n, input_ids) for n in self._names})
+        )
         ids, mask, (batch, past) = arrays["input_ids"], arrays["attention_mask"], self._mask.shape
         length = ids.shape[1]
         if ids.shape[0] != batch or length == 0:
             raise InputError(f"input_ids has shape {ids.shape}; this decoder takes ({batch}, T), T at least 1")
         if mask.shape[1] != past + length:
             raise InputError(f"attention_mask spans {mask.shape[1]} slots, not {past} cached and {length} new ones")
-        if not np.array_equal(mask[:, :past], self._mask):
+        if (mask[:, :past] != self._mask).any():
             raise InputError(
                 f"attention_mask differs in its first {past} columns from the step before; only append to it"
             )
         self._mask = mask
         piece = length if all_logits else self._piece
+        if length <= piece:
+            return self._pass(arrays, past, length, all_logits=all_logits, needed=True)
         for start in range(0, length, piece):
             end = min(start + piece, length)
             feeds = {
@@ -73,6 +79,20 @@ class SteppingDecoder(ABC):
             }
             logits = self._pass(feeds, past + start, end - start, all_logits=all_logits, needed=end == length)
         return logits
+
+    def _is_plain(self, given: Mapping[str, Any]) -> bool:
+        """Whether this is one token per row in arrays as they should be: nearly every step is, and `checked` slow."""
+        import numpy as np
+
+        batch, past = self._mask.shape
+        sizes = {"attention_mask": past + 1}
+        return given.keys() == set(self._names) and all(
+            type(array) is np.ndarray
+            and array.shape == (batch, sizes.get(name, 1))
+            and array.dtype == np.int64
+            and array.flags.c_contiguous
+            for name, array in given.items()
+        )
 
     @abstractmethod
     def _pass(

@@ -249,11 +249,44 @@ def test_onnx_runtime_appends_in_place_where_the_graph_says_so(
     decoder: Any = session.decoder(1)
     assert isinstance(decoder, OnnxRuntimeDecoder)
     assert decoder._in_place
-    first = next(iter(decoder._past.values())).data_ptr()
+    first = next(iter(decoder._bound.past.values())).data_ptr()
     decoder.step(np.array([[5, 6]]), np.ones((1, 2), np.int64), np.array([[0, 1]]))
-    assert next(iter(decoder._past.values())).data_ptr() == first
+    assert next(iter(decoder._bound.past.values())).data_ptr() == first
     narrow: Any = opened("qwen2", "onnxruntime").decoder(1)  # 4 channels: a standard node, which makes a new tensor
     assert not narrow._in_place
+
+
+@pytest.mark.parametrize("name", ["gemma3_b", "mistral_full", "qwen2"])
+def test_prompts_of_a_batch_go_in_by_pieces_while_its_cache_grows(
+    name: str, tiny: Tiny, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several rows, several new slots and a past: the fused kernel takes the rows one by one."""
+    monkeypatch.setattr("isoform.runtimes.onnxruntime_backend.FIRST_CAPACITY", 2)
+    model, session = open_model(tiny(name)), opened(name, "onnxruntime")
+    inputs = padded(session.signature, [14, 9, 3], "left")
+    want = alone(model, inputs)
+    for all_logits in (True, False):
+        logits = decoded(session, inputs, [3, 4, 1, 5, 1], all_logits)
+        for n, row in enumerate(inputs["attention_mask"] == 1):
+            slots = np.flatnonzero(row) if all_logits else np.array([2, 6, 7, 12, 13])
+            first = 14 - row.sum()
+            kept = slots[slots >= first]
+            got = logits[n, kept] if all_logits else logits[n, slots >= first]
+            assert_close(got, want[n][0][kept - first], FLOAT32)
+
+
+def test_logits_that_are_kept_are_not_overwritten(opened: Callable[..., Session]) -> None:
+    session = opened("mistral_full", "onnxruntime")
+    decoder = session.decoder(1)
+    ones = np.ones((1, 9), np.int64)
+    steps = [decoder.step(ones[:, :1] * n, ones[:, : n + 1], ones[:, :1] * n) for n in range(6)]
+    copies = [logits.copy() for logits in steps]
+    part = steps.pop()[0, :3]
+    for n in range(6, 9):
+        decoder.step(ones[:, :1] * n, ones[:, : n + 1], ones[:, :1] * n)
+    for logits, copy in zip(steps, copies[:-1], strict=True):
+        np.testing.assert_array_equal(logits, copy)
+    np.testing.assert_array_equal(part, copies[-1][0, :3])
 
 
 def test_integers_of_any_width_are_taken(opened: Callable[..., Session]) -> None:
