@@ -1,7 +1,7 @@
 """The clients' own environments, each installed once into `.clients/`, with every version pinned.
 
-`genai.txt` and `optimum.txt` hold what pip installs, `node/package-lock.json` what npm does. No install script runs:
-onnxruntime-node has its CPU library in the package, and would fetch the one for CUDA.
+`genai.txt`, `openvino.txt` and `optimum.txt` hold what pip installs, `node/package-lock.json` what npm does. No install
+script runs: onnxruntime-node has its CPU library in the package, and would fetch the one for CUDA.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HOME = HERE.parents[1] / ".clients"
-PYTHONS = ("genai", "optimum")
+PYTHONS = ("genai", "openvino", "optimum")
 
 
 def environment(name: str) -> Path:
-    """The interpreter of the environment `name` ("genai", "optimum" or "node"), installed when it is not there yet."""
+    """The interpreter of the environment `name` (of `PYTHONS`, or "node"), installed when it is not there yet."""
     sources = [HERE / f"{name}.txt"] if name in PYTHONS else sorted((HERE / name).iterdir())
     key = hashlib.sha256(sys.version.encode() if name in PYTHONS else b"")
     for source in sources:
