@@ -50,11 +50,11 @@ def test_the_primary_colors_continue_alike_on_every_backend(
 ) -> None:
     where = source if backend == "torch" else bundle[0]
     with api.pipeline("text-generation", where, backend=backend) as pipe:
-        (answer,) = pipe(PROMPT, do_sample=False, max_new_tokens=6)
+        (answer,) = pipe(PROMPT, do_sample=False, max_new_tokens=7)
     assert answer["generated_text"] == PROMPT + ANSWER
 
 
 def test_the_quantized_file_continues_alike_as_it_is(source: Path) -> None:
     with api.pipeline("text-generation", source, backend="llamacpp") as pipe:
-        (answer,) = pipe(PROMPT, do_sample=False, max_new_tokens=6)
+        (answer,) = pipe(PROMPT, do_sample=False, max_new_tokens=7)
     assert answer["generated_text"] == PROMPT + ANSWER
