@@ -352,6 +352,8 @@ def open_checkpoint(
 
     Raises CheckpointError when there is nothing to open, or a file is truncated, malformed or unsafe.
     """
+    if not str(source):
+        raise CheckpointError("the name of the checkpoint is empty; give a folder, a .gguf file or a Hub id")
     try:
         path = Path(source).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()

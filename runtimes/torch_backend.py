@@ -145,9 +145,11 @@ def _append(past: Tensor, new: Tensor) -> Tensor:
 
 
 def open_source(path: str, task: str) -> Model:
-    """The checkpoint that a bundle was made from."""
+    """The checkpoint that a bundle was made from. Raises InputError when it is not there any more."""
     from isoform.reference.model import open_model
 
+    if not Path(path).exists():
+        raise InputError(f"the checkpoint {path} of this bundle is not there any more; open it where it is now")
     return open_model(Path(path), task)
 
 

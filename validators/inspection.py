@@ -91,6 +91,8 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
     except (OSError, DecodeError) as error:
         raise InputError(f"{path} is no readable ONNX file ({error})") from None
     graph = model.graph
+    if not graph.node:
+        raise InputError(f"{path} is no ONNX file or an incomplete one: it holds no operator")
 
     def port(value: Any) -> dict[str, Any]:
         kind = value.type.tensor_type

@@ -28,11 +28,15 @@ class QuestionAnswering(Pipeline):
     outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
 
     def __call__(self, inputs: Any = None, *, batch_size: int | None = None, **parameters: Any) -> Any:
-        """One question or a list -> one answer or a list; with `top_k` above 1 an answer is a list."""
-        if inputs is None:
-            if "question" not in parameters or "context" not in parameters:
-                raise InputError(f"question-answering takes {self._takes()}")
-            question, context = parameters.pop("question"), parameters.pop("context")
+        """One question or a list -> one answer or a list; with `top_k` above 1 an answer is a list.
+
+        Questions that are texts come with `context=`, a text for all of them or one each.
+        """
+        question = parameters.pop("question", None) if inputs is None else inputs
+        if inputs is None or isinstance(question, str) or _texts(question):
+            if question is None or "context" not in parameters:
+                raise InputError(f"question-answering takes {self._takes()}; with isoform run, --set context=TEXT")
+            context = parameters.pop("context")
             if isinstance(question, str):
                 inputs = {"question": question, "context": context}
             else:
@@ -116,6 +120,10 @@ class QuestionAnswering(Pipeline):
         best = np.argsort(-scores, axis=None, kind="stable")[:top_k]
         places = zip(*np.unravel_index(best, scores.shape), strict=True)
         return [(int(a), int(b), float(scores[a, b])) for a, b in places if allowed[a] and allowed[b]], null
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def _probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

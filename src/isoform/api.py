@@ -33,14 +33,19 @@ def load(
 ) -> nn.Module:
     """The torch module of a checkpoint folder, Hub id or `.gguf` file, ready to use.
 
-    `dtype` is "f32", "f16", "bf16" or a torch dtype; `hub` holds revision, token, cache_dir and offline.
+    `dtype` is "f32", "f16", "bf16" or a floating torch dtype, `device` "cpu", "cuda" or "cuda:N"; `hub` holds revision,
+    token, cache_dir and offline.
     """
     from isoform.reference.model import open_model
+    from isoform.runtimes.torch_backend import torch_device
 
     if isinstance(dtype, str):
         _one_of("dtype", dtype, DTYPES)
         dtype = _torch_dtype(dtype)
-    return open_model(source, task, **hub).module(dtype, device)
+    elif not dtype.is_floating_point:
+        raise InputError(f"dtype {dtype} is not floating; choose from {', '.join(DTYPES)}, or a floating torch dtype")
+    place = torch_device(device)
+    return open_model(source, task, **hub).module(dtype, place)
 
 
 def _torch_dtype(name: str) -> torch.dtype:
@@ -265,9 +270,12 @@ def bench(pipe: Pipeline, inputs: Sequence[Any], *, seconds: float = 2.0) -> flo
 
 def cache_folder() -> Path:
     """Where forms that a pipeline needed are kept: ISOFORM_CACHE, or `isoform` in the user's cache folder."""
-    if home := os.environ.get("ISOFORM_CACHE"):
-        return Path(home)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isoform"
+    try:
+        if home := os.environ.get("ISOFORM_CACHE"):
+            return Path(home).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isoform"
+    except RuntimeError as error:
+        raise InputError(f"there is no cache folder ({error}); set ISOFORM_CACHE to one") from None
 
 
 def _cached(model: Any, form: str, dtype: str, progress: Progress | None) -> Path:
@@ -283,6 +291,12 @@ def _cached(model: Any, form: str, dtype: str, progress: Progress | None) -> Pat
         key.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
     folder = cache_folder() / key.hexdigest()[:24]
     if not (folder / "isoform.json").is_file():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder.parent} cannot be made ({error.strerror}); set ISOFORM_CACHE") from None
+        if not os.access(folder.parent, os.W_OK):
+            raise InputError(f"{folder.parent} cannot be written to; set ISOFORM_CACHE to another folder")
         bundle.export(model, [form], folder, dtype=dtype, gguf_types=[dtype], progress=progress, overwrite=True)
     return folder
 

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that `isoform --help` answer
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -184,6 +185,8 @@ def run(
     """Run a pipeline over texts."""
     from isoform import api, show
 
+    if stream and (json or task != "text-generation"):
+        raise InputError("--stream shows generated text as it comes: for text-generation, and without --json")
     texts = list(inputs or []) or [line.rstrip("\n") for line in sys.stdin]
     if not texts:
         raise InputError("nothing to run on; give texts as arguments or on standard input")
@@ -191,11 +194,13 @@ def run(
     with api.pipeline(task, model, backend=backend, device=device) as pipe:
         if stream:
             parameters["streamer"] = lambda text: print(text, end="", flush=True)
+            for text in texts:
+                api.run(pipe, [text], parameters)
+                print()
+            return
         answers = api.run(pipe, texts, parameters)
     if json:
         show.json(answers)
-    elif stream:
-        print()
     else:
         show.answers(texts, answers)
 
@@ -261,22 +266,29 @@ def main() -> None:
     """Run the command; what a user can get wrong, or stop, ends in one line and exit code 2."""
     from typer.exceptions import TyperException
 
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its warnings of retries: the error says what went wrong
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     stopped = "stopped; nothing half-written is left"
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
         if code == 130:  # what typer makes of Ctrl-C
             code = _fail(stopped, 2)
     except TyperException as error:
-        code = _fail(f"{error.format_message()} Try isoform --help.", 2)
+        message = error.format_message()  # empty when it has shown the help
+        code = _fail(f"{message} Try isoform --help.", 2) if message else 2
     except ParityError as error:
         code = _fail(error, 1)
     except IsoformError as error:
         code = _fail(error, 2)
     except (KeyboardInterrupt, typer.Abort):
         code = _fail(stopped, 2)
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 2
+    except (BrokenPipeError, SystemExit) as error:  # typer and rich make SystemExit(1) of a broken pipe
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush
+        code = 141  # what a shell gives a program that SIGPIPE ended
     except OSError as error:
         code = _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
     sys.exit(code)

@@ -156,6 +156,9 @@ def test_a_malicious_pickle_never_runs(
         (("run", "text-generation", "{tiny}", "hello", "--backend", "tensorrt"), "tensorrt"),
         (("run", "text-generation", "{tiny}", "hello", "--set", "nonsense"), "nonsense"),
         (("run", "text-generation", "{tiny}", "hello", "--device", "tpu"), "tpu"),
+        (("run", "text-generation", "{tiny}", "hello", "--stream", "--json"), "--stream"),
+        (("run", "feature-extraction", "{tiny}", "hello", "--stream"), "--stream"),
+        (("export", "", "--out", "x"), "empty"),
         (("check", "{tiny}"), "isoform.json"),
         (("inspect", "/no/such/thing"), "/no/such/thing"),
         (("dance",), "dance"),
@@ -172,6 +175,42 @@ def test_a_wrong_request_is_one_line(
     monkeypatch.chdir(tmp_path)
     assert named in refused(monkeypatch, capsys, *(a.format(tiny=tiny("llama")) for a in arguments))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_question_needs_its_context(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("run", "question-answering", tiny("bert_qa"), "Where?")
+    assert "--set context=" in refused(monkeypatch, capsys, *arguments)
+    assert run(monkeypatch, *arguments, "--set", "context=In Paris.") == 0
+    assert "answer" in capsys.readouterr().out
+
+
+def test_an_onnx_file_without_operators_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.onnx").touch()
+    assert "model.onnx" in refused(monkeypatch, capsys, "inspect", tmp_path / "model.onnx")
+
+
+def test_a_cache_that_cannot_be_written_names_its_setting(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ISOFORM_CACHE", str(tmp_path / "file" / "cache"))
+    arguments = ("run", "fill-mask", tiny("bert"), "a [MASK]", "--backend", "onnxruntime")
+    assert "ISOFORM_CACHE" in refused(monkeypatch, capsys, *arguments)
+
+
+def test_a_bundle_whose_source_is_gone_says_so(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = shutil.copytree(tiny("bert"), tmp_path / "source")
+    assert run(monkeypatch, "export", source, "--to", "onnx", "--out", tmp_path / "bundle", "--no-check") == 0
+    capsys.readouterr()
+    shutil.rmtree(source)
+    arguments = ("run", "fill-mask", tmp_path / "bundle", "a [MASK]", "--backend", "torch")
+    assert "not there any more" in refused(monkeypatch, capsys, *arguments)
 
 
 def test_an_existing_folder_is_not_overwritten_unasked(

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from isoform import support
+from isoform import api, support
+from isoform.errors import BackendUnavailable, InputError
 from tests.cli.test_bad_input import run
 
 Tiny = Callable[[str], Path]
@@ -115,6 +116,38 @@ def test_the_readme_holds_the_generated_support_table() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     between = readme.split(support.START)[1].split(support.END)[0].strip()
     assert between == support.markdown(), "run python -m isoform.support and put its output into README.md"
+
+
+def test_no_command_shows_the_help_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert "export" in printed.out
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_reader_that_has_read_enough_is_no_error(json: bool) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(0.2); from isoform.cli import main; main()", "models"]
+    with subprocess.Popen(command + ["--json"] * json, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_the_module_is_on_a_device_that_is_there(tiny: Tiny) -> None:
+    import torch
+
+    with pytest.raises(InputError, match="tpu"):
+        api.load(tiny("llama"), device="tpu")
+    with pytest.raises(InputError, match="int8"):
+        api.load(tiny("llama"), dtype=torch.int8)
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendUnavailable, match="cpu"):
+            api.load(tiny("llama"), device="cuda")
 
 
 def test_help_loads_nothing_heavy() -> None:
