@@ -16,7 +16,6 @@ from isoform.exporters.gguf.quantize.lanes import (
     BELOW,
     CHUNK,
     EIGHT,
-    ERROR,
     LANES,
     LOW,
     SCALE,
@@ -58,8 +57,7 @@ class Affine:
     absolute: bool = False
 
 
-def quantize(x: Floats, out: Bytes, importance: Floats | None, form: Affine) -> bool:
-    """Quantize whole rows, one after another; `importance` is one value per column. Whether all of `x` was finite."""
+def _quantize(x: Floats, out: Bytes, importance: Floats | None, form: Affine) -> bool:
     n, top, subs = form.n, int32(form.top), SUPER // form.n
     lanes, weights, levels = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty(CHUNK, np.uint8)
     states = np.zeros(CHUNK // (n * LANES) * STATE, np.float32)
@@ -91,12 +89,11 @@ def quantize(x: Floats, out: Bytes, importance: Floats | None, form: Affine) -> 
     return True
 
 
-def _fit_scales(
-    states: Floats, count: int, subs: int, top: int, scales: Bytes, lows: Bytes, wholes: Floats
-) -> None:
+def _fit_scales(states: Floats, count: int, subs: int, top: int, scales: Bytes, lows: Bytes, wholes: Floats) -> None:
     """Levels of the scales and of the minimums, each by a search of its own, weighted like the sub-blocks."""
     groups = -(-count // LANES)
-    values, weights, levels = (np.zeros(groups * subs * LANES, dtype) for dtype in (np.float32, np.float32, np.int32))
+    room = groups * subs * LANES
+    values, weights, levels = np.zeros(room, np.float32), np.zeros(room, np.float32), np.zeros(room, np.int32)
     fits = np.zeros(groups * STATE, np.float32)
     gather(states, SUM_W, float32(1), count, subs, weights)
     for index, offset, sign, found in ((0, SCALE, 1, scales), (1, LOW, -1, lows)):
@@ -112,7 +109,8 @@ def gather(states: Floats, offset: int, sign: float32, count: int, subs: int, va
         group = block // LANES
         for j in range(subs):
             sub = block * subs + j
-            values[(group * subs + j) * LANES + block % LANES] = sign * states[sub // LANES * STATE + offset + sub % LANES]
+            found = states[sub // LANES * STATE + offset + sub % LANES]
+            values[(group * subs + j) * LANES + block % LANES] = sign * found
 
 
 @kernel
@@ -126,9 +124,7 @@ def scatter(levels: Integers, fits: Floats, count: int, subs: int, found: Bytes,
 
 
 @kernel
-def _round_scales(
-    states: Floats, count: int, subs: int, top: int, scales: Bytes, lows: Bytes, wholes: Floats
-) -> None:
+def _round_scales(states: Floats, count: int, subs: int, top: int, scales: Bytes, lows: Bytes, wholes: Floats) -> None:
     """Levels of the scales and of the minimums as parts of their largest."""
     whole = float32(top)
     for block in range(count):
@@ -141,9 +137,11 @@ def _round_scales(
         by_scale = whole / most if most > ZERO else ZERO
         by_depth = whole / deepest if deepest > ZERO else ZERO
         for j in range(subs):
-            scale, depth = nearest(by_scale * state[SCALE + j]), nearest(by_depth * -state[LOW + j])
-            scales[block * subs + j] = scale & 255 if subs == 16 else min(top, scale & 255)
-            lows[block * subs + j] = depth & 255 if subs == 16 else min(top, depth & 255)
+            # ggml keeps them in eight bits before it compares.
+            of_scale = int(nearest(by_scale * state[SCALE + j])) & 255
+            of_depth = int(nearest(by_depth * -state[LOW + j])) & 255
+            scales[block * subs + j] = of_scale if subs == 16 else min(top, of_scale)
+            lows[block * subs + j] = of_depth if subs == 16 else min(top, of_depth)
         wholes[2 * block] = most / whole
         wholes[2 * block + 1] = deepest / whole
 
@@ -268,3 +266,15 @@ def _assign(x: Floats, states: Floats, levels: Bytes, n: int, top: int32) -> Non
 Q2_K = Affine(16, 3, 84, 15, -0.5, 15, 1.0, _weigh_by_magnitude, _store_q2_k, absolute=True)
 Q4_K = Affine(32, 15, 144, 63, -1.0, 20, 2.0, _weigh_by_size, _store_q4_k)
 Q5_K = Affine(32, 31, 176, 63, -0.5, 15, 2.0, _weigh_by_size, _store_q5_k)
+
+
+def q2_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:
+    return _quantize(x, out, importance, Q2_K)
+
+
+def q4_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:
+    return _quantize(x, out, importance, Q4_K)
+
+
+def q5_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:
+    return _quantize(x, out, importance, Q5_K)

@@ -101,7 +101,7 @@ def _store_affine(x: Floats, states: Floats, out: Bytes, nbytes: int, top: int32
         put_half(state[LOW], packed[2:])
         for i in range(32):
             levels[i] = clamp(nearest(state[WON_FACTOR] * (xs[i] - state[WON_LOW])), int32(0), top)
-        _pack(levels, packed[4:], top > 15)
+        _pack(levels, packed[4:], bool(top > 15))
 
 
 @kernel
@@ -115,7 +115,7 @@ def _store_symmetric(x: Floats, states: Floats, out: Bytes, nbytes: int, top: in
         for i in range(32):
             level = clamp(nearest(state[WON_FACTOR] * xs[i]), int32(-top), int32(top - 1))
             levels[i] = 0 if zero else level + top
-        _pack(levels, packed[2:], top > 8)
+        _pack(levels, packed[2:], bool(top > 8))
 
 
 @inlined
@@ -222,14 +222,15 @@ def _powers(x: Floats, bits: Integers, out: Bytes) -> bool:
         size = _size(bits[block * 32 : block * 32 + 32])
         if size >= int32(0x7F800000):
             return False
-        exponent = int(math.floor(math.log2(int32(size).view(np.float32)))) + 125 & 255 if size else 0
+        power = math.log2(int32(size).view(np.float32)) if size else float32(-125)
+        exponent = math.floor(power) + 125 & 255
         packed[0] = exponent
-        power = int32(exponent - 1 << 23 if exponent >= 2 else 0x200000 << exponent).view(np.float32)
+        half = int32(exponent - 1 << 23 if exponent >= 2 else 0x200000 << exponent).view(np.float32)
         for i in range(32):
-            value, level, error = abs(xs[i]), int32(0), abs(xs[i])
-            error = abs(ZERO * power - value)
+            value, level = abs(xs[i]), int32(0)
+            error = abs(ZERO * half - value)
             for j in range(1, 8):
-                miss = abs(STEPS[j] * power - value)
+                miss = abs(STEPS[j] * half - value)
                 level = int32(j) if miss < error else level
                 error = miss if miss < error else error
             levels[i] = int32(level + int32(8)) if (xs[i] < ZERO) & (level != int32(0)) else level

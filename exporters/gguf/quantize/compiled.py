@@ -1,9 +1,9 @@
 """Compiles the kernels with numba, and keeps the machine code on disk so that a second process starts at once.
 
-A kernel rounds as C does: numba contracts no multiply-add and reorders no sum unless asked to, and `error_model="numpy"`
-lets a division by zero give infinity. Two habits keep the kernels in float32 and 32-bit integers, where LLVM puts eight
-or sixteen of them in a register: constants are `float32(...)`, and an integer result goes through `int32(...)`, since
-numba widens int32 arithmetic to 64 bits.
+A kernel rounds as C does: numba contracts no multiply-add and reorders no sum unless asked to, and its error model
+"numpy" lets a division by zero give infinity. Two habits keep the kernels in float32 and 32-bit integers, where LLVM
+puts eight or sixteen of them in a register: constants are `float32(...)`, and an integer result goes through
+`int32(...)`, since numba widens int32 arithmetic to 64 bits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def kernel(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """A small piece of a kernel, put into its caller before LLVM decides what to vectorise."""
-    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+    return compiled
 
 
 def _stored(dispatcher: Any) -> Any:
@@ -52,8 +53,9 @@ def _folder() -> Path | None:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         sources.update(path.read_bytes())
     name = f"kernels-{sources.hexdigest()[:16]}"
-    candidates = [os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"), str(Path("~/.cache").expanduser())]
-    for base in filter(None, candidates):
+    for base in (os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"), _home()):
+        if not base:
+            continue
         folder = Path(base) / "isoform" / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -62,3 +64,10 @@ def _folder() -> Path | None:
         if os.access(folder, os.W_OK):
             return folder
     return None
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        return None

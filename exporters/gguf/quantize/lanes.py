@@ -61,7 +61,7 @@ def all_finite(bits: Integers) -> bool:
     largest = int32(0)
     for index in range(len(bits)):
         largest = max(largest, int32(bits[index] & int32(0x7FFFFFFF)))
-    return largest < int32(0x7F800000)
+    return bool(largest < int32(0x7F800000))
 
 
 @kernel

@@ -44,12 +44,10 @@ MIDDLES = (VALUES[1:] + VALUES[:-1]) / 2  # exact; a value in the middle goes up
 
 
 def iq4_nl(x: Floats, out: Bytes, importance: Floats | None) -> bool:
-    """Quantize whole rows, one after another; `importance` is one value per column. Whether all of `x` was finite."""
     return _quantize(x, out, importance, 32)
 
 
 def iq4_xs(x: Floats, out: Bytes, importance: Floats | None) -> bool:
-    """Quantize whole rows, one after another; `importance` is one value per column. Whether all of `x` was finite."""
     return _quantize(x, out, importance, SUPER)
 
 
@@ -205,7 +203,7 @@ def _store_xs(x: Floats, states: Floats, levels: Bytes, out: Bytes) -> None:
             level = clamp(nearest(factor * state[SCALE + j]), int32(-32), int32(31))
             step = whole * float32(level)
             factors[block * SUBS + j] = ONE / step if step != ZERO else ZERO
-            code = level + 32
+            code = int(level) + 32
             high |= code >> 4 << 2 * j
             packed[4 + j // 2] = code & 15 if j % 2 == 0 else packed[4 + j // 2] | (code & 15) << 4
         packed[2] = high & 255

@@ -43,7 +43,7 @@ def away_from_zero(value: float32) -> int32:
 @inlined
 def to_half(value: float32) -> int:
     """The bits of the nearest float16, ties to even; what is too large becomes infinity."""
-    bits = np.int64(float32(value).view(int32))
+    bits = int(float32(value).view(int32))
     sign, size = (bits >> 16) & 0x8000, bits & 0x7FFFFFFF
     if size > 0x7F800000:
         return sign | 0x7E00
@@ -51,7 +51,7 @@ def to_half(value: float32) -> int:
         return sign | 0x7C00
     if size < 0x38800000:
         # Below the normal numbers the steps are 2**-24, which is what the last bit of 0.5 is worth.
-        steps = np.int64(float32(abs(float32(value)) + HALF).view(int32)) - 0x3F000000
+        steps = int(float32(abs(float32(value)) + HALF).view(int32)) - 0x3F000000
         return sign | steps
     return sign | ((size - (112 << 23) + 0xFFF + ((size >> 13) & 1)) >> 13)
 

@@ -258,9 +258,9 @@ def _descend_positive(values: Floats, weights: Floats, levels: Integers, state: 
             ls = levels[i * LANES : (i + 1) * LANES]
             for lane in range(LANES):
                 sum_xl, sum_ll = state[SUM_XL + lane], state[SUM_LL + lane]
-                level = float32(ls[lane])
-                without_xl = sum_xl - ws[lane] * vs[lane] * level
-                without_ll = sum_ll - ws[lane] * level * level
+                now = float32(ls[lane])
+                without_xl = sum_xl - ws[lane] * vs[lane] * now
+                without_ll = sum_ll - ws[lane] * now * now
                 other = min(top, nearest(vs[lane] * without_ll / without_xl))
                 with_xl = without_xl + ws[lane] * vs[lane] * float32(other)
                 with_ll = without_ll + ws[lane] * float32(other) * float32(other)

@@ -38,7 +38,6 @@ SUBS = SUPER // 16
 
 
 def q6_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:
-    """Quantize whole rows, one after another; `importance` is one value per column. Whether all of `x` was finite."""
     lanes, weights, levels = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty(CHUNK, np.uint8)
     states = np.zeros(CHUNK // (16 * LANES) * STATE, np.float32)
     for start in range(0, len(x), CHUNK):
@@ -59,7 +58,6 @@ def q6_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:
 
 
 def q3_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:
-    """Quantize whole rows, one after another; `importance` is one value per column. Whether all of `x` was finite."""
     lanes, weights, levels = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty(CHUNK, np.uint8)
     states = np.zeros(CHUNK // (16 * LANES) * STATE, np.float32)
     scales, wholes = np.empty(CHUNK // 16, np.uint8), np.empty(2 * CHUNK // SUPER, np.float32)
@@ -143,7 +141,7 @@ def _round_scales(states: Floats, count: int, scales: Bytes, wholes: Floats) -> 
         factor = float32(-32) / largest if largest != ZERO else ZERO
         for j in range(SUBS):
             # ggml keeps the level in eight bits before it clamps.
-            level = (nearest(factor * state[SCALE + j]) + 128 & 255) - 128
+            level = (int(nearest(factor * state[SCALE + j])) + 128 & 255) - 128
             scales[block * SUBS + j] = max(-32, min(31, level)) + 32 if largest != ZERO else 0
         wholes[2 * block] = float32(1) / factor if largest != ZERO else ZERO
 
@@ -178,7 +176,7 @@ def _store_q6_k(x: Floats, states: Floats, levels: Bytes, out: Bytes) -> None:
         put_half(float32(1) / factor, packed[208:])
         whole = from_half(to_half(float32(1) / factor))
         for j in range(SUBS):
-            code = (min(127, nearest(factor * state[SCALE + j])) + 128 & 255) - 128
+            code = (min(127, int(nearest(factor * state[SCALE + j]))) + 128 & 255) - 128
             packed[192 + j] = code & 255
             state[STEP + j] = whole * float32(code)
     _assign(x, states, levels, x[:0], int32(32))
