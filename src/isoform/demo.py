@@ -80,6 +80,7 @@ def run(show_progress: Callable[[], AbstractContextManager[Progress]]) -> Demo:
         folder = Path(temporary) / "all-MiniLM-L6-v2"
         with show_progress() as progress:
             manifest, report = api.export_and_check(source, folder, to="all", progress=progress)
+        assert report is not None
         speeds: list[tuple[str, float, float]] = []
         truth = None
         for backend in BACKENDS:
