@@ -9,6 +9,7 @@ from isoform.validators.cases import Row, positions, tokenizer
 if TYPE_CHECKING:
     from isoform.reference.model import Model
 
+ROWS = 8  # of the text at most: small vocabularies cut it into many tokens
 WINDOW = 128  # tokens that a model reads at once: enough for context to matter, and seconds even for large models
 
 TEXT = """\
@@ -63,7 +64,7 @@ flipper, looking at her as if she were late.
 
 
 def prose_rows(model: Model, text: str = TEXT) -> list[Row]:
-    """The text in rows of at most `WINDOW` tokens, each begun as the checkpoint's tokenizer begins a text.
+    """The text in at most `ROWS` rows of `WINDOW` tokens, each begun as the checkpoint's tokenizer begins a text.
 
     None when the checkpoint has no tokenizer, or ids that the model has no row for.
     """
@@ -81,4 +82,5 @@ def prose_rows(model: Model, text: str = TEXT) -> list[Row]:
     first, last = (around[:1], around[1:]) if model.signature.cache is None else (around, [])
     step = window - len(around)
     rows = [np.array([*first, *ids[start : start + step], *last], np.int64) for start in range(0, len(ids), step)]
-    return [Row(row, np.zeros_like(row)) for row in rows if len(row) > window // 2 or len(rows) == 1]
+    kept = [row for row in rows if len(row) > window // 2 or len(rows) == 1]
+    return [Row(row, np.zeros_like(row)) for row in kept[:ROWS]]
