@@ -128,6 +128,8 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file; None when it is missing, CheckpointError when it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except PermissionError:
+        raise CheckpointError(f"{path} may not be read by this user; change its permissions") from None
     except (OSError, ValueError, RecursionError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{path} is not readable JSON ({reason}); fetch the checkpoint again") from None
@@ -182,6 +184,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             header = json.loads(stream.read(length), object_pairs_hook=_no_repeats)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; fetch the checkpoint again") from None
+    except PermissionError:
+        raise CheckpointError(f"{path} may not be read by this user; change its permissions") from None
     except (OSError, ValueError, RecursionError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{path} has no readable safetensors header ({reason}); fetch it again") from None

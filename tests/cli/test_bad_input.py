@@ -177,6 +177,17 @@ def test_a_wrong_request_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_of_another_user_says_so(
+    name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = shutil.copytree(tiny("bert"), tmp_path / "checkpoint")
+    (checkpoint / name).chmod(0)
+    if os.access(checkpoint / name, os.R_OK):
+        pytest.skip("this user may read every file")
+    assert "permissions" in refused(monkeypatch, capsys, "inspect", checkpoint)
+
+
 def test_a_question_needs_its_context(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
