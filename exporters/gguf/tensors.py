@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from isoform.reference.gguf_file import TYPES, interleaved, is_rotary
 from isoform.reference.names import GGUF, rename
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from isoform.reference.model import Model
     from isoform.reference.weights import Weight
 
-PIECE = 2**20  # elements converted at a time
+PIECE = 2**20  # elements handed to a thread
+CHUNK = 2**17  # elements converted at a time: few enough for the cache of a core
 NUMBERS = {name: (number, block, nbytes) for number, (name, block, nbytes) in TYPES.items()}
 
 
@@ -93,32 +95,83 @@ def _part(rows: torch.Tensor, order: torch.Tensor | None, start: int, end: int) 
     return (lambda: rows[start:end]) if order is None else (lambda: rows[order[start:end]])
 
 
-def convert(key: str, piece: torch.Tensor, kind: str, importance: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Rows (n, columns) as the bytes of ggml's `kind`, rounded to nearest even from float32.
+class Room:
+    """Memory that is used again: fresh pages cost more than filling them. Safe to share between threads."""
 
-    `importance` (columns,) float32 weighs the columns where the type has a choice.
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+        self._all: set[int] = set()
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """Some `size` bytes."""
+        import numpy as np
+
+        while self._free:
+            try:
+                block = self._free.pop()
+            except IndexError:
+                break
+            if block.nbytes >= size:
+                return block[:size]
+            self._all.discard(id(block))
+        block = np.empty(max(size, 4 * CHUNK), np.uint8)
+        self._all.add(id(block))
+        return block[:size]
+
+    def give(self, part: NDArray[np.uint8]) -> None:
+        """Take back what `take` gave; anything else is let be."""
+        if id(part.base) in self._all:
+            self._free.append(part.base)  # type: ignore[arg-type]
+
+
+def convert(
+    key: str, rows: torch.Tensor, kinds: Sequence[str], importance: NDArray[np.float32] | None, room: Room
+) -> dict[str, NDArray[np.uint8]]:
+    """Rows (n, columns) as the bytes of each of ggml's types, rounded to nearest even from float32.
+
+    `importance` (columns,) weighs the columns where a type has a choice. Rows that are stored in a type already are not
+    copied; the other results are memory of `room`.
     """
+    import numpy as np
     import torch
 
-    if kind == "F32":
-        return piece.float().contiguous().numpy()
-    if kind == "BF16":
-        short = piece if piece.dtype == torch.bfloat16 else piece.float().to(torch.bfloat16)
-        return short.contiguous().view(torch.int16).numpy()
-    if kind == "F16":
-        half = piece.float().to(torch.float16)
-        if not finite(half):
-            largest = piece.float().abs().max().item()
+    from isoform.exporters.gguf.quantize import kernel
+
+    floats = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    count, columns = rows.shape
+    sizes = {kind: nbytes((1, columns), kind) for kind in kinds}
+    made: dict[str, NDArray[np.uint8]] = {}
+    if rows.dtype == torch.float64:
+        rows = rows.float()
+    for kind in (kind for kind in kinds if kind in floats):
+        if floats[kind] == rows.dtype:
+            made[kind] = rows.contiguous().view(-1).view(torch.uint8).numpy()
+            continue
+        made[kind] = room.take(count * sizes[kind])
+        narrow = torch.from_numpy(made[kind]).view(floats[kind]).view(rows.shape)
+        narrow.copy_(rows)
+        if kind == "F16" and not _finite(narrow):
+            largest = rows.float().abs().max().item()
             raise UnsupportedExport(f"{key} holds {largest:g}, which float16 cannot; take f32, bf16 or q8_0")
-        return half.numpy()
-    if not finite(piece):
-        raise CheckpointError(f"{key} holds values that are not finite, which cannot be quantized; mend the checkpoint")
-    from isoform.exporters.gguf.ggml import quantize
+    quantized = [kind for kind in kinds if kind not in floats]
+    if not quantized:
+        return made
+    made |= {kind: room.take(count * sizes[kind]) for kind in quantized}
+    step = max(1, CHUNK // columns)
+    scratch = room.take(4 * columns * min(step, count))
+    for start in range(0, count, step):
+        chunk = rows[start : start + step]
+        wide = scratch[: 4 * chunk.numel()].view(np.float32)  # stays in the cache while every type reads it
+        torch.from_numpy(wide).view(chunk.shape).copy_(chunk)
+        for kind in quantized:
+            out = made[kind][start * sizes[kind] : (start + len(chunk)) * sizes[kind]]
+            if not kernel(kind)(wide, out, importance):
+                raise CheckpointError(f"{key} holds values that are not finite, which cannot be quantized; mend it")
+    room.give(scratch)
+    return made
 
-    return quantize(piece.float().contiguous().numpy(), kind, imatrix=importance)
 
-
-def finite(tensor: torch.Tensor) -> bool:
+def _finite(tensor: torch.Tensor) -> bool:
     """Whether no value is infinite or NaN; both show in the extremes."""
     import torch
 

@@ -17,9 +17,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from isoform.exporters.gguf.tensors import NUMBERS, convert, nbytes
+from isoform.exporters.gguf.tensors import NUMBERS, Room, convert, nbytes
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from isoform.exporters.gguf.tensors import Entry, Piece
@@ -93,7 +94,7 @@ def write_files(
     tensors: Sequence[Entry],
     progress: Callable[[str, int, int], None],
     *,
-    importance: Mapping[str, NDArray[Any]] | None = None,
+    importance: Mapping[str, NDArray[np.float32]] | None = None,
     threads: int | None = None,
 ) -> list[list[Path]]:
     """Write every target while each tensor is read once, and return the shards of each.
@@ -164,16 +165,22 @@ def _shards(target: Target, tensors: Sequence[Entry]) -> dict[str, _Shard]:
 
 
 def _converted(
-    targets: Sequence[Target], tensors: Sequence[Entry], importance: Mapping[str, NDArray[Any]], threads: int
-) -> Generator[tuple[Entry, dict[str, NDArray[Any]]]]:
-    """Every piece of every tensor, in order, in each type that a target wants; a few are on their way ahead."""
-    waiting: deque[tuple[Entry, int, Future[dict[str, NDArray[Any]]]]] = deque()
-    read = 0
+    targets: Sequence[Target], tensors: Sequence[Entry], importance: Mapping[str, NDArray[np.float32]], threads: int
+) -> Generator[tuple[Entry, dict[str, NDArray[np.uint8]]]]:
+    """Every piece of every tensor, in order, in each type that a target wants; a few are on their way ahead.
 
-    def first() -> tuple[Entry, dict[str, NDArray[Any]]]:
-        nonlocal read
+    What is yielded is overwritten after the next one has been asked for.
+    """
+    waiting: deque[tuple[Entry, int, Future[dict[str, NDArray[np.uint8]]]]] = deque()
+    room, read = Room(), 0
+    last: dict[str, NDArray[np.uint8]] = {}
+
+    def first() -> tuple[Entry, dict[str, NDArray[np.uint8]]]:
+        nonlocal read, last
+        for array in last.values():
+            room.give(array)
         entry, size, future = waiting.popleft()
-        made = future.result()
+        last = made = future.result()
         read += size
         if read > RELEASE or not waiting or waiting[0][0] is not entry:
             entry.release()  # pages that were read count as memory until they are dropped
@@ -189,19 +196,21 @@ def _converted(
                 for piece in entry.pieces():
                     while len(waiting) > threads:
                         yield first()
-                    waiting.append((entry, piece.nbytes, pool.submit(_convert, entry.key, piece, kinds, weights)))
+                    waiting.append((entry, piece.nbytes, pool.submit(_convert, entry.key, piece, kinds, weights, room)))
             while waiting:
                 yield first()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _convert(key: str, piece: Piece, kinds: Sequence[str], importance: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+def _convert(
+    key: str, piece: Piece, kinds: Sequence[str], importance: NDArray[np.float32] | None, room: Room
+) -> dict[str, NDArray[np.uint8]]:
     rows = piece.load()
     if importance is not None:
         columns = rows.shape[1]
         importance = importance[piece.expert * columns : (piece.expert + 1) * columns]
-    return {kind: convert(key, rows, kind, importance) for kind in kinds}
+    return convert(key, rows, kinds, importance, room)
 
 
 @contextmanager
