@@ -108,7 +108,7 @@ def export(
     if not wanted:
         raise InputError(f"no format to export to; choose from {', '.join(FORMATS)}, or all")
     out = Path(os.path.abspath(out))  # noqa: PTH100  (resolve would replace a link by what it points to)
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     report = progress or (lambda text, done, total: None)
     with _part(out, _needed(model, wanted, dtype, gguf_types, onnx_options)) as part:
         manifest = Manifest(family=model.family.name, task=model.task.name, source={}, versions=_versions())
@@ -126,12 +126,13 @@ def export(
             raise UnsupportedExport("; ".join(manifest.missing.values()))
         manifest.source = _source(model, report)
         manifest.write(part)
-        _check_target(out, overwrite)
+        check_target(out, overwrite)
         _move(part, out)
     return manifest
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
+def check_target(out: Path, overwrite: bool) -> None:
+    """Raises InputError when a bundle cannot go there: a file, a folder with other things, or a bundle to be kept."""
     if not os.path.lexists(out):
         return
     if not out.is_dir():

@@ -109,11 +109,13 @@ def export_and_check(
     graphs = onnx.Options(types=tuple(name for name in names if name), portable=portable, link=weights == "link")
     onnx.check_request(graphs)
     _one_of("dtype", dtype, DTYPES)
+    folder = Path(out).expanduser()
+    bundle.check_target(folder, overwrite)
     model = open_model(source, task, **hub)
     manifest = bundle.export(
         model,
         formats,
-        Path(out),
+        folder,
         dtype=dtype,
         gguf_types=types,
         gguf_options=options,
@@ -125,8 +127,8 @@ def export_and_check(
         return manifest, None
     from isoform.validators.bundle import check_bundle
 
-    report = check_bundle(Path(out), model, progress=progress)
-    return type(manifest).read(Path(out)), report
+    report = check_bundle(folder, model, progress=progress)
+    return type(manifest).read(folder), report
 
 
 def import_gguf(
@@ -147,7 +149,7 @@ def import_gguf(
         raise InputError(f"{source} is no .gguf file; `isoform export` takes checkpoints and Hub ids")
     if not path.is_file():
         raise InputError(f"{source} is not there; give the path of a .gguf file")
-    model, folder = open_model(path), Path(out)
+    model, folder = open_model(path), Path(out).expanduser()
     model.save(folder, dtype=_torch_dtype(dtype), progress=progress)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {
@@ -218,14 +220,15 @@ def pipeline(
     *,
     backend: str = "auto",
     device: str = "cpu",
-    dtype: str = "f32",
+    dtype: str | None = None,
     progress: Progress | None = None,
     **hub: Any,
 ) -> Pipeline:
     """A pipeline over a bundle, a checkpoint folder, a Hub id, a `.gguf` or an `.onnx` file.
 
     Keys and values are those of transformers' pipeline. `backend` is "auto" or one of torch, torchscript, onnxruntime,
-    llamacpp; a checkpoint is exported into isoform's cache first when the backend needs a form of it.
+    llamacpp; a checkpoint is exported into isoform's cache first when the backend needs a form of it. `dtype` is for
+    checkpoints ("f32" when none is given); a bundle or file runs in its own.
     """
     from isoform.runtimes import backends, pipelines
 
@@ -233,18 +236,22 @@ def pipeline(
         _one_of("backend", backend, backends.BACKENDS)
     served = pipelines.model_task(task)
     path = Path(model).expanduser()
-    if (path / "isoform.json").is_file() or path.suffix == ".onnx":
+    exported = (path / "isoform.json").is_file() or path.suffix == ".onnx"
+    native = path.suffix == ".gguf" and backend in ("auto", "llamacpp")
+    if dtype is not None and (exported or native):
+        raise InputError(f"{model} runs in the dtype that it was written in, not {dtype}; leave dtype out")
+    if exported:
         session, folder = backends.open_path(path, backend, device=device, task=served)
         return pipelines.build_pipeline(task, session, folder)
     from isoform.reference.model import open_model
 
     opened = open_model(model, served, **hub)
-    if path.suffix == ".gguf" and backend in ("auto", "llamacpp"):
+    if native:
         session = backends.open_session(path, "llamacpp", signature=opened.signature, device=device)
     elif backend in ("auto", "torch"):
-        session = backends.open_session(opened, "torch", dtype=dtype, device=device)
+        session = backends.open_session(opened, "torch", dtype=dtype or "f32", device=device)
     else:
-        folder = _cached(opened, backends.FORMAT_OF[backend], dtype, progress)
+        folder = _cached(opened, backends.FORMAT_OF[backend], dtype or "f32", progress)
         session, _ = backends.open_path(folder, backend, device=device, task=served)
     return pipelines.build_pipeline(task, session, opened.checkpoint.folder, keep=opened)
 

@@ -162,3 +162,16 @@ def test_help_loads_nothing_heavy() -> None:
     assert time.perf_counter() - start < 30  # a hang, not a measurement
     assert done.stderr.strip() == "[]"
     assert "export" in done.stdout
+
+
+def test_a_bundle_runs_in_the_dtype_it_was_written_in(tiny: Tiny, tmp_path: Path) -> None:
+    api.export(tiny("bert"), tmp_path / "bundle", to="onnx", check=False)
+    with pytest.raises(InputError, match="f16"):
+        api.pipeline("fill-mask", tmp_path / "bundle", dtype="f16")
+
+
+def test_the_target_is_looked_at_before_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(InputError, match="taken"):
+        api.export("no/such-model", "~/taken")
