@@ -75,8 +75,6 @@ def quantize(
     if columns % block:
         raise InputError(f"{name} has rows of {columns} values, which is no multiple of the {block} of a {kind} block")
     importance = None if imatrix is None else _importance(imatrix, columns, name)
-    if importance is not None and kind in GGML and importance.max() > MOST_IMPORTANT:
-        raise InputError(f"the importance matrix goes up to {importance.max():g} for {name}; scale it down for {kind}")
     if importance is None and kind in NEED_IMPORTANCE:
         raise InputError(f"{kind} is useless without an importance matrix, and {name} has none; choose another type")
     rows = np.ascontiguousarray(rows, np.float32)
@@ -153,8 +151,12 @@ def _ggml(kind: str, x: NDArray[np.float32], out: NDArray[np.uint8], importance:
     from isoform.exporters.gguf import ggml
 
     largest = max(abs(float(x.min())), abs(float(x.max())))
-    if not largest <= (MOST if kind in GGML else np.finfo(np.float32).max):
+    if not largest <= np.finfo(np.float32).max:
         return False
+    most_important = 0.0 if importance is None else float(importance.max())
+    if kind in GGML and (largest > MOST or most_important > MOST_IMPORTANT):
+        what = f"values up to {largest:g}" if largest > MOST else f"importances up to {most_important:g}"
+        raise InputError(f"ggml's code for {kind} overflows on {what}; choose another type")
     width = NUMBERS[kind][1] if importance is None else len(importance)
     out[:] = ggml.quantize(x.reshape(-1, width), kind, imatrix=importance).reshape(-1)
     return True
