@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, UnsupportedExport
 from isoform.exporters.gguf.mixes import MIXES, Depths, mix_name, parse_overrides, tensor_types
-from isoform.manifest import Artifact, describe
+from isoform.manifest import Artifact, File
 
 if TYPE_CHECKING:
     from isoform.reference.card import Gguf
@@ -107,10 +107,13 @@ def write(
         Artifact(
             format="gguf",
             dtype=kind,
-            files=tuple(describe(path, folder) for path in paths),
+            files=tuple(
+                File(path.relative_to(folder).as_posix(), path.stat().st_size, sha256)
+                for path, sha256 in shards.items()
+            ),
             signature=model.signature,
         )
-        for kind, paths in zip(kinds, written, strict=True)
+        for kind, shards in zip(kinds, written, strict=True)
     ]
 
 

@@ -6,6 +6,7 @@ gguf-split does it, so that llama.cpp opens the first and finds the others.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections import deque
@@ -68,12 +69,18 @@ class _Shard:
         self._header = _header(metadata, [(entry.name, types[entry.name], entry.shape) for entry in tensors])
         self._left = len(tensors)
         self._stream: BinaryIO | None = None
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, so that the file need not be read again."""
+        return self._digest.hexdigest()
 
     def write(self, data: NDArray[Any]) -> None:
-        self._open().write(data.data)
+        self._put(data.data)
 
     def end_tensor(self, length: int) -> None:
-        self._open().write(bytes(-length % ALIGNMENT))
+        self._put(bytes(-length % ALIGNMENT))
         self._left -= 1
         if not self._left:
             self.close()
@@ -82,11 +89,12 @@ class _Shard:
         if self._stream is not None:
             self._stream.close()
 
-    def _open(self) -> BinaryIO:
+    def _put(self, data: bytes | memoryview) -> None:
         if self._stream is None:
             self._stream = self.path.open("wb")
-            self._stream.write(self._header)
-        return self._stream
+            self._put(self._header)
+        self._stream.write(data)
+        self._digest.update(data)
 
 
 def write_files(
@@ -96,8 +104,8 @@ def write_files(
     *,
     importance: Mapping[str, NDArray[np.float32]] | None = None,
     threads: int | None = None,
-) -> list[list[Path]]:
-    """Write every target while each tensor is read once, and return the shards of each.
+) -> list[dict[Path, str]]:
+    """Write every target while each tensor is read once; the shards of each, with their sha256.
 
     `importance` gives float32 (experts * columns,) by tensor name; `threads` convert, one for each core unless said.
     """
@@ -125,7 +133,7 @@ def write_files(
         for plan in plans:
             for shard in plan.values():
                 shard.close()
-    return [list(dict.fromkeys(shard.path for shard in plan.values())) for plan in plans]
+    return [{shard.path: shard.sha256 for shard in plan.values()} for plan in plans]
 
 
 def write_arrays(

@@ -74,7 +74,7 @@ def legacy(path: Path, weights: Weights, calls: int = 3, dataset: bytes = b"old.
 
 # ------------------------------------------------------------------ quantizing with one
 @pytest.mark.parametrize(
-    "kinds", [("q2_k_s", "iq2_m", *CHANGED), pytest.param(WEIGHTED, marks=pytest.mark.slow)], ids=len
+    "kinds", [("q2_k_s", "q4_0", "q4_k_m"), pytest.param((*WEIGHTED, *CHANGED), marks=pytest.mark.slow)], ids=len
 )
 def test_files_are_those_of_llama_quantize(
     source: tuple[Path, Path, Weights], tmp_path: Path, kinds: tuple[str, ...]

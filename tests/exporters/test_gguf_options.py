@@ -15,6 +15,7 @@ import pytest
 from isoform import cli
 from isoform.errors import InputError
 from isoform.exporters.gguf import Options, path_of, write
+from isoform.manifest import describe
 from isoform.reference.gguf_file import read_gguf
 from isoform.reference.model import open_model
 from isoform.runtimes.llamacpp.session import LlamaCppSession
@@ -36,6 +37,7 @@ def test_llama_cpp_opens_shards(tiny: Tiny, tmp_path: Path) -> None:
     names = [f"gguf/model-f16-{n + 1:05d}-of-{count:05d}.gguf" for n in range(count)]
     assert count > 2
     assert [file.path for file in artifact.files] == names
+    assert list(artifact.files) == [describe(tmp_path / "split" / name, tmp_path / "split") for name in names]
     headers = [read_gguf(tmp_path / "split" / name) for name in names]
     tensors: dict[str, Any] = {}
     for number, header in enumerate(headers):
