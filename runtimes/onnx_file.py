@@ -28,6 +28,24 @@ def exact(path: Path) -> bytes | None:
     return graph.SerializeToString() if permissions else None
 
 
+def with_input(content: bytes, name: str) -> bytes | None:
+    """A serialized model whose constant `name`, one int64, is an input instead; None if it has no such constant.
+
+    The constant gets another name of the same length. The input is appended: serialized protobuf messages add up.
+    """
+
+    def message(number: int, parts: bytes) -> bytes:
+        return bytes((number << 3 | 2, len(parts))) + parts
+
+    constant, other = (message(8, text.encode()) for text in (name, name.upper()))
+    if constant not in content:
+        return None
+    one = message(1, bytes((1 << 3, 1)))  # a dimension of 1
+    type_ = message(1, bytes((1 << 3, 7)) + message(2, one))  # a tensor of int64
+    added = message(7, message(11, message(1, name.encode()) + message(2, type_)))
+    return content.replace(constant, other) + added
+
+
 def complaint(path: Path, reason: str, version: str) -> str:
     """What is wrong with a file that ONNX Runtime `version` refused for `reason`, and the way out."""
     graph = _read(path)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from sys import getrefcount
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
+from isoform.runtimes import huge_pages
 from isoform.runtimes.devices import cpus, gpus, parse_device
 from isoform.runtimes.inputs import checked
-from isoform.runtimes.onnx_file import FOLDER_KEY, brief, complaint, exact
+from isoform.runtimes.onnx_file import FOLDER_KEY, brief, complaint, exact, with_input
 from isoform.runtimes.stepping import SteppingDecoder
 from isoform.signature import TOTAL, Axis, CacheLayout, Port, Signature
 
@@ -26,7 +27,10 @@ PACKAGES = (
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
 _QUIET = 3  # errors only
 CACHE, IN_PLACE = "isoform.cache", "in_place"  # the graph's metadata, when one buffer may be past and present
-KEEP = "num_logits_to_keep"  # an input that some graphs have with a default: how many slots, from the last, get logits
+START = "logits_start"  # a constant of the graph that may be an input instead: the first slot that gets logits
+LARGE = 2**26  # bytes of a graph with its weights inside: not one that has the constant
+SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds as many floats for every head
+COPYING = 0.5  # seconds that the kernel may take to move the weights into huge pages, before the first decoder
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
 
 
@@ -62,10 +66,12 @@ class OnnxRuntimeSession:
         if index is not None:
             _need_cuda(ort, index)
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": index, "use_tf32": int(not strict)}))
-        source: Path | bytes = path
-        if strict and (graph := exact(path)) is not None:
-            source = graph
+        graph = exact(path) if strict else None
+        content = graph or (path.read_bytes() if path.stat().st_size < LARGE else b"")
+        source = with_input(content, START) or graph or path
+        if source != path:
             options.add_session_config_entry(FOLDER_KEY, str(path.parent))
+        before = huge_pages.regions() if index is None else set()
         try:
             session = ort.InferenceSession(source, options, providers=providers)
         except _errors(ort) as error:
@@ -73,13 +79,14 @@ class OnnxRuntimeSession:
         if index is not None and session.get_providers()[0] != "CUDAExecutionProvider":
             raise BackendUnavailable(f"ONNX Runtime's CUDA provider does not start here; {PACKAGES}")
         self._session: Any = session
-        defaults = session.get_overridable_initializers()
-        self.types = {port.name: _type(path, port) for port in (*session.get_inputs(), *defaults)}
+        self._weights = huge_pages.regions() - before if index is None else set()
+        self.types = {port.name: _type(path, port) for port in session.get_inputs()}
         self.types |= {port.name: _TYPES[port.type] for port in session.get_outputs() if port.type in _TYPES}
-        self.keeps = KEEP in self.types
-        self.signature = signature or graph_signature(path, session)
+        self.trims = START in self.types
+        inputs = [port for port in session.get_inputs() if port.name != START]
+        self.signature = signature or graph_signature(path, inputs, session.get_outputs())
         for kind, ports, found in (
-            ("inputs", self.signature.inputs, session.get_inputs()),
+            ("inputs", self.signature.inputs, inputs),
             ("outputs", self.signature.outputs, session.get_outputs()),
         ):
             names = {port.name for port in found}
@@ -101,6 +108,8 @@ class OnnxRuntimeSession:
 
         arrays = checked(self.signature, inputs)
         feeds = {name: array.astype(self.types[name], copy=False) for name, array in arrays.items()}
+        if self.trims:
+            feeds[START] = np.zeros(1, np.int64)
         names = [port.name for port in self.signature.outputs]
         try:
             outputs = self.native.run(names, feeds)
@@ -114,6 +123,8 @@ class OnnxRuntimeSession:
 
     def decoder(self, batch: int) -> OnnxRuntimeDecoder:
         """See `Session.decoder`; any number of decoders may be alive."""
+        huge_pages.ask(self._weights, COPYING)
+        self._weights = set()
         return OnnxRuntimeDecoder(self, batch)
 
     def close(self) -> None:
@@ -141,6 +152,11 @@ class OnnxRuntimeDecoder(SteppingDecoder):
         self._in_place = session.native.get_modelmeta().custom_metadata_map.get(CACHE) == IN_PLACE
         self._capacity = FIRST_CAPACITY if self._in_place else 0
         self._keep(self._room(batch))
+
+    def _piece(self, total: int) -> int:
+        if self._session.trims:
+            return max(SCORES // (len(self._mask) * total), 1)
+        return super()._piece(total)
 
     def _room(self, batch: int) -> dict[str, NDArray[Any]]:
         """Zeros (B, heads, capacity, D) for every cache input."""
@@ -226,9 +242,9 @@ class Bound:
         session, (batch, length) = self._session, feeds["input_ids"].shape
         for name, array in feeds.items():
             self._feed(name, array)
-        if session.keeps:
+        if session.trims:
+            self._feed(START, np.array([0 if all_logits else -1]))
             length = length if all_logits else 1
-            self._feed(KEEP, np.array([length]))
         logits = self._room(batch, length)
         try:
             session.native.run_with_iobinding(self._binding)
@@ -282,7 +298,7 @@ class Room:
         return getrefcount(self.array) == self._own
 
 
-def graph_signature(path: Path, session: Any) -> Signature:
+def graph_signature(path: Path, found_inputs: Sequence[Any], found_outputs: Sequence[Any]) -> Signature:
     """The signature of a graph that came without one: its ports by name, a cache by `past_key_values.N.key`."""
 
     def port(value: Any) -> Port:
@@ -291,7 +307,7 @@ def graph_signature(path: Path, session: Any) -> Signature:
         )
         return Port(value.name, "int64" if "int" in value.type else "float", axes)
 
-    inputs, outputs = (tuple(map(port, values)) for values in (session.get_inputs(), session.get_outputs()))
+    inputs, outputs = tuple(map(port, found_inputs)), tuple(map(port, found_outputs))
     pasts = {p.name: p for p in inputs if re.fullmatch(r"past_key_values\.\d+\.(key|value)", p.name)}
     if not pasts:
         return Signature(inputs, outputs)

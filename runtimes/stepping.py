@@ -37,8 +37,6 @@ class SteppingDecoder(ABC):
         self._ports = Signature(tuple(port for port in signature.inputs if port.name not in past), signature.outputs)
         self._names = [port.name for port in self._ports.inputs]
         self._mask = np.zeros((batch, 0), np.int64)
-        vocabulary = signature.outputs[0].axes[-1]
-        self._piece = max(LOGITS // (batch * vocabulary), 1) if isinstance(vocabulary, int) else 512
 
     def step(
         self,
@@ -66,7 +64,7 @@ class SteppingDecoder(ABC):
                 f"attention_mask differs in its first {past} columns from the step before; only append to it"
             )
         self._mask = mask
-        piece = length if all_logits else self._piece
+        piece = length if all_logits else self._piece(past + length)
         if length <= piece:
             return self._pass(arrays, past, length, all_logits=all_logits, needed=True)
         for start in range(0, length, piece):
@@ -79,6 +77,11 @@ class SteppingDecoder(ABC):
             }
             logits = self._pass(feeds, past + start, end - start, all_logits=all_logits, needed=end == length)
         return logits
+
+    def _piece(self, total: int) -> int:
+        """The new slots that one pass may take for the logits of the last; `total` is with the past and all of them."""
+        vocabulary = self._ports.outputs[0].axes[-1]
+        return max(LOGITS // (len(self._mask) * vocabulary), 1) if isinstance(vocabulary, int) else 512
 
     def _is_plain(self, given: Mapping[str, Any]) -> bool:
         """Whether this is one token per row in arrays as they should be: nearly every step is, and `checked` slow."""

@@ -81,6 +81,11 @@ class Graph:
         self._taken: dict[str, int] = {}
         self._outputs: dict[str, str] = {}
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the model keeps a cache."""
+        return self._signature.cache is not None
+
     # Values
 
     def input(self, port: Port) -> Value:
@@ -109,6 +114,13 @@ class Graph:
             self._constants[name] = TensorProto(
                 name=name, data_type=ELEMENTS[dtype], dims=array.shape, raw_data=np.ascontiguousarray(array).tobytes()
             )
+        return Value(name, Type(dtype, array.shape))
+
+    def named_constant(self, name: str, array: NDArray[Any], dtype: torch.dtype) -> Value:
+        """A constant apart, under a name that a reader of the graph can rely on."""
+        self._constants[name] = TensorProto(
+            name=name, data_type=ELEMENTS[dtype], dims=array.shape, raw_data=np.ascontiguousarray(array).tobytes()
+        )
         return Value(name, Type(dtype, array.shape))
 
     def number(self, value: Number, dtype: torch.dtype) -> Value:

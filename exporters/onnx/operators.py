@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from isoform.errors import UnsupportedExport
@@ -23,6 +24,9 @@ from isoform.signature import Axis
 Lowering = Callable[..., Any]
 Types = Sequence[Type]
 Operand = Value | Number | Size
+
+LOGITS_START = "logits_start"
+"""The first slot that gets logits. The runtime makes an input of it: a prompt needs those of its last slot only."""
 
 _END = 2**63 - 1  # "to the end", in torch and in ONNX
 
@@ -346,6 +350,12 @@ ATEN: Mapping[str, Lowering] = {
     "zeros_like": filled(0),
 }
 """torch's operations, by name without `aten::`."""
+
+
+def from_start(graph: Graph, x: Value) -> Value:
+    """The slots (B, T, C) of which logits are made: all, unless a reader replaces the constant `logits_start` by -1."""
+    start = graph.named_constant(LOGITS_START, np.zeros(1, np.int64), torch.int64)
+    return graph.one("Slice", (x, start, graph.indices(_END), graph.indices(1)), x.type)
 
 
 # Semantic operations, and the linear layer

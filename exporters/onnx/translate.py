@@ -12,7 +12,7 @@ import torch
 
 from isoform.errors import UnsupportedExport
 from isoform.exporters.onnx.graph import Graph, Parameter, Size, Value
-from isoform.exporters.onnx.operators import ATEN, Lowering
+from isoform.exporters.onnx.operators import ATEN, Lowering, from_start
 from isoform.exporters.tracing import Node, Trace, Type
 from isoform.signature import Signature
 
@@ -23,6 +23,9 @@ SIZES: Mapping[str, tuple[str, Callable[[int, int], int]]] = {
     "aten::sub": ("Sub", operator.sub),
 }
 """Arithmetic on sizes, in ONNX and on known ones. They are never negative, so truncating is rounding down."""
+
+HEAD = "head"
+"""The path of the layer that makes logits, in every family's vocabulary of names."""
 
 SAME = ("aten::Int", "aten::ScalarImplicit", "prim::NumToTensor")
 """Between an integer and a scalar tensor: a size stays a size."""
@@ -76,6 +79,8 @@ def _translate(
         return inputs[0]
     if kind in SIZES and all(isinstance(x, int | Size) for x in inputs):
         return _size(graph, kind, inputs[0], inputs[1])
+    if kind == "aten::linear" and node.scope == HEAD and graph.decodes:
+        inputs = [from_start(graph, inputs[0]), *inputs[1:]]
     lowering = special.get(kind) or ATEN.get(kind.removeprefix("aten::"))
     if lowering is None:
         raise UnsupportedExport(

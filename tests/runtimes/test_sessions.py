@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from isoform.manifest import Manifest
 from isoform.reference.model import Model, open_model
 from isoform.runtimes import backends, stepping, torch_backend
 from isoform.runtimes.backends import available, open_artifact, open_path, open_session
+from isoform.runtimes.onnx_file import with_input
 from isoform.runtimes.onnxruntime_backend import OnnxRuntimeDecoder, OnnxRuntimeSession
 from isoform.runtimes.session import Session
 from isoform.signature import Signature
@@ -273,6 +275,36 @@ def test_prompts_of_a_batch_go_in_by_pieces_while_its_cache_grows(
             kept = slots[slots >= first]
             got = logits[n, kept] if all_logits else logits[n, slots >= first]
             assert_close(got, want[n][0][kept - first], FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["gemma2_b", "llama", "qwen2"])
+def test_a_prompt_gets_the_logits_of_its_last_slot_alone(
+    name: str, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened(name, "onnxruntime")
+    assert isinstance(session, OnnxRuntimeSession)
+    assert session.trims
+    assert "logits_start" not in {port.name for port in session.signature.inputs}
+    inputs = padded(session.signature, [11, 6], "left")
+    want = session.run(inputs)["logits"][:, -1:]
+    assert_close(decoded(session, inputs, [11], all_logits=False), want, FLOAT32)
+    monkeypatch.setattr("isoform.runtimes.onnxruntime_backend.SCORES", 2 * 11 * 4)  # four slots at a time
+    assert_close(decoded(session, inputs, [11], all_logits=False), want, FLOAT32)
+
+
+def test_a_constant_becomes_an_input(bundle: Callable[..., Path]) -> None:
+    path = bundle("llama") / "onnx/model.onnx"
+    plain = onnx.load(path, load_external_data=False)
+    content = with_input(path.read_bytes(), "logits_start")
+    assert content is not None
+    changed = onnx.ModelProto.FromString(content)
+    assert [i.name for i in changed.graph.input] == [*(i.name for i in plain.graph.input), "logits_start"]
+    added = onnx.helper.make_tensor_value_info("logits_start", onnx.TensorProto.INT64, [1])
+    assert changed.graph.input[-1] == added
+    assert changed.graph.node == plain.graph.node
+    names = [{tensor.name for tensor in model.graph.initializer} for model in (plain, changed)]
+    assert names[0] - names[1] == {"logits_start"}
+    assert with_input(path.read_bytes(), "logits_end") is None
 
 
 def test_logits_that_are_kept_are_not_overwritten(opened: Callable[..., Session]) -> None:
