@@ -121,16 +121,23 @@ def _continued(
 def imitation(model: Model, path: Path) -> tuple[Run, AbstractContextManager[Any]]:
     """Torch with a GGUF file's weights, and the context in which it rounds activations as llama.cpp does."""
     import torch
+    from torch import nn
 
     from isoform.reference.checkpoint import open_checkpoint
     from isoform.validators.deviations import activations
 
-    file = open_checkpoint(path)
-    module = model.module()
+    file, module = open_checkpoint(path), model.skeleton()
     kinds: dict[int, str] = {}
-    for name, parameter in module.named_parameters():
-        if name in file:
-            parameter.data = file[name].to(torch.float32)
-            file.release(name)
-            kinds[id(parameter)] = file.info(name).dtype
+    made: dict[int, nn.Parameter] = {}  # by the id of the empty one: tied parameters stay tied
+    for prefix, owner in module.named_modules():
+        for leaf, empty in owner._parameters.items():
+            if empty is None:
+                continue
+            if id(empty) not in made:
+                name = f"{prefix}.{leaf}"
+                values = file[name] if name in file else model.weights[name].load()
+                made[id(empty)] = nn.Parameter(values.to(torch.float32), False)
+                if name in file:
+                    kinds[id(made[id(empty)])] = file.info(name).dtype
+            owner._parameters[leaf] = made[id(empty)]
     return (lambda row: run_alone(model, module, row)), activations(kinds)

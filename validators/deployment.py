@@ -180,6 +180,7 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
         if allowed is not None:
             own = allowed.metrics(logits)[metric]
             limit = max(limit, QUANTIZED.value * own)
-            notes.append(f"torch quantized alike: {own:.2g}")
+            over = f", over {dtype}'s budget of {budget.value:.2g}" if limit > budget.value else ""
+            notes.append(f"torch quantized alike: {own:.2g}{over}")
         result(metric, value, limit, "; ".join(note for note in notes if note))
     return report

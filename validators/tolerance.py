@@ -57,8 +57,9 @@ FLOOR_RMS = Tolerance(
 QUANTIZED = Tolerance(
     "deployment.quantized",
     "times what torch loses with the same weights, and activations quantized in the same way",
-    2.0,
-    "the imitation rounds as llama.cpp does but sums in another order, so that single values round the other way",
+    1.25,
+    "the imitation rounds as llama.cpp does but sums in another order, so that single values round the other way: "
+    "llama.cpp was measured at 0.96 to 1.05 times its divergence, over sixteen types and five models",
 )
 IMPORTANCE = Tolerance(
     "weights.importance",
@@ -124,7 +125,7 @@ ROUNDING = {
 }
 """ggml's type -> its error on normally distributed values, root mean square over root mean square, measured."""
 
-SMALLER = 4.0  # a model of some hundred million parameters was measured at up to this times the figures for 8B
+SMALLER = 4.0  # 8 bits cost a model of 270M twice the figure for 8B, and other models may be worse off
 
 
 @dataclass(frozen=True, slots=True)

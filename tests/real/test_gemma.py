@@ -58,3 +58,39 @@ def test_the_quantized_file_continues_alike_as_it_is(source: Path) -> None:
     with api.pipeline("text-generation", source, backend="llamacpp") as pipe:
         (answer,) = pipe(PROMPT, do_sample=False, max_new_tokens=7)
     assert answer["generated_text"] == PROMPT + ANSWER
+
+
+def test_the_imported_checkpoint_continues_alike_in_transformers(source: Path, tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    folder = tmp_path / "hub"
+    written = api.import_gguf(source, folder, dtype="bf16")
+    assert written["parameters"] == 268_098_176
+    model, notes = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(notes.values()), notes
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = model.generate(**tokenizer(PROMPT, return_tensors="pt"), do_sample=False, max_new_tokens=6)[0]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == PROMPT + ANSWER
+
+
+@pytest.mark.parametrize("kind", ["q4_k_m", "q8_0"])
+def test_torch_quantized_alike_loses_what_llamacpp_loses(source: Path, kind: str, tmp_path: Path) -> None:
+    from isoform.exporters import gguf
+    from isoform.reference.model import open_model
+    from isoform.runtimes.backends import open_session
+    from isoform.validators.answers import Answers, imitation
+    from isoform.validators.deployment import measure, session_run
+    from isoform.validators.prose import prose_rows
+
+    model = open_model(source)
+    answers = Answers(model, prose_rows(model)[:2])
+    [artifact] = gguf.write(model, tmp_path, [kind])
+    path = tmp_path / artifact.files[0].path
+    with open_session(path, "llamacpp", signature=model.signature) as session:
+        loss = measure(session_run(session, answers), answers)
+    run, rounding = imitation(model, path)
+    assert loss.mean_kl == pytest.approx(measure(run, answers, rounding).mean_kl, rel=0.15)
+    assert loss.text.alike_share > 0.9
