@@ -87,7 +87,7 @@ def test_files_are_those_of_llama_quantize(
         theirs = data(oracle_quantize(plain, tmp_path / "theirs.gguf", MIXES[kind].file_type, importance=weights))
         ours = data(tmp_path / path_of(kind))
         assert {n: k for n, (k, _) in ours.items()} == {n: k for n, (k, _) in theirs.items()}, kind
-        # Two builds of ggml, cyllama's and xllamacpp's, round this type's sums apart in one block of a thousand.
+        # Two builds of ggml, cyllama's and xllamacpp's, round this type's sums apart in one block of thousands.
         differing = sorted({ours[n][0] for n in ours if ours[n] != theirs[n]})
         assert differing == [] or differing == ["IQ1_M"], kind
     metadata = read_gguf(tmp_path / path_of(kinds[0])).metadata

@@ -93,6 +93,16 @@ def test_bytes_are_those_of_ggml_with_importances(kind: str) -> None:
     assert wrong == {}
 
 
+@pytest.mark.parametrize("kind", WEIGHED)
+@pytest.mark.parametrize("largest", [1, 1e10])
+def test_columns_that_hardly_matter_may_wrap_overflow_and_turn_scales_negative(kind: str, largest: float) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((160 if kind[:2] != "IQ" else 20, 2048)) * (1e15 if largest > 1 else 1)
+    rows *= np.exp(10 * rng.standard_normal(rows.shape) * (rng.random((len(rows), 1)) < 0.7))
+    importance = rng.random(2048) ** 4 * largest * (rng.random(2048) < 0.2)
+    assert differing(rows.astype(np.float32), kind, importance.astype(np.float32)) == 0
+
+
 @pytest.fixture(scope="module")
 def real() -> dict[str, Floats]:
     """A few matrices of MiniLM, the first rows of each, laid out in super-blocks."""

@@ -72,7 +72,7 @@ def test_the_imported_checkpoint_continues_alike_in_transformers(source: Path, t
     )
     assert not any(notes.values()), notes
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    ids = model.generate(**tokenizer(PROMPT, return_tensors="pt"), do_sample=False, max_new_tokens=6)[0]
+    ids = model.generate(**tokenizer(PROMPT, return_tensors="pt"), do_sample=False, max_new_tokens=7)[0]
     assert tokenizer.decode(ids, skip_special_tokens=True) == PROMPT + ANSWER
 
 

@@ -38,7 +38,7 @@ from isoform.exporters.gguf.quantize.lanes import (
 )
 from isoform.exporters.gguf.quantize.packing import pack_bit, pack_nibbles, pack_pairs, put_half
 from isoform.exporters.gguf.quantize.rounding import clamp, from_half, nearest, to_half
-from isoform.exporters.gguf.quantize.scales import fit_positive, search_affine
+from isoform.exporters.gguf.quantize.scales import fit_positive, search_affine, won_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,9 @@ class Affine:
     steps: int
     variance: float  # what the mean square counts for where importances weigh in
     weights: Callable[[Floats, Floats], None]
-    store: Callable[[Floats, Bytes, Bytes, Floats, Floats, Bytes, Bytes], None]
-    absolute: bool = False
+    store: Callable[[Floats, Bytes, Bytes, Floats, Floats, Bytes, bool, Bytes], None]
+    absolute: bool = False  # whether the error itself is weighed without importances, not its square
+    clamps: bool = False  # whether negative scales, which wrap to high levels, are cut where importances weigh in
 
 
 def _quantize(x: Floats, out: Bytes, importance: Floats | None, form: Affine) -> bool:
@@ -72,7 +73,16 @@ def _quantize(x: Floats, out: Bytes, importance: Floats | None, form: Affine) ->
         if importance is None:
             form.weights(lanes[:used], weights)
             search_affine(
-                lanes[:used], weights, states, n, top, float32(form.first), float32(0.1), form.steps, form.absolute
+                lanes[:used],
+                weights,
+                states,
+                n,
+                top,
+                float32(form.first),
+                float32(0.1),
+                form.steps,
+                form.absolute,
+                False,
             )
             _round_scales(states, len(part) // SUPER, subs, form.scale_top, scales, lows, wholes)
         else:
@@ -82,10 +92,13 @@ def _quantize(x: Floats, out: Bytes, importance: Floats | None, form: Affine) ->
             squares = np.empty(len(part) // SUPER, np.float32)
             sum_squares(part, SUPER, squares)
             weigh(lanes[:used], weights, float32(form.variance) * squares / float32(SUPER), subs, n)
-            search_affine(lanes[:used], weights, states, n, top, float32(-0.9), float32(0.05), 36, False)
+            search_affine(lanes[:used], weights, states, n, top, float32(-0.9), float32(0.05), 36, False, True)
             _fit_scales(states, len(part) // SUPER, subs, form.scale_top, scales, lows, wholes)
+            if form.clamps:
+                np.minimum(scales, form.scale_top, out=scales)
+                np.minimum(lows, form.scale_top, out=lows)
         blocks = start // SUPER * form.nbytes
-        form.store(part, scales, lows, wholes, states, levels, out[blocks:])
+        form.store(part, scales, lows, wholes, states, levels, importance is not None, out[blocks:])
     return True
 
 
@@ -177,20 +190,20 @@ def _weigh_by_magnitude(x: Floats, weights: Floats) -> None:
 
 @kernel
 def _store_q4_k(
-    x: Floats, scales: Bytes, lows: Bytes, wholes: Floats, states: Floats, levels: Bytes, out: Bytes
+    x: Floats, scales: Bytes, lows: Bytes, wholes: Floats, states: Floats, levels: Bytes, early: bool, out: Bytes
 ) -> None:
     _store_scales(scales, lows, wholes, states, len(x) // SUPER, 144, out)
-    _assign(x, states, levels, 32, int32(15))
+    _assign(x, states, levels, 32, int32(15), early)
     for block in range(len(x) // SUPER):
         pack_nibbles(levels[block * SUPER :], out[block * 144 + 16 :])
 
 
 @kernel
 def _store_q5_k(
-    x: Floats, scales: Bytes, lows: Bytes, wholes: Floats, states: Floats, levels: Bytes, out: Bytes
+    x: Floats, scales: Bytes, lows: Bytes, wholes: Floats, states: Floats, levels: Bytes, early: bool, out: Bytes
 ) -> None:
     _store_scales(scales, lows, wholes, states, len(x) // SUPER, 176, out)
-    _assign(x, states, levels, 32, int32(31))
+    _assign(x, states, levels, 32, int32(31), early)
     for block in range(len(x) // SUPER):
         pack_bit(levels[block * SUPER :], 4, out[block * 176 + 16 :])
         pack_nibbles(levels[block * SUPER :], out[block * 176 + 48 :])
@@ -198,7 +211,7 @@ def _store_q5_k(
 
 @kernel
 def _store_q2_k(
-    x: Floats, scales: Bytes, lows: Bytes, wholes: Floats, states: Floats, levels: Bytes, out: Bytes
+    x: Floats, scales: Bytes, lows: Bytes, wholes: Floats, states: Floats, levels: Bytes, early: bool, out: Bytes
 ) -> None:
     for block in range(len(x) // SUPER):
         packed, state = out[block * 84 :], states[block // 4 * STATE + block % 4 * 16 :]
@@ -210,7 +223,7 @@ def _store_q2_k(
             packed[j] = scales[block * 16 + j] | lows[block * 16 + j] << 4
             state[STEP + j] = scale * float32(packed[j] & 15)
             state[BELOW + j] = low * float32(packed[j] >> 4)
-    _assign(x, states, levels, 16, int32(3))
+    _assign(x, states, levels, 16, int32(3), early)
     for block in range(len(x) // SUPER):
         pack_pairs(levels[block * SUPER :], out[block * 84 + 16 :])
 
@@ -243,7 +256,7 @@ def _store_scales(
 
 
 @kernel
-def _assign(x: Floats, states: Floats, levels: Bytes, n: int, top: int32) -> None:
+def _assign(x: Floats, states: Floats, levels: Bytes, n: int, top: int32, early: bool) -> None:
     """The levels under the stored scales and minimums; those of the search where a stored scale is 0."""
     subs = SUPER // n
     steps, belows = np.empty(SUPER, np.float32), np.empty(SUPER, np.float32)
@@ -259,13 +272,12 @@ def _assign(x: Floats, states: Floats, levels: Bytes, n: int, top: int32) -> Non
         for j in range(subs):
             if state[STEP + j] == ZERO:
                 for i in range(n):
-                    level = nearest(state[WON_FACTOR + j] * (xs[n * j + i] - state[WON_LOW + j]))
-                    ls[n * j + i] = clamp(level, int32(0), top)
+                    ls[n * j + i] = won_level(xs[n * j + i], state[WON_FACTOR + j], state[WON_LOW + j], top, early)
 
 
 Q2_K = Affine(16, 3, 84, 15, -0.5, 15, 1.0, _weigh_by_magnitude, _store_q2_k, absolute=True)
 Q4_K = Affine(32, 15, 144, 63, -1.0, 20, 2.0, _weigh_by_size, _store_q4_k)
-Q5_K = Affine(32, 31, 176, 63, -0.5, 15, 2.0, _weigh_by_size, _store_q5_k)
+Q5_K = Affine(32, 31, 176, 63, -0.5, 15, 2.0, _weigh_by_size, _store_q5_k, clamps=True)
 
 
 def q2_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:

@@ -34,7 +34,7 @@ from isoform.exporters.gguf.quantize.lanes import (
 )
 from isoform.exporters.gguf.quantize.packing import put_half
 from isoform.exporters.gguf.quantize.rounding import away_from_zero, clamp, cut, nearest
-from isoform.exporters.gguf.quantize.scales import SMALLEST, search_affine, search_symmetric
+from isoform.exporters.gguf.quantize.scales import SMALLEST, search_affine, search_symmetric, won_level
 
 SIGN = int32(-0x80000000)
 MAGNITUDE = int32(0x7FFFFFFF)
@@ -83,10 +83,10 @@ def _weighted(x: Floats, out: Bytes, importance: Floats, nbytes: int, top: int) 
         weigh(lanes[:used], weights, variances[start // 32 :], 1, 32)
         into = out[start // 32 * nbytes :]
         if top % 2:
-            search_affine(lanes[:used], weights, states, 32, int32(top), float32(-0.9), float32(0.05), 36, False)
+            search_affine(lanes[:used], weights, states, 32, int32(top), float32(-0.9), float32(0.05), 36, False, True)
             _store_affine(part, states, into, nbytes, int32(top))
         else:
-            search_symmetric(lanes[:used], weights, states, 32, int32(top))
+            search_symmetric(lanes[:used], weights, states, 32, int32(top), True)
             _store_symmetric(part, states, into, nbytes, int32(top))
     return True
 
@@ -100,7 +100,7 @@ def _store_affine(x: Floats, states: Floats, out: Bytes, nbytes: int, top: int32
         put_half(state[SCALE], packed)
         put_half(state[LOW], packed[2:])
         for i in range(32):
-            levels[i] = clamp(nearest(state[WON_FACTOR] * (xs[i] - state[WON_LOW])), int32(0), top)
+            levels[i] = won_level(xs[i], state[WON_FACTOR], state[WON_LOW], top, True)
         _pack(levels, packed[4:], bool(top > 15))
 
 

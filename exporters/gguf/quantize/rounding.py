@@ -9,6 +9,7 @@ from isoform.exporters.gguf.quantize.compiled import inlined
 
 ALIGNER = float32(12582912.0)  # 1.5 * 2**23: adding it leaves the whole number, rounded to even, in the low bits
 TINY = float32(2.0**-24)  # the smallest float16
+ZERO = float32(0)
 HALF = float32(0.5)
 FAR = float32(2.0**30)
 
@@ -23,6 +24,14 @@ def nearest(value: float32) -> int32:
 @inlined
 def clamp(level: int32, low: int32, high: int32) -> int32:
     return max(low, min(high, level))
+
+
+@inlined
+def clamp_early(value: float32, top: float32) -> float32:
+    """The nearest whole number from 0 to `top`; 0 for NaN. Clamped first, so that nothing wraps."""
+    value = value if value > ZERO else ZERO
+    value = value if value < top else top
+    return value + ALIGNER - ALIGNER
 
 
 @inlined

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy import float32, int32
 
-from isoform.exporters.gguf.quantize.compiled import kernel
+from isoform.exporters.gguf.quantize.compiled import inlined, kernel
 from isoform.exporters.gguf.quantize.lanes import (
     BEST,
     EIGHT,
@@ -38,10 +38,11 @@ from isoform.exporters.gguf.quantize.lanes import (
     Integers,
     fill,
 )
-from isoform.exporters.gguf.quantize.rounding import ALIGNER, clamp, nearest
+from isoform.exporters.gguf.quantize.rounding import ALIGNER, clamp, clamp_early, nearest
 
 SMALLEST = float32(1e-15)  # GROUP_MAX_EPS: values below it count as zeros
 TENTH = float32(0.1)
+INFINITY = float32(np.inf)
 
 
 @kernel
@@ -55,11 +56,13 @@ def search_affine(
     step: float32,
     steps: int,
     absolute: bool,
+    early: bool,
 ) -> None:
     """Find scale and minimum such that scale * level + minimum is near `x`, for levels from 0 to `top`.
 
-    The result is in SCALE and LOW; WON_FACTOR and WON_LOW give the levels back. `absolute` weighs the error itself
-    instead of its square.
+    The result is in SCALE and LOW; WON_FACTOR and WON_LOW give the levels back (`won_level`). `absolute` weighs the
+    error itself instead of its square. `early` clamps a candidate's levels before they are rounded, as
+    make_qkx3_quants does: that matters past 2**22, where rounding wraps.
     """
     length, whole = n * LANES, float32(top)
     levels = np.empty(length, np.float32)
@@ -79,7 +82,7 @@ def search_affine(
             state[SCALE + lane] = scale
             state[WON_FACTOR + lane] = factor
             state[WON_LOW + lane] = low
-        _assign_affine(xs, ws, levels, state, n, top)
+        _assign_affine(xs, ws, levels, state, n, top, False)
         _measure(xs, ws, levels, state, n, absolute)
         for lane in range(LANES):
             state[BEST + lane] = state[ERROR + lane]
@@ -87,10 +90,18 @@ def search_affine(
             wanted = first + step * float32(index) + whole
             for lane in range(LANES):
                 state[FACTOR + lane] = wanted / (state[HIGH + lane] - state[LOW + lane])
-            _assign_affine(xs, ws, levels, state, n, top)
+            _assign_affine(xs, ws, levels, state, n, top, early)
             _solve(state)
             _measure(xs, ws, levels, state, n, absolute)
             _keep(state)
+
+
+@inlined
+def won_level(value: float32, factor: float32, low: float32, top: int32, early: bool) -> int32:
+    """The level that the search gave a value, from WON_FACTOR and WON_LOW. The first candidate is never early."""
+    if early and abs(factor) < INFINITY:
+        return int32(clamp_early(factor * (value - low), float32(top)))
+    return clamp(nearest(factor * (value - low)), int32(0), top)
 
 
 @kernel
@@ -113,27 +124,44 @@ def _bounds(x: Floats, weights: Floats, state: Floats, n: int) -> None:
 
 
 @kernel
-def _assign_affine(x: Floats, weights: Floats, levels: Floats, state: Floats, n: int, top: int32) -> None:
+def _assign_affine(x: Floats, weights: Floats, levels: Floats, state: Floats, n: int, top: int32, early: bool) -> None:
     """The level of each element under FACTOR and LOW, and the weighted sums over them."""
     fill(state, SUM_L, ZERO)
     fill(state, SUM_LL, ZERO)
     fill(state, SUM_XL, ZERO)
+    whole = float32(top)
     for start in range(0, n * LANES, EIGHT):
         xs, ws, ls = x[start : start + EIGHT], weights[start : start + EIGHT], levels[start : start + EIGHT]
-        for lane in range(LANES):
-            factor, low = state[FACTOR + lane], state[LOW + lane]
-            sum_l, sum_ll, sum_xl = state[SUM_L + lane], state[SUM_LL + lane], state[SUM_XL + lane]
-            for i in range(8):
-                value = xs[i * LANES + lane]
-                level = float32(clamp(nearest(factor * (value - low)), int32(0), top))
-                weighted = ws[i * LANES + lane] * level
-                sum_l += weighted
-                sum_ll += weighted * level
-                sum_xl += weighted * value
-                ls[i * LANES + lane] = level
-            state[SUM_L + lane] = sum_l
-            state[SUM_LL + lane] = sum_ll
-            state[SUM_XL + lane] = sum_xl
+        if early:
+            for lane in range(LANES):
+                factor, low = state[FACTOR + lane], state[LOW + lane]
+                sum_l, sum_ll, sum_xl = state[SUM_L + lane], state[SUM_LL + lane], state[SUM_XL + lane]
+                for i in range(8):
+                    value = xs[i * LANES + lane]
+                    level = clamp_early(factor * (value - low), whole)
+                    weighted = ws[i * LANES + lane] * level
+                    sum_l += weighted
+                    sum_ll += weighted * level
+                    sum_xl += weighted * value
+                    ls[i * LANES + lane] = level
+                state[SUM_L + lane] = sum_l
+                state[SUM_LL + lane] = sum_ll
+                state[SUM_XL + lane] = sum_xl
+        else:
+            for lane in range(LANES):
+                factor, low = state[FACTOR + lane], state[LOW + lane]
+                sum_l, sum_ll, sum_xl = state[SUM_L + lane], state[SUM_LL + lane], state[SUM_XL + lane]
+                for i in range(8):
+                    value = xs[i * LANES + lane]
+                    level = float32(clamp(nearest(factor * (value - low)), int32(0), top))
+                    weighted = ws[i * LANES + lane] * level
+                    sum_l += weighted
+                    sum_ll += weighted * level
+                    sum_xl += weighted * value
+                    ls[i * LANES + lane] = level
+                state[SUM_L + lane] = sum_l
+                state[SUM_LL + lane] = sum_ll
+                state[SUM_XL + lane] = sum_xl
 
 
 @kernel
@@ -282,11 +310,11 @@ def _descend_positive(values: Floats, weights: Floats, levels: Integers, state: 
 
 
 @kernel
-def search_symmetric(x: Floats, weights: Floats, states: Floats, n: int, top: int32) -> None:
+def search_symmetric(x: Floats, weights: Floats, states: Floats, n: int, top: int32, finite: bool) -> None:
     """Find the scale such that scale * level is near `x`, for levels from -top to top - 1.
 
     The result is in SCALE; WON_FACTOR gives the levels back, except where SIZE is below SMALLEST: there the scale is 0
-    and ggml leaves the stored levels 0.
+    and ggml leaves the stored levels 0. `finite` says that all of `x` is, which is faster.
     """
     length, whole = n * LANES, float32(top)
     cubes = np.empty(length, np.float32)
@@ -298,7 +326,7 @@ def search_symmetric(x: Floats, weights: Floats, states: Floats, n: int, top: in
             cubes[index] = ws[index] * xs[index]
         for lane in range(LANES):
             state[FACTOR + lane] = -whole / state[PEAK + lane]
-        _assign_symmetric(xs, ws, cubes, state, n, top)
+        _assign_symmetric(xs, ws, cubes, state, n, top, finite)
         for lane in range(LANES):
             sum_xl, sum_ll = state[SUM_XL + lane], state[SUM_LL + lane]
             scale = ZERO if sum_ll == ZERO else sum_xl / sum_ll
@@ -311,7 +339,7 @@ def search_symmetric(x: Floats, weights: Floats, states: Floats, n: int, top: in
             wanted = -(whole + TENTH * float32(index))
             for lane in range(LANES):
                 state[FACTOR + lane] = wanted / state[PEAK + lane]
-            _assign_symmetric(xs, ws, cubes, state, n, top)
+            _assign_symmetric(xs, ws, cubes, state, n, top, finite)
             _keep_symmetric(state)
         for lane in range(LANES):
             state[SCALE + lane] = ZERO if state[SIZE + lane] < SMALLEST else state[SCALE + lane]
@@ -343,26 +371,36 @@ def peak(x: Floats, state: Floats, n: int) -> None:
 
 
 @kernel
-def _assign_symmetric(x: Floats, weights: Floats, cubes: Floats, state: Floats, n: int, top: int32) -> None:
-    """The weighted sums over the levels under FACTOR; `cubes` is weight times value.
-
-    FACTOR times any value is at most top + 1, so that adding ALIGNER and taking it away rounds as `nearest` does.
-    """
+def _assign_symmetric(
+    x: Floats, weights: Floats, cubes: Floats, state: Floats, n: int, top: int32, finite: bool
+) -> None:
+    """The weighted sums over the levels under FACTOR; `cubes` is weight times value."""
     fill(state, SUM_XL, ZERO)
     fill(state, SUM_LL, ZERO)
     low, high = float32(-top), float32(top - 1)
     for start in range(0, n * LANES, EIGHT):
         xs, ws, cs = x[start : start + EIGHT], weights[start : start + EIGHT], cubes[start : start + EIGHT]
-        for lane in range(LANES):
-            factor, sum_xl, sum_ll = state[FACTOR + lane], state[SUM_XL + lane], state[SUM_LL + lane]
-            for i in range(8):
-                level = factor * xs[i * LANES + lane] + ALIGNER - ALIGNER
-                level = level if level > low else low
-                level = level if level < high else high
-                sum_xl += cs[i * LANES + lane] * level
-                sum_ll += ws[i * LANES + lane] * level * level
-            state[SUM_XL + lane] = sum_xl
-            state[SUM_LL + lane] = sum_ll
+        if finite:
+            # FACTOR times any value is at most top + 1: adding ALIGNER and taking it away rounds as `nearest` does.
+            for lane in range(LANES):
+                factor, sum_xl, sum_ll = state[FACTOR + lane], state[SUM_XL + lane], state[SUM_LL + lane]
+                for i in range(8):
+                    level = factor * xs[i * LANES + lane] + ALIGNER - ALIGNER
+                    level = level if level > low else low
+                    level = level if level < high else high
+                    sum_xl += cs[i * LANES + lane] * level
+                    sum_ll += ws[i * LANES + lane] * level * level
+                state[SUM_XL + lane] = sum_xl
+                state[SUM_LL + lane] = sum_ll
+        else:
+            for lane in range(LANES):
+                factor, sum_xl, sum_ll = state[FACTOR + lane], state[SUM_XL + lane], state[SUM_LL + lane]
+                for i in range(8):
+                    near = clamp(nearest(factor * xs[i * LANES + lane]), int32(-top), int32(top - 1))
+                    sum_xl += cs[i * LANES + lane] * float32(near)
+                    sum_ll += ws[i * LANES + lane] * float32(near) * float32(near)
+                state[SUM_XL + lane] = sum_xl
+                state[SUM_LL + lane] = sum_ll
 
 
 @kernel
@@ -380,7 +418,7 @@ def descend_symmetric(x: Floats, levels: Floats, states: Floats, n: int, top: in
         for lane in range(LANES):
             factor = -whole / state[PEAK + lane]
             state[FACTOR + lane] = factor
-        _assign_symmetric(xs, squares, cubes, state, n, top)
+        _assign_symmetric(xs, squares, cubes, state, n, top, True)
         for i in range(n):
             part, into = xs[i * LANES : (i + 1) * LANES], ls[i * LANES : (i + 1) * LANES]
             for lane in range(LANES):

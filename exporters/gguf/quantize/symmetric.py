@@ -52,7 +52,7 @@ def q6_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:
             columns = np.empty(len(part), np.float32)
             take_columns(importance, start, columns)
             spread(columns, weights[:used], 16)
-        search_symmetric(lanes[:used], weights, states, 16, int32(32))
+        search_symmetric(lanes[:used], weights, states, 16, int32(32), True)
         _store_q6_k(part, states, levels, out[start // SUPER * 210 :])
     return True
 
@@ -78,7 +78,7 @@ def q3_k(x: Floats, out: Bytes, importance: Floats | None) -> bool:
             squares = np.empty(count, np.float32)
             sum_squares(part, SUPER, squares)
             weigh(lanes[:used], weights, float32(2) * squares / float32(SUPER), SUBS, 16)
-            search_symmetric(lanes[:used], weights, states, 16, int32(4))
+            search_symmetric(lanes[:used], weights, states, 16, int32(4), True)
             _fit_scales(weights[:used], states, count, scales, wholes)
             _store_q3_k(part, scales, wholes, states, levels, weights[:0], out[start // SUPER * 110 :])
     return True
@@ -92,7 +92,7 @@ def _fit_scales(weights: Floats, states: Floats, count: int, scales: Bytes, whol
     _sum_weights(weights, states)
     gather(states, SUM_W, float32(1), count, SUBS, sums)
     gather(states, SCALE, float32(1), count, SUBS, values)
-    search_symmetric(values, sums, fits, SUBS, int32(32))
+    search_symmetric(values, sums, fits, SUBS, int32(32), False)
     levels = np.empty(len(values), np.int32)
     _take_levels(values, fits, levels)
     scatter(levels, fits, count, SUBS, scales, wholes)
