@@ -23,20 +23,24 @@ if TYPE_CHECKING:
 
     from isoform.runtimes.session import Session
 
+TOKENS = 384  # in a batch: enough to fill a core's vector units, few enough for its caches
+READ = 32  # inputs of an iterable that are answered together
+
 
 class Pipeline(ABC):
     """Text in, answers out, over a session and the folder with the model's config and tokenizer.
 
     Call it with one input for one answer, a list for a list, or any other iterable for an iterator that reads and
-    answers `batch_size` inputs at a time. Parameters given when it is built hold for every call. Answers do not depend
-    on the batch: within a list, inputs of similar length run together, and padding changes nothing.
+    answers `batch_size` inputs at a time, 32 without one. Parameters given when it is built hold for every call.
+    Answers do not depend on the batch: within a list, inputs of similar length run together, and padding changes
+    nothing. Without a `batch_size`, as many run together as is fast on a CPU.
 
     Close it, or use it as a context manager: it closes its session.
     """
 
     task: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]  # the ports that the session must have
-    batch_size: int = 8
+    batch_size: int | None = None
 
     def __init__(
         self,
@@ -78,8 +82,8 @@ class Pipeline(ABC):
             return self._answers(iter(inputs), size, together)
         raise InputError(f"{self.task} takes {self._takes()}, not {inputs!r:.80}")
 
-    def _answers(self, inputs: Iterator[Any], size: int, parameters: dict[str, Any]) -> Iterator[Any]:
-        while chunk := list(islice(inputs, size)):
+    def _answers(self, inputs: Iterator[Any], size: int | None, parameters: dict[str, Any]) -> Iterator[Any]:
+        while chunk := list(islice(inputs, size or READ)):
             yield from self._answer(chunk, size, **parameters)
 
     @abstractmethod
@@ -138,19 +142,17 @@ class Pipeline(ABC):
                 )
         return rows
 
-    def _forward(self, rows: Sequence[Encoding], batch_size: int) -> list[dict[str, NDArray[np.float32]]]:
+    def _forward(self, rows: Sequence[Encoding], batch_size: int | None) -> list[dict[str, NDArray[np.float32]]]:
         """Run every row, those of similar length together; outputs by port name without batch axis and padding."""
-        order = sorted(range(len(rows)), key=lambda n: len(rows[n].ids), reverse=True)
+        lengths = [len(row) for row in rows]
         ports = [port for port in self.session.signature.outputs if not port.name.startswith("present.")]
         results: list[dict[str, NDArray[np.float32]]] = [{} for _ in rows]
-        for start in range(0, len(order), batch_size):
-            group = order[start : start + batch_size]
+        for group in batches(lengths, batch_size):
             out = self.session.run(self._feed([rows[n] for n in group]))
             for place, n in enumerate(group):
-                length = len(rows[n].ids)
                 for port in ports:
                     value = out[port.name][place]
-                    results[n][port.name] = value[:length] if LENGTH in port.axes[1:2] else value
+                    results[n][port.name] = value[: lengths[n]] if LENGTH in port.axes[1:2] else value
         return results
 
     def _feed(self, rows: Sequence[Encoding]) -> dict[str, NDArray[Any]]:
@@ -179,6 +181,20 @@ class Pipeline(ABC):
         if not isinstance(names, Mapping):
             raise CheckpointError(f"{self.folder}/config.json: id2label is {names!r:.60}, not an object")
         return str(names.get(str(index), f"LABEL_{index}"))
+
+
+def batches(lengths: Sequence[int], size: int | None) -> Iterator[list[int]]:
+    """Rows of these lengths in batches of `size`, the longest first; without one, of about `TOKENS` tokens."""
+    group: list[int] = []
+    longest = 0
+    for n in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        if group and (len(group) == size if size else (len(group) + 1) * longest > TOKENS):
+            yield group
+            group = []
+        longest = longest if group else lengths[n]
+        group.append(n)
+    if group:
+        yield group
 
 
 def _count(name: str, value: Any) -> int:

@@ -19,7 +19,7 @@ class FeatureExtraction(Pipeline):
     def _answer(
         self,
         items: Sequence[str],
-        batch_size: int,
+        batch_size: int | None,
         *,
         return_tensors: bool | str = False,
         truncation: bool | str | None = None,

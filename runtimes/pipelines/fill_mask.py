@@ -34,7 +34,7 @@ class FillMask(Pipeline):
     def _answer(
         self,
         items: Sequence[str],
-        batch_size: int,
+        batch_size: int | None,
         *,
         top_k: int | None = None,
         targets: str | Sequence[str] | None = None,

@@ -55,7 +55,7 @@ class QuestionAnswering(Pipeline):
     def _answer(
         self,
         items: Sequence[Mapping[str, str]],
-        batch_size: int,
+        batch_size: int | None,
         *,
         top_k: int = 1,
         max_answer_len: int = 15,

@@ -51,7 +51,7 @@ class SentenceSimilarity(Pipeline):
     def _answer(
         self,
         items: Sequence[Any],
-        batch_size: int,
+        batch_size: int | None,
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -84,7 +84,7 @@ class SentenceSimilarity(Pipeline):
             raise InputError(f"the model has no prompt {name!r}; it has {known}")
         return self.recipe.prompts[name]
 
-    def _embed(self, texts: Sequence[str], batch_size: int, prompt: str) -> list[NDArray[np.float32]]:
+    def _embed(self, texts: Sequence[str], batch_size: int | None, prompt: str) -> list[NDArray[np.float32]]:
         for text in texts:
             if not isinstance(text, str):
                 raise InputError(f"{self.task} takes {self._takes()}, not {text!r:.80}")

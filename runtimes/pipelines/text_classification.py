@@ -40,7 +40,7 @@ class TextClassification(Pipeline):
     def _answer(
         self,
         items: Sequence[Any],
-        batch_size: int,
+        batch_size: int | None,
         *,
         top_k: int | Literal[""] | None = "",
         function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None,

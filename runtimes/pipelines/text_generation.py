@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from isoform.runtimes.session import Session
 
 DEFAULTS = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
+TOGETHER = 8  # prompts of a list that are decoded together
 
 
 class TokenStreamer(Protocol):
@@ -114,7 +115,7 @@ class TextGeneration(Pipeline):
     def _answer(
         self,
         items: Sequence[Any],
-        batch_size: int,
+        batch_size: int | None,
         *,
         return_full_text: bool | None = None,
         return_text: bool | None = None,
@@ -170,7 +171,7 @@ class TextGeneration(Pipeline):
             skip_special_tokens=skip_special_tokens,
             clean_up_tokenization_spaces=clean_up_tokenization_spaces,
         )
-        size, count = 1 if streamer is not None else batch_size, settings.num_return_sequences
+        size, count = 1 if streamer is not None else batch_size or TOGETHER, settings.num_return_sequences
         answers: list[Any] = []
         for start in range(0, len(prompts), size):
             group = prompts[start : start + size]

@@ -31,7 +31,7 @@ class TokenClassification(Pipeline):
     def _answer(
         self,
         items: Sequence[str],
-        batch_size: int,
+        batch_size: int | None,
         *,
         aggregation_strategy: str = "none",
         ignore_labels: Sequence[str] | None = None,

@@ -14,6 +14,7 @@ import pytest
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.reference.model import open_model
 from isoform.runtimes.pipelines import ALIASES, TASKS, build_pipeline, model_task
+from isoform.runtimes.pipelines.base import READ, TOKENS, batches
 from isoform.runtimes.pipelines.pooling import MODES
 from isoform.runtimes.torch_backend import TorchSession
 
@@ -453,6 +454,47 @@ def test_an_iterator_is_answered_as_it_is_read(tiny: Tiny) -> None:
         assert read == [0, 1]
         assert len(list(answers)) == 4
         assert pipe([]) == []
+
+
+@pytest.mark.parametrize("size", [None, 1, 4])
+def test_rows_of_similar_length_run_together(size: int | None) -> None:
+    lengths = [*np.random.default_rng(0).integers(1, TOKENS, 100).tolist(), 2 * TOKENS]
+    groups = list(batches(lengths, size))
+    assert sorted(n for group in groups for n in group) == list(range(101))  # each row once
+    in_order = [lengths[n] for group in groups for n in group]
+    assert in_order == sorted(lengths, reverse=True)
+    if size is None:
+        padded = [len(group) * lengths[group[0]] for group in groups]
+        assert padded[0] == 2 * TOKENS  # a row that is longer than a batch runs alone
+        assert max(padded[1:]) <= TOKENS
+        assert all((len(group) + 1) * lengths[group[0]] > TOKENS for group in groups[:-1])  # none has room for another
+    else:
+        assert {len(group) for group in groups[:-1]} == {size}
+    assert list(batches([], size)) == []
+
+
+def test_a_batch_size_holds_and_answers_keep_their_order(tiny: Tiny) -> None:
+    texts = ["the cat " * n for n in (1, 9, 2, 20, 3, 20, 1)]
+    with ours("feature-extraction", tiny("bert_b"), return_tensors=True) as pipe:
+        run, shapes = pipe.session.run, []
+
+        def record(inputs: Any) -> Any:
+            shapes.append(inputs["input_ids"].shape)
+            return run(inputs)
+
+        pipe.session.run = record
+        alone = [pipe(text) for text in texts]
+        lengths = [answer.shape[1] for answer in alone]
+        for size, expected in ((None, [7]), (3, [3, 3, 1]), (1, [1] * 7)):
+            shapes.clear()
+            for answer, want in zip(pipe(texts, batch_size=size), alone, strict=True):
+                np.testing.assert_allclose(answer, want, **CLOSE)
+            assert [rows for rows, _ in shapes] == expected
+            assert shapes[0][1] == max(lengths)
+            assert shapes[-1][1] == (max(lengths) if size is None else min(lengths))
+        answers = pipe(reading := iter(["a"] * (READ + 2)))
+        next(answers)
+        assert len(list(reading)) == 2
 
 
 def test_a_pipeline_closes_its_session_and_lets_go(tiny: Tiny) -> None:
