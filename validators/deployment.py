@@ -10,12 +10,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import IsoformError, ParityError
 from isoform.validators.answers import Answers, Run, imitation
 from isoform.validators.cases import Case, Row
 from isoform.validators.compare import kl_divergence, log_softmax
+from isoform.validators.evidence import Sampler
 from isoform.validators.packed import imitate
 from isoform.validators.report import Report, Result, Skip
 from isoform.validators.tolerance import BUDGETS, QUANTIZED, Tolerance, budget_of
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 LEVEL = "deployment"
 CLEAR = 0.1  # by this much in probability the reference must prefer its token, for another choice to count
 NO_GRAPH = "activations are quantized too, so no float tolerance fits; see the deployment level"
+SHOWN = 64  # positions whose divergence the report shows
 _PIECE = 2**21  # logits compared at a time
 
 
@@ -59,6 +62,7 @@ class Loss:
     greedy: Choices = field(default_factory=Choices)
     error: float = 0.0
     size: float = 0.0
+    sample: Sampler = field(default_factory=Sampler)
 
     @property
     def mean_kl(self) -> float:
@@ -126,8 +130,12 @@ def measure(run: Run, answers: Answers, around: AbstractContextManager[Any] | No
             got = got[passage.asked]
             if wrong := int(np.count_nonzero(~np.isfinite(got))):
                 raise Wrong("nonfinite", wrong, f"{answers.port}: NaN or infinity in {wrong} of {got.size} values")
+            loss.sample.add(got, want)
             if answers.port == "logits":
+                known = len(loss.kl)
                 loss.add(got, want, greedy=passage.greedy)
+                if known == 0:  # the first passage
+                    loss.sample.kl = [(n, max(0.0, float(f"{nats:.6g}"))) for n, nats in enumerate(loss.kl[:SHOWN])]
             else:
                 loss.add_states(got, want)
     return loss
@@ -161,6 +169,7 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
     plain = [passage for passage in answers.passages if not passage.greedy]
     kind = "text" if truth.reads_text else "rows alone"
     name = f"{dtype} {kind}, {len(plain)} rows, {sum(len(passage.row) for passage in plain)} positions"
+    start = perf_counter()
     try:
         loss = measure(session_run(session, answers), answers)
     except Wrong as error:
@@ -169,6 +178,8 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
     except IsoformError as error:
         result("error", 1, 0, str(error))
         return report
+    seconds = perf_counter() - start
+    report.evidence.append(loss.sample.evidence(session.backend, LEVEL, name, answers.port, seconds))
     allowed = None
     if path.suffix in (".gguf", ".onnx"):
         imitated, rounding = (imitate if path.suffix == ".onnx" else imitation)(truth.model, path)

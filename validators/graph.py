@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError, ParityError
 from isoform.validators import tolerance
-from isoform.validators.cases import Case, real, token_cases
+from isoform.validators.cases import Case, cases_of, real
 from isoform.validators.compare import choices, difference
 from isoform.validators.deviations import REASONS
+from isoform.validators.evidence import Sampler
 from isoform.validators.report import Report, Result, Skip
 from isoform.validators.truth import Truth
 
@@ -37,7 +39,7 @@ def check_graph(
     `truth` holds the reference's answers; give the same one for several sessions of a model. A case that the session
     refuses although it may is skipped with the session's reason; any other error of the session is a failed result.
     """
-    truth = truth or Truth(model, token_cases(model))
+    truth = truth or Truth(model, cases_of(model))
     report = Report()
     for case in truth.cases if cases is None else cases:
         _Check(truth, session, dtype, case, report).run()
@@ -76,6 +78,7 @@ class _Check:
     report: Report
 
     def run(self) -> None:
+        start = perf_counter()
         try:
             outputs = self._one_pass() if not self.case.parts else self._cached()
             parts = list(outputs)
@@ -86,7 +89,21 @@ class _Check:
                 text = str(error) if isinstance(error, IsoformError) else f"{type(error).__name__}: {error}"
                 self._result("error", 1, 0, " ".join(text.split()))
             return
+        seconds = perf_counter() - start
         self._judge(parts)
+        self._show(parts, seconds)
+
+    def _show(self, parts: list[tuple[int, int, NDArray[Any], NDArray[Any]]], seconds: float) -> None:
+        """Keep what the charts of a report show of the first output."""
+        import numpy as np
+
+        port, sampler = self.truth.model.signature.outputs[0].name, Sampler()
+        first = [(r, got, want) for n, r, got, want in parts if n == 0 and got.shape == want.shape]
+        for _, got, want in first:
+            sampler.add(got, want)
+        if port == "logits" and (rows := [(got, want) for r, got, want in first if r == 0 and got.ndim > 1]):
+            sampler.add_kl(np.concatenate([got for got, _ in rows]), np.concatenate([want for _, want in rows]))
+        self.report.evidence.append(sampler.evidence(self.session.backend, LEVEL, self._name, port, seconds))
 
     def _one_pass(self) -> Iterator[tuple[int, int, NDArray[Any], NDArray[Any]]]:
         """(port, row, got, want) of every output that the session gives; it may leave out those of the cache."""
@@ -99,7 +116,8 @@ class _Check:
             if len(got) != len(self.case.rows):
                 raise ParityError(f"{port.name} has {len(got)} rows for {len(self.case.rows)}")
             for r, row in enumerate(self.case.rows):
-                yield n, r, real(port, got[r], self.case.mask[r]), self.truth.outputs(row)[n]
+                want = self.truth.outputs(row)[n]
+                yield n, r, real(port, got[r], self.case, r, want.shape), want
 
     def _cached(self) -> Iterator[tuple[int, int, NDArray[Any], NDArray[Any]]]:
         """The same for the first output, step by step."""

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from isoform.validators.evidence import Evidence
+
+SCHEMA_VERSION = 1
+"""Of the JSON that a check prints (reports/report.schema.json); it grows when a key changes or goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +40,18 @@ class Result:
             "level": self.level,
             "case": self.case,
             "metric": self.metric,
-            "value": self.value,
-            "limit": self.limit,
+            "value": self.value if isfinite(self.value) else None,
+            "limit": self.limit if isfinite(self.limit) else None,
             "pass": self.passed,
         }
         return data | ({"note": self.note} if self.note else {})
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Result:
+        """A number that is not finite is written as null."""
+        value, limit = (float("inf") if data[key] is None else data[key] for key in ("value", "limit"))
+        note = data.get("note", "")
+        return cls(data["backend"], data["level"], data["case"], data["metric"], value, limit, bool(data["pass"]), note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +66,23 @@ class Skip:
     def to_json(self) -> dict[str, str]:
         return {"backend": self.backend, "level": self.level, "case": self.case, "reason": self.reason}
 
+    @classmethod
+    def from_json(cls, data: dict[str, str]) -> Skip:
+        return cls(data["backend"], data["level"], data["case"], data["reason"])
+
 
 @dataclass
 class Report:
-    """Results and skips in the order in which they were taken, which is the same for the same bundle."""
+    """Results and skips in the order in which they were taken, which is the same for the same bundle.
+
+    `about` says what was checked (bundle, source, family, task, versions, estimate and seconds), `evidence` holds what
+    the charts show.
+    """
 
     results: list[Result] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def same(self) -> bool:
@@ -69,10 +92,32 @@ class Report:
     def add(self, other: Report) -> None:
         self.results += other.results
         self.skipped += other.skipped
+        self.evidence += other.evidence
 
     def to_json(self) -> dict[str, Any]:
-        data: dict[str, Any] = {"same": self.same, "results": [result.to_json() for result in self.results]}
-        return data | ({"skipped": [skip.to_json() for skip in self.skipped]} if self.skipped else {})
+        """The published form; a key whose list is empty is left out, but for the results."""
+        data: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "same": self.same}
+        if self.about:
+            data["about"] = self.about
+        data["results"] = [result.to_json() for result in self.results]
+        for key in ("skipped", "evidence"):
+            if entries := getattr(self, key):
+                data[key] = [entry.to_json() for entry in entries]
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Report:
+        """Raises KeyError, TypeError or ValueError for what is no report of this version."""
+        from isoform.validators.evidence import Evidence
+
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {data['schema_version']}, this isoform reads {SCHEMA_VERSION}")
+        return cls(
+            [Result.from_json(entry) for entry in data["results"]],
+            [Skip.from_json(entry) for entry in data.get("skipped", ())],
+            [Evidence.from_json(entry) for entry in data.get("evidence", ())],
+            dict(data.get("about", {})),
+        )
 
     def summary(self) -> dict[str, Any]:
         """What the manifest keeps: the verdict, and of every group the result nearest to or furthest past its limit."""

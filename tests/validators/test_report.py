@@ -39,6 +39,7 @@ def test_json_has_the_published_keys_and_plain_numbers() -> None:
     )
     data = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert data == {
+        "schema_version": 1,
         "same": False,
         "results": [
             {
