@@ -16,11 +16,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One graph of a model that is several: a module that is built alone, and what goes in and out.
+
+    `root` is where its parameters lie in the whole module, its own name when that is "". Two parts may have one root:
+    the same weights, run in another way.
+    """
+
+    build: Callable[[Any], nn.Module]
+    signature: Callable[[Any], Signature]
+    root: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One way to run a family: the pipeline's name, the Hub's classes, the module, its signature.
 
     `architectures` begins with the class of each of the family's `model_types`, in their order; more may follow.
     `carried`: top-level canonical modules that those classes hold and ours has no use for, to be saved all the same.
+    `shapes` says what parameters `build` makes, in their order, without torch; without it the module is built to see.
     """
 
     name: str
@@ -28,6 +42,8 @@ class Task:
     build: Callable[[Any], nn.Module]
     signature: Callable[[Any], Signature]
     carried: tuple[str, ...] = ()
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    shapes: Callable[[Any], Mapping[str, tuple[int, ...]]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

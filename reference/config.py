@@ -6,9 +6,12 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from isoform.errors import CheckpointError, UnsupportedModel
+
+if TYPE_CHECKING:
+    from isoform.reference.checkpoint import Checkpoint
 
 _LARGEST = 2**31 - 1
 _MAY_BE_ZERO = ("max_window_layers",)
@@ -17,6 +20,11 @@ _MAY_BE_ZERO = ("max_window_layers",)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """What a family needs of config.json; other keys are ignored."""
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
+        """Read config.json; a family that needs another file as well overrides this."""
+        return cls.from_dict(checkpoint.config)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -9,32 +9,38 @@ import json
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference.card import Family, Task
-from isoform.reference.checkpoint import DTYPES, Checkpoint, first_line, open_checkpoint
+from isoform.manifest import WHOLE
+from isoform.reference.card import Family, Part, Task
+from isoform.reference.checkpoint import Checkpoint, first_line, open_checkpoint
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
 from isoform.reference.saving import SHARD, Entry, Progress, Rows, write_safetensors
 from isoform.reference.weights import Fold, Rename, Weight, account, hub_names, map_weights, same
 from isoform.signature import Signature
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
 
 @dataclass(frozen=True)
 class Model:
-    """What every exporter and validator starts from. `weights` is ordered as the module's parameters are."""
+    """What every exporter and validator starts from. `weights` is ordered as the module's parameters are.
+
+    `part` is "model" for a whole one. What runs as one graph is in `parts`: the model itself, or each of its several.
+    """
 
     checkpoint: Checkpoint
     family: Family
     config: Config
     task: Task
+    part: str = WHOLE
 
     @property
     def name(self) -> str:
@@ -42,7 +48,16 @@ class Model:
 
     @cached_property
     def signature(self) -> Signature:
+        """What goes in and out; of a model of several parts, the decoder's."""
         return self.task.signature(self.config)
+
+    @cached_property
+    def parts(self) -> tuple[Model, ...]:
+        """Each graph of the model, itself a model to whoever exports, runs or checks it."""
+        names = self.task.parts
+        if not names:
+            return (self,)
+        return tuple(PartOf(self.checkpoint, self.family, self.config, self.task, name, whole=self) for name in names)
 
     @cached_property
     def tied(self) -> Mapping[str, str]:
@@ -51,12 +66,12 @@ class Model:
         A checkpoint that holds both, and differently, does not share them whatever its config.json says; so the Hub's
         own code has it.
         """
-        names = {name for name, _ in self._shape().named_parameters(remove_duplicate=False)}
         stored = self.all_weights
         return {
             name: source
             for name, source in self.family.tied(self.config).items()
-            if name in names and not (name in stored and source in stored and not same(stored[name], stored[source]))
+            if name in self._shapes
+            and not (name in stored and source in stored and not same(stored[name], stored[source]))
         }
 
     @cached_property
@@ -67,31 +82,53 @@ class Model:
     @cached_property
     def weights(self) -> Mapping[str, Weight]:
         """The parameters that this task's module has; tied ones appear once."""
-        return account(self.name, self.all_weights, self._shape(), self.family, self.tied)
+        return account(self.name, self.all_weights, self._shapes, self.family, self.tied)
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Every parameter of this task's module, tied ones included, in its order."""
+        if self.task.shapes is not None:
+            self._check_layers()
+            return self.task.shapes(self.config)
+        return {name: tuple(p.shape) for name, p in self._shape().named_parameters(remove_duplicate=False)}
 
     def _shape(self) -> nn.Module:
         """The module, all of it but its buffers on the meta device."""
+        import torch
+
+        self._check_layers()
+        try:
+            with torch.device("meta"):
+                return self._build()
+        except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+            reason = first_line(error)
+            raise CheckpointError(f"{self.name}: no model can be built from its config.json ({reason})") from error
+
+    def _check_layers(self) -> None:
         layers, held = getattr(self.config, "num_hidden_layers", 1), len(self.checkpoint)
         if layers > held:  # said before a billion of them are built
             raise CheckpointError(
                 f"{self.name}: config.json asks for {layers} layers, the checkpoint holds {held} tensors"
             )
-        try:
-            with torch.device("meta"):
-                return self.task.build(self.config)
-        except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
-            reason = first_line(error)
-            raise CheckpointError(f"{self.name}: no model can be built from its config.json ({reason})") from error
 
-    def skeleton(self, dtype: torch.dtype = torch.float32) -> nn.Module:
-        """The module with parameters on the meta device and its buffers real: for tracing."""
-        return self._finish(self._shape().to(dtype))
+    def _build(self) -> nn.Module:
+        return self.task.build(self.config)
 
-    def module(self, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> nn.Module:
-        """The torch module with its weights, in evaluation mode, without gradients.
+    def skeleton(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The module with parameters on the meta device and its buffers real: for tracing; float32 unless said."""
+        import torch
+
+        return self._finish(self._shape().to(dtype or torch.float32))
+
+    def module(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
+        """The torch module with its weights, float32 unless said, in evaluation mode, without gradients.
 
         A weight that is stored in `dtype` on the CPU is used where it lies in the memory map.
         """
+        import torch
+        from torch import nn
+
+        dtype = dtype or torch.float32
         module = self._shape()
         owners = dict(module.named_modules())
         for name, weight in self.weights.items():
@@ -160,6 +197,10 @@ class Model:
 
     def _hub_entries(self, module: nn.Module | None, dtype: torch.dtype | None) -> list[Entry]:
         """What `save` writes: the tensors as they are stored, where neither `module` nor `dtype` changes them."""
+        import torch
+
+        from isoform.reference.dtypes import DTYPES
+
         changed = dict(module.named_parameters()) if module is not None else {}
         carried = tuple(f"{name}." for name in self.task.carried)
         weights = {**self.weights, **{k: w for k, w in self.all_weights.items() if carried and k.startswith(carried)}}
@@ -186,6 +227,63 @@ class Model:
         return lambda start, stop: self.checkpoint.rows(weight.hub, start, stop)
 
 
+@dataclass(frozen=True)
+class PartOf(Model):
+    """One graph of a model of several. Its parameters have the names that they have below the part's root.
+
+    A weight that two parts share is in the weights of both.
+    """
+
+    whole: Model = field(kw_only=True)
+
+    @property
+    def _card(self) -> Part:
+        return self.task.parts[self.part]
+
+    @property
+    def _root(self) -> str:
+        return f"{self._card.root or self.part}."
+
+    @cached_property
+    def signature(self) -> Signature:
+        return self._card.signature(self.config)
+
+    @cached_property
+    def parts(self) -> tuple[Model, ...]:
+        return (self,)
+
+    @cached_property
+    def tied(self) -> Mapping[str, str]:
+        """Parameters that share another's tensor within this part."""
+        below = {
+            name.removeprefix(self._root): source.removeprefix(self._root)
+            for name, source in self.whole.tied.items()
+            if name.startswith(self._root) and source.startswith(self._root)
+        }
+        return {name: source for name, source in below.items() if {name, source} <= self._shapes.keys()}
+
+    @cached_property
+    def all_weights(self) -> Mapping[str, Weight]:
+        return self.weights
+
+    @cached_property
+    def weights(self) -> Mapping[str, Weight]:
+        """The parameters that this part's module has, out of the whole model's, all of which are accounted for."""
+        found = self.whole.weights
+        return {
+            name: found[self.whole.tied.get(self._root + name, self._root + name)]
+            for name in self._shapes
+            if name not in self.tied
+        }
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tuple(p.shape) for name, p in self._shape().named_parameters(remove_duplicate=False)}
+
+    def _build(self) -> nn.Module:
+        return self._card.build(self.config)
+
+
 def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: Any) -> Model:
     """Open a checkpoint and find its family and task; `hub` goes to `open_checkpoint`.
 
@@ -199,7 +297,7 @@ def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: 
         raise UnsupportedModel(
             f"{checkpoint.name} is quantized ({method!r}), which no family can use; take its BF16 or F16 checkpoint"
         )
-    return Model(checkpoint, family, family.config.from_dict(checkpoint.config), _task(checkpoint, family, task))
+    return Model(checkpoint, family, family.config.from_checkpoint(checkpoint), _task(checkpoint, family, task))
 
 
 def _task(checkpoint: Checkpoint, family: Family, wanted: str | None) -> Task:

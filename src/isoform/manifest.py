@@ -13,6 +13,8 @@ from isoform.signature import Signature
 
 NAME = "isoform.json"
 FORMAT_VERSION = 1
+WHOLE = "model"
+"""The part of an artifact that is a whole model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,16 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """One runnable form. `files[0]` is the one to open; `dtype` is f32, f16, bf16 or a quantization (q8_0)."""
+    """One graph in one form. `files[0]` is the one to open; `dtype` is f32, f16, bf16 or a quantization (q8_0).
+
+    `part` names the graph in a model of several ("encoder", "decoder", ...); parts may share files.
+    """
 
     format: str
     dtype: str
     files: tuple[File, ...]
     signature: Signature
+    part: str = WHOLE
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,6 +65,7 @@ class Manifest:
                     "dtype": a.dtype,
                     "files": [asdict(f) for f in a.files],
                     "signature": a.signature.to_json(),
+                    **({} if a.part == WHOLE else {"part": a.part}),
                 }
                 for a in self.artifacts
             ],
@@ -101,6 +108,7 @@ class Manifest:
                         dtype=a["dtype"],
                         files=tuple(File(**f) for f in a["files"]),
                         signature=Signature.from_json(a["signature"]),
+                        part=a.get("part", WHOLE),
                     )
                     for a in data["artifacts"]
                 ],
