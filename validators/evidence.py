@@ -36,9 +36,12 @@ class Evidence:
     counts: tuple[int, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
     kl: tuple[tuple[int, float], ...] = ()
+    model: str = ""
 
     def to_json(self) -> dict[str, Any]:
+        data = {"model": self.model} if self.model else {}
         return {
+            **data,
             "backend": self.backend,
             "level": self.level,
             "case": self.case,
@@ -62,6 +65,7 @@ class Evidence:
             tuple(data["counts"]),
             tuple((want, got) for want, got in data["points"]),
             tuple((int(place), nats) for place, nats in data["kl"]),
+            data.get("model", ""),
         )
 
 

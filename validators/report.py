@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One number against its limit. `case` begins with the artifact's dtype and the group: "f32 left padding, …"."""
+    """One number against its limit. `case` begins with the artifact's dtype and the group: "f32 left padding, …".
+
+    `model` is set where one report is about several.
+    """
 
     backend: str
     level: str
@@ -28,6 +31,7 @@ class Result:
     limit: float
     passed: bool
     note: str = ""
+    model: str = ""
 
     @property
     def group(self) -> str:
@@ -44,7 +48,8 @@ class Result:
             "limit": self.limit if isfinite(self.limit) else None,
             "pass": self.passed,
         }
-        return data | ({"note": self.note} if self.note else {})
+        data |= {"note": self.note} if self.note else {}
+        return {"model": self.model, **data} if self.model else data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Result:
@@ -62,13 +67,15 @@ class Skip:
     level: str
     case: str
     reason: str
+    model: str = ""
 
     def to_json(self) -> dict[str, str]:
-        return {"backend": self.backend, "level": self.level, "case": self.case, "reason": self.reason}
+        data = {"backend": self.backend, "level": self.level, "case": self.case, "reason": self.reason}
+        return {"model": self.model, **data} if self.model else data
 
     @classmethod
     def from_json(cls, data: dict[str, str]) -> Skip:
-        return cls(data["backend"], data["level"], data["case"], data["reason"])
+        return cls(data["backend"], data["level"], data["case"], data["reason"], data.get("model", ""))
 
 
 @dataclass
@@ -93,6 +100,15 @@ class Report:
         self.results += other.results
         self.skipped += other.skipped
         self.evidence += other.evidence
+
+    def labelled(self, model: str) -> Report:
+        """The same findings, each said to be about this model."""
+        return Report(
+            [replace(result, model=model) for result in self.results],
+            [replace(skip, model=model) for skip in self.skipped],
+            [replace(evidence, model=model) for evidence in self.evidence],
+            self.about,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The published form; a key whose list is empty is left out, but for the results."""
@@ -130,15 +146,15 @@ class Report:
 
 def worst(results: Iterable[Result]) -> list[Result]:
     """For each backend, level and group the result with the most of its limit used, in order of appearance."""
-    chosen: dict[tuple[str, str, str], Result] = {}
+    chosen: dict[tuple[str, str, str, str], Result] = {}
     for result in results:
         key = _key(result)
-        if key not in chosen or _use(result) > _use(chosen[key]):
+        if key not in chosen or use(result) > use(chosen[key]):
             chosen[key] = result
     return list(chosen.values())
 
 
-def _use(result: Result) -> tuple[bool, float]:
+def use(result: Result) -> tuple[bool, float]:
     """How bad it is: failures first, then the share of the limit."""
     share = result.value / result.limit if result.limit else (0.0 if result.value == 0 else float("inf"))
     return not result.passed, share
@@ -152,16 +168,17 @@ def table(report: Report) -> Table:
 
     rows = Table(header_style="bold", title="parity", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     rows.padding = (0, 1, 0, 0)  # fits 80 columns
-    for column in ("backend", "level", "cases", "metric"):
+    several = any(result.model for result in report.results)
+    for column in (*(("model",) if several else ()), "backend", "level", "cases", "metric"):
         rows.add_column(column, overflow="fold")
     for column in ("value", "limit", "used"):
         rows.add_column(column, justify="right", no_wrap=True)
     rows.add_column("", no_wrap=True)
-    before = ("", "")
+    before: tuple[str, ...] = ()
     for result in worst(report.results):
-        failed, share = _use(result)
-        here = (result.backend, result.level)
-        shown = (here[0] if here[0] != before[0] else "", here[1] if here != before else "")
+        failed, share = use(result)
+        here = (*((result.model,) if several else ()), result.backend, result.level)
+        shown = [name if here[: n + 1] != before[: n + 1] else "" for n, name in enumerate(here)]
         before = here
         rows.add_row(
             *map(Text, shown),
@@ -183,16 +200,20 @@ def remarks(report: Report) -> list[str]:
             alike = {r.case for r in report.results if not r.passed and _key(r) == _key(result)}
             where = result.case if len(alike) == 1 else f"{len(alike)} cases of {result.group}, worst {result.case}"
             note = f": {result.note}" if result.note else ""
-            lines.append(f"FAIL {result.backend} {result.level}, {where}{note}")
-    lines += [f"skipped {skip.backend} {skip.level}, {skip.case}: {skip.reason}" for skip in report.skipped]
+            lines.append(f"FAIL {_who(result)} {result.level}, {where}{note}")
+    lines += [f"skipped {_who(skip)} {skip.level}, {skip.case}: {skip.reason}" for skip in report.skipped]
     noted: dict[tuple[str, str], list[str]] = {}
     for result in worst(report.results):
         if result.passed and result.note:
-            noted.setdefault((result.backend, result.note), []).append(result.group)
-    for (backend, note), groups in noted.items():
-        lines.append(f"note {backend}, {', '.join(dict.fromkeys(groups))}: {note}")
+            noted.setdefault((_who(result), result.note), []).append(result.group)
+    for (who, note), groups in noted.items():
+        lines.append(f"note {who}, {', '.join(dict.fromkeys(groups))}: {note}")
     return lines
 
 
-def _key(result: Result) -> tuple[str, str, str]:
-    return result.backend, result.level, result.group
+def _who(entry: Result | Skip) -> str:
+    return f"{entry.model} {entry.backend}".strip()
+
+
+def _key(result: Result) -> tuple[str, str, str, str]:
+    return result.model, result.backend, result.level, result.group
