@@ -80,10 +80,9 @@ def trace(module: nn.Module, signature: Signature, dtype: torch.dtype) -> Trace:
     for owner in module.modules():
         for leaf, buffer in owner._buffers.items():
             owner._buffers[leaf] = None if buffer is None else buffer.to("meta")
-    axes = _axes(signature)
-    small, large = ({name: sizes[n] for name, sizes in axes.items()} for n in (0, 1))
-    graphs = [_record(module, signature, sizes, dtype) for sizes in (small, large)]
-    names = {sizes: name for name, sizes in axes.items()}
+    small, large = two_sizes(signature)
+    graphs = [_record(module, examples(signature, sizes, dtype)) for sizes in (small, large)]
+    names = {(small[name], large[name]): name for name in small}
     first, second = (list(graph.nodes()) for graph in graphs)
     if [n.kind() for n in first] != [n.kind() for n in second]:
         raise UnsupportedExport(
@@ -99,27 +98,33 @@ def trace(module: nn.Module, signature: Signature, dtype: torch.dtype) -> Trace:
     return Trace(nodes, root, tuple(inputs), tuple(_returned(graphs[0])), parameters, buffers)
 
 
-def _axes(signature: Signature) -> dict[str, tuple[int, int]]:
-    """Two sizes for every named axis; no two axes share a pair, and none of the sizes is 0 or 1."""
+def two_sizes(signature: Signature) -> tuple[dict[str, int], dict[str, int]]:
+    """A small and a large size for every named axis, in its unit; no two axes share a pair, none of them is 0 or 1."""
     names = dict.fromkeys(axis for port in signature.inputs for axis in port.axes if isinstance(axis, str))
     summed = {LENGTH, PAST, TOTAL} <= names.keys()
     if summed:
         del names[TOTAL]
-    sizes = {name: (2 + n, 5 + 3 * n) for n, name in enumerate(names)}
-    if summed:
-        past, length = sizes[PAST], sizes[LENGTH]
-        sizes[TOTAL] = (past[0] + length[0], past[1] + length[1])
-    return sizes
+    small, large = (
+        {name: (first + step * n) * signature.units.get(name, 1) for n, name in enumerate(names)}
+        for first, step in ((2, 1), (5, 3))
+    )
+    for sizes in (small, large) if summed else ():
+        sizes[TOTAL] = sizes[PAST] + sizes[LENGTH]
+    return small, large
 
 
-def _record(module: nn.Module, signature: Signature, sizes: Mapping[str, int], dtype: torch.dtype) -> Any:
-    """The inlined graph (torch._C.Graph) of one forward pass at these sizes."""
+def examples(signature: Signature, sizes: Mapping[str, int], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Inputs of these sizes on the meta device; floating ones are of `dtype`."""
 
     def example(port: Port) -> Tensor:
         shape = [sizes[axis] if isinstance(axis, str) else axis for axis in port.axes]
         return torch.zeros(shape, dtype=torch.int64 if port.dtype == "int64" else dtype, device="meta")
 
-    inputs = tuple(example(port) for port in signature.inputs)
+    return tuple(map(example, signature.inputs))
+
+
+def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """The inlined graph (torch._C.Graph) of one forward pass on these inputs."""
     with warnings.catch_warnings(), torch.no_grad(), ops.lowered_by(operators()):
         # "Might not generalize to other inputs": that is what the second trace finds out.
         warnings.simplefilter("ignore", TracerWarning)

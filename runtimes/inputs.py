@@ -30,6 +30,9 @@ def checked(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> dict[st
         if not fits:
             axes = ", ".join(str(sizes.get(axis, axis) if isinstance(axis, str) else axis) for axis in port.axes)
             raise InputError(f"{port.name} has shape {shape}, not ({axes})")
+    for axis, unit in signature.units.items():
+        if sizes.get(axis, unit) < unit:
+            raise InputError(f"{axis} {sizes[axis]} is too small: the model reads at least {unit}")
     if {LENGTH, PAST, TOTAL} <= sizes.keys() and sizes[TOTAL] != sizes[PAST] + sizes[LENGTH]:
         raise InputError(
             f"attention_mask spans {sizes[TOTAL]} slots, not {sizes[PAST]} cached and {sizes[LENGTH]} new ones"

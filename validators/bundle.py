@@ -37,7 +37,7 @@ def check_bundle(
     What cannot be opened or read is a failed result, not an error; only a folder that is no bundle and a source that
     is not there raise InputError.
     """
-    from isoform.validators.cases import token_cases
+    from isoform.validators.cases import cases_of
     from isoform.validators.truth import Truth
 
     manifest = Manifest.read(folder)
@@ -46,7 +46,7 @@ def check_bundle(
     show = progress or (lambda text, done, total: None)
     steps = len(manifest.artifacts) + 1
     show("reference", 0, steps)
-    truth = Truth(model, token_cases(model, seed))
+    truth = Truth(model, cases_of(model, seed))
     truth.prepare(
         [dtype for dtype in FLOATS if any(a.dtype == dtype for a in manifest.artifacts)],
         [BACKEND_OF[a.format] for a in manifest.artifacts if a.dtype in FLOATS],

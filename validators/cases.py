@@ -1,17 +1,18 @@
-"""What a model is asked in a check: rows of tokens, and how they are put together. Made from its signature alone.
+"""What a model is asked in a check: rows of tokens, pictures or sound, and how they are put together.
 
 The truth about a row is what the reference says about that row alone, unpadded and in one pass. Every case (a batch,
-a padding, a cache filled in parts) must give each of its rows that same result.
+a padding, a cache filled in parts) must give each of its rows that same result. Cases are made from the signature; what
+stands for a real picture or sound goes through the checkpoint's own processor (`media`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from isoform.errors import InputError
-from isoform.signature import BATCH, LENGTH, PAST, TOTAL, Port, Signature
+from isoform.signature import BATCH, LENGTH, PAST, PICTURES, SENTENCES, TOTAL, Port, Signature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,18 +34,25 @@ TEXTS = (
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One sequence: int64 arrays of shape (T,)."""
+    """One input alone: tokens and their types, int64 (T,), and by port name the float32 arrays that are no tokens.
+
+    `media` arrays are without the batch axis: pixel_values (C, H, W), input_values (samples,). A row without tokens is
+    as long as the last axis of its first array.
+    """
 
     tokens: NDArray[np.int64]
     types: NDArray[np.int64]
+    media: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
+        if self.media and not len(self.tokens):
+            return int(next(iter(self.media.values())).shape[-1])
         return len(self.tokens)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Rows together in a batch, shorter ones padded on one side.
+    """Rows together in a batch, shorter ones padded on one side: tokens by other tokens, sound by zeros.
 
     `parts`: instead of one pass the cache is filled by these numbers of slots, one step each; the first part is
     padded, what follows is not. `optional`: a session may refuse it, as not every backend has every input.
@@ -75,6 +83,8 @@ class Case:
     def _port(self, port: Port) -> NDArray[Any]:
         import numpy as np
 
+        if port.name in self.rows[0].media:
+            return self._stacked([row.media[port.name] for row in self.rows])
         if port.name == "attention_mask":
             return self.mask
         if port.name == "position_ids":
@@ -96,6 +106,15 @@ class Case:
             line[mask == 1] = row
         return out
 
+    def _stacked(self, rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        import numpy as np
+
+        out = np.zeros((len(rows), *rows[0].shape[:-1], max(row.shape[-1] for row in rows)), np.float32)
+        for line, row in zip(out, rows, strict=True):
+            missing = line.shape[-1] - row.shape[-1]
+            line[..., missing if self.side == "left" else 0 :][..., : row.shape[-1]] = row
+        return out
+
     def steps(self, signature: Signature) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
         """The slots of each part, and its inputs but for the past."""
         whole = {name: array for name, array in self.inputs(signature).items() if array.shape == self.mask.shape}
@@ -107,12 +126,30 @@ class Case:
             start = slots.stop
 
 
-def real(port: Port, output: NDArray[Any], mask: NDArray[np.int64]) -> NDArray[Any]:
-    """The values of one row of an output that stand for tokens: output without its batch axis, mask (S,)."""
+def real(port: Port, output: NDArray[Any], case: Case, row: int, want: tuple[int, ...]) -> NDArray[Any]:
+    """The values of an output, without its batch axis, that stand for the tokens of one row of a case.
+
+    Of a padded sound, its first frames, as many as in `want`, the shape for the row alone. Where a second axis is the
+    batch as well (logits of every picture for every text), its own entry.
+    """
+    mask = case.mask[row]
+    padded = not mask.all()
     for axis, name in enumerate(port.axes[1:]):
         if name in (LENGTH, TOTAL):
             output = output.compress(mask[-output.shape[axis] :] != 0, axis) if output.shape[axis] else output
+        elif name in (BATCH, PICTURES, SENTENCES):
+            output = output[(slice(None),) * axis + (slice(row, row + 1),)]
+        elif padded and isinstance(name, str):
+            output = output[(slice(None),) * axis + (slice(want[axis]),)]
     return output
+
+
+def cases_of(model: Model, seed: int = 0) -> list[Case]:
+    """The cases of a model of one part, the same for the same seed."""
+    from isoform.validators.media import media_cases
+
+    floats = [port for port in model.signature.inputs if port.dtype == "float" and PAST not in port.axes]
+    return media_cases(model, seed) if floats else token_cases(model, seed)
 
 
 def token_cases(model: Model, seed: int = 0) -> list[Case]:
@@ -142,7 +179,7 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
         kinds = model.weights["type_embed.weight"].shape[0] if "type_embed.weight" in model.weights else 2
         typed = tuple(row(len(r), min(2, kinds)) for r in mixed)
         cases.append(Case(f"token types, {_lengths(typed)}", typed, "left", optional=True))
-    texts = _text_rows(model, vocabulary, limit)
+    texts = text_rows(model, vocabulary, limit)
     if texts:
         cases += [Case(f"text, {side} padding, {_lengths(texts)}", texts, side) for side in ("left", "right")]
     if model.signature.cache is not None:
@@ -206,7 +243,7 @@ def tokenizer(model: Model) -> Tokenizer | None:
     return found
 
 
-def _text_rows(model: Model, vocabulary: int, limit: int) -> tuple[Row, ...]:
+def text_rows(model: Model, vocabulary: int, limit: int) -> tuple[Row, ...]:
     """TEXTS as the checkpoint's tokenizer reads them; none when it has none, or ids that the model has no row for."""
     import numpy as np
 

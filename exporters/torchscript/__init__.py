@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import UnsupportedExport
 from isoform.manifest import Artifact, describe
-from isoform.signature import LENGTH, PAST, TOTAL, Port, Signature
+from isoform.signature import Signature
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from isoform.reference.model import Model
@@ -89,6 +88,8 @@ def _skeleton(module: nn.Module, signature: Signature) -> tuple[zipfile.ZipFile,
     """The archive torch saves when every storage is eight bytes long, and whose tensor each of its storages is."""
     import torch
 
+    from isoform.exporters.tracing import examples, two_sizes
+
     dtype = next(module.parameters()).dtype
     _to_meta(module)
     with warnings.catch_warnings(), torch.no_grad():
@@ -97,9 +98,9 @@ def _skeleton(module: nn.Module, signature: Signature) -> tuple[zipfile.ZipFile,
         warnings.simplefilter("ignore", DeprecationWarning)  # there is no other writer of this format
         traced, other = (
             torch.jit.trace(
-                module, _example(signature, sizes, dtype), strict=False, check_trace=False, _store_inputs=False
+                module, examples(signature, sizes, dtype), strict=False, check_trace=False, _store_inputs=False
             )
-            for sizes in ((2, 3, 5), (3, 7, 11))
+            for sizes in two_sizes(signature)
         )
     _check(traced.inlined_graph, other.inlined_graph)
     names = {id(tensor): name for name, tensor in (*module.named_buffers(), *module.named_parameters())}
@@ -123,20 +124,6 @@ def _to_meta(module: nn.Module) -> None:
     for owner in module.modules():
         for leaf, buffer in owner._buffers.items():
             owner._buffers[leaf] = None if buffer is None else buffer.to("meta")
-
-
-def _example(signature: Signature, sizes: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Inputs on the meta device; `sizes` are batch, length and past."""
-    import torch
-
-    batch, length, past = sizes
-    named = {LENGTH: length, PAST: past, TOTAL: past + length}
-
-    def example(port: Port) -> Tensor:
-        shape = [axis if isinstance(axis, int) else named.get(axis, batch) for axis in port.axes]
-        return torch.zeros(shape, dtype=torch.int64 if port.dtype == "int64" else dtype, device="meta")
-
-    return tuple(map(example, signature.inputs))
 
 
 def _check(graph: Any, other: Any) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import UnsupportedExport
-from isoform.exporters import torchscript
+from isoform.exporters import torchscript, tracing
 from isoform.exporters.torchscript import DTYPES, write
 from isoform.reference.model import Model, open_model
 from isoform.signature import BATCH, LENGTH, PAST, TOTAL, Port, Signature, decoder_signature
@@ -198,6 +198,7 @@ def test_progress_counts_the_bytes_of_the_weights(tiny: Tiny, tmp_path: Path) ->
 
 
 def test_inputs_come_in_the_order_of_the_signature() -> None:
-    inputs = torchscript._example(decoder_signature(1, 2, 4, 9), (2, 3, 5), torch.float16)
+    sizes = {BATCH: 2, LENGTH: 3, PAST: 5, TOTAL: 8}
+    inputs = tracing.examples(decoder_signature(1, 2, 4, 9), sizes, torch.float16)
     assert [tuple(x.shape) for x in inputs] == [(2, 3), (2, 8), (2, 3), (2, 2, 5, 4), (2, 2, 5, 4)]
     assert all(x.device.type == "meta" for x in inputs)

@@ -1,0 +1,114 @@
+"""Pictures from where people have them: a path, an address, base64, bytes, or a PIL picture; always RGB and upright.
+
+As transformers' `load_image` does: the EXIF orientation is applied, of an animation the first frame is taken, and
+Pillow's `convert("RGB")` drops transparency and cuts 16 bits to 8.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DOWNLOAD = 64 * 2**20  # bytes of a picture from the network at most
+TIMEOUT = 30.0  # seconds without a byte
+ADDRESSES = ("http://", "https://")
+
+
+def load_image(source: Any, timeout: float | None = None) -> Image:
+    """The picture as RGB. Raises InputError with what is wrong: no such file, no picture, a broken or a huge one."""
+    from PIL import Image as images
+    from PIL import ImageOps, UnidentifiedImageError
+
+    name = _name(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", images.DecompressionBombWarning)  # twice that size is an error, below
+        try:
+            picture = source if isinstance(source, images.Image) else images.open(_stream(source, timeout))
+            turned = ImageOps.exif_transpose(picture)
+            return turned.convert("RGB")
+        except InputError:
+            raise
+        except images.DecompressionBombError:
+            limit = 2 * (images.MAX_IMAGE_PIXELS or 0)
+            raise InputError(f"{name} has more than {limit:,} pixels, too many to decode; make it smaller") from None
+        except UnidentifiedImageError:
+            raise InputError(f"{name} is no picture that Pillow can read; give PNG, JPEG, WebP, GIF, …") from None
+        except Exception as error:  # noqa: BLE001  (decoders raise OSError, ValueError, SyntaxError, struct.error, …)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{name} cannot be decoded ({reason}); it is damaged or incomplete") from None
+
+
+def is_image(source: Any) -> bool:
+    """Whether this is one picture in a form that `load_image` takes (a text may still be no file)."""
+    from PIL.Image import Image
+
+    return isinstance(source, str | Path | bytes | Image)
+
+
+def _name(source: Any) -> str:
+    if isinstance(source, str | Path):
+        text = str(source)
+        return text if len(text) <= 120 else f"{text[:60]}… ({len(text)} characters)"
+    return "the picture"
+
+
+def _stream(source: Any, timeout: float | None) -> Path | BytesIO:
+    """What Pillow can open."""
+    if isinstance(source, bytes):
+        return BytesIO(source)
+    if isinstance(source, str) and source.startswith(ADDRESSES):
+        return BytesIO(_download(source, TIMEOUT if timeout is None else timeout))
+    if not isinstance(source, str | Path):
+        raise InputError(f"a picture is a path, an address, base64, bytes or a PIL picture, not {source!r:.80}")
+    try:
+        path = Path(source).expanduser()
+        if path.is_file():
+            return path
+        if path.is_dir():
+            raise InputError(f"{source} is a folder; give a picture in it")
+    except (OSError, ValueError, RuntimeError):
+        path = None  # too long for a path, or a byte 0 in it: base64, if anything
+    text = str(source)
+    if text.startswith("data:image/"):
+        text = text.partition(",")[2]
+    elif path is not None and len(text) < 512 and (path.suffix or "/" in text[:1]):
+        raise InputError(f"{source} is not there; give the path of a picture")
+    try:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    if not data:
+        raise InputError(f"{_name(source)} is neither a file, an address (http:// or https://) nor base64")
+    return BytesIO(data)
+
+
+def _download(address: str, timeout: float) -> bytes:
+    """The bytes behind an address, `DOWNLOAD` at most."""
+    from http.client import HTTPException
+    from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+    class WebOnly(HTTPRedirectHandler):
+        def redirect_request(self, *arguments: Any) -> Request | None:
+            target = arguments[-1]
+            if not target.startswith(ADDRESSES):
+                raise InputError(f"{address} leads to {target:.80}, which is no http address")
+            return super().redirect_request(*arguments)
+
+    try:
+        request = Request(address, headers={"User-Agent": "isoform"})
+        with build_opener(WebOnly).open(request, timeout=timeout) as answer:
+            data: bytes = answer.read(DOWNLOAD + 1)
+    except (OSError, HTTPException, ValueError) as error:
+        raise InputError(f"{address} cannot be fetched ({error or type(error).__name__})") from None
+    if len(data) > DOWNLOAD:
+        raise InputError(f"{address} is larger than {DOWNLOAD // 2**20} MiB; fetch it yourself and give the file")
+    return data
