@@ -20,6 +20,8 @@ FAMILIES = {
     "mistral": "text.llama",
     "qwen2": "text.qwen2",
     "qwen3": "text.qwen3",
+    "wav2vec2": "audio.wav2vec2",
+    "whisper": "audio.whisper",
 }
 
 

@@ -6,7 +6,7 @@ Axis letters: B batch, T new positions, P cached positions, S = P + T, C channel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -143,7 +143,7 @@ def causal_bias(mask: Tensor, positions: Tensor, window: int | None, dtype: torc
 class Attention(nn.Module):
     """Multi-head attention with grouped heads; optional norms on each head of q and k, optional rotary positions.
 
-    `scale` defaults to 1/sqrt(head_dim). With a past it returns the extended cache as well.
+    `scale` defaults to 1/sqrt(head_dim), `k_bias` to `bias`. With a past it returns the extended cache as well.
     """
 
     def __init__(
@@ -154,6 +154,7 @@ class Attention(nn.Module):
         head_dim: int,
         *,
         bias: bool = False,
+        k_bias: bool | None = None,
         out_bias: bool = False,
         norm_eps: float | None = None,
         scale: float | None = None,
@@ -166,7 +167,7 @@ class Attention(nn.Module):
         self.scale = head_dim**-0.5 if scale is None else scale
         self.softcap = softcap
         self.q = Linear(dim, heads * head_dim, bias)
-        self.k = Linear(dim, kv_heads * head_dim, bias)
+        self.k = Linear(dim, kv_heads * head_dim, bias if k_bias is None else k_bias)
         self.v = Linear(dim, kv_heads * head_dim, bias)
         self.out = Linear(heads * head_dim, dim, out_bias)
         if norm_eps is not None:
@@ -174,7 +175,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(head_dim, norm_eps)
         self.normed = norm_eps is not None
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Without a cache: x (B, T, C), bias (B, 1, T or 1, T) -> (B, T, C)."""
         q, k, v = self.q(x), self.k(x), self.v(x)
         out: Tensor = self.out(ops.attention(q, k, v, bias, self.heads, self.kv_heads, self.scale, self.softcap))
@@ -191,6 +192,46 @@ class Attention(nn.Module):
         q, k = ops.rotary(q, *angles, self.heads), ops.rotary(k, *angles, self.kv_heads)
         y, k, v = ops.cached_attention(q, k, v, *past, bias, self.heads, self.kv_heads, self.scale, self.softcap)
         return self.out(y), k, v
+
+    def extend(
+        self, x: Tensor, past: tuple[Tensor, Tensor], use_cache: Tensor, angles: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """With a cache and no mask: x (B, T, C), past (B, kv_heads, P, D) each; see `ops.causal_attention`."""
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if angles is not None:
+            q, k = ops.rotary(q, *angles, self.heads), ops.rotary(k, *angles, self.kv_heads)
+        y, k, v = ops.causal_attention(q, k, v, *past, use_cache, self.heads, self.kv_heads, self.scale)
+        return self.out(y), k, v
+
+
+class CrossAttention(Attention):
+    """Attention to a memory, whose keys and values are computed in the first step and kept: `ops.cross_attention`."""
+
+    def recall(
+        self, x: Tensor, memory: Tensor, past: tuple[Tensor, Tensor], use_cache: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Shapes: x (B, T, C), memory (B, S, C), past (B, kv_heads, S, D) each, bias (B, 1, 1, S)."""
+        k, v = self.k, self.v
+        y, key, value = ops.cross_attention(
+            self.q(x),
+            memory,
+            *(k.weight, k.bias, v.weight, v.bias),
+            *past,
+            use_cache,
+            bias,
+            self.heads,
+            self.kv_heads,
+            self.scale,
+        )
+        return self.out(y), key, value
+
+    def weights(self, x: Tensor, memory: Tensor, heads: Sequence[int]) -> Tensor:
+        """What these heads attend to: x (B, T, C), memory (B, S, C) -> (B, heads, T, S), softmax over S."""
+        q = self.q(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        k = self.k(memory).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
+        shared = self.heads // self.kv_heads
+        scores = [q[:, n] @ k[:, n // shared].transpose(-1, -2) for n in heads]
+        return torch.softmax(torch.stack(scores, 1) * self.scale, -1)
 
 
 class GatedMLP(nn.Module):

@@ -9,6 +9,10 @@
 | layers.N.mlp_norm, .mlp.gate, .mlp.up, .mlp.down    | layers.N.out_norm                            | classifier   |
 | layers.N.mlp_post_norm                              |                                              | qa           |
 | norm, head                                          |                                              | nsp          |
+
+A model of several parts has these names below `encoder` and `decoder`. A pre-norm encoder is named like the decoder;
+what it reads comes through `conv1`, `conv2`, ... and `position_embed`. A decoder with a memory adds
+`layers.N.cross_norm` and `layers.N.cross.q, .k, .v, .out` between attention and MLP.
 """
 
 from __future__ import annotations
