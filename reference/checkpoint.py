@@ -2,7 +2,7 @@
 
 Reads a folder in the Hub's layout (safetensors, sharded or whole; `.bin` through torch's restricted unpickler), a Hub
 id (downloaded once into huggingface_hub's cache) or a `.gguf` file. Nothing is read before it is asked for, tensors
-are views of a memory map, and no code of a checkpoint ever runs.
+are views of a memory map, and no code of a checkpoint ever runs. torch is imported where a tensor is made.
 
 Format of safetensors: https://github.com/huggingface/safetensors#format
 """
@@ -16,32 +16,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError
 
-DTYPES: dict[str, torch.dtype] = {
-    "BF16": torch.bfloat16,
-    "BOOL": torch.bool,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "I8": torch.int8,
-    "U16": torch.uint16,
-    "U32": torch.uint32,
-    "U64": torch.uint64,
-    "U8": torch.uint8,
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ITEM_BYTES = {
+    **dict.fromkeys(("BOOL", "F8_E4M3", "F8_E5M2", "I8", "U8"), 1),
+    **dict.fromkeys(("BF16", "F16", "I16", "U16"), 2),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
 }
-"""safetensors' dtype names and torch's."""
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+"""The bytes of one value, by safetensors' names."""
 
 SIDECARS = (
     "config.json",
@@ -80,7 +68,7 @@ class TensorInfo:
     nbytes: int
 
 
-class Checkpoint(Mapping[str, Tensor]):
+class Checkpoint(Mapping[str, "Tensor"]):
     """Names and tensors, `config` (the parsed config.json) and the `folder` of the files beside the weights.
 
     `canonical`: the names are isoform's already (a GGUF's are translated as it is opened), not the Hub's.
@@ -149,6 +137,10 @@ class _Mapped:
         self._map: mmap.mmap | None = None
 
     def view(self, info: TensorInfo) -> Tensor:
+        import torch
+
+        from isoform.reference.dtypes import DTYPES
+
         dtype = DTYPES[info.dtype]
         if info.nbytes == 0:
             return torch.empty(info.shape, dtype=dtype)
@@ -223,11 +215,11 @@ def _entry(path: Path, name: str, entry: Any, start: int) -> tuple[str, TensorIn
         sound = False
     if not sound or not name.isprintable():
         raise CheckpointError(f"{path}: the header entry of {name!r} is malformed; fetch the file again")
-    if dtype not in DTYPES:
+    if dtype not in ITEM_BYTES:
         raise CheckpointError(
             f"{path}: {name} has dtype {dtype!r}, which isoform does not read; convert the checkpoint to BF16"
         )
-    if end - begin != prod(shape) * DTYPES[dtype].itemsize:
+    if end - begin != prod(shape) * ITEM_BYTES[dtype]:
         raise CheckpointError(f"{path}: {name} {list(shape)} {dtype} does not fill its {end - begin} bytes")
     return name, TensorInfo(dtype, shape, path, start + begin, end - begin)
 
@@ -273,12 +265,16 @@ class PickleCheckpoint(Checkpoint):
     """A folder whose weights are `.bin` files, read by torch's restricted unpickler, which runs no code."""
 
     def __init__(self, folder: Path, name: str, config: dict[str, Any], shards: Mapping[str, str] | None) -> None:
+        import torch
+
+        from isoform.reference.dtypes import DTYPE_NAMES
+
         self.folder, self.name, self.config = folder, name, config
         self._paths = [folder / p for p in sorted(set(shards.values()))] if shards else [folder / "pytorch_model.bin"]
         self._tensors: dict[str, tuple[Tensor, Path]] = {}
         for path in self._paths:
             for key, value in _unpickle(path).items():
-                if not isinstance(key, str) or not key.isprintable() or not isinstance(value, Tensor):
+                if not isinstance(key, str) or not key.isprintable() or not isinstance(value, torch.Tensor):
                     raise CheckpointError(f"{path}: {key!r} is a {type(value).__name__}, not a tensor with a name")
                 if value.layout != torch.strided or value.device.type != "cpu":
                     raise CheckpointError(f"{path}: {key} is no plain tensor ({value.layout}, {value.device})")
@@ -299,6 +295,8 @@ class PickleCheckpoint(Checkpoint):
         return len(self._tensors)
 
     def info(self, key: str) -> TensorInfo:
+        from isoform.reference.dtypes import DTYPE_NAMES
+
         tensor, path = self._tensors[key]
         return TensorInfo(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), path, -1, tensor.nbytes)
 
@@ -310,6 +308,8 @@ def _unpickle(path: Path) -> Mapping[Any, Any]:
     import pickle
     import warnings
     import zipfile
+
+    import torch
 
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; fetch the checkpoint again")

@@ -20,15 +20,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
 from isoform.reference.card import Family, Gguf
-from isoform.reference.checkpoint import DTYPES, Checkpoint, TensorInfo
+from isoform.reference.checkpoint import Checkpoint, TensorInfo
 from isoform.reference.names import GGUF, rename
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TYPES: dict[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4),
@@ -254,6 +254,8 @@ def interleaved(rows: int, head_dim: int) -> Tensor:
 
     The Hub keeps the two halves of a head, (2, D/2) rows, one after the other; llama.cpp pairs them, (D/2, 2).
     """
+    import torch
+
     return torch.arange(rows).view(-1, 2, head_dim // 2).transpose(1, 2).reshape(-1)
 
 
@@ -358,6 +360,8 @@ class GgufCheckpoint(Checkpoint):
 
     def blocks(self, key: str, start: int, stop: int) -> Tensor:
         """The bytes of some rows of a matrix as they are stored, in the order of `rows`: uint8 (rows, bytes)."""
+        import torch
+
         info = self.tensors[self._names[key]]
         raw = torch.frombuffer(self._mapped(info.path), dtype=torch.uint8, count=info.nbytes, offset=info.offset)
         rows = raw.view(info.shape[0], -1)
@@ -398,6 +402,10 @@ class GgufCheckpoint(Checkpoint):
 
         `which` selects along the first axis: a slice, or int64 indices.
         """
+        import torch
+
+        from isoform.reference.dtypes import DTYPES
+
         mapped = self._mapped(info.path)
         if (dtype := DTYPES.get(info.dtype)) is not None:
             flat = torch.frombuffer(mapped, dtype=dtype, count=prod(info.shape), offset=info.offset)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,17 @@ from isoform.reference.checkpoint import Checkpoint, first_line, open_checkpoint
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
 from isoform.reference.saving import SHARD, Entry, Progress, Rows, write_safetensors
-from isoform.reference.weights import Fold, Rename, Weight, account, hub_names, map_weights, same
+from isoform.reference.weights import (
+    Fold,
+    Rename,
+    Weight,
+    WeightNorm,
+    account,
+    halves,
+    hub_names,
+    map_weights,
+    same,
+)
 from isoform.signature import Signature
 
 if TYPE_CHECKING:
@@ -208,6 +218,9 @@ class Model:
         entries: list[Entry] = []
         for name, (key, rule) in hub_names(weights, self.family.rules).items():
             weight = weights[name]
+            if isinstance(rule, WeightNorm):
+                entries += self._halves(weight, rule, key, headless, changed.get(name), dtype)
+                continue
             stored = DTYPES.get(self.checkpoint.info(weight.hub).dtype, torch.float32)
             shape = tuple(changed[name].shape) if name in changed else weight.shape
             rows = self._hub_rows(weight, rule, changed.get(name))
@@ -217,6 +230,31 @@ class Model:
             entries.append(Entry(key, shape, dtype or stored, rows, release, dtype is not None))
         return entries
 
+    def _halves(
+        self,
+        weight: Weight,
+        rule: WeightNorm,
+        key: str,
+        headless: bool,
+        changed: Tensor | None,
+        dtype: torch.dtype | None,
+    ) -> Iterator[Entry]:
+        """Length and direction as they are stored; a changed weight, or one stored whole, is taken apart."""
+        from isoform.reference.dtypes import DTYPES
+
+        key = key.removeprefix(f"{self.family.prefix}.") if headless else key
+        stored = halves(weight.hub)
+        whole = weight.load() if changed is None and stored[0] not in self.checkpoint else changed
+        parts = None if whole is None else (rule.length(whole.detach()), whole.detach())
+        for n, (name, half) in enumerate(zip(halves(key, like=weight.hub), stored, strict=True)):
+            if parts is not None:
+                rows = _rows_of(parts[n])
+                yield Entry(name, tuple(parts[n].shape), dtype or parts[n].dtype, rows, lambda: None, dtype is not None)
+                continue
+            info, rows = self.checkpoint.info(half), partial(self.checkpoint.rows, half)
+            release = partial(self.checkpoint.release, half)
+            yield Entry(name, info.shape, dtype or DTYPES[info.dtype], rows, release, dtype is not None)
+
     def _hub_rows(self, weight: Weight, rule: Rename | Fold, changed: Tensor | None) -> Rows:
         """How to get a part of what the Hub's tensor is to be; `changed` replaces the stored one."""
         if changed is not None:
@@ -225,6 +263,10 @@ class Model:
         if self.checkpoint.canonical:
             return lambda start, stop: rule.save(weight.rows(start, stop))
         return lambda start, stop: self.checkpoint.rows(weight.hub, start, stop)
+
+
+def _rows_of(tensor: Tensor) -> Rows:
+    return lambda start, stop: tensor[start:stop]
 
 
 @dataclass(frozen=True)

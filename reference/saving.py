@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from isoform.errors import CheckpointError
-from isoform.reference.checkpoint import DTYPE_NAMES
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 PIECE = 2**21  # elements in memory at a time
 SHARD = 5 * 10**9  # bytes of tensors in one file: transformers' limit, below that of every file system in use
@@ -32,7 +33,7 @@ _ORDER = (
 Progress = Callable[[str, int, int], None]
 
 
-Rows = Callable[[int, int], Tensor]
+Rows = Callable[[int, int], "Tensor"]
 """Start and stop along the first axis -> that part of a tensor."""
 
 
@@ -53,6 +54,8 @@ class Entry:
 
     def pieces(self) -> Iterator[Tensor]:
         """The tensor in parts of at most `PIECE` elements (or one row), on the CPU."""
+        import torch
+
         step = max(1, PIECE // max(1, prod(self.shape[1:])))
         for start in range(0, self.shape[0] if self.shape else 1, step):
             piece = self.rows(start, start + step)
@@ -63,6 +66,8 @@ class Entry:
             self.release()
 
     def _not_finite(self, piece: Tensor) -> str:
+        import torch
+
         if not torch.isfinite(piece).all():
             return f"{self.name} holds values that are not finite; fetch the checkpoint again"
         largest, label = piece.abs().max().item(), str(self.dtype).removeprefix("torch.")
@@ -103,6 +108,10 @@ def _shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
 
 def _write(path: Path, entries: Sequence[Entry]) -> Iterator[int]:
     """Write one file; gives the bytes of each piece when they are written."""
+    import torch
+
+    from isoform.reference.dtypes import DTYPE_NAMES
+
     ordered = sorted(entries, key=lambda entry: (_ORDER.index(DTYPE_NAMES[entry.dtype]), entry.name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

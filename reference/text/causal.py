@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-from torch import nn
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Task
-from isoform.reference.decoder import DecoderLayer, DecoderLM, Kind
-from isoform.reference.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm, Rope
 from isoform.reference.weights import Drop, Rename, Rule
 from isoform.signature import Port, Signature, decoder_signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from isoform.reference.decoder import DecoderLayer, DecoderLM
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 TRUNK: tuple[Rule, ...] = (
     Rename("model.embed_tokens", "embed"),
@@ -45,9 +49,15 @@ def tied_head(c: Any) -> Mapping[str, str]:
 
 
 def causal_tasks(
-    build: Callable[[Any, bool], nn.Module], with_head: tuple[str, ...], trunk: tuple[str, ...]
+    build: Callable[[Any, bool], nn.Module],
+    with_head: tuple[str, ...],
+    trunk: tuple[str, ...],
+    shapes: Callable[..., Shapes] | None = None,
 ) -> tuple[Task, ...]:
-    """text-generation with the head, feature-extraction without; `build` takes the config and "with a head"."""
+    """text-generation with the head, feature-extraction without.
+
+    `build` and `shapes` (of the parameters that it makes) take the config and "with a head".
+    """
 
     def logits(c: Any) -> Signature:
         return decoder_signature(c.num_hidden_layers, c.kv_heads, c.head_size, c.vocab_size)
@@ -57,10 +67,65 @@ def causal_tasks(
         first = Port("last_hidden_state", "float", (*whole.outputs[0].axes[:2], c.hidden_size))
         return replace(whole, outputs=(first, *whole.outputs[1:]))
 
-    return (
-        Task(name="text-generation", architectures=with_head, build=lambda c: build(c, True), signature=logits),
-        Task(name="feature-extraction", architectures=trunk, build=lambda c: build(c, False), signature=states),
-    )
+    def task(name: str, architectures: tuple[str, ...], signature: Callable[[Any], Signature], head: bool) -> Task:
+        return Task(
+            name=name,
+            architectures=architectures,
+            build=lambda c: build(c, head),
+            signature=signature,
+            shapes=None if shapes is None else partial(shapes, head=head),
+        )
+
+    return task("text-generation", with_head, logits, True), task("feature-extraction", trunk, states, False)
+
+
+def decoder_shapes(
+    c: Any,
+    head: bool,
+    *,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
+    mlp_bias: bool = False,
+    head_norms: bool = False,
+    post_norms: bool = False,
+) -> dict[str, tuple[int, ...]]:
+    """The parameters of a `DecoderLM`, in its order, from the config alone."""
+    check_heads(c)
+    dim, hidden = c.hidden_size, c.intermediate_size
+    queries, keys = c.num_attention_heads * c.head_size, c.kv_heads * c.head_size
+
+    def linear(name: str, inputs: int, outputs: int, bias: bool) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.weight": (outputs, inputs), **({f"{name}.bias": (outputs,)} if bias else {})}
+
+    layer = {
+        "attn_norm.weight": (dim,),
+        **linear("attn.q", dim, queries, qkv_bias),
+        **linear("attn.k", dim, keys, qkv_bias),
+        **linear("attn.v", dim, keys, qkv_bias),
+        **linear("attn.out", queries, dim, out_bias),
+        **({f"attn.{name}_norm.weight": (c.head_size,) for name in "qk"} if head_norms else {}),
+        "mlp_norm.weight": (dim,),
+        **linear("mlp.gate", dim, hidden, mlp_bias),
+        **linear("mlp.up", dim, hidden, mlp_bias),
+        **linear("mlp.down", hidden, dim, mlp_bias),
+        **({f"{name}_post_norm.weight": (dim,) for name in ("attn", "mlp")} if post_norms else {}),
+    }
+    return {
+        "embed.weight": (c.vocab_size, dim),
+        **{f"layers.{n}.{name}": shape for n in range(c.num_hidden_layers) for name, shape in layer.items()},
+        "norm.weight": (dim,),
+        **({"head.weight": (c.vocab_size, dim)} if head else {}),
+    }
+
+
+def check_heads(c: Any) -> None:
+    """Raise CheckpointError for heads that no attention can have."""
+    if c.num_attention_heads % c.kv_heads:
+        raise CheckpointError(
+            f"config.json: {c.num_attention_heads} attention heads cannot share {c.kv_heads} key and value heads"
+        )
+    if c.head_size % 2:
+        raise CheckpointError(f"config.json: heads of {c.head_size} channels cannot be rotated in pairs")
 
 
 def plain_decoder(
@@ -74,6 +139,8 @@ def plain_decoder(
     windows: Sequence[int | None] | None = None,
 ) -> DecoderLM:
     """Two norms per layer, one rotary base, a gated MLP; Llama and Qwen differ in biases, head norms and windows."""
+    from isoform.reference.decoder import DecoderLayer, DecoderLM, Kind
+    from isoform.reference.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm, Rope
 
     def layer() -> DecoderLayer:
         return DecoderLayer(

@@ -7,17 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Self
 
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
-from isoform.reference.decoder import DecoderLM, Kind
-from isoform.reference.layers import Embedding, Linear, RMSNorm, Rope
-from isoform.reference.text.causal import TRUNK, causal_tasks, decoder_config, decoder_fields, layer_types, tied_head
-from isoform.reference.text.sandwich import SANDWICH, sandwich_layer, sandwich_refusal, score_divisor
+from isoform.reference.text.causal import (
+    TRUNK,
+    Shapes,
+    causal_tasks,
+    decoder_config,
+    decoder_fields,
+    layer_types,
+    tied_head,
+)
+from isoform.reference.text.sandwich import (
+    SANDWICH,
+    sandwich_layer,
+    sandwich_refusal,
+    sandwich_shapes,
+    score_divisor,
+)
 from isoform.reference.weights import Rule
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +68,9 @@ class Gemma2Config(Config):
 
 
 def build(c: Gemma2Config, head: bool) -> nn.Module:
+    from isoform.reference.decoder import DecoderLM, Kind
+    from isoform.reference.layers import Embedding, Linear, RMSNorm, Rope
+
     kinds = {"full_attention": Kind(), "sliding_attention": Kind(window=c.sliding_window)}
     return DecoderLM(
         Embedding(c.vocab_size, c.hidden_size),
@@ -66,6 +82,10 @@ def build(c: Gemma2Config, head: bool) -> nn.Module:
         embed_scale=c.hidden_size**0.5,
         logit_softcap=c.final_logit_softcapping or 0.0,
     )
+
+
+def shapes(c: Gemma2Config, head: bool) -> Shapes:
+    return sandwich_shapes(c, head)
 
 
 RULES: tuple[Rule, ...] = (*TRUNK, *SANDWICH)
@@ -110,7 +130,7 @@ FAMILY = Family(
     model_types=("gemma2",),
     config=Gemma2Config,
     rules=RULES,
-    tasks=causal_tasks(build, ("Gemma2ForCausalLM",), ("Gemma2Model",)),
+    tasks=causal_tasks(build, ("Gemma2ForCausalLM",), ("Gemma2Model",), shapes),
     prefix="model",
     heads=("head",),
     tied=tied_head,

@@ -7,18 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Self
 
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
-from isoform.reference.decoder import DecoderLM, Kind
-from isoform.reference.layers import Embedding, Linear, RMSNorm, Rope
-from isoform.reference.text.causal import TRUNK, causal_tasks, decoder_config, decoder_fields, layer_types, tied_head
-from isoform.reference.text.sandwich import SANDWICH, sandwich_layer, sandwich_refusal, score_divisor
+from isoform.reference.text.causal import (
+    TRUNK,
+    Shapes,
+    causal_tasks,
+    decoder_config,
+    decoder_fields,
+    layer_types,
+    tied_head,
+)
+from isoform.reference.text.sandwich import (
+    SANDWICH,
+    sandwich_layer,
+    sandwich_refusal,
+    sandwich_shapes,
+    score_divisor,
+)
 from isoform.reference.weights import Fold, Rule
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +76,16 @@ class Gemma3Config(Config):
         return self.head_dim
 
 
-def build(c: Gemma3Config, head: bool) -> nn.Module:
+def _check(c: Gemma3Config) -> None:
     if c.use_bidirectional_attention:
         raise UnsupportedModel("Gemma 3 with use_bidirectional_attention (EmbeddingGemma) is not supported yet")
+
+
+def build(c: Gemma3Config, head: bool) -> nn.Module:
+    from isoform.reference.decoder import DecoderLM, Kind
+    from isoform.reference.layers import Embedding, Linear, RMSNorm, Rope
+
+    _check(c)
     kinds = {"full_attention": Kind("rope"), "sliding_attention": Kind("local_rope", c.sliding_window)}
     types = layer_types(c, lambda n: (n + 1) % c.sliding_window_pattern != 0)
     return DecoderLM(
@@ -81,6 +101,11 @@ def build(c: Gemma3Config, head: bool) -> nn.Module:
         embed_scale=c.hidden_size**0.5,
         logit_softcap=c.final_logit_softcapping or 0.0,
     )
+
+
+def shapes(c: Gemma3Config, head: bool) -> Shapes:
+    _check(c)
+    return sandwich_shapes(c, head, head_norms=True)
 
 
 RULES: tuple[Rule, ...] = (
@@ -142,7 +167,7 @@ FAMILY = Family(
     model_types=("gemma3_text",),
     config=Gemma3Config,
     rules=RULES,
-    tasks=causal_tasks(build, ("Gemma3ForCausalLM",), ("Gemma3TextModel",)),
+    tasks=causal_tasks(build, ("Gemma3ForCausalLM",), ("Gemma3TextModel",), shapes),
     prefix="model",
     heads=("head",),
     tied=tied_head,

@@ -9,25 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Self
 
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
-from isoform.reference.layers import inverse_frequencies, llama3_factors
 from isoform.reference.text.causal import (
     NORMS,
     TRUNK,
+    Shapes,
     causal_tasks,
     decoder_config,
     decoder_fields,
     decoder_refusal,
+    decoder_shapes,
     plain_decoder,
     tied_head,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,11 @@ def build(c: LlamaConfig, head: bool) -> nn.Module:
     )
 
 
+def shapes(c: LlamaConfig, head: bool) -> Shapes:
+    bias = c.attention_bias
+    return decoder_shapes(c, head, qkv_bias=bias, out_bias=bias, mlp_bias=c.mlp_bias)
+
+
 def gguf_fields(c: LlamaConfig) -> dict[str, Any]:
     return {
         **decoder_fields(c),
@@ -88,6 +94,8 @@ def rope_factors(c: LlamaConfig) -> dict[str, Sequence[float]]:
     """Llama 3's slowing of each frequency, which llama.cpp reads as a tensor."""
     if c.rope.kind != "llama3":
         return {}
+    from isoform.reference.layers import inverse_frequencies, llama3_factors
+
     plain = inverse_frequencies(c.head_size, RopeConfig(theta=c.rope.theta))
     return {"rope_freqs.weight": llama3_factors(plain, c.rope).tolist()}
 
@@ -109,6 +117,10 @@ def _llama3_settings(factors: Sequence[float], head_dim: int, theta: float) -> d
     the slope between the bounds 1/factor grows in a straight line with the frequency; that gives the two unknowns. With
     fewer than two factors on the slope, several settings are right and Llama's own high_freq_factor is tried.
     """
+    import torch
+
+    from isoform.reference.layers import inverse_frequencies, llama3_factors
+
     frequencies = inverse_frequencies(head_dim, RopeConfig(theta=theta))
     wanted, factor = torch.tensor(factors), max(factors)
     slope = [
@@ -150,7 +162,7 @@ FAMILY = Family(
     model_types=("llama", "mistral"),
     config=LlamaConfig,
     rules=(*TRUNK, *NORMS),
-    tasks=causal_tasks(build, ("LlamaForCausalLM", "MistralForCausalLM"), ("LlamaModel", "MistralModel")),
+    tasks=causal_tasks(build, ("LlamaForCausalLM", "MistralForCausalLM"), ("LlamaModel", "MistralModel"), shapes),
     prefix="model",
     heads=("head",),
     tied=tied_head,

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Self
 
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.text.causal import (
     NORMS,
     TRUNK,
+    Shapes,
     causal_tasks,
     decoder_config,
     decoder_fields,
     decoder_refusal,
+    decoder_shapes,
     plain_decoder,
     tied_head,
     upper_windows,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,10 @@ def build(c: Qwen2Config, head: bool) -> nn.Module:
     return plain_decoder(c, head, qkv_bias=True, windows=upper_windows(c))
 
 
+def shapes(c: Qwen2Config, head: bool) -> Shapes:
+    return decoder_shapes(c, head, qkv_bias=True)
+
+
 def refuse(c: Qwen2Config) -> str:
     if c.head_size * c.num_attention_heads != c.hidden_size:
         return (
@@ -77,7 +84,7 @@ FAMILY = Family(
     model_types=("qwen2",),
     config=Qwen2Config,
     rules=(*TRUNK, *NORMS),
-    tasks=causal_tasks(build, ("Qwen2ForCausalLM",), ("Qwen2Model",)),
+    tasks=causal_tasks(build, ("Qwen2ForCausalLM",), ("Qwen2Model",), shapes),
     prefix="model",
     heads=("head",),
     tied=tied_head,

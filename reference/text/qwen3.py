@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Self
 
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
@@ -17,14 +15,19 @@ from isoform.reference.text.causal import (
     HEAD_NORMS,
     NORMS,
     TRUNK,
+    Shapes,
     causal_tasks,
     decoder_config,
     decoder_fields,
     decoder_refusal,
+    decoder_shapes,
     plain_decoder,
     tied_head,
     upper_windows,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,10 @@ def build(c: Qwen3Config, head: bool) -> nn.Module:
     )
 
 
+def shapes(c: Qwen3Config, head: bool) -> Shapes:
+    return decoder_shapes(c, head, qkv_bias=c.attention_bias, out_bias=c.attention_bias, head_norms=True)
+
+
 def refuse(c: Qwen3Config) -> str:
     if c.attention_bias:
         return "llama.cpp has no bias on the attention's output for this architecture (attention_bias is true)"
@@ -83,7 +90,7 @@ FAMILY = Family(
     model_types=("qwen3",),
     config=Qwen3Config,
     rules=(*TRUNK, *NORMS, *HEAD_NORMS),
-    tasks=causal_tasks(build, ("Qwen3ForCausalLM",), ("Qwen3Model",)),
+    tasks=causal_tasks(build, ("Qwen3ForCausalLM",), ("Qwen3Model",), shapes),
     prefix="model",
     heads=("head",),
     tied=tied_head,

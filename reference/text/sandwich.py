@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from isoform.reference.decoder import DecoderLayer
-from isoform.reference.layers import Attention, GatedMLP, RMSNorm
+from isoform.reference.text.causal import Shapes, decoder_shapes
 from isoform.reference.weights import Fold, Rule
+
+if TYPE_CHECKING:
+    from isoform.reference.decoder import DecoderLayer
+    from isoform.reference.layers import RMSNorm
 
 SANDWICH: tuple[Rule, ...] = (
     Fold("model.layers.*.input_layernorm", "layers.*.attn_norm", 1.0),
@@ -19,6 +22,8 @@ SANDWICH: tuple[Rule, ...] = (
 
 def sandwich_layer(c: Any, *, softcap: float = 0.0, head_norms: bool = False) -> DecoderLayer:
     """One layer; scores are scaled by query_pre_attn_scalar instead of the head size."""
+    from isoform.reference.decoder import DecoderLayer
+    from isoform.reference.layers import Attention, GatedMLP, RMSNorm
 
     def norm() -> RMSNorm:
         return RMSNorm(c.hidden_size, c.rms_norm_eps)
@@ -41,6 +46,12 @@ def sandwich_layer(c: Any, *, softcap: float = 0.0, head_norms: bool = False) ->
         norm(),
         norm(),
     )
+
+
+def sandwich_shapes(c: Any, head: bool, *, head_norms: bool = False) -> Shapes:
+    """The parameters of a decoder of these layers, in its order."""
+    bias = c.attention_bias
+    return decoder_shapes(c, head, qkv_bias=bias, out_bias=bias, head_norms=head_norms, post_norms=True)
 
 
 def score_divisor(c: Any, largest: int) -> int:

@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
-from isoform.reference.checkpoint import DTYPES, open_checkpoint, read_header
+from isoform.reference.checkpoint import ITEM_BYTES, open_checkpoint, read_header
 from isoform.reference.config import Config, read_rope
+from isoform.reference.dtypes import DTYPES
 from isoform.reference.model import open_model
 from tests.oracle import tiny
 
@@ -450,6 +451,7 @@ def test_a_missing_bin_shard_is_refused(folder: Path) -> None:
 
 # ------------------------------------------------------------------ what is sound
 def test_every_dtype_of_safetensors_opens(tmp_path: Path) -> None:
+    assert {name: dtype.itemsize for name, dtype in DTYPES.items()} == ITEM_BYTES
     held = {name: torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in DTYPES.items()}
     save_file(held, tmp_path / WEIGHTS)
     (tmp_path / "config.json").write_text("{}")

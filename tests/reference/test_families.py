@@ -365,6 +365,9 @@ def test_weights_are_named_and_ordered_as_the_modules_parameters(name: str) -> N
     assert all(p.is_meta and not p.requires_grad for p in skeleton.parameters())
     assert all(not b.is_meta for b in skeleton.buffers())
     assert not skeleton.training
+    if (shapes := opened.task.shapes) is not None:
+        made = skeleton.named_parameters(remove_duplicate=False)
+        assert list(shapes(opened.config).items()) == [(key, tuple(p.shape)) for key, p in made]
     built = module(name)
     assert [k for k, _ in built.named_parameters()] == list(opened.weights)
     for shared, stored in opened.tied.items():

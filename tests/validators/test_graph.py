@@ -331,7 +331,7 @@ def test_a_reference_that_overflows_in_the_dtype_sets_no_limit(tmp_path: Path) -
     model = known.model
 
     class Loud(Model):
-        def module(self, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> nn.Module:
+        def module(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
             module = super().module(torch.float64, device)
             module.get_parameter("layers.0.mlp.up.weight").data *= 1e6
             return module.to(dtype)
