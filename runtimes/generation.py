@@ -2,21 +2,22 @@
 
 Greedy text is token for token what `transformers.generate` gives for the row alone; sampled text is drawn from the same
 distribution, with NumPy's random numbers. A row never depends on the rows it is batched with: its lengths, n-grams and
-random numbers are its own. Beam search and what needs a second model are refused.
+random numbers are its own. What needs a second model is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.sampling import draw, processors
+from isoform.runtimes.beams import BeamRules, Beams
+from isoform.runtimes.sampling import Processor, draw, log_softmax, nothing_but_numbers, processors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +46,9 @@ class GenerationConfig:
     # choice
     do_sample: bool = False
     num_return_sequences: int = 1
+    num_beams: int = 1  # texts that grow side by side; 1 is greedy or plain sampling
+    length_penalty: float = 1.0  # a beam's score is divided by its length to this power
+    early_stopping: bool | Literal["never"] = False  # see `BeamRules`
     seed: int | None = None  # the same seed gives row n of a call the same text; not a setting of transformers
     # logits, in the order in which they act
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] | None = None  # (ids, bias of the last given the others)
@@ -87,7 +91,6 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "force_words_ids": (None,),
     "guidance_scale": (None, 1),
     "num_beam_groups": (None, 1),
-    "num_beams": (None, 1),
     "penalty_alpha": (None, 0),
     "prompt_lookup_num_tokens": (None,),
     "token_healing": (None, False),
@@ -99,14 +102,21 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 _HARMLESS = frozenset((
     "_from_model_config", "assistant_confidence_threshold", "assistant_ensemble_weight",
     "assistant_lookbehind", "cache_config", "cache_implementation", "compile_config",
-    "decoder_start_token_id", "disable_compile", "early_stopping", "is_assistant", "length_penalty",
-    "low_memory", "max_cache_len", "max_matching_ngram_size", "num_assistant_tokens",
+    "decoder_start_token_id", "disable_compile", "is_assistant", "low_memory",
+    "max_cache_len", "max_matching_ngram_size", "num_assistant_tokens",
     "num_assistant_tokens_schedule", "output_attentions", "output_hidden_states", "output_logits",
     "output_scores", "prefill_chunk_size", "return_dict_in_generate", "speculation_type",
     "target_lookbehind", "transformers_version", "use_cache",
 ))
 # fmt: on
 _DEFAULTS: dict[str, Any] = {"do_sample": False, "num_return_sequences": 1, "top_k": 50}
+_NEUTRAL: dict[str, Any] = {
+    "do_sample": False,
+    "early_stopping": False,
+    "length_penalty": 1.0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+}
 _TUPLES = ("bad_words_ids", "begin_suppress_tokens", "exponential_decay_length_penalty", "suppress_tokens")
 _ONE_OR_MORE = ("eos_token_id", "forced_eos_token_id", "stop_strings")
 _WHOLE = ("max_new_tokens", "max_length", "min_new_tokens", "min_length", "no_repeat_ngram_size", "top_k")
@@ -144,7 +154,7 @@ def resolve(
         if name in merged and merged[name] not in neutral:
             where = "asked for" if name in asked else "set by the model's generation_config.json"
             raise InputError(
-                f"{name}={merged[name]!r} is {where}, and isoform only decodes greedily or by sampling; "
+                f"{name}={merged[name]!r} is {where}, and isoform decodes greedily, by sampling and by beams; "
                 f"pass {name}={neutral[-1]!r}"
             )
     return GenerationConfig(**{name: _typed(name, value) for name, value in merged.items() if name in NAMES})
@@ -153,7 +163,7 @@ def resolve(
 def _typed(name: str, value: Any) -> Any:
     """JSON's value as the field's type."""
     if value is None:
-        return {"do_sample": False, "num_return_sequences": 1}.get(name)
+        return _NEUTRAL.get(name)
     try:
         if name in _ONE_OR_MORE:
             value = (value,) if isinstance(value, int | str) else tuple(value)
@@ -169,8 +179,12 @@ def _typed(name: str, value: Any) -> Any:
             return tuple(tuple(int(i) for i in word) for word in value) or None
         if name in _TUPLES:
             return tuple(value) or None
-        if name in ("num_return_sequences", *_WHOLE):
-            least = 1 if name == "num_return_sequences" else 0
+        if name == "early_stopping":
+            if not isinstance(value, bool) and value != "never":
+                raise TypeError
+            return value
+        if name in ("num_beams", "num_return_sequences", *_WHOLE):
+            least = 1 if name in ("num_beams", "num_return_sequences") else 0
             if isinstance(value, bool) or int(value) != value or value < least:
                 raise TypeError
             return int(value)
@@ -199,103 +213,299 @@ def _suggest(name: str) -> str:
 # ------------------------------------------------------------------ the loop
 @dataclass(slots=True)
 class Row:
-    """One text being made: its prompt, what was made of it, and why it ended (None while it goes on)."""
+    """One text being made: its prompt, what was made of it, and why it ended (None while it goes on).
+
+    Of a beam search nothing is known before the end, and then the `score` too. `chances` are the log-probabilities of
+    the tokens made, among those that the rules allowed, if they were asked for.
+    """
 
     prompt: list[int]
     made: list[int]
     reason: Reason | None = None
+    score: float | None = None
+    chances: list[float] = field(default_factory=list)
+
+
+@runtime_checkable
+class Stepper(Protocol):
+    """What decodes rows whose prompts have one length, each beside its own memory (an encoder-decoder's decoder)."""
+
+    def step(self, input_ids: NDArray[Any], *, all_logits: bool = False) -> NDArray[np.float32]:
+        """Append T tokens to each of B rows. Shapes: input_ids (B, T) -> (B, V) of the last, or (B, T, V)."""
+        ...
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        """Go on with these rows, in this order; one may appear several times."""
+        ...
+
+
+Rules = Callable[[int], Sequence[Processor]]
+"""The length of a prompt -> processors of the model's own, which act after the settings' and before sampling."""
 
 
 def generate(
-    session: Session,
+    session: Session | Stepper,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     *,
     context: int | None = None,
     decode: Callable[[Sequence[int]], str] | None = None,
     first_row: int = 0,
+    rules: Rules | None = None,
+    keep_chances: bool = False,
     seen: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
     """Continue every prompt; each gives `num_return_sequences` rows, in order.
 
-    `context` is the model's greatest number of positions: a longer prompt is an InputError, and a row that fills it
-    ends. `decode` turns ids into text, for `stop_strings`. `first_row` numbers the rows of a call made in batches, for
-    their random numbers. `seen` is called with the rows after every token.
+    `session` decodes alone, or is an encoder-decoder's decoder that nothing was fed yet, one row for each prompt; these
+    are of one length. `context` is the model's greatest number of positions: a longer prompt is an InputError, and a
+    row that fills it ends. `decode` turns ids into text, for `stop_strings`. `first_row` numbers the rows of a call
+    made in batches, for their random numbers. `seen` is called with the rows after every token.
     """
-    for rows in steps(session, prompts, config, context=context, decode=decode, first_row=first_row):
+    for rows in steps(
+        session,
+        prompts,
+        config,
+        context=context,
+        decode=decode,
+        first_row=first_row,
+        rules=rules,
+        keep_chances=keep_chances,
+    ):
         if seen is not None:
             seen(rows)
     return rows
 
 
 def steps(
-    session: Session,
+    session: Session | Stepper,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     *,
     context: int | None = None,
     decode: Callable[[Sequence[int]], str] | None = None,
     first_row: int = 0,
+    rules: Rules | None = None,
+    keep_chances: bool = False,
 ) -> Iterator[list[Row]]:
     """`generate`, token by token: yields the rows (the same objects, growing) after each step."""
-    if session.signature.cache is None:
-        raise InputError(
-            "this model does not generate text: it has no key/value cache; export or open it for text-generation"
-        )
-    count = config.num_return_sequences
-    if count > 1 and not config.do_sample:
+    count, width = config.num_return_sequences, config.num_beams
+    if width == 1 and count > 1 and not config.do_sample:
         raise InputError(f"num_return_sequences={count} greedy texts would all be the same; pass do_sample=True")
+    if 1 < width < count:
+        raise InputError(f"num_return_sequences={count} is more than num_beams={width}; ask for fewer, or more beams")
     if config.stop_strings and decode is None:
         raise InputError("stop_strings need a tokenizer; generate through a pipeline, or pass decode=")
     rows = [Row(list(prompt), []) for prompt in prompts for _ in range(count)]
     limits = [_limit(row, config, context) for row in rows]
-    chains = [processors(config, len(row.prompt), limit) for row, limit in zip(rows, limits, strict=True)]
-    seeds: list[int | list[int] | None] = [
-        None if config.seed is None else [config.seed, first_row * count + n] for n in range(len(rows))
+    chains = [
+        processors(config, len(row.prompt), limit, rules(len(row.prompt)) if rules else ())
+        for row, limit in zip(rows, limits, strict=True)
     ]
-    randoms = [np.random.default_rng(seed) for seed in seeds]
-    ends = frozenset(config.eos_token_id or ())
-    filler = config.pad_token_id if config.pad_token_id is not None else min(ends, default=0)
     deadline = None if config.max_time is None else monotonic() + config.max_time
-
-    ids, mask, positions = _pad_left([row.prompt for row in rows])
+    per_search = 1 if width == 1 else count
+    searches: list[_Search] = []
+    for n in range(0, len(rows), per_search):
+        seed = None if config.seed is None else [config.seed, first_row * count + n]
+        random = np.random.default_rng(seed) if config.do_sample else None
+        kind = _Alone if width == 1 else _Beamed
+        searches.append(kind(rows[n : n + per_search], config, chains[n], limits[n], random, decode, keep_chances))
     longest = max(limit - len(row.prompt) for row, limit in zip(rows, limits, strict=True))
-    seen = np.concatenate((mask, np.ones((len(rows), longest), np.int64)), 1)
-    decoder = session.decoder(len(rows))
+    filler = config.pad_token_id if config.pad_token_id is not None else min(config.eos_token_id or (0,))
+
+    # The lines of the model that a search holds: at first one, which several texts sampled from a prompt may share.
+    shares = width == 1 and isinstance(session, Stepper)
+    lines = _Lines(session, prompts if width > 1 or shares else [row.prompt for row in rows], longest, context)
+    held = [[n // count if shares else n] for n in range(len(searches))]
+    logits = lines.begin()
     while True:
-        logits = np.asarray(decoder.step(ids, mask, positions), np.float32)
         late = deadline is not None and monotonic() > deadline
-        for n, row in enumerate(rows):
-            if row.reason is not None:
-                continue
-            scores = logits[n]
-            if chains[n]:
-                so_far = np.array(row.prompt + row.made, np.int64)
-                for process in chains[n]:
-                    scores = process(so_far, scores)
-            token = int(scores.argmax())
-            if scores[token] != scores[token]:  # a NaN comes before all numbers
-                raise InputError(
-                    "the model gave logits that are not numbers; run it in float32, or check the checkpoint"
-                )
-            if config.do_sample:
-                token = draw(scores, randoms[n])
-            row.made.append(token)
-            if token in ends or (config.stop_strings and decode and _stopped(row, config.stop_strings, decode)):
-                row.reason = "stop"
-            elif len(row.prompt) + len(row.made) >= limits[n]:
-                row.reason = "length"
-            elif late:
-                row.reason = "time"
+        for n, search in enumerate(searches):
+            if not search.done:
+                held[n] = [held[n][row] for row in search.advance(logits[held[n]], late)]
         yield rows
-        if all(row.reason is not None for row in rows):
+        if all(search.done for search in searches):
             return
-        # A row that has ended is fed padding until the others have; what it gives is not looked at.
-        ids = np.array([[filler if row.reason is not None else row.made[-1]] for row in rows], np.int64)
-        positions = positions[:, -1:] + 1
-        if context is not None:
-            positions = np.minimum(positions, context - 1)
-        mask = seen[:, : mask.shape[1] + 1]
+        # What has ended is fed padding until the others have, and is not looked at; beams leave the batch instead.
+        if width > 1:
+            held = [[] if search.done else lane for lane, search in zip(held, searches, strict=True)]
+        order = [line for lane in held for line in lane]
+        if order != list(range(lines.count)):
+            lines.select(order)
+        start = 0
+        for n, lane in enumerate(held):
+            held[n] = list(range(start, start + len(lane)))
+            start += len(lane)
+        logits = lines.feed(
+            [
+                token
+                for lane, search in zip(held, searches, strict=True)
+                for token in ([filler] * len(lane) if search.done else search.tokens)
+            ]
+        )
+
+
+class _Search(Protocol):
+    """How the rows of one prompt are found."""
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def tokens(self) -> list[int]: ...
+
+    def advance(self, logits: NDArray[np.float32], late: bool) -> list[int]: ...
+
+
+class _Alone:
+    """One row, greedy or sampled."""
+
+    def __init__(
+        self,
+        rows: list[Row],
+        config: GenerationConfig,
+        chain: Sequence[Processor],
+        limit: int,
+        random: np.random.Generator | None,
+        decode: Callable[[Sequence[int]], str] | None,
+        keep_chances: bool,
+    ) -> None:
+        (self._row,) = rows
+        self._chain, self._limit, self._random, self._decode, self._keep = chain, limit, random, decode, keep_chances
+        self._ends, self._strings = frozenset(config.eos_token_id or ()), config.stop_strings
+        self.done = False
+
+    @property
+    def tokens(self) -> list[int]:
+        return self._row.made[-1:]
+
+    def advance(self, logits: NDArray[np.float32], late: bool) -> list[int]:
+        row, scores = self._row, logits[0]
+        if self._chain:
+            so_far = np.array(row.prompt + row.made, np.int64)
+            for process in self._chain:
+                scores = process(so_far, scores)
+        token = int(scores.argmax())
+        if scores[token] != scores[token]:  # a NaN comes before all numbers
+            nothing_but_numbers(scores)
+        if self._random is not None:
+            token = draw(scores, self._random)
+        if self._keep:
+            row.chances.append(float(log_softmax(scores)[token]))
+        row.made.append(token)
+        if token in self._ends or (self._strings and self._decode and _stopped(row, self._strings, self._decode)):
+            row.reason = "stop"
+        elif len(row.prompt) + len(row.made) >= self._limit:
+            row.reason = "length"
+        elif late:
+            row.reason = "time"
+        self.done = row.reason is not None
+        return [0]
+
+
+class _Beamed:
+    """The rows of one prompt by beam search."""
+
+    def __init__(
+        self,
+        rows: list[Row],
+        config: GenerationConfig,
+        chain: Sequence[Processor],
+        limit: int,
+        random: np.random.Generator | None,
+        decode: Callable[[Sequence[int]], str] | None,
+        keep_chances: bool,
+    ) -> None:
+        prompt, strings, ends = rows[0].prompt, config.stop_strings, frozenset(config.eos_token_id or ())
+
+        def ended(made: Sequence[int]) -> bool:
+            return bool(strings and decode and _stopped(Row(prompt, list(made)), strings, decode))
+
+        self._rows, self._limit = rows, limit
+        self._stops: Callable[[Sequence[int]], bool] = lambda made: made[-1] in ends or ended(made)
+        self._beams = Beams(
+            prompt,
+            BeamRules(
+                width=config.num_beams, length_penalty=config.length_penalty, early_stopping=config.early_stopping
+            ),
+            chain,
+            limit - len(prompt),
+            ends=ends,
+            ended=ended if strings else None,
+            random=random,
+            keep_chances=keep_chances,
+        )
+
+    @property
+    def done(self) -> bool:
+        return self._beams.done
+
+    @property
+    def tokens(self) -> list[int]:
+        return self._beams.tokens
+
+    def advance(self, logits: NDArray[np.float32], late: bool) -> list[int]:
+        parents = self._beams.advance(logits, late)
+        if self.done:
+            for row, beam in zip(self._rows, self._beams.best, strict=False):
+                row.made[:], row.chances[:], row.score = beam.made, beam.chances, float(beam.score)
+                short = len(row.prompt) + len(row.made) < self._limit
+                row.reason = "stop" if self._stops(row.made) else "time" if short else "length"
+        return parents
+
+
+class _Lines:
+    """The rows of the model's cache, whether it decodes alone or beside a memory."""
+
+    def __init__(
+        self, session: Session | Stepper, prompts: Sequence[Sequence[int]], longest: int, context: int | None
+    ) -> None:
+        """`longest` is the greatest number of new tokens of any prompt."""
+        self.count, self._context = len(prompts), context
+        self._ids, self._mask, self._positions = _pad_left(prompts)
+        self._decoder: Any
+        if not isinstance(session, Stepper):
+            if session.signature.cache is None:
+                raise InputError(
+                    "this model does not generate text: it has no key/value cache; export or open it for "
+                    "text-generation"
+                )
+            self._alone = True
+            # Columns for what is to come, so that a step's mask is a view.
+            self._seen = np.concatenate((self._mask, np.ones((len(prompts), longest), np.int64)), 1)
+            self._decoder = session.decoder(len(prompts))
+        else:
+            if not self._mask.all():
+                raise InputError("prompts of different lengths have no common decoder here; group them by length")
+            self._alone, self._decoder = False, session
+
+    def begin(self) -> NDArray[np.float32]:
+        """The logits (B, V) after the prompts."""
+        return self._step(self._ids)
+
+    def feed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """The logits (B, V) after one more token per row."""
+        if self._alone:
+            self._positions = self._positions[:, -1:] + 1
+            if self._context is not None:
+                self._positions = np.minimum(self._positions, self._context - 1)
+            self._mask = self._seen[:, : self._mask.shape[1] + 1]
+        return self._step(np.array(tokens, np.int64)[:, None])
+
+    def select(self, order: Sequence[int]) -> None:
+        if not hasattr(self._decoder, "select"):
+            raise InputError("this backend cannot reorder the rows of its cache, which beams need; pass num_beams=1")
+        rows = np.array(order, np.int64)
+        self._decoder.select(rows)
+        self.count = len(order)
+        if self._alone:
+            length = self._mask.shape[1]
+            self._seen, self._positions = self._seen[rows], self._positions[rows]
+            self._mask = self._seen[:, :length]
+
+    def _step(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        logits = self._decoder.step(ids, self._mask, self._positions) if self._alone else self._decoder.step(ids)
+        return np.asarray(logits, np.float32)
 
 
 def _limit(row: Row, config: GenerationConfig, context: int | None) -> int:

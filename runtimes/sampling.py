@@ -25,8 +25,10 @@ Processor = Callable[["NDArray[np.int64]", "NDArray[np.float32]"], "NDArray[np.f
 _TOP_H_CANDIDATES = 100  # transformers looks at that many of the best tokens
 
 
-def processors(config: GenerationConfig, prompt_length: int, max_length: int) -> list[Processor]:
-    """What `config` asks for, in transformers' order; the warpers at the end only when sampling."""
+def processors(
+    config: GenerationConfig, prompt_length: int, max_length: int, rules: Sequence[Processor] = ()
+) -> list[Processor]:
+    """What `config` asks for, in transformers' order; then `rules`; the warpers at the end only when sampling."""
     c, eos = config, list(config.eos_token_id or ())
     chain: list[Processor] = []
     if c.sequence_bias:
@@ -57,6 +59,7 @@ def processors(config: GenerationConfig, prompt_length: int, max_length: int) ->
     if c.begin_suppress_tokens:
         begin = prompt_length if prompt_length > 1 or c.forced_bos_token_id is None else prompt_length + 1
         chain.append(suppress(c.begin_suppress_tokens, at=begin))
+    chain += rules
     if c.do_sample:
         chain += warpers(c)
     if c.renormalize_logits:
@@ -72,7 +75,8 @@ def warpers(c: GenerationConfig) -> list[Processor]:
     if c.top_h is not None:
         chain.append(top_h(_within("top_h", c.top_h)))
     if c.top_k:
-        chain.append(top_k(c.top_k))
+        # Beams need one token more than can end them.
+        chain.append(top_k(c.top_k if c.num_beams == 1 else max(c.top_k, len(c.eos_token_id or (0,)) + 1)))
     if c.top_p is not None and c.top_p < 1:
         chain.append(top_p(_within("top_p", c.top_p)))
     if c.min_p is not None:
@@ -102,6 +106,12 @@ def draw(scores: NDArray[np.float32], random: np.random.Generator) -> int:
     """A token with the probability that its logit gives it; one of probability 0 is never drawn."""
     cumulative = np.cumsum(softmax(scores.astype(np.float64)))
     return int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
+
+
+def nothing_but_numbers(scores: NDArray[np.float32]) -> None:
+    """InputError if a score is NaN."""
+    if np.isnan(scores).any():
+        raise InputError("the model gave logits that are not numbers; run it in float32, or check the checkpoint")
 
 
 # ------------------------------------------------------------------ processors

@@ -322,7 +322,7 @@ def test_an_empty_prompt_begins_with_the_token_that_begins_a_text(tiny: Tiny) ->
         (3, {}, "takes a text, a conversation"),
         ([3], {}, "takes a text, a conversation"),
         ({"role": "user", "content": "x"}, {}, "takes a text, a conversation"),
-        ("a", {"num_beams": 2}, "num_beams=2"),
+        ("a", {"num_beam_groups": 2}, "num_beam_groups=2"),
         ("a", {"max_tokens": 2}, "no parameter 'max_tokens'"),
         ("a", {"batch_size": 0}, "batch_size=0"),
         ("a", {"streamer": 3}, "a streamer is"),

@@ -1,0 +1,93 @@
+"""Beam search: the ids of transformers, for plain decoders and beside a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from isoform.errors import InputError
+from isoform.runtimes.beams import largest
+from isoform.runtimes.generation import generate, model_settings, resolve
+
+Tiny = Callable[[str], Path]
+
+
+class Recomputed:
+    """transformers' model as a `Stepper` without a cache: every step runs the whole rows."""
+
+    def __init__(self, model: Any, **given: Any) -> None:
+        self._model, self._given = model, given
+        self._ids: NDArray[np.int64] | None = None
+
+    def step(self, input_ids: NDArray[Any], *, all_logits: bool = False) -> NDArray[np.float32]:
+        import torch
+
+        self._ids = input_ids if self._ids is None else np.concatenate((self._ids, input_ids), 1)
+        name = "decoder_input_ids" if self._given else "input_ids"
+        with torch.no_grad():
+            logits = self._model(**{name: torch.from_numpy(self._ids)}, **self._given).logits
+        out: NDArray[np.float32] = logits.numpy() if all_logits else logits[:, -1].numpy()
+        return out
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        assert self._ids is not None
+        self._ids = self._ids[rows]
+        self._given = {name: value[rows] for name, value in self._given.items()}
+
+
+BEAMS: list[dict[str, Any]] = [
+    {"num_beams": 2},
+    {"num_beams": 4, "num_return_sequences": 3, "eos_token_id": list(range(0, 300, 3))},
+    {"num_beams": 3, "length_penalty": 2.0, "eos_token_id": list(range(0, 300, 40))},
+    {"num_beams": 3, "length_penalty": -1.0, "eos_token_id": list(range(0, 300, 5)), "num_return_sequences": 2},
+    {"num_beams": 4, "early_stopping": True, "eos_token_id": list(range(0, 300, 7)), "num_return_sequences": 4},
+    {"num_beams": 4, "early_stopping": "never", "eos_token_id": list(range(0, 300, 7)), "num_return_sequences": 4},
+    {"num_beams": 3, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
+    {"num_beams": 2, "min_new_tokens": 6, "eos_token_id": list(range(0, 600, 2)), "suppress_tokens": [3, 4]},
+    {"num_beams": 3, "forced_eos_token_id": 7, "bad_words_ids": [[5, 6], [9]]},
+]
+
+
+@pytest.mark.parametrize("options", BEAMS, ids=lambda o: "-".join(o))
+def test_beams_give_the_tokens_that_transformers_gives(options: dict[str, Any], tiny: Tiny) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    for name in ("llama_b", "qwen2_b"):
+        folder = tiny(name)
+        theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+        settings = resolve({"do_sample": False, "max_new_tokens": 9, **options}, model_settings(folder))
+        prompts = [[5, 17, 33, 80], [61, 2, 9, 44]]
+        rows = generate(Recomputed(theirs), prompts, settings)
+        count = settings.num_return_sequences
+        for n, prompt in enumerate(prompts):
+            out = theirs.generate(
+                torch.tensor([prompt]),
+                **{"do_sample": False, "max_new_tokens": 9, **options},
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+            for row, ids, score in zip(
+                rows[n * count : (n + 1) * count], out.sequences.tolist(), out.sequences_scores.tolist(), strict=True
+            ):
+                assert row.prompt + row.made == ids[: len(prompt) + len(row.made)]
+                assert row.score == pytest.approx(score, rel=1e-5)
+
+
+def test_the_largest_are_found_among_many() -> None:
+    random = np.random.default_rng(0)
+    for size, count in ((70, 3), (5000, 10), (64 * 40 + 13, 10)):
+        scores = random.normal(size=size).astype(np.float32)
+        scores[random.integers(0, size, size // 2)] = -np.inf
+        assert largest(scores, count).tolist() == np.argsort(-scores, kind="stable")[:count].tolist()
+
+
+def test_more_rows_than_beams_are_an_input_error(tiny: Tiny) -> None:
+    settings = resolve({"num_beams": 2, "num_return_sequences": 3, "max_new_tokens": 2})
+    with pytest.raises(InputError, match="num_return_sequences=3 is more than num_beams=2"):
+        generate(Recomputed(None), [[1]], settings)
