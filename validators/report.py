@@ -55,8 +55,8 @@ class Result:
     def from_json(cls, data: dict[str, Any]) -> Result:
         """A number that is not finite is written as null."""
         value, limit = (float("inf") if data[key] is None else data[key] for key in ("value", "limit"))
-        note = data.get("note", "")
-        return cls(data["backend"], data["level"], data["case"], data["metric"], value, limit, bool(data["pass"]), note)
+        names = (data["backend"], data["level"], data["case"], data["metric"])
+        return cls(*names, value, limit, bool(data["pass"]), data.get("note", ""), data.get("model", ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,57 @@
+"""A report with everything in it, made without a model: for the tests of what is made of reports."""
+
+from __future__ import annotations
+
+from math import sin
+
+from isoform.validators.evidence import BINS, Evidence
+from isoform.validators.report import Report, Result, Skip
+
+FORMS = (("onnxruntime", "f32", 1.0), ("torchscript", "f32", 0.6), ("llamacpp", "f32", 2.0), ("llamacpp", "q8_0", 9))
+CASES = (
+    "one row, length 7",
+    "batch of 3, length 7",
+    "left padding, rows of 7 1 24",
+    "text, right padding, rows of 9 26",
+)
+
+
+def sample(*, failing: bool = True) -> Report:
+    """Four forms, of which llama.cpp's f32 fails on left padding (or not), and q8_0 gives hidden states."""
+    report = Report(
+        about={
+            "bundle": "out/a-model-with-a-long-name-that-a-narrow-screen-has-to-break",
+            "source": "checkpoints/model",
+            "family": "decoder",
+            "task": "text-generation",
+            "versions": {"isoform": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.31.1"},
+            "seconds": 12.5,
+        }
+    )
+    for number, (backend, dtype, factor) in enumerate(FORMS):
+        report.results.append(Result(backend, "files", f"{dtype} files, model", "changed", 0, 0, True))
+        if dtype == "q8_0":
+            place = (backend, "deployment", "q8_0 text, 8 rows")
+            report.results.append(Result(*place, "nmse", 9e-4, 1.1e-3, True, "noted"))
+            report.evidence.append(Evidence(*place, "last_hidden_state", 1.5))
+            report.skipped.append(Skip(backend, "graph", dtype, "activations are quantized too"))
+            continue
+        for step, case in enumerate(CASES):
+            bad = failing and backend == "llamacpp" and case.startswith("left")
+            share = 4.0 if bad else (0.1 + 0.2 * step) * min(factor, 1.4)
+            note = "in present.0.key, by position" if bad else ""
+            report.results.append(
+                Result(backend, "graph", f"{dtype} {case}", "rms", share * 1.5e-6, 1.5e-6, not bad, note)
+            )
+            values = [sin(7.0 * n + step) * 5 for n in range(40)]
+            counts = [0] * BINS
+            for n in range(6):
+                counts[8 + number + n] = 90 * (6 - abs(n - 3))
+            report.evidence.append(
+                Evidence(
+                    *(backend, "graph", f"{dtype} {case}", "logits", 0.02 * (step + 1) * factor, 200, tuple(counts)),
+                    tuple((value, value + 0.05 * factor * sin(3.0 * value)) for value in values),
+                    tuple((n, 1e-9 * factor * (n + 1)) for n in range(12)) if backend != "torchscript" else (),
+                )
+            )
+    return report
