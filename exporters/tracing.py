@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,9 +102,9 @@ def trace(module: nn.Module, signature: Signature, dtype: torch.dtype) -> Trace:
 def two_sizes(signature: Signature) -> tuple[dict[str, int], dict[str, int]]:
     """A small and a large size for every named axis, in its unit; no two axes share a pair, none of them is 0 or 1."""
     names = dict.fromkeys(axis for port in signature.inputs for axis in port.axes if isinstance(axis, str))
-    summed = {LENGTH, PAST, TOTAL} <= names.keys()
+    summed = {LENGTH, PAST} <= names.keys()
     if summed:
-        del names[TOTAL]
+        names.pop(TOTAL, None)
     small, large = (
         {name: (first + step * n) * signature.units.get(name, 1) for n, name in enumerate(names)}
         for first, step in ((2, 1), (5, 3))
@@ -114,18 +115,41 @@ def two_sizes(signature: Signature) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def examples(signature: Signature, sizes: Mapping[str, int], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Inputs of these sizes on the meta device; floating ones are of `dtype`."""
+    """Inputs of these sizes on the meta device; floating ones are of `dtype`. A switch is on the CPU, and off."""
 
     def example(port: Port) -> Tensor:
         shape = [sizes[axis] if isinstance(axis, str) else axis for axis in port.axes]
+        if port.dtype == "bool":
+            return torch.zeros(shape, dtype=torch.bool)
         return torch.zeros(shape, dtype=torch.int64 if port.dtype == "int64" else dtype, device="meta")
 
     return tuple(map(example, signature.inputs))
 
 
+@contextmanager
+def convolutions() -> Iterator[None]:
+    """Within this block a convolution on the meta device is recorded as aten::_convolution, as it is elsewhere.
+
+    torch gives the meta device a kernel of its own for the operation around that one, which the tracer leaves out.
+    """
+    from torch._meta_registrations import meta_conv
+
+    def convolution(*arguments: Any) -> Tensor:
+        recorded: Tensor = torch.ops.aten._convolution(*arguments, False, False, True, True)
+        return recorded
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("convolution", convolution, "Meta", allow_override=True)
+    library.impl("_convolution", lambda *arguments: meta_conv(*arguments[:9]), "Meta", allow_override=True)
+    try:
+        yield
+    finally:
+        library._destroy()
+
+
 def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     """The inlined graph (torch._C.Graph) of one forward pass on these inputs."""
-    with warnings.catch_warnings(), torch.no_grad(), ops.lowered_by(operators()):
+    with warnings.catch_warnings(), torch.no_grad(), convolutions(), ops.lowered_by(operators()):
         # "Might not generalize to other inputs": that is what the second trace finds out.
         warnings.simplefilter("ignore", TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)

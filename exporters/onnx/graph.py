@@ -80,6 +80,11 @@ class Graph:
         self._constant_names: dict[tuple[Any, ...], str] = {}
         self._taken: dict[str, int] = {}
         self._outputs: dict[str, str] = {}
+        self._derived: dict[str, tuple[Value, int]] = {}
+
+    @property
+    def _axes(self) -> set[str]:
+        return {axis for port in self._signature.inputs for axis in port.axes if isinstance(axis, str)}
 
     @property
     def decodes(self) -> bool:
@@ -159,8 +164,18 @@ class Graph:
 
     # Shapes
 
+    def derived(self, value: Value) -> None:
+        """Remember where the sizes of a value can be read that no input has, such as those after a convolution."""
+        for n, axis in enumerate(value.type.shape):
+            if isinstance(axis, str) and axis.startswith("?"):
+                self._derived.setdefault(axis, (value, n))
+
     def size(self, axis: str) -> Size:
-        """The size of a named axis, read from the first input that has it."""
+        """The size of a named axis, read from the first input that has it, or from the first value."""
+        if axis in self._derived:
+            value, at = self._derived[axis]
+            shape = self.one("Shape", (value,), Type(torch.int64, (1,)), start=at, end=at + 1)
+            return Size(shape.name, axis)
         for port in self._signature.inputs:
             if axis in port.axes:
                 at = port.axes.index(axis)
@@ -212,7 +227,12 @@ class Graph:
     def output(self, port: Port, value: Value) -> None:
         """Make a value the graph's output of that name."""
         expected = Type(self._port_dtype(port), port.axes)
-        if value.type != expected:
+        made = {axis for axis in port.axes if isinstance(axis, str)} - self._axes
+        named = tuple(
+            theirs if theirs in made and isinstance(ours, str) and ours.startswith("?") else ours
+            for ours, theirs in zip(value.type.shape, port.axes, strict=False)
+        )
+        if Type(value.type.dtype, named) != expected or len(value.type.shape) != len(port.axes):
             raise UnsupportedExport(
                 f"output {port.name} is {value.type}, the signature says {expected}; correct the family's signature"
             )

@@ -265,6 +265,27 @@ def layer_norm(
     return graph.one("LayerNormalization", (x, weight, bias), out[0], axis=-len(shape), epsilon=eps)
 
 
+def convolution(
+    graph: Graph,
+    out: Types,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    *_: object,
+) -> Value:
+    """Over one axis or several: x (B, C, ...), weight (C out, C / groups, ...)."""
+    settings: dict[str, Any] = {"strides": stride, "pads": [*padding, *padding], "dilations": dilation, "group": groups}
+    if transposed:
+        return graph.one("ConvTranspose", (x, weight, bias), out[0], **settings, output_padding=output_padding)
+    return graph.one("Conv", (x, weight, bias), out[0], **settings)
+
+
 def gelu(graph: Graph, out: Types, x: Value, approximate: str = "none") -> Value:
     return graph.one("Gelu", (x,), out[0], approximate=approximate)
 
@@ -276,6 +297,7 @@ def silu(graph: Graph, out: Types, x: Value) -> Value:
 ATEN: Mapping[str, Lowering] = {
     "__and__": logical("And"),
     "__or__": logical("Or"),
+    "_convolution": convolution,
     "abs": elementwise("Abs"),
     "add": scaled("Add"),
     "alias": same,
@@ -301,6 +323,7 @@ ATEN: Mapping[str, Lowering] = {
     "expand": expand,
     "expand_as": expand_as,
     "flatten": reshape,
+    "floor": elementwise("Floor"),
     "gather": gather,
     "ge": comparison("GreaterOrEqual"),
     "gelu": gelu,

@@ -46,6 +46,9 @@ def translate(
         graph.scope = node.scope
         result = _translate(graph, special, trace, tied, node, [values[name] for name in node.inputs])
         results = result if isinstance(result, tuple) else (result,)
+        for value in results:
+            if isinstance(value, Value):
+                graph.derived(value)
         values.update(zip((name for name, _ in node.outputs), results, strict=True))
     for name, port in zip(trace.outputs, signature.outputs, strict=True):
         graph.output(port, values[name])

@@ -88,11 +88,11 @@ def _skeleton(module: nn.Module, signature: Signature) -> tuple[zipfile.ZipFile,
     """The archive torch saves when every storage is eight bytes long, and whose tensor each of its storages is."""
     import torch
 
-    from isoform.exporters.tracing import examples, two_sizes
+    from isoform.exporters.tracing import convolutions, examples, two_sizes
 
     dtype = next(module.parameters()).dtype
     _to_meta(module)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), convolutions():
         # "might not generalize to other inputs": that is what the second trace finds out.
         warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)  # there is no other writer of this format

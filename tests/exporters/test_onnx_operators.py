@@ -64,6 +64,7 @@ POINTWISE: dict[str, Body] = {
     "clamp": lambda x, ids: x.clamp(-0.5, 0.5) + x.clamp(min=0.1) + x.clamp(max=0.2) + x.clamp_min(0.3),
     "compare": lambda x, ids: ((x < 0.5) | (x >= ids.unsqueeze(-1)) | (x <= -1) | (x != x)).to(x.dtype),
     "contiguous": lambda x, ids: x.transpose(1, 2).contiguous().detach().transpose(1, 2),
+    "conv": lambda x, ids: F.conv1d(x.transpose(1, 2), x.new_ones(8, 4, 3) * 0.1, padding=1, groups=2).transpose(1, 2),
     "cos": lambda x, ids: x.cos() + x.sin(),
     "cumsum": lambda x, ids: x.cumsum(1) + ids.cumsum(1).unsqueeze(-1),
     "div": lambda x, ids: x / 3 + ids.unsqueeze(-1) / 7,
@@ -71,6 +72,7 @@ POINTWISE: dict[str, Body] = {
     "erf": lambda x, ids: x.erf(),
     "exp": lambda x, ids: x.exp(),
     "expand": lambda x, ids: x[:, :1].expand(-1, x.shape[1], -1) + ids.unsqueeze(-1).expand_as(x)[:, :, :1] * 0.5,
+    "floor": lambda x, ids: x.floor(),
     "gather": lambda x, ids: x.gather(1, ids.argmax(1)[:, None, None].expand(-1, x.shape[1], 8)),
     "gelu": lambda x, ids: F.gelu(x),
     "gelu_tanh": lambda x, ids: F.gelu(x, approximate="tanh"),
@@ -114,6 +116,21 @@ OTHERS: dict[str, tuple[Body, tuple[tuple[Axis, ...], ...]]] = {
     "arange_bounds": (
         lambda x, ids: torch.arange(1, ids.shape[1] * 2 + 1, 2, device=ids.device).to(x.dtype) + ids,
         ((BATCH, LENGTH),),
+    ),
+    "conv_2d": (
+        lambda x, ids: F.conv2d(x.unsqueeze(1), x.new_ones(2, 1, 3, 4), x.new_ones(2), stride=(2, 4), padding=(1, 0)),
+        ((BATCH, 2, "halves", 2),),
+    ),
+    "conv_size": (  # a size that no input has: of what a convolution gives
+        lambda x, ids: (
+            F.conv1d(x.transpose(1, 2), x.new_ones(6, 8, 3) * 0.1, stride=2, padding=1).unflatten(1, (2, -1)).flatten(2)
+            + F.conv1d(x.transpose(1, 2), x.new_ones(6, 8, 3), stride=2, padding=1).shape[2]
+        ),
+        ((BATCH, 2, "some"),),
+    ),
+    "conv_transpose": (
+        lambda x, ids: F.conv_transpose1d(x.transpose(1, 2), x.new_ones(8, 3, 2) * x.new_ones(2).cumsum(0), stride=2),
+        ((BATCH, 3, "twice"),),
     ),
     "filled": (
         lambda x, ids: (
