@@ -8,17 +8,49 @@ measured on the 26 tiny checkpoints of the tests (2 to 6 layers), three seeds ea
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+
+_chosen: ContextVar[Mapping[str, float]] = ContextVar("tolerances")
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """A limit: what it is called, what its value counts, and why it is that."""
+    """A limit: what it is called, what its value counts, what it is, and why it is that."""
 
     name: str
     unit: str
-    value: float
+    default: float
     reason: str
+
+    @property
+    def value(self) -> float:
+        """The default, or what the user has chosen instead (`chosen`)."""
+        return _chosen.get({}).get(self.name, self.default)
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the user has set it: then nothing that was measured may widen it."""
+        return self.name in _chosen.get({})
+
+
+@contextmanager
+def chosen(values: Mapping[str, float]) -> Iterator[None]:
+    """While this lasts, the tolerances of these names have these values. The names are looked up in `known` before."""
+    token = _chosen.set(dict(values))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def known() -> dict[str, Tolerance]:
+    """Every tolerance by its name."""
+    single = [value for value in globals().values() if isinstance(value, Tolerance)]
+    budgets = [getattr(budget, field.name) for budget in BUDGETS.values() for field in fields(budget)]
+    return {tolerance.name: tolerance for tolerance in (*single, *budgets)}
 
 
 GRAPH_MAX = Tolerance(
@@ -50,6 +82,19 @@ FLOOR_MAX = Tolerance(
 )
 FLOOR_RMS = Tolerance(
     "graph.floor.rms", "units in the last place of the outputs' root mean square", 2.0, "as graph.floor.max_abs"
+)
+
+BASELINE_GROWTH = Tolerance(
+    "baseline.growth",
+    "times the stored value",
+    2.0,
+    "another machine or build sums in another order, and moves the largest of many rounding errors by less than that",
+)
+BASELINE_FLOOR = Tolerance(
+    "baseline.floor",
+    "of the limit, below which growth does not count",
+    0.5,
+    "an error that is far from its limit may be rounding alone, exact by luck when it was stored",
 )
 
 

@@ -1,0 +1,68 @@
+"""A stored report: what passed must pass, what was measured must be measured, and errors must not grow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from isoform.validators.baseline import compare_with_baseline
+from isoform.validators.report import Report, Result, Skip
+from tests.validators.sample_report import sample
+
+
+def found(report: Report, stored: Report) -> list[str]:
+    added = compare_with_baseline(report, stored)
+    assert added.results[-1].metric == "regressions"
+    assert added.results[-1].value == len(added.results) - 1
+    assert added.same is (len(added.results) == 1)
+    return [result.note for result in added.results[:-1]]
+
+
+def test_the_same_report_has_no_regressions() -> None:
+    assert found(sample(), sample()) == []
+    assert found(sample(failing=False), sample()) == []  # what failed may pass
+
+
+def test_what_passed_and_fails_now_is_named() -> None:
+    (note,) = found(sample(), sample(failing=False))
+    assert note.startswith("passed before and fails now: rms was")
+
+
+def test_what_is_gone_is_named_unless_it_was_skipped() -> None:
+    stored, report = sample(failing=False), sample(failing=False)
+    gone = report.results.pop(2)
+    (note,) = found(report, stored)
+    assert "gone" in note
+    report.skipped.append(Skip(gone.backend, gone.level, gone.group, "no time was left"))
+    assert found(report, stored) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "limit", "grown"),
+    [
+        (0.2, 0.9, 1.0, True),
+        (0.2, 0.3, 1.0, False),  # not by much
+        (0.01, 0.4, 1.0, False),  # far from its limit still
+        (0.0, 0.6, 1.0, True),
+        (0.0, 0.0, 0.0, False),
+    ],
+)
+def test_an_error_that_grew_is_named(before: float, now: float, limit: float, grown: bool) -> None:
+    old = Result("onnxruntime", "graph", "f32 one row", "rms", before, limit, True)
+    notes = found(Report([replace(old, value=now)]), Report([old]))
+    assert bool(notes) is grown, notes
+
+
+def test_a_number_that_became_an_error_is_one_regression() -> None:
+    old = Result("onnxruntime", "graph", "f32 one row", "rms", 0.1, 1.0, True)
+    new = Result("onnxruntime", "graph", "f32 one row", "error", 1, 0, False, "it stopped")
+    added = compare_with_baseline(Report([new]), Report([old]))
+    assert Report([new]).same is False
+    assert added.same  # the failed result itself turns the report red
+
+
+def test_a_baseline_with_a_baseline_in_it_is_read() -> None:
+    stored = sample()
+    stored.add(compare_with_baseline(stored, sample()))
+    assert found(sample(), stored) == []
