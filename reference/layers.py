@@ -225,6 +225,12 @@ class CrossAttention(Attention):
         )
         return self.out(y), key, value
 
+    def look(self, x: Tensor, memory: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Without a cache: x (B, T, C), memory (B, S, C), bias (B, 1, 1, S) -> (B, T, C)."""
+        q, k, v = self.q(x), self.k(memory), self.v(memory)
+        out: Tensor = self.out(ops.attention(q, k, v, bias, self.heads, self.kv_heads, self.scale, self.softcap))
+        return out
+
     def weights(self, x: Tensor, memory: Tensor, heads: Sequence[int]) -> Tensor:
         """What these heads attend to: x (B, T, C), memory (B, S, C) -> (B, heads, T, S), softmax over S."""
         q = self.q(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)

@@ -56,6 +56,11 @@ class Model:
     def name(self) -> str:
         return self.checkpoint.name
 
+    @property
+    def root(self) -> str:
+        """Where the parameters of this part lie in the whole module."""
+        return ""
+
     @cached_property
     def signature(self) -> Signature:
         """What goes in and out; of a model of several parts, the decoder's."""
@@ -283,7 +288,7 @@ class PartOf(Model):
         return self.task.parts[self.part]
 
     @property
-    def _root(self) -> str:
+    def root(self) -> str:
         return f"{self._card.root or self.part}."
 
     @cached_property
@@ -298,9 +303,9 @@ class PartOf(Model):
     def tied(self) -> Mapping[str, str]:
         """Parameters that share another's tensor within this part."""
         below = {
-            name.removeprefix(self._root): source.removeprefix(self._root)
+            name.removeprefix(self.root): source.removeprefix(self.root)
             for name, source in self.whole.tied.items()
-            if name.startswith(self._root) and source.startswith(self._root)
+            if name.startswith(self.root) and source.startswith(self.root)
         }
         return {name: source for name, source in below.items() if {name, source} <= self._shapes.keys()}
 
@@ -313,7 +318,7 @@ class PartOf(Model):
         """The parameters that this part's module has, out of the whole model's, all of which are accounted for."""
         found = self.whole.weights
         return {
-            name: found[self.whole.tied.get(self._root + name, self._root + name)]
+            name: found[self.whole.tied.get(self.root + name, self.root + name)]
             for name in self._shapes
             if name not in self.tied
         }

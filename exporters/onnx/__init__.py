@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoform.errors import UnsupportedExport
-from isoform.exporters.onnx.types import Options, onnx_type
+from isoform.exporters.onnx.types import Options, onnx_type, part_file
 from isoform.manifest import Artifact, File
 
 if TYPE_CHECKING:
+    import torch
     from onnx import ModelProto
 
     from isoform.exporters.onnx.external import Progress
+    from isoform.exporters.tracing import Trace
     from isoform.reference.model import Model
 
 __all__ = ["Options", "check_request", "write"]
@@ -35,45 +37,64 @@ def write(
     portable: bool = False,
     link: bool = False,
 ) -> list[Artifact]:
-    """Write a graph per type under `onnx/` in the bundle's folder, each with its weight file; `types` has the names.
+    """Write a graph per type and part under `onnx/` in the bundle's folder, each with its weight file.
 
+    `types` has the names of the types.
     A decoder gets a `genai_config.json` for the first of them. `portable` keeps to standard ONNX (opset 23); otherwise
     ONNX Runtime's fused kernels are used. `link` reads from the checkpoint's own files, linked beside the graph, what
     they hold byte for byte. Raises InputError for a type that is none, and UnsupportedExport for one that ONNX
     Runtime's CPU provider cannot run and for an operation without an ONNX form.
     """
-    from isoform.exporters.onnx.external import write_weights
+    from isoform.exporters.onnx.external import Written, write_weights
     from isoform.exporters.onnx.genai import NAME, genai_config
     from isoform.exporters.onnx.probe import refusal
     from isoform.exporters.onnx.translate import translate
     from isoform.exporters.tracing import trace
 
     wanted = [onnx_type(name, portable) for name in ([types] if isinstance(types, str) else dict.fromkeys(types))]
-    head = "head.weight" if "head.weight" in model.weights else "embed.weight"
-    traces = {}
+    traces: dict[tuple[str, torch.dtype], Trace] = {}
     artifacts: list[Artifact] = []
     for kind in wanted:
-        path = folder / "onnx" / kind.file
-        if kind.dtype not in traces:
-            progress(f"{path.name}: tracing", 0, 0)
-            traces[kind.dtype] = trace(model.skeleton(kind.dtype), model.signature, kind.dtype)
-        lowerings = kind.lowerings(portable, head)
-        graph, parameters = translate(traces[kind.dtype], model.signature, kind.dtype, model.tied, lowerings)
-        if kind.name == "bf16" and (reason := refusal(graph, parameters)):
-            raise UnsupportedExport(f"ONNX in bf16: {reason}; choose f32 or f16")
-        if _appends_in_place(graph):
-            graph.metadata_props.add(key="isoform.cache", value="in_place")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = path.with_name(f"{path.name}_data")
-        plain = not (kind.bits or kind.int8)
-        weights = write_weights(graph, parameters, model.weights, data, folder, progress, link=link and plain)
-        content = graph.SerializeToString(deterministic=True)
-        path.write_bytes(content)
-        files = [_file(path.relative_to(folder).as_posix(), content), *weights]
-        if not artifacts and (text := genai_config(model, graph, files[0].path)) is not None:
-            (folder / NAME).write_text(text, encoding="utf-8")
-            files.append(_file(NAME, text.encode()))
-        artifacts.append(Artifact(format="onnx", dtype=kind.name, files=tuple(files), signature=model.signature))
+        written: dict[str, Written] = {}  # by root: two graphs over the same weights share their file
+        for part in model.parts:
+            path = folder / "onnx" / part_file(part.part, kind.file)
+            if (part.part, kind.dtype) not in traces:
+                progress(f"{path.name}: tracing", 0, 0)
+                traces[part.part, kind.dtype] = trace(part.skeleton(kind.dtype), part.signature, kind.dtype)
+            head = "head.weight" if "head.weight" in part.weights else "embed.weight"
+            graph, parameters = translate(
+                traces[part.part, kind.dtype],
+                part.signature,
+                kind.dtype,
+                part.tied,
+                kind.lowerings(portable, head),
+            )
+            if kind.name == "bf16" and (reason := refusal(graph, parameters)):
+                raise UnsupportedExport(f"ONNX in bf16: {reason}; choose f32 or f16")
+            if _appends_in_place(graph):
+                graph.metadata_props.add(key="isoform.cache", value="in_place")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = path.with_name(f"{path.name}_data")
+            plain = not (kind.bits or kind.int8)
+            weights = write_weights(
+                graph,
+                parameters,
+                part.weights,
+                data,
+                folder,
+                progress,
+                link=link and plain,
+                written=written.setdefault(part.root, Written()),
+            )
+            content = graph.SerializeToString(deterministic=True)
+            path.write_bytes(content)
+            files = [_file(path.relative_to(folder).as_posix(), content), *weights]
+            if not artifacts and (text := genai_config(part, graph, files[0].path)) is not None:
+                (folder / NAME).write_text(text, encoding="utf-8")
+                files.append(_file(NAME, text.encode()))
+            artifacts.append(
+                Artifact(format="onnx", dtype=kind.name, files=tuple(files), signature=part.signature, part=part.part)
+            )
     return artifacts
 
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, prod
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -45,6 +45,14 @@ class Use:
     initializers: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Written:
+    """What lies in files already, for another graph over the same weights: places by weight and form, and the files."""
+
+    places: dict[tuple[str, Form | None], Mapping[str, Place]] = field(default_factory=dict)
+    files: dict[str, File] = field(default_factory=dict)
+
+
 def write_weights(
     model: onnx.ModelProto,
     parameters: Mapping[str, Parameter],
@@ -54,16 +62,24 @@ def write_weights(
     progress: Progress,
     *,
     link: bool = False,
+    written: Written | None = None,
 ) -> list[File]:
     """Write the parameters in `weights`' order and enter them into the model as external data beside it.
 
-    With `link`, what a checkpoint's file holds byte for byte is not written, but read from a link to that file. Returns
-    the files that the graph needs. Raises InputError when there is nothing to link, or the file system cannot.
+    With `link`, what a checkpoint's file holds byte for byte is not written, but read from a link to that file. What is
+    in `written` is not written again; what is new goes in there. Returns the files that the graph needs. Raises
+    InputError when there is nothing to link, or the file system cannot.
     """
     links: list[Path] = []
+    known = written or Written()
     uses = list(_uses(parameters, weights))
+    for use in [use for use in uses if (use.weight, use.form) in known.places]:
+        uses.remove(use)
+        for name, part in use.initializers.items():
+            _enter(model, name, parameters[name].type, known.places[use.weight, use.form][part])
+    shared = [known.files[name] for name in _locations(model) if name in known.files]
     linked = {use.weight for use in uses if link and _stored(use, weights[use.weight])}
-    if link and not linked:
+    if link and uses and not linked:
         kinds = ", ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()}))
         raise InputError(
             f"no weight can be linked: the checkpoint holds {kinds}, {path.name} another type; use --weights copy"
@@ -83,10 +99,19 @@ def write_weights(
             else:
                 places = {part: data.put(use.weight, use.parts[part], x) for part, x in _encoded(use, weight)}
             weight.release()
+            known.places[use.weight, use.form] = places
             for name, part in use.initializers.items():
                 _enter(model, name, parameters[name].type, places[part])
     files = [data.file(folder)] if data.position else []
-    return files + [_link(source, path.parent, folder) for source in dict.fromkeys(links)]
+    files += [_link(source, path.parent, folder) for source in dict.fromkeys(links)]
+    known.files.update({Path(file.path).name: file for file in files})
+    return files + [file for file in shared if file not in files]
+
+
+def _locations(model: onnx.ModelProto) -> list[str]:
+    """The files that the model's weights lie in so far."""
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    return list(dict.fromkeys(entry.value for entry in entries if entry.key == "location"))
 
 
 def _uses(parameters: Mapping[str, Parameter], weights: Mapping[str, Weight]) -> Iterator[Use]:

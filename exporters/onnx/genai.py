@@ -32,7 +32,7 @@ def genai_config(model: Model, graph: onnx.ModelProto, filename: str) -> str | N
     """The file's text for the graph at `filename`; None for a model that gives no logits or keeps no cache."""
     signature = model.signature
     cache, context = signature.cache, getattr(model.config, "max_position_embeddings", None)
-    if cache is None or context is None or signature.outputs[0].name != "logits":
+    if cache is None or cache.cross or context is None or signature.outputs[0].name != "logits":
         return None
     settings = generation_settings(model)
     ends = settings.get("eos_token_id")

@@ -6,7 +6,7 @@ one: shape arithmetic and what layers share appear once, and nothing needs clean
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +162,40 @@ class Graph:
         """`op` with one output."""
         return self.op(kind, inputs, type_, domain=domain, attributes=attributes)[0]
 
+    def branch(
+        self, condition: Value, then: Callable[[], Sequence[Value]], otherwise: Callable[[], Sequence[Value]]
+    ) -> tuple[Value, ...]:
+        """An If node: only the side that `condition` (of one value) asks for is run.
+
+        Both sides give the same number of values; the types of the result are those that `otherwise` gives.
+        """
+        sides: dict[str, onnx.GraphProto] = {}
+        results: list[Value] = []
+        for name, make in (("then_branch", then), ("else_branch", otherwise)):
+            nodes, known = self._nodes, self._known
+            self._nodes, self._known = [], dict(known)
+            try:
+                results = [self._made_here(value) for value in make()]
+                side = onnx.GraphProto(name=self._fresh(name), node=self._nodes)
+            finally:
+                self._nodes, self._known = nodes, known
+            side.output.extend(
+                onnx.helper.make_tensor_value_info(value.name, ELEMENTS[value.type.dtype], None) for value in results
+            )
+            sides[name] = side
+        outputs = tuple(self._fresh("If") for _ in results)
+        self._known[("If", *outputs)] = outputs
+        self._nodes.append(onnx.helper.make_node("If", [condition.name], outputs, name=outputs[0], **sides))
+        return tuple(Value(name, value.type) for name, value in zip(outputs, results, strict=True))
+
+    def _made_here(self, value: Value) -> Value:
+        """`value` as the output of a node of the present branch."""
+        if any(value.name in node.output for node in self._nodes):
+            return value
+        name = self._fresh("Identity")
+        self._nodes.append(onnx.helper.make_node("Identity", [value.name], [name], name=name))
+        return Value(name, value.type)
+
     # Shapes
 
     def derived(self, value: Value) -> None:
@@ -248,11 +282,12 @@ class Graph:
         needed, kept = set(self._outputs), []
         for node in reversed(self._nodes):
             if not needed.isdisjoint(node.output):
-                needed.update(node.input)
+                needed.update(name for inner in _with_inner(node) for name in inner.input)
                 kept.append(node)
         for node in kept:
-            for names in (node.input, node.output):
-                names[:] = [self._outputs.get(name, name) for name in names]
+            for inner in _with_inner(node):
+                for names in (inner.input, inner.output):
+                    names[:] = [self._outputs.get(name, name) for name in names]
         graph = onnx.GraphProto(name="isoform")
         graph.node.extend(reversed(kept))
         graph.input.extend(self._info(port) for port in self._signature.inputs)
@@ -260,7 +295,7 @@ class Graph:
         graph.initializer.extend(tensor for name, tensor in self._constants.items() if name in needed)
         model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="isoform", graph=graph)
         model.opset_import.add(domain="", version=OPSET)
-        if any(node.domain == MICROSOFT for node in kept):
+        if any(inner.domain == MICROSOFT for node in kept for inner in _with_inner(node)):
             model.opset_import.add(domain=MICROSOFT, version=1)
         return model, {name: parameter for name, parameter in self.parameters.items() if name in needed}
 
@@ -268,12 +303,20 @@ class Graph:
         return onnx.helper.make_tensor_value_info(port.name, ELEMENTS[self._port_dtype(port)], port.axes)
 
     def _port_dtype(self, port: Port) -> torch.dtype:
-        return torch.int64 if port.dtype == "int64" else self._dtype
+        return {"int64": torch.int64, "bool": torch.bool}.get(port.dtype, self._dtype)
 
     def _fresh(self, kind: str) -> str:
         base = f"{self.scope}.{kind}" if self.scope else kind
         count = self._taken[base] = self._taken.get(base, 0) + 1
         return base if count == 1 else f"{base}.{count}"
+
+
+def _with_inner(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """A node, and those of its branches."""
+    yield node
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _with_inner(inner)
 
 
 def matrix(weight: Value) -> tuple[int, int]:

@@ -19,7 +19,7 @@ import torch
 from isoform.errors import UnsupportedExport
 from isoform.exporters.onnx.graph import MICROSOFT, Graph, Number, Size, Value
 from isoform.exporters.tracing import Type
-from isoform.signature import Axis
+from isoform.signature import LENGTH, TOTAL, Axis
 
 Lowering = Callable[..., Any]
 Types = Sequence[Type]
@@ -452,7 +452,7 @@ def standard_attention(
     q: Value,
     k: Value,
     v: Value,
-    bias: Value,
+    bias: Value | None,
     heads: int,
     kv_heads: int,
     scale: float,
@@ -461,7 +461,8 @@ def standard_attention(
 ) -> tuple[Value, ...]:
     """ONNX' Attention. It may not soft-cap: opset 23 leaves open whether the cap comes before or after the bias."""
     settings = {"q_num_heads": heads, "kv_num_heads": kv_heads, "scale": scale}
-    return graph.op("Attention", (q, k, v, whole_bias(graph, q, bias), *past), *out, attributes=settings)
+    mask = None if bias is None else whole_bias(graph, q, bias)
+    return graph.op("Attention", (q, k, v, mask, *past), *out, attributes=settings)
 
 
 def plain_attention(
@@ -470,7 +471,7 @@ def plain_attention(
     q: Value,
     k: Value,
     v: Value,
-    bias: Value,
+    bias: Value | None,
     heads: int,
     kv_heads: int,
     scale: float,
@@ -481,7 +482,7 @@ def plain_attention(
     dtype, (batch, length, width) = q.type.dtype, q.type.shape
     if not isinstance(width, int):
         raise UnsupportedExport(f"{graph.scope}: attention over {width} channels; the width must be fixed")
-    dim, groups, slots = width // heads, heads // kv_heads, bias.type.shape[3]
+    dim, groups, slots = width // heads, heads // kv_heads, k.type.shape[1] if bias is None else bias.type.shape[3]
 
     def op(kind: str, inputs: Sequence[Value], *shape: Axis, **attributes: Any) -> Value:
         return graph.one(kind, inputs, Type(dtype, shape), **attributes)
@@ -502,8 +503,10 @@ def plain_attention(
     scores = op("Mul", (scores, graph.number(scale / softcap if softcap else scale, dtype)), *sizes)
     if softcap:
         scores = op("Mul", (op("Tanh", (scores,), *sizes), graph.number(softcap, dtype)), *sizes)
-    hide = op("Unsqueeze", (bias, graph.indices(2)), batch, 1, 1, bias.type.shape[2], slots)
-    scores = graph.cast(op("Add", (scores, hide), *sizes), torch.float32)
+    if bias is not None:
+        hide = op("Unsqueeze", (bias, graph.indices(2)), batch, 1, 1, bias.type.shape[2], slots)
+        scores = op("Add", (scores, hide), *sizes)
+    scores = graph.cast(scores, torch.float32)
     weights = graph.cast(graph.one("Softmax", (scores,), scores.type, axis=-1), dtype)
     mixed = op("MatMul", (weights, value), batch, kv_heads, groups, length, dim)
     mixed = op("Transpose", (mixed,), batch, length, kv_heads, groups, dim, perm=[0, 3, 1, 2, 4])
@@ -516,15 +519,18 @@ def runtime_attention(
     q: Value,
     k: Value,
     v: Value,
-    bias: Value,
+    bias: Value | None,
     heads: int,
     kv_heads: int,
     scale: float,
     cap: float,
 ) -> tuple[Value, ...]:
-    """On the CPU provider Attention is a third faster in float32, MultiHeadAttention twice as fast in float16."""
-    if q.type.dtype == torch.float16 and heads == kv_heads and not cap:
-        inputs = (q, k, v, None, None, whole_bias(graph, q, bias))
+    """On the CPU provider Attention is a third faster in float32, MultiHeadAttention twice as fast in float16.
+
+    Without a bias MultiHeadAttention keeps no table of scores.
+    """
+    if (q.type.dtype == torch.float16 or bias is None) and heads == kv_heads and not cap:
+        inputs = (q, k, v, None, None, None if bias is None else whole_bias(graph, q, bias))
         settings = {"num_heads": heads, "scale": scale}
         return graph.op("MultiHeadAttention", inputs, *out, domain=MICROSOFT, attributes=settings)
     return portable_attention(graph, out, q, k, v, bias, heads, kv_heads, scale, cap)
@@ -536,7 +542,7 @@ def portable_attention(
     q: Value,
     k: Value,
     v: Value,
-    bias: Value,
+    bias: Value | None,
     heads: int,
     kv_heads: int,
     scale: float,
@@ -564,10 +570,152 @@ def portable_cached_attention(
     return portable_attention(graph, out, q, k, v, bias, heads, kv_heads, scale, softcap, (past_k, past_v))
 
 
+def runtime_causal_attention(
+    graph: Graph,
+    out: Types,
+    q: Value,
+    k: Value,
+    v: Value,
+    past_k: Value,
+    past_v: Value,
+    use_cache: Value,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+) -> tuple[Value, ...]:
+    """The kernel hides the future by itself. It takes the whole past or none of it, so a branch chooses."""
+    dim = past_k.type.shape[3]
+    if not isinstance(dim, int) or dim % 8:
+        return portable_causal_attention(graph, out, q, k, v, past_k, past_v, use_cache, heads, kv_heads, scale)
+    int32, types = torch.int32, _with_present(out, past_k)
+    settings = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": scale, "do_rotary": 0}
+
+    def over(slots: Value, *past: Value | None) -> tuple[Value, ...]:
+        scope, graph.scope = graph.scope, ""
+        slots = graph.cast(slots, int32)
+        last = graph.one("Sub", (slots, graph.number(1, int32)), slots.type)
+        lengths = graph.expand(last, (q.type.shape[0],))
+        count = graph.one("Squeeze", (slots,), Type(int32, ()))
+        graph.scope = scope
+        return graph.op(
+            "GroupQueryAttention", (q, k, v, *past, lengths, count), *types, domain=MICROSOFT, attributes=settings
+        )
+
+    new, old = (graph.shape([x]) for x in (q.type.shape[1], past_k.type.shape[2]))
+    both = graph.one("Add", (old, new), new.type)
+    return graph.branch(use_cache, lambda: over(both, past_k, past_v), lambda: over(new, None, None))
+
+
+def portable_causal_attention(
+    graph: Graph,
+    out: Types,
+    q: Value,
+    k: Value,
+    v: Value,
+    past_k: Value,
+    past_v: Value,
+    use_cache: Value,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+) -> tuple[Value, ...]:
+    int64, scope, graph.scope = torch.int64, graph.scope, ""
+    used, slots = _used(graph, past_k, use_cache), _all_slots(graph, q, past_k, use_cache)
+    zero, one = graph.number(0, int64), graph.number(1, int64)
+    ends = [graph.one("Squeeze", (x,), Type(int64, ())) for x in (used, slots)]
+    queries = graph.one("Range", (*ends, one), Type(int64, (LENGTH,)))
+    keys = graph.one("Range", (zero, ends[1], one), Type(int64, (TOTAL,)))
+    rows = graph.one("Unsqueeze", (queries, graph.indices(1)), Type(int64, (LENGTH, 1)))
+    hidden = graph.one("Less", (rows, keys), Type(torch.bool, (LENGTH, TOTAL)))
+    dtype = q.type.dtype
+    low, none = graph.number(torch.finfo(dtype).min / 2, dtype), graph.number(0, dtype)
+    bias = graph.one("Where", (hidden, low, none), Type(dtype, (LENGTH, TOTAL)))
+    bias = graph.one("Unsqueeze", (bias, graph.indices(0, 1)), Type(dtype, (1, 1, LENGTH, TOTAL)))
+    graph.scope = scope
+    bounds = graph.indices(0), used, graph.indices(2)
+    pasts = [graph.one("Slice", (x, *bounds), x.type) for x in (past_k, past_v)]
+    settings = {"q_num_heads": heads, "kv_num_heads": kv_heads, "scale": scale}
+    return graph.op("Attention", (q, k, v, bias, *pasts), *_with_present(out, past_k), attributes=settings)
+
+
+def _used(graph: Graph, past: Value, use_cache: Value) -> Value:
+    """How many slots of the past count: int64 (1,)."""
+    switch = graph.cast(use_cache, torch.int64)
+    return graph.one("Mul", (graph.shape([past.type.shape[2]]), switch), Type(torch.int64, (1,)))
+
+
+def _all_slots(graph: Graph, q: Value, past: Value, use_cache: Value) -> Value:
+    """How many slots there are with the new ones: int64 (1,)."""
+    return graph.one("Add", (_used(graph, past, use_cache), graph.shape([q.type.shape[1]])), Type(torch.int64, (1,)))
+
+
+def _with_present(out: Types, past: Value) -> tuple[Type, ...]:
+    """The types of the output and of the extended cache, which is traced without its past."""
+    batch, heads, _, dim = past.type.shape
+    present = Type(past.type.dtype, (batch, heads, TOTAL, dim))
+    return out[0], present, present
+
+
+def cross_attention(linear: Lowering, portable: bool) -> Lowering:
+    """A branch holds all of it, so that a cache that is there is read where it lies; `linear` lowers projections."""
+
+    def lower(
+        graph: Graph,
+        out: Types,
+        q: Value,
+        memory: Value,
+        k_weight: Value,
+        k_bias: Value | None,
+        v_weight: Value,
+        v_bias: Value | None,
+        past_k: Value,
+        past_v: Value,
+        use_cache: Value,
+        bias: Value | None,
+        heads: int,
+        kv_heads: int,
+        scale: float,
+    ) -> tuple[Value, ...]:
+        dtype, (batch, slots, _) = q.type.dtype, memory.type.shape
+        dim, width = past_k.type.shape[3], k_weight.type.shape[0]
+
+        def attend(key: Value, value: Value) -> Value:
+            mask = None if bias is None else whole_bias(graph, q, bias)
+            if not portable and heads == kv_heads:
+                settings = {"num_heads": heads, "scale": scale}
+                inputs = (q, key, value, None, None, mask)
+                return graph.one("MultiHeadAttention", inputs, out[0], MICROSOFT, **settings)
+            length = q.type.shape[1]
+            query = graph.reshape(q, Type(dtype, (batch, length, heads, dim)))
+            query = graph.one("Transpose", (query,), Type(dtype, (batch, heads, length, dim)), perm=[0, 2, 1, 3])
+            mixed = graph.one("Attention", (query, key, value, mask), query.type, scale=scale)
+            mixed = graph.one("Transpose", (mixed,), Type(dtype, (batch, length, heads, dim)), perm=[0, 2, 1, 3])
+            return graph.reshape(mixed, out[0])
+
+        def project(weight: Value, shift: Value | None) -> Value:
+            x = linear(graph, [Type(dtype, (batch, slots, width))], memory, weight, shift)
+            x = graph.reshape(x, Type(dtype, (batch, slots, kv_heads, dim)))
+            return graph.one("Transpose", (x,), Type(dtype, (batch, kv_heads, slots, dim)), perm=[0, 2, 1, 3])
+
+        def recalled() -> tuple[Value, ...]:
+            nothing = graph.indices(0), graph.indices(0), graph.indices(2)
+            empty = (graph.one("Slice", (x, *nothing), x.type) for x in (past_k, past_v))
+            return attend(past_k, past_v), *empty
+
+        def projected() -> tuple[Value, ...]:
+            key, value = project(k_weight, k_bias), project(v_weight, v_bias)
+            return attend(key, value), key, value
+
+        return graph.branch(use_cache, recalled, projected)
+
+    return lower
+
+
 PORTABLE: Mapping[str, Lowering] = {
     "aten::linear": portable_linear,
     "isoform::attention": portable_attention,
     "isoform::cached_attention": portable_cached_attention,
+    "isoform::causal_attention": portable_causal_attention,
     "isoform::rms_norm": rms_norm,
     "isoform::rotary": rotary,
 }
@@ -576,6 +724,7 @@ RUNTIME: Mapping[str, Lowering] = {
     "aten::linear": fused_linear,
     "isoform::attention": runtime_attention,
     "isoform::cached_attention": grouped_query_attention,
+    "isoform::causal_attention": runtime_causal_attention,
     "isoform::rms_norm": rms_norm,
     "isoform::rotary": rotary,
 }

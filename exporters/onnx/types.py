@@ -25,6 +25,9 @@ FILES = {
 }
 """File names that Transformers.js looks for where it has the notion (its dtypes fp32, fp16, q8, q4 and q4f16)."""
 
+PARTS = {"decoder": "decoder_model_merged", "model": "model"}
+"""What the ecosystem puts in the place of "model" for a part of a model; another part is `{name}_model`."""
+
 CHOICES = "f32, f16, int8, q8_0, q4_0, q4f16, or 4 and 8 bits in other blocks: q4-64, q4a-128 (a: asymmetric), q8-16"
 
 
@@ -57,16 +60,21 @@ class OnnxType:
     def lowerings(self, portable: bool, head: str) -> Mapping[str, Lowering]:
         """What goes before the plain operators. The weight `head` takes 8 bits, as in GGUF's mix of the same name."""
         from isoform.exporters.onnx.forms import Blocks
-        from isoform.exporters.onnx.operators import PORTABLE, RUNTIME
+        from isoform.exporters.onnx.operators import PORTABLE, RUNTIME, cross_attention
         from isoform.exporters.onnx.quantized import block_tables, byte_tables
 
-        base = PORTABLE if portable else RUNTIME
+        table = base = PORTABLE if portable else RUNTIME
         if self.int8:
-            return byte_tables(head, base, not portable)
-        if self.bits:
+            table = byte_tables(head, base, not portable)
+        elif self.bits:
             body = Blocks(self.bits, self.block, self.asymmetric, self.dtype)
-            return block_tables(body, replace(body, bits=8), head, base)
-        return base
+            table = block_tables(body, replace(body, bits=8), head, base)
+        return {**table, "isoform::cross_attention": cross_attention(table["aten::linear"], portable)}
+
+
+def part_file(part: str, file: str) -> str:
+    """The name of a part's graph: decoder, model_fp16.onnx -> decoder_model_merged_fp16.onnx."""
+    return PARTS.get(part, f"{part}_model") + file.removeprefix("model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

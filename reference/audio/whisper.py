@@ -18,7 +18,7 @@ from isoform.errors import CheckpointError
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoint import Checkpoint
 from isoform.reference.config import Config
-from isoform.reference.layers import MLP, Attention, CrossAttention, Embedding, Linear
+from isoform.reference.layers import MLP, Attention, CrossAttention, Embedding, Linear, causal_bias
 from isoform.reference.weights import Rename, Rule
 from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, memory_decoder_signature
 
@@ -83,7 +83,9 @@ class WhisperConfig(Config):
     def aligned(self) -> tuple[tuple[int, int], ...]:
         """The heads that tell where in the sound a token is: without a list, those of the upper half of the layers."""
         upper = range(self.decoder_layers // 2, self.decoder_layers)
-        return self.alignment_heads or tuple((n, head) for n in upper for head in range(self.decoder_attention_heads))
+        return tuple(dict.fromkeys(self.alignment_heads)) or tuple(
+            (n, head) for n in upper for head in range(self.decoder_attention_heads)
+        )
 
     def head_dim(self, heads: int) -> int:
         if self.d_model % heads:
@@ -202,20 +204,20 @@ class Alignment(Decoder):
 
     def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         """Shapes: input_ids (B, T), encoder_hidden_states (B, S, C) -> (B, heads, T, S), in the order of `aligned`."""
-        no = torch.zeros(1, dtype=torch.bool, device=input_ids.device)
-        empty = encoder_hidden_states.new_zeros(input_ids.shape[0], self.shape[0], 0, self.shape[1])
-        x = self.embedded(input_ids, torch.arange(input_ids.shape[1], device=input_ids.device))
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        x = self.embedded(input_ids, positions)
+        bias = causal_bias(torch.ones_like(input_ids), positions.expand_as(input_ids), None, x.dtype)
         found: dict[tuple[int, int], Tensor] = {}
         layers: Iterable[Any] = self.layers
         for n, layer in enumerate(layers):
-            y, *_ = layer.attn.extend(layer.attn_norm(x), (empty, empty), no)
-            x = x + y
+            x = x + layer.attn(layer.attn_norm(x), bias)
             normed = layer.cross_norm(x)
             if heads := [head for at, head in self.aligned if at == n]:
                 weights = layer.cross.weights(normed, encoder_hidden_states, heads).unbind(1)
                 found |= {(n, head): one for head, one in zip(heads, weights, strict=True)}
-            y, *_ = layer.cross.recall(normed, encoder_hidden_states, (empty, empty), no)
-            x = x + y
+            if len(found) == len(self.aligned):
+                break
+            x = x + layer.cross.look(normed, encoder_hidden_states)
             x = x + layer.mlp(layer.mlp_norm(x))
         return (torch.stack([found[pair] for pair in self.aligned], 1),)
 
