@@ -1,5 +1,7 @@
 """TorchScript: `torchscript/model.pt`, which plain `torch.jit.load` (2.5 or later) and libtorch open without isoform.
 
+A model of several parts is a file for each: `torchscript/encoder.pt`, `torchscript/decoder.pt`.
+
 `forward` takes the signature's inputs by position and returns a tuple of its outputs; batch, length and past are free.
 
 The module is traced on the meta device, so nothing is computed and no weight is in memory. torch then saves it with
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
     from isoform.reference.model import Model
 
-PATH = "torchscript/model.pt"
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 _ALIGNMENT = 64  # of every record, as torch writes them: they can be memory-mapped
@@ -40,26 +41,32 @@ _CHUNK = 2**24  # bytes converted and written at once
 def write(
     model: Model, folder: Path, dtype: str, progress: Callable[[str, int, int], None] | None = None
 ) -> list[Artifact]:
-    """Write the file under `folder`; peak memory is the largest weight plus a fixed base.
+    """Write a file per part under `folder`; peak memory is the largest weight plus a fixed base.
 
     Raises UnsupportedExport when the forward pass depends on the sizes it was traced with.
     """
-    import torch
-
     if dtype not in DTYPES:
         raise UnsupportedExport(f"TorchScript has no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-    module = model.skeleton(getattr(torch, DTYPES[dtype]))
+    show = progress or (lambda text, done, total: None)
+    return [_write_part(part, folder, dtype, show) for part in model.parts]
+
+
+def _write_part(part: Model, folder: Path, dtype: str, progress: Callable[[str, int, int], None]) -> Artifact:
+    import torch
+
+    module = part.skeleton(getattr(torch, DTYPES[dtype]))
     tensors: dict[str, _Source] = {}
     for name, parameter in module.named_parameters():
-        weight = model.weights[name]
+        weight = part.weights[name]
         tensors[name] = _Source(name, parameter, weight.load, weight.release)
     for name, buffer in module.named_buffers():
         tensors[name] = _Source(name, buffer.to("meta"), buffer.clone, lambda: None)
-    archive, order = _skeleton(module, model.signature)
-    path = folder / PATH
+    archive, order = _skeleton(module, part.signature)
+    path = folder / "torchscript" / f"{part.part}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    _fill(archive, path, [tensors[name] for name in order], progress or (lambda text, done, total: None))
-    return [Artifact(format="torchscript", dtype=dtype, files=(describe(path, folder),), signature=model.signature)]
+    _fill(archive, path, [tensors[name] for name in order], progress)
+    files = (describe(path, folder),)
+    return Artifact(format="torchscript", dtype=dtype, files=files, signature=part.signature, part=part.part)
 
 
 class _Source:
