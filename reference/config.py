@@ -70,6 +70,14 @@ def _short(value: Any) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
+def with_labels(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """config.json with `num_labels` counted where `id2label` names them."""
+    labels = data.get("id2label")
+    if labels is not None and not isinstance(labels, Mapping):
+        raise CheckpointError(f"config.json: id2label is {_short(labels)}, not an object")
+    return {**data, "num_labels": len(labels)} if labels else data
+
+
 RopeKind = Literal["default", "linear", "llama3"]
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "bert": "text.bert",
+    "dinov2": "vision.dinov2",
+    "dinov2_with_registers": "vision.dinov2",
     "gemma2": "text.gemma2",
     "gemma3_text": "text.gemma3",
     "llama": "text.llama",

@@ -1,0 +1,1 @@
+"""One file per vision family, and what they share."""

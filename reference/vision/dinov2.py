@@ -1,0 +1,167 @@
+"""DINOv2: a vision transformer whose positions are interpolated to any picture, with scaled residual branches.
+
+Oquab et al. 2023, https://arxiv.org/abs/2304.07193; with registers: Darcet et al. 2023,
+https://arxiv.org/abs/2309.16588, which interpolates positions with antialiasing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoform.errors import CheckpointError
+from isoform.reference.card import Family, Task
+from isoform.reference.config import Config, with_labels
+from isoform.reference.layers import MLP, Linear
+from isoform.reference.vision.patches import SEQUENCE, GatedUp, Layer, PatchEmbed, grid, pixels, resized, units
+from isoform.reference.weights import Rename, Rule
+from isoform.signature import BATCH, Port, Signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dinov2Config(Config):
+    model_type: str = "dinov2"
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    mlp_ratio: float = 4
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    image_size: int | tuple[int, ...] = 224
+    patch_size: int | tuple[int, ...] = 14
+    num_channels: int = 3
+    qkv_bias: bool = True
+    use_swiglu_ffn: bool = False
+    num_register_tokens: int | None = None
+    num_labels: int = 2
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Dinov2Config:
+        config = super(Dinov2Config, cls).from_dict(with_labels(data))
+        rows, columns = grid(config.image_size, config.patch_size)
+        if rows != columns:
+            raise CheckpointError(
+                f"config.json: positions on a grid of {rows} x {columns}; this family has square ones"
+            )
+        return config
+
+    @property
+    def registers(self) -> int:
+        if self.model_type == "dinov2":
+            return 0
+        return 4 if self.num_register_tokens is None else self.num_register_tokens
+
+    @property
+    def intermediate_size(self) -> int:
+        hidden = int(self.hidden_size * self.mlp_ratio)
+        return (int(hidden * 2 / 3) + 7) // 8 * 8 if self.use_swiglu_ffn else hidden
+
+
+class Dinov2(nn.Module):
+    """The trunk; `classifies`: with a linear layer on the class token and the mean of the patches."""
+
+    def __init__(self, c: Dinov2Config, classifies: bool) -> None:
+        super().__init__()
+        dim = c.hidden_size
+        self.grid, self.registers, self.classifies = grid(c.image_size, c.patch_size), c.registers, classifies
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
+        if c.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, c.registers, dim))
+        self.position_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], dim))
+        self.patch_embed = PatchEmbed(c.num_channels, dim, c.patch_size)
+        self.layers = nn.ModuleList(
+            Layer(dim, c.num_attention_heads, _mlp(c), c.layer_norm_eps, bias=c.qkv_bias, scaled=True)
+            for _ in range(c.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(dim, c.layer_norm_eps)
+        if classifies:
+            self.classifier = Linear(2 * dim, c.num_labels)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Pictures (B, channels, H, W) -> the last hidden state (B, 1 + registers + patches, C) and its first token
+        (B, C), or logits (B, labels)."""
+        x = self.patch_embed(pixel_values)
+        down, across = self.patch_embed.kernel_size
+        sizes = pixel_values.shape[2] // down, pixel_values.shape[3] // across
+        table = self.position_embed[0]
+        x = x + resized(table[1:], self.grid, sizes, smooth=self.registers > 0)
+        first = (self.class_token + table[:1]).expand(x.shape[0], -1, -1)
+        if self.registers:
+            x = torch.cat((first, self.register_tokens.expand(x.shape[0], -1, -1), x), 1)
+        else:
+            x = torch.cat((first, x), 1)
+        for layer in self.layers:
+            x = layer(x)
+        x = self.norm(x)
+        if not self.classifies:
+            return x, x[:, 0]
+        patches = x[:, 1 + self.registers :]
+        return (self.classifier(torch.cat((x[:, 0], patches.mean(1)), -1)),)
+
+
+def _mlp(c: Dinov2Config) -> MLP | GatedUp:
+    if c.use_swiglu_ffn:
+        return GatedUp(c.hidden_size, c.intermediate_size)
+    return MLP(c.hidden_size, c.intermediate_size, c.hidden_act)
+
+
+def _signature(c: Dinov2Config, *outputs: Port) -> Signature:
+    return Signature((pixels(c.num_channels),), outputs, units=units(c.patch_size))
+
+
+RULES: tuple[Rule, ...] = (
+    Rename("dinov2.embeddings.cls_token", "class_token"),
+    Rename("dinov2.embeddings.register_tokens", "register_tokens"),
+    Rename("dinov2.embeddings.position_embeddings", "position_embed"),
+    Rename("dinov2.embeddings.patch_embeddings.projection", "patch_embed"),
+    Rename("dinov2.embeddings.mask_token", "mask.token"),
+    Rename("dinov2.encoder.layer.*.norm1", "layers.*.attn_norm"),
+    Rename("dinov2.encoder.layer.*.attention.attention.query", "layers.*.attn.q"),
+    Rename("dinov2.encoder.layer.*.attention.attention.key", "layers.*.attn.k"),
+    Rename("dinov2.encoder.layer.*.attention.attention.value", "layers.*.attn.v"),
+    Rename("dinov2.encoder.layer.*.attention.output.dense", "layers.*.attn.out"),
+    Rename("dinov2.encoder.layer.*.layer_scale1.lambda1", "layers.*.attn_scale"),
+    Rename("dinov2.encoder.layer.*.norm2", "layers.*.mlp_norm"),
+    Rename("dinov2.encoder.layer.*.mlp.fc1", "layers.*.mlp.up"),
+    Rename("dinov2.encoder.layer.*.mlp.fc2", "layers.*.mlp.down"),
+    Rename("dinov2.encoder.layer.*.mlp.weights_in", "layers.*.mlp.gate_up"),
+    Rename("dinov2.encoder.layer.*.mlp.weights_out", "layers.*.mlp.gate_down"),
+    Rename("dinov2.encoder.layer.*.layer_scale2.lambda1", "layers.*.mlp_scale"),
+    Rename("dinov2.layernorm", "norm"),
+    Rename("classifier", "classifier"),
+)
+
+FAMILY = Family(
+    name="dinov2",
+    title="DINOv2",
+    model_types=("dinov2", "dinov2_with_registers"),
+    config=Dinov2Config,
+    rules=RULES,
+    tasks=(
+        Task(
+            name="image-classification",
+            architectures=("Dinov2ForImageClassification", "Dinov2WithRegistersForImageClassification"),
+            build=lambda c: Dinov2(c, True),
+            signature=lambda c: _signature(c, Port("logits", "float", (BATCH, c.num_labels))),
+            carried=("mask",),
+        ),
+        Task(
+            name="image-feature-extraction",
+            architectures=("Dinov2Model", "Dinov2WithRegistersModel"),
+            build=lambda c: Dinov2(c, False),
+            signature=lambda c: _signature(
+                c,
+                Port("last_hidden_state", "float", (BATCH, SEQUENCE, c.hidden_size)),
+                Port("pooler_output", "float", (BATCH, c.hidden_size)),
+            ),
+            carried=("mask",),
+        ),
+    ),
+    prefix="dinov2",
+    heads=("classifier", "mask"),
+    no_gguf="llama.cpp has no DINOv2",
+)
