@@ -27,6 +27,7 @@ SECOND = (
 )
 # One switch each: a base model with its pooling, unusual scales, windows and biases, the newer config spelling, shards.
 MORE = (*("bert_embed", "gemma2_scalar", "gemma3_new", "mistral_full", "qwen2_window", "qwen3_bias", "qwen3_sharded"),)
+AUDIO = ("whisper", "wav2vec2", "wav2vec2_ctc", "wav2vec2_large", "wav2vec2_b", "wav2vec2_base_b", "wav2vec2_ctc_b")
 ENCODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if name.startswith("bert"))
 DECODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if not name.startswith("bert"))
 
@@ -35,7 +36,7 @@ DECODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if not name.startswit
 def _folder() -> Path:
     """The cache for these generators and libraries; a change in any of them makes a new one."""
     key = hashlib.sha256()
-    for script in ("make_tiny.py", "second.py"):
+    for script in ("make_tiny.py", "second.py", "second_audio.py"):
         key.update((HERE / script).read_bytes())
     for package in ("transformers", "tokenizers", "torch", "safetensors"):
         key.update(f"{package}=={importlib.metadata.version(package)}\n".encode())
@@ -52,7 +53,7 @@ def tiny(name: str) -> Path:
             if not folder.exists():
                 part = folder.with_suffix(".part")
                 shutil.rmtree(part, ignore_errors=True)
-                _write(part, *FIRST, *SECOND, *MORE)
+                _write(part, *FIRST, *SECOND, *MORE, *AUDIO)
                 part.replace(folder)
     checkpoint = folder / name
     if not checkpoint.exists():  # any other case of make_tiny.py, on demand

@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import make_tiny as M
+import second_audio  # noqa: F401  its cases register themselves
 import torch
 import transformers as T
 

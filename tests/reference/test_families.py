@@ -21,7 +21,7 @@ from isoform.reference.checkpoint import open_checkpoint
 from isoform.reference.families import FAMILIES, all_families, family_for, load_family
 from isoform.reference.model import Model, open_model
 from isoform.reference.weights import Rule, find
-from tests.oracle import DECODERS, FIRST, MORE, SECOND, tiny
+from tests.oracle import AUDIO, DECODERS, FIRST, MORE, SECOND, tiny
 
 NAMES = (*FIRST, *SECOND, *MORE)
 
@@ -267,7 +267,7 @@ def made_here(tmp_path: Path) -> dict[str, Path]:
 
 def test_every_rule_of_every_family_is_used_by_a_checkpoint_here(tmp_path: Path) -> None:
     used: dict[str, set[Rule]] = {family.name: set() for family in all_families()}
-    for path in (*map(tiny, NAMES), *made_here(tmp_path).values()):
+    for path in (*map(tiny, (*NAMES, *AUDIO)), *made_here(tmp_path).values()):
         checkpoint = open_checkpoint(path)
         family = family_for(checkpoint)
         for key in checkpoint:

@@ -19,7 +19,7 @@ from isoform.exporters import gguf
 from isoform.reference.checkpoint import open_checkpoint
 from isoform.reference.gguf_file import GgufCheckpoint, read_gguf
 from isoform.reference.model import Model, open_model
-from isoform.reference.weights import Fold, hub_names
+from isoform.reference.weights import Fold, WeightNorm, hub_names
 from tests.cli.test_bad_input import run
 from tests.reference.test_saving import in_transformers, inputs_of
 
@@ -113,6 +113,7 @@ def test_the_dtype_is_the_one_asked_for(tiny: Tiny, tmp_path: Path, dtype: str) 
     assert written["dtype"] == dtype
     again = open_model(tmp_path / "hub")
     for key, (_, rule) in hub_names(source.weights, source.family.rules).items():
+        assert not isinstance(rule, WeightNorm)
         expected = rule.save(source.weights[key].load()).to(DTYPES[dtype])
         assert torch.equal(hub[again.weights[key].hub], expected), key
 
