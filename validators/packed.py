@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from isoform.reference.model import Model
     from isoform.validators.answers import Run
+    from isoform.validators.bisection.departure import Departure
 
 LEVEL = "weights"
 PIECE = 2**20  # elements compared at a time
@@ -136,39 +137,53 @@ def check_packed(model: Model, path: Path, dtype: str, backend: str) -> Report:
     """The weights level of a quantized graph: how many values are wrong, and how many weights missing or misshapen."""
     import numpy as np
 
+    from isoform.validators.bisection.stored import SHOWN, missing_departure, weight_departure
+
     held = held_weights(path)
-    missing, changed = [], []
+    missing: list[str] = []
+    changed: list[str] = []
+    departures: list[Departure] = []
     values = differing = packed = 0
     for name, weight in model.weights.items():
         if name not in held:
             missing.append(f"{name} is missing")
+            departures.append(missing_departure(name, backend, dtype))
             continue
         rows = weight.shape[0] if weight.shape else 1
         step = max(1, PIECE // max(1, prod(weight.shape[1:])))
         packed += held[name].bits > 0
-        count = 0
+        count, other = 0, []
         source = weight.load()
         for start in range(0, rows, step):
             wanted = source[start : start + step].float().numpy()
             got = held[name].rows(start, start + step)
             if got.shape != wanted.shape:
                 missing.append(f"{name} has rows of {list(got.shape[1:])}, not {list(wanted.shape[1:])}")
+                departures.append(missing_departure(name, backend, dtype))
                 break
-            count += int(np.count_nonzero(_wrong(held[name], got, wanted, start, start + step)))
+            wrong = _wrong(held[name], got, wanted, start, start + step)
+            count += int(np.count_nonzero(wrong))
+            if wrong.any() and len(changed) < SHOWN:
+                other.append((start, got, np.where(wrong, wanted, got)))
         weight.release()
         values += prod(weight.shape)
         differing += count
         if count:
             changed.append(f"{name} ({count} values)")
+            if found := weight_departure(name, other, backend, dtype):
+                departures.append(found)
+    others = sorted(name for name in held.keys() - model.weights.keys() if name.endswith((".weight", ".bias")))
+    missing += [f"{name} is in the file, and the model has no such weight" for name in others]
     if not packed:
         missing.append(f"no weight is quantized in a file of type {dtype}")
     case = f"{dtype} weights, {len(model.weights)} tensors, {packed} quantized, {values} values"
-    found = [("differing", differing, changed), ("wrong_tensors", len(missing), missing)]
+    counted = [("differing", differing, changed), ("wrong_tensors", len(missing), missing)]
     return Report(
         [
             Result(backend, LEVEL, case, metric, count, 0, not count, ", ".join(names[:3]))
-            for metric, count, names in found
-        ]
+            for metric, count, names in counted
+        ],
+        departures=departures,
     )
 
 

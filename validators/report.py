@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from isoform.validators.bisection.departure import Departure
     from isoform.validators.evidence import Evidence
 
 SCHEMA_VERSION = 1
@@ -83,13 +84,14 @@ class Report:
     """Results and skips in the order in which they were taken, which is the same for the same bundle.
 
     `about` says what was checked (bundle, source, family, task, versions, estimate and seconds), `evidence` holds what
-    the charts show.
+    the charts show, `departures` where a form that is not the same begins to differ.
     """
 
     results: list[Result] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    departures: list[Departure] = field(default_factory=list)
 
     @property
     def same(self) -> bool:
@@ -100,6 +102,7 @@ class Report:
         self.results += other.results
         self.skipped += other.skipped
         self.evidence += other.evidence
+        self.departures += other.departures
 
     def labelled(self, model: str) -> Report:
         """The same findings, each said to be about this model."""
@@ -108,6 +111,7 @@ class Report:
             [replace(skip, model=model) for skip in self.skipped],
             [replace(evidence, model=model) for evidence in self.evidence],
             self.about,
+            [replace(departure, model=model) for departure in self.departures],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -116,7 +120,7 @@ class Report:
         if self.about:
             data["about"] = self.about
         data["results"] = [result.to_json() for result in self.results]
-        for key in ("skipped", "evidence"):
+        for key in ("skipped", "departures", "evidence"):
             if entries := getattr(self, key):
                 data[key] = [entry.to_json() for entry in entries]
         return data
@@ -124,6 +128,7 @@ class Report:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Report:
         """Raises KeyError, TypeError or ValueError for what is no report of this version."""
+        from isoform.validators.bisection.departure import Departure
         from isoform.validators.evidence import Evidence
 
         if data["schema_version"] != SCHEMA_VERSION:
@@ -133,6 +138,7 @@ class Report:
             [Skip.from_json(entry) for entry in data.get("skipped", ())],
             [Evidence.from_json(entry) for entry in data.get("evidence", ())],
             dict(data.get("about", {})),
+            [Departure.from_json(entry) for entry in data.get("departures", ())],
         )
 
     def summary(self) -> dict[str, Any]:
@@ -201,6 +207,7 @@ def remarks(report: Report) -> list[str]:
             where = result.case if len(alike) == 1 else f"{len(alike)} cases of {result.group}, worst {result.case}"
             note = f": {result.note}" if result.note else ""
             lines.append(f"FAIL {_who(result)} {result.level}, {where}{note}")
+    lines += [f"DEPARTS {_who(departure)}, {departure.case}: {departure}" for departure in report.departures]
     lines += [f"skipped {_who(skip)} {skip.level}, {skip.case}: {skip.reason}" for skip in report.skipped]
     noted: dict[tuple[str, str], list[str]] = {}
     for result in worst(report.results):
@@ -211,7 +218,7 @@ def remarks(report: Report) -> list[str]:
     return lines
 
 
-def _who(entry: Result | Skip) -> str:
+def _who(entry: Result | Skip | Departure) -> str:
     return f"{entry.model} {entry.backend}".strip()
 
 

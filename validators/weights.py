@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, InputError
+from isoform.validators.bisection.stored import SHOWN
 from isoform.validators.report import Report, Result
 from isoform.validators.tolerance import IMPORTANCE
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from isoform.reference.gguf_file import GgufCheckpoint
     from isoform.reference.model import Model
     from isoform.reference.weights import Weight
+    from isoform.validators.bisection.departure import Departure
 
 LEVEL = "weights"
 PIECE = 2**20  # elements compared at a time
@@ -55,7 +57,10 @@ def check_weights(model: Model, path: Path, form: str, dtype: str, backend: str)
     Two results: how many values differ, and how many tensors are missing, misshapen or of another type; a third for
     files that an importance matrix went into. Raises CheckpointError or InputError when the file cannot be read.
     """
+    from isoform.validators.bisection.stored import missing_departure
+
     wrong: list[str] = []
+    departures: list[Departure] = []
     differing = values = 0
     changed: list[str] = []
     with READERS[form](path) as stored:
@@ -67,9 +72,11 @@ def check_weights(model: Model, path: Path, form: str, dtype: str, backend: str)
             held = stored.tensors.get(name)
             if held is None:
                 wrong.append(f"{name} is missing")
+                departures.append(missing_departure(name, backend, dtype))
                 continue
             if held.shape != weight.shape:
                 wrong.append(f"{name} has shape {list(held.shape)}, not {list(weight.shape)}")
+                departures.append(missing_departure(name, backend, dtype))
                 continue
             kind = expected.get(name, dtype.upper())
             if held.kind != kind and (stored.gguf is None or kind == "F32"):
@@ -82,7 +89,11 @@ def check_weights(model: Model, path: Path, form: str, dtype: str, backend: str)
             differing += count
             if count:
                 changed.append(f"{name} ({count} values)")
+                if len(changed) <= SHOWN and (found := _departure(held, weight, name, stored.gguf, backend, dtype)):
+                    departures.append(found)
             weight.release()
+        for name in sorted(stored.tensors.keys() - model.weights.keys() - _extra(stored, model)):
+            wrong.append(f"{name} is in the file, and the model has no such weight")
         if others and len(others) > len(model.weights) // 2:
             wrong.append(f"most tensors are of other types than {dtype} gives them: {_first(others)}")
             others = []
@@ -92,7 +103,8 @@ def check_weights(model: Model, path: Path, form: str, dtype: str, backend: str)
         [
             Result(backend, LEVEL, case, "differing", differing, 0, not differing, _first(changed)),
             Result(backend, LEVEL, case, "wrong_tensors", len(wrong), 0, not wrong, note),
-        ]
+        ],
+        departures=departures,
     )
     if blocks and blocks.worst[1]:
         share, name = blocks.worst
@@ -101,6 +113,46 @@ def check_weights(model: Model, path: Path, form: str, dtype: str, backend: str)
             Result(backend, LEVEL, case, "importance_error", share, limit, share <= limit, f"{IMPORTANCE.unit}; {name}")
         )
     return report
+
+
+def _extra(stored: Stored, model: Model) -> set[str]:
+    """Tensors that llama.cpp wants and the checkpoint does not hold."""
+    card = model.family.gguf
+    return set(card.extra(model.config)) if stored.gguf is not None and card is not None else set()
+
+
+def _departure(
+    held: Held, weight: Weight, name: str, file: GgufCheckpoint | None, backend: str, dtype: str
+) -> Departure | None:
+    """The worst value of a tensor that differs; a quantized one is held against ggml's own quantization."""
+    from isoform.validators.bisection.stored import weight_departure
+
+    def pieces() -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
+        for start, stop in _ranges(weight.shape):
+            got, source = held.rows(start, stop).float().numpy(), weight.rows(start, stop).float().contiguous().numpy()
+            if file is not None and held.kind not in NARROW:
+                source = _requantized(source, held.kind)
+            elif held.kind in NARROW:
+                import torch
+
+                source = torch.from_numpy(source).to(getattr(torch, NARROW[held.kind])).float().numpy()
+            yield start, got, source
+
+    return weight_departure(name, pieces(), backend, dtype)
+
+
+def _requantized(rows: NDArray[Any], kind: str) -> NDArray[Any]:
+    import numpy as np
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    from isoform.exporters.gguf.ggml import quantize
+    from isoform.exporters.gguf.mixes import SPARSE
+
+    ones = np.ones(rows.shape[-1], np.float32) if kind in SPARSE else None
+    flat = np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]))
+    result: NDArray[Any] = dequantize(quantize(flat, kind, imatrix=ones), GGMLQuantizationType[kind])
+    return result.reshape(rows.shape)
 
 
 def _label(stored: Stored, dtype: str) -> list[str]:
@@ -284,7 +336,10 @@ def _onnx(path: Path) -> Iterator[Stored]:
         kind, shape = _name(_onnx_dtype(tensor.data_type)), tuple(tensor.dims)
         return Held(kind, shape, lambda start, stop: load(tensor)[start:stop] if shape else load(tensor))
 
-    yield Stored({tensor.name: held(tensor) for tensor in graph.initializer})
+    def is_weight(tensor: onnx.TensorProto) -> bool:  # and not a constant of the graph
+        return tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.name.endswith((".weight", ".bias"))
+
+    yield Stored({tensor.name: held(tensor) for tensor in graph.initializer if is_weight(tensor)})
 
 
 def _onnx_dtype(element: int) -> torch.dtype:

@@ -95,6 +95,18 @@ typedef struct llama_batch {
     int8_t * logits;
 } llama_batch;
 
+typedef struct ggml_tensor {
+    int type;
+    void * buffer;
+    int64_t ne[4];
+    size_t nb[4];
+    int op;
+    int32_t op_params[16];
+    int32_t flags;
+    struct ggml_tensor * src[10];
+} ggml_tensor;
+
+typedef bool (*eval_callback)(ggml_tensor * tensor, bool ask, void * user_data);
 typedef void (*log_callback)(int level, const char * text, void * user_data);
 
 void llama_log_set(log_callback callback, void * user_data);
@@ -121,6 +133,12 @@ size_t llama_state_seq_set_data(void * context, const uint8_t * data, size_t siz
 int32_t llama_decode(void * context, llama_batch batch);
 float * llama_get_logits(void * context);
 float * llama_get_embeddings(void * context);
+
+const char * ggml_get_name(const ggml_tensor * tensor);
+const char * ggml_op_desc(const ggml_tensor * tensor);
+bool ggml_is_contiguous(const ggml_tensor * tensor);
+size_t ggml_nbytes(const ggml_tensor * tensor);
+void ggml_backend_tensor_get(const ggml_tensor * tensor, void * data, size_t offset, size_t size);
 
 int32_t llama_vocab_n_tokens(const void * vocab);
 int32_t llama_tokenize(const void * vocab, const char * text, int32_t length, int32_t * tokens, int32_t capacity,

@@ -52,6 +52,10 @@ class Worker:
         self._vocab: Any = None
         self._threads = 1
         self._strict = False
+        self._seen: list[tuple[dict[str, Any], bytes, bytes]] = []  # what `reveal` has met so far
+        self._before: dict[int, tuple[Any, bytes]] = {}
+        self._given: tuple[Any, bytes] = ((), b"")
+        self._part = 0
 
     def load(self, _: Blocks, *, path: str, vocab_only: bool, gpu: int | None, threads: int, strict: bool) -> Reply:
         """Load the model; `gpu` is the index of the device that takes all layers, None keeps to the CPU."""
@@ -161,8 +165,90 @@ class Worker:
             start += size
         return {"sizes": counts}, [texts]
 
-    def _context(self, room: Room) -> Any:
+    def reveal(self, blocks: Blocks, *, parts: list[int], states: bool) -> Reply:
+        """Feed N tokens of one row, `parts` of them at a time, and give what is computed next to every weight.
+
+        blocks: ids and positions (int32). The answer has an entry per operation with a weight, and per rotation: the
+        part, the operation, the names of its tensor and weight, and shapes of what went in and came out (columns
+        first); a block of float32 for each of the two, empty where it is no such array.
+        """
+        total = sum(parts)
+        outputs = max(parts)
+        context = self._context(Room(1, max(BATCH, total), outputs, False, states), self._watch())
+        seen: list[tuple[dict[str, Any], bytes, bytes]] = []
+        try:
+            start = 0
+            for n, count in enumerate(parts):
+                self._seen = seen
+                self._part, self._before = n, {}
+                ids, positions = (self._ffi.from_buffer("int32_t[]", block)[start : start + count] for block in blocks)
+                row = self._ffi.new("int32_t[]", [0])
+                fields = {
+                    "n_tokens": count,
+                    "token": (ids_ := self._ffi.new("int32_t[]", list(ids))),
+                    "pos": (positions_ := self._ffi.new("int32_t[]", list(positions))),
+                    "n_seq_id": (ones := self._ffi.new("int32_t[]", [1] * count)),
+                    "seq_id": (rows := self._ffi.new("int32_t *[]", [row] * count)),
+                    "logits": (wanted := self._ffi.new("int8_t[]", [1] * count)),
+                }
+                batch = self._ffi.new("llama_batch *", fields)
+                self._api.log.clear()
+                code = self._lib.llama_decode(context, batch[0])
+                del ids_, positions_, ones, rows, wanted  # alive until here: the batch only points to them
+                if code != 0:
+                    raise IsoformError(f"llama.cpp refuses {count} tokens (code {code}): {self._api.reason()}")
+                start += count
+        finally:
+            self._lib.llama_free(context)
+        return {"seen": [entry for entry, _, _ in seen]}, [data for _, *both in seen for data in both]
+
+    def _watch(self) -> Any:
+        """A callback for the graph's evaluation, which fills `_seen`. It must outlive the context."""
+        ffi, lib = self._ffi, self._lib
+
+        def name(tensor: Any) -> str:
+            return str(ffi.string(lib.ggml_get_name(tensor)).decode(errors="replace"))
+
+        def data(tensor: Any) -> bytes:
+            if not tensor or tensor.type != api.F32 or not lib.ggml_is_contiguous(tensor):
+                return b""
+            size = lib.ggml_nbytes(tensor)
+            out = ffi.new("uint8_t[]", size)
+            lib.ggml_backend_tensor_get(tensor, out, 0, size)
+            return bytes(ffi.buffer(out, size))
+
+        def callback(tensor: Any, ask: bool, _: Any) -> bool:
+            operation = ffi.string(lib.ggml_op_desc(tensor)).decode()
+            sources = [source for source in tensor.src if source]
+            weight = next((n for n in map(name, sources) if n.endswith((".weight", ".bias"))), "")
+            if ask:  # what goes in: afterwards its memory may hold something else
+                if operation in ("NORM", "RMS_NORM"):
+                    self._before[int(ffi.cast("intptr_t", tensor))] = sources[0].ne, data(sources[0])
+                elif weight:
+                    given = next((source for source in sources if name(source) != weight), None)
+                    key = int(ffi.cast("intptr_t", given)) if given else 0
+                    self._given = self._before.get(key) or ((given.ne, data(given)) if given else ((), b""))
+                return True
+            if weight or operation == "ROPE" or name(tensor).startswith(("l_out", "result_output")):
+                shape, content = self._given if weight else ((), b"")
+                entry = {
+                    "part": self._part,
+                    "operation": operation,
+                    "name": name(tensor),
+                    "weight": weight,
+                    "given": list(shape),
+                    "made": list(tensor.ne),
+                }
+                self._seen.append((entry, content, data(tensor)))
+            return True
+
+        self._callback = ffi.callback("eval_callback", callback)
+        return ffi.cast("void *", self._callback)
+
+    def _context(self, room: Room, watch: Any = None) -> Any:
         params = self._lib.llama_context_default_params()
+        if watch is not None:
+            params.cb_eval = watch
         params.n_ctx = room.slots if room.shared else room.slots * room.rows
         params.n_seq_max = room.rows
         params.kv_unified = room.shared

@@ -1,0 +1,1 @@
+"""Where an artifact departs: what its modules compute, next to what the reference's do."""

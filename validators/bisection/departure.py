@@ -1,0 +1,300 @@
+"""The first module of an artifact that departs from the reference, and by how much."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoform.validators import tolerance
+from isoform.validators.bisection.points import Point, recorded
+from isoform.validators.bisection.probes import Inside, fitting, is_cache, open_probe
+from isoform.validators.cases import Case, Row
+from isoform.validators.compare import Difference, difference
+from isoform.validators.deviations import REASONS, deviation
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from isoform.reference.model import Model
+
+DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+DIGITS = {"f32": 24, "f16": 11, "bf16": 8}  # of the significand, in bits
+AROUND = 2  # values on either side of the worst one that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Where an artifact begins to compute something else.
+
+    `module` is canonical (`layers.3.attn.out`), `layer` the layer around it, or "". `side` is "in" when already what
+    goes into it differs although what is before agrees, and "out" when it is the module itself; "weight" or "bias" when
+    its stored tensor is another, "metadata" for a key of a file.
+
+    `index` counts (token, channel, …) of the worst value in row `row`; `neighbours` are the values (wanted, got) around
+    it along the last axis. `ranges` are the smallest and largest wanted and got values. `agreed` is the last place
+    before that still agrees; `profile` has every place with its share of the limit.
+    """
+
+    backend: str
+    case: str
+    module: str
+    side: str
+    layer: str
+    metric: str
+    error: float
+    limit: float
+    row: int
+    index: tuple[int, ...]
+    want: float
+    got: float
+    neighbours: tuple[tuple[float, float], ...]
+    ranges: tuple[tuple[float, float], tuple[float, float]]
+    agreed: str
+    profile: tuple[tuple[str, float], ...] = ()
+    model: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers that are not finite become null."""
+        data = {key: _plain(value) for key, value in asdict(self).items()}
+        if not self.model:
+            del data["model"]
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Departure:
+        def numbers(value: Any) -> Any:
+            if isinstance(value, list):
+                return tuple(numbers(entry) for entry in value)
+            return float("nan") if value is None else value
+
+        return cls(**{key: numbers(value) for key, value in data.items()})
+
+    @property
+    def place(self) -> str:
+        if self.side == "metadata":
+            return self.module
+        if self.side not in ("in", "out"):
+            return f"{self.module}.{self.side}"
+        return str(Point(self.module, "in" if self.side == "in" else "out"))
+
+    def __str__(self) -> str:
+        """One line for the report."""
+        where = (
+            f"row {self.row}, [{', '.join(map(str, self.index))}]" if self.side != "weight" else f"{list(self.index)}"
+        )
+        (low, high), (got_low, got_high) = self.ranges
+        before = f"; {self.agreed} still agrees" if self.agreed else ""
+        around = " ".join(f"{got:.4g}/{want:.4g}" for want, got in self.neighbours)
+        return (
+            f"{self.place} departs: {self.metric} {self.error:.2g}, limit {self.limit:.2g}; worst at {where}: "
+            f"{self.got:.6g} instead of {self.want:.6g} (got/wanted around: {around}); values from {got_low:.4g} to "
+            f"{got_high:.4g} instead of {low:.4g} to {high:.4g}{before}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    from math import isfinite
+
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the reference has at a point for one row, and how far torch itself is off there."""
+
+    want: NDArray[np.float64]
+    noise: Difference
+    known: Difference | None  # with the backend's known deviation
+
+
+class Insides:
+    """What the reference computes at every point, for the rows of a case."""
+
+    def __init__(self, model: Model, rows: Sequence[Row], backend: str, dtype: str) -> None:
+        import torch
+
+        exact = [
+            self._pass(model, model_module, row, None) for model_module in [model.module(torch.float64)] for row in rows
+        ]
+        module = model.module(getattr(torch, DTYPES.get(dtype, "float32")))
+        own = [self._pass(model, module, row, None) for row in rows]
+        known: list[dict[Point, Any]] | None = None
+        if backend in REASONS:
+            known = [self._pass(model, module, row, backend) for row in rows]
+        self.rows = [
+            {
+                point: Expected(
+                    want,
+                    difference(own[r][point], want),
+                    difference(known[r][point], want) if known is not None else None,
+                )
+                for point, want in exact[r].items()
+            }
+            for r in range(len(rows))
+        ]
+
+    @staticmethod
+    def _pass(model: Model, module: Any, row: Row, backend: str | None) -> dict[Point, Any]:
+        import torch
+
+        dtype = next(p.dtype for p in module.parameters())
+        inputs = [torch.from_numpy(array) for array in Case("", (row,)).inputs(model.signature).values()]
+        inputs = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
+        mode = deviation(backend) if backend else None
+        with torch.inference_mode(), mode or nullcontext(), recorded(module) as found:
+            outputs = module(*inputs)
+        wide = torch.promote_types(dtype, torch.float32)
+        for port, output in zip(model.signature.outputs, outputs, strict=True):
+            found.setdefault(Point(port.name), output.transpose(1, 2) if is_cache(port.name) else output)
+        return {point: x[0].to(wide).numpy() for point, x in found.items() if len(x) == 1}
+
+
+def bisect(
+    model: Model, path: Path, backend: str, dtype: str, case: Case, *, threads: int | None = None
+) -> Departure | None:
+    """Run a case that fails on the artifact with its insides shown, and find the first module that departs.
+
+    None when nothing inside does: showing the insides may turn off the fusion at fault.
+    """
+    with closing(open_probe(model, path, backend, threads)) as probe:
+        inside = list(probe.rows(case))
+    return first_departure(Insides(model, case.rows, backend, dtype), inside, backend, dtype, case.name)
+
+
+def first_departure(
+    expected: Insides, inside: Sequence[Inside], backend: str, dtype: str, case: str
+) -> Departure | None:
+    """In the reference's order of computation; a point that the artifact does not have is passed over."""
+    found: Departure | None = None
+    agreed, profile = "", []
+    for point in expected.rows[0]:
+        pairs = []
+        for r, (row, values) in enumerate(zip(expected.rows, inside, strict=True)):
+            if point in row and point in values.values:
+                got = fitting(values.values[point], row[point].want.shape, values.mask)
+                if got is not None:
+                    pairs.append((r, got, row[point]))
+        if not pairs:
+            continue
+        metric, error, limit = _judge(pairs, dtype)
+        share = error / limit if limit else float("inf") if error else 0.0
+        profile.append((str(point), share if share == share else float("inf")))
+        if error <= limit:
+            agreed = str(point) if found is None else agreed
+        elif found is None:
+            found = _describe(pairs, point, backend, f"{dtype} {case}", metric, error, limit, agreed)
+    if found is None:
+        return None
+    from dataclasses import replace
+
+    return replace(found, profile=tuple(profile))
+
+
+def _judge(pairs: Sequence[tuple[int, NDArray[Any], Expected]], dtype: str) -> tuple[str, float, float]:
+    """The metric that is nearest to or furthest past its limit: its name, value and limit."""
+    gaps = [difference(got, expected.want) for _, got, expected in pairs]
+    if wrong := sum(gap.nonfinite for gap in gaps):
+        return "nonfinite", float(wrong), 0.0
+    ulp = 2.0 ** (1 - DIGITS.get(dtype, 24))
+    size = sum(gap.size for gap in gaps)
+
+    def mean(values: Sequence[Difference], name: str) -> float:
+        return float((sum(getattr(v, name) ** 2 * g.size for v, g in zip(values, gaps, strict=True)) / size) ** 0.5)
+
+    noises = [expected.noise for _, _, expected in pairs]
+    scale = max(gap.scale for gap in gaps)
+    limit_max = tolerance.GRAPH_MAX.value * max(max(n.max_abs for n in noises), tolerance.FLOOR_MAX.value * ulp * scale)
+    limit_rms = tolerance.GRAPH_RMS.value * max(
+        mean(noises, "rms"), tolerance.FLOOR_RMS.value * ulp * mean(gaps, "size_rms")
+    )
+    known = [expected.known for _, _, expected in pairs if expected.known is not None]
+    if known:
+        limit_max = max(limit_max, tolerance.DEVIATION.value * max(k.max_abs for k in known))
+        limit_rms = max(limit_rms, tolerance.DEVIATION.value * max(k.rms for k in known))
+    both = [("max_abs", max(gap.max_abs for gap in gaps), limit_max), ("rms", mean(gaps, "rms"), limit_rms)]
+    return max(both, key=lambda entry: entry[1] / entry[2] if entry[2] else float(entry[1] > 0) * float("inf"))
+
+
+def _describe(
+    pairs: Sequence[tuple[int, NDArray[Any], Expected]],
+    point: Point,
+    backend: str,
+    case: str,
+    metric: str,
+    error: float,
+    limit: float,
+    agreed: str,
+) -> Departure:
+    import numpy as np
+
+    def worst(got: NDArray[Any], want: NDArray[Any]) -> tuple[float, int]:
+        with np.errstate(invalid="ignore"):
+            gap = np.abs(got.astype(np.float64) - want).reshape(-1)
+        gap = np.where(np.isfinite(gap), gap, np.inf)
+        return float(gap.max(initial=0.0)), int(gap.argmax())
+
+    row, got, want = max(((r, g, e.want) for r, g, e in pairs), key=lambda entry: worst(entry[1], entry[2])[0])
+    seen = around(got, want, worst(got, want)[1])
+    return Departure(
+        backend=backend,
+        case=case,
+        module=point.module,
+        side=point.side,
+        layer=layer_of(point.module),
+        metric=metric,
+        error=error,
+        limit=limit,
+        row=row,
+        index=seen.index,
+        want=seen.want,
+        got=seen.got,
+        neighbours=seen.neighbours,
+        ranges=seen.ranges,
+        agreed=agreed,
+    )
+
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A value of an array and its surroundings; see `Departure`."""
+
+    index: tuple[int, ...]
+    want: float
+    got: float
+    neighbours: tuple[tuple[float, float], ...]
+    ranges: tuple[Range, Range]
+
+
+def around(got: NDArray[Any], want: NDArray[Any], place: int) -> Around:
+    """What is at a flat position, and next to it along the last axis."""
+    import numpy as np
+
+    index = tuple(int(n) for n in np.unravel_index(place, want.shape)) if want.shape else ()
+    mine, theirs = (x[index[:-1]].reshape(-1) if index else x.reshape(-1) for x in (got, want))
+    at = index[-1] if index else 0
+    span = range(max(0, at - AROUND), min(len(theirs), at + AROUND + 1))
+    neighbours = tuple((float(theirs[n]), float(mine[n])) for n in span)
+    return Around(index, float(theirs[at]), float(mine[at]), neighbours, (_range(want), _range(got)))
+
+
+def _range(x: NDArray[Any]) -> Range:
+    import numpy as np
+
+    real = x[~np.isnan(x)]
+    return (float(real.min()), float(real.max())) if real.size else (float("nan"), float("nan"))
+
+
+def layer_of(module: str) -> str:
+    """`layers.3` of `layers.3.attn.out`, or "" outside of the layers."""
+    match = re.match(r"(.*?\blayers\.\d+)(?:\.|$)", module)
+    return match[1] if match else ""

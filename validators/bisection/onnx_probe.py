@@ -1,0 +1,97 @@
+"""An ONNX graph with what its modules compute as further outputs, in ONNX Runtime.
+
+The exporter names every node by the module that it comes from (`layers.0.attn.q.Add`), so no table is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import CheckpointError
+from isoform.validators.bisection.points import Point, rotation
+from isoform.validators.bisection.probes import Inside, Values, graph_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from isoform.reference.model import Model
+    from isoform.validators.cases import Case
+
+ROTATIONS = ("RotaryEmbedding",)
+
+
+class OnnxProbe:
+    """A graph that isoform wrote. Strict: quantized layers do not quantize their input."""
+
+    def __init__(self, model: Model, path: Path, threads: int | None = None) -> None:
+        import onnx
+        import onnxruntime as ort
+
+        from isoform.runtimes.devices import cpus
+        from isoform.runtimes.onnx_file import FOLDER_KEY, exact
+
+        content = exact(path)
+        graph = onnx.load_model_from_string(content) if content else onnx.load(str(path), load_external_data=False)
+        self._signature = model.signature
+        modules = {name for name, _ in model.skeleton().named_modules() if name}
+        self._tensors = {point: names for point, names in _places(graph.graph, modules).items() if names}
+        shown = {value.name for value in graph.graph.output}
+        inside = dict.fromkeys(name for names in self._tensors.values() for name in names if name not in shown)
+        given = {value.name for value in graph.graph.input}
+        graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inside if name not in given)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or cpus()
+        options.add_session_config_entry(FOLDER_KEY, str(path.parent))
+        try:
+            self._session = ort.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001  its exceptions have no common base
+            raise CheckpointError(f"{path} does not load with its insides shown: {error}") from None
+        self._names = [value.name for value in self._session.get_outputs()]
+        self._ports = [port.name for port in model.signature.outputs]
+        self._dtypes = {value.name: value.type for value in self._session.get_inputs()}
+
+    def rows(self, case: Case) -> Iterator[Inside]:
+        return graph_rows(self._run, self._signature, case)
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[Values, Mapping[str, NDArray[Any]]]:
+        import numpy as np
+
+        narrow = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
+        feeds = {name: x.astype(narrow.get(self._dtypes[name], x.dtype), copy=False) for name, x in inputs.items()}
+        outputs = dict(zip(self._names, self._session.run(None, feeds), strict=True))
+        known = {**inputs, **outputs}
+        values = {point: [known[name] for name in names if name in known] for point, names in self._tensors.items()}
+        return values, {name: outputs[name] for name in self._ports}
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _places(graph: Any, modules: set[str]) -> dict[Point, list[str]]:
+    """Point -> the tensors that may be its value."""
+    weights = {tensor.name for tensor in graph.initializer}
+    places: dict[Point, list[str]] = {}
+    rotations: dict[str, int] = {}
+    for node in graph.node:
+        scope = _scope(node)
+        if node.op_type in ROTATIONS:
+            rotations[scope] = rotations.get(scope, 0) + 1
+            places[rotation(scope, rotations[scope])] = [node.output[0]]
+        own = [name for name in node.input if name and name not in weights]
+        if scope in modules and own:
+            places.setdefault(Point(scope, "in"), own)
+        path = scope
+        while path:
+            if path in modules:
+                places[Point(path)] = [name for name in node.output if name]  # the last node has the last word
+            path = path.rpartition(".")[0]
+    return places
+
+
+def _scope(node: Any) -> str:
+    """The module that a node comes from: its name without the operator and a number."""
+    return re.sub(rf"\.?{re.escape(node.op_type)}(\.\d+)?$", "", node.name)

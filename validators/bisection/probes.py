@@ -1,0 +1,121 @@
+"""What a backend computes inside, by the reference's names: one way per format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from isoform.validators.bisection.points import Point
+from isoform.validators.cases import Case
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from isoform.reference.model import Model
+    from isoform.signature import Signature
+
+Values = dict[Point, list["NDArray[Any]"]]
+"""Point -> the tensors that may be its value, the likeliest first; one of the right shape is taken."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What was computed for one row: slots (S, …) without the batch axis, of which `mask` (S,) says the real ones."""
+
+    values: Values
+    mask: NDArray[Any]
+
+
+class Probe(Protocol):
+    """An artifact whose insides can be seen."""
+
+    def rows(self, case: Case) -> Iterator[Inside]:
+        """Run a case; what was computed for each of its rows, in order."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_probe(model: Model, path: Path, backend: str, threads: int | None = None) -> Probe:
+    """The probe of a file for a backend."""
+    if backend == "onnxruntime":
+        from isoform.validators.bisection.onnx_probe import OnnxProbe
+
+        return OnnxProbe(model, path, threads)
+    if backend == "torchscript":
+        from isoform.validators.bisection.torchscript_probe import TorchScriptProbe
+
+        return TorchScriptProbe(model, path)
+    from isoform.validators.bisection.llamacpp_probe import LlamaCppProbe
+
+    return LlamaCppProbe(model, path, threads)
+
+
+Run = Callable[[Mapping[str, "NDArray[Any]"]], tuple[Values, Mapping[str, "NDArray[Any]"]]]
+"""Inputs by port -> the values of the points with their batch axis, and the outputs by port."""
+
+
+def graph_rows(run: Run, signature: Signature, case: Case) -> Iterator[Inside]:
+    """The rows of a case through a graph: in one pass together, or step by step one after the other."""
+    import numpy as np
+
+    if not case.parts:
+        values, outputs = run(case.inputs(signature))
+        values |= _outputs(outputs)
+        for r, mask in enumerate(case.mask):
+            own = {point: [x[r] for x in found if len(x) == len(case.rows)] for point, found in values.items()}
+            yield Inside(own, mask)
+        return
+    assert signature.cache is not None
+    past = [port.name for port in signature.cache.ports("past_key_values", 0)]
+    present = [port.name for port in signature.cache.ports("present", 0)]
+    for r, mask in enumerate(case.mask):
+        cache = {name: array[r : r + 1] for name, array in case.inputs(signature).items() if name in past}
+        steps: list[Values] = []
+        for _, feed in case.steps(signature):
+            values, outputs = run({**{name: array[r : r + 1] for name, array in feed.items()}, **cache})
+            cache = dict(zip(past, (outputs[name] for name in present), strict=True))
+            shown = _outputs(outputs)
+            steps.append({**values, **{point: found for point, found in shown.items() if not is_cache(point.module)}})
+        joined: Values = {}
+        for point in steps[0]:
+            pieces = zip(*([x[0] for x in step[point]] for step in steps), strict=False)
+            joined[point] = [np.concatenate(parts) for parts in pieces if len({x.shape[1:] for x in parts}) == 1]
+        joined |= {point: [found[0][0]] for point, found in shown.items() if is_cache(point.module)}
+        yield Inside(joined, mask)
+
+
+def is_cache(port: str) -> bool:
+    """Whether an output is a part of the cache, which holds all slots so far."""
+    return port.startswith("present.")
+
+
+def _outputs(outputs: Mapping[str, NDArray[Any]]) -> Values:
+    """The outputs as points; of a cache (B, heads, S, D) the slots come first."""
+    return {
+        Point(name): [array.swapaxes(1, 2) if is_cache(name) and array.ndim == 4 else array]
+        for name, array in outputs.items()
+    }
+
+
+def fitting(candidates: Sequence[NDArray[Any]], want: tuple[int, ...], mask: NDArray[Any]) -> NDArray[Any] | None:
+    """The real slots of the first candidate that has the wanted shape, heads apart or together; None without one."""
+    for found in candidates:
+        padded = not mask.all()
+        if found.shape == want and not (padded and len(found) == len(mask)):
+            return found
+        if len(found.shape) > 0 and len(found) == len(mask):
+            kept = found[mask != 0]
+            if kept.shape == want:
+                return kept
+            if want and len(kept) == want[0] and kept.size == _size(want):
+                return kept.reshape(want)
+    return None
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    from math import prod
+
+    return prod(shape)

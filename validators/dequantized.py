@@ -1,0 +1,85 @@
+"""The graph level of a quantized ONNX graph: with its own weights, and activations left in float, it is exact.
+
+ONNX Runtime can be told not to quantize what goes into a layer. Then nothing but the weights differs from the source,
+and the reference with these weights must give the same, to float tolerances: a wrong constant that a budget for 4 bits
+would forgive is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoform.reference.model import Model
+from isoform.validators.bisection.search import departures
+from isoform.validators.cases import Case
+from isoform.validators.graph import check_graph
+from isoform.validators.packed import TURNED, held_weights
+from isoform.validators.report import Report
+from isoform.validators.truth import Truth
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from isoform.runtimes.session import Session
+
+
+class Dequantized(Model):
+    """A model with the weights of a quantized graph."""
+
+    path: Path
+
+    def module(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
+        import torch
+
+        kind = torch.float32 if dtype is None else dtype
+        module, held = super().module(kind, device), held_weights(self.path)
+        for name, parameter in module.named_parameters():
+            if name in held:
+                values = torch.from_numpy(held[name].rows(0, len(parameter)).copy())
+                parameter.data = values.view(parameter.shape).to(device=device, dtype=kind)
+        return module
+
+
+def dequantized(model: Model, path: Path) -> Dequantized:
+    """`model` with the weights of the graph at `path`."""
+    found = Dequantized(model.checkpoint, model.family, model.config, model.task)
+    object.__setattr__(found, "path", path)  # the dataclass is frozen
+    return found
+
+
+def weights_only(path: Path) -> bool:
+    """Whether no kernel of the graph needs integers for activations."""
+    import onnx
+
+    return not any(node.op_type in TURNED for node in onnx.load(str(path), load_external_data=False).graph.node)
+
+
+def few(cases: Sequence[Case]) -> list[Case]:
+    """The padded batch and the padded decoding that say most, or else the first case."""
+    padded = [case for case in cases if case.side == "left" and len(case.rows) > 1 and not case.optional]
+    chosen = [next((case for case in padded if bool(case.parts) == decoding), None) for decoding in (False, True)]
+    return [case for case in chosen if case is not None] or list(cases[:1])
+
+
+def check_dequantized(
+    model: Model, session: Session, path: Path, dtype: str, cases: Sequence[Case], threads: int | None = None
+) -> Report:
+    """Run a few cases on a strict session over the graph at `path`, and look into it when it differs."""
+    kind = "f16" if "f16" in dtype else "f32"
+    own, asked = dequantized(model, path), few(cases)
+    report = check_graph(own, session, kind, truth=Truth(own, asked))
+    found = departures(own, path, session.backend, kind, report, asked, threads=threads)
+
+    def named(entry: Any) -> Any:
+        return replace(entry, case=entry.case.replace(f"{kind} ", f"{dtype} ", 1))
+
+    return Report(
+        [named(result) for result in report.results],
+        [named(skip) for skip in (*report.skipped, *found.skipped)],
+        [named(evidence) for evidence in report.evidence],
+        departures=[named(departure) for departure in found.departures],
+    )
