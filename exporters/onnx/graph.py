@@ -75,6 +75,7 @@ class Graph:
         self.parameters: dict[str, Parameter] = {}
         self._signature, self._dtype = signature, dtype
         self._nodes: list[onnx.NodeProto] = []
+        self._makers: dict[str, tuple[onnx.NodeProto, tuple[Value | None, ...]]] = {}  # by output: node and inputs
         self._known: dict[tuple[Any, ...], tuple[str, ...]] = {}
         self._constants: dict[str, TensorProto] = {}
         self._constant_names: dict[tuple[Any, ...], str] = {}
@@ -156,6 +157,7 @@ class Graph:
             outputs = self._known[key] = tuple(self._fresh(kind) for _ in types)
             node = onnx.helper.make_node(kind, names, outputs, domain=domain, name=outputs[0], **attributes)
             self._nodes.append(node)
+            self._makers |= dict.fromkeys(outputs, (node, tuple(inputs)))
         return tuple(Value(name, type_) for name, type_ in zip(outputs, types, strict=True))
 
     def one(self, kind: str, inputs: Sequence[Value | None], type_: Type, domain: str = "", **attributes: Any) -> Value:
@@ -185,7 +187,9 @@ class Graph:
             sides[name] = side
         outputs = tuple(self._fresh("If") for _ in results)
         self._known[("If", *outputs)] = outputs
-        self._nodes.append(onnx.helper.make_node("If", [condition.name], outputs, name=outputs[0], **sides))
+        node = onnx.helper.make_node("If", [condition.name], outputs, name=outputs[0], **sides)
+        self._nodes.append(node)
+        self._makers |= dict.fromkeys(outputs, (node, ()))
         return tuple(Value(name, value.type) for name, value in zip(outputs, results, strict=True))
 
     def _made_here(self, value: Value) -> Value:
@@ -195,6 +199,29 @@ class Graph:
         name = self._fresh("Identity")
         self._nodes.append(onnx.helper.make_node("Identity", [value.name], [name], name=name))
         return Value(name, value.type)
+
+    def summands(self, x: Value) -> tuple[Value, Value] | None:
+        """The two computed values, of the shape of `x`, whose sum it is, if it is one that was made here."""
+        node, inputs = self._makers.get(x.name, (None, ()))
+        if node is None or node.op_type != "Add" or not any(node is made for made in reversed(self._nodes)):
+            return None
+        found = [value for value in inputs if value is not None and value.name in self._makers and value.type == x.type]
+        return (found[0], found[1]) if len(found) == 2 else None
+
+    def absorb(self, total: Value, kind: str, inputs: Sequence[Value], at: int, **attributes: Any) -> Value:
+        """Put one node of ONNX Runtime in the place of the sum `total`, which it gives as its output `at`.
+
+        Returns its first output, of the same type. Its inputs are those of the sum, or weights.
+        """
+        made = self._fresh(kind)
+        outputs = [made, *[""] * (at - 1), total.name]
+        names = [value.name for value in inputs]
+        merged = onnx.helper.make_node(kind, names, outputs, domain=MICROSOFT, name=made, **attributes)
+        (place,) = (n for n, node in enumerate(self._nodes) if node is self._makers[total.name][0])
+        self._nodes[place] = merged
+        self._makers |= dict.fromkeys((made, total.name), (merged, tuple(inputs)))
+        self._known[kind, made] = (made,)
+        return Value(made, total.type)
 
     # Shapes
 

@@ -265,6 +265,31 @@ def layer_norm(
     return graph.one("LayerNormalization", (x, weight, bias), out[0], axis=-len(shape), epsilon=eps)
 
 
+def group_norm(
+    graph: Graph, out: Types, x: Value, groups: int, weight: Value | None, bias: Value | None, eps: float, *_: object
+) -> Value:
+    """Over the channels of a group and all that is behind them: x (B, C, ...). In float32, whatever the dtype."""
+    if weight is None or bias is None:
+        raise UnsupportedExport(f"{graph.scope}: a group norm without weight and bias has no ONNX form here")
+    batch, channels, *rest = x.type.shape
+    wide = graph.cast(x, torch.float32)
+    if groups == channels:
+        scale, shift = graph.cast(weight, torch.float32), graph.cast(bias, torch.float32)
+        normal = graph.one("InstanceNormalization", (wide, scale, shift), wide.type, epsilon=eps)
+        return graph.cast(normal, out[0].dtype)
+    flat = graph.reshape(wide, Type(torch.float32, (batch, groups, "?group")), [0, groups, -1])
+    ones = graph.constant(np.ones(groups, np.float32), torch.float32)
+    zeros = graph.constant(np.zeros(groups, np.float32), torch.float32)
+    normal = graph.one("InstanceNormalization", (flat, ones, zeros), flat.type, epsilon=eps)
+    shape = graph.one("Shape", (wide,), Type(torch.int64, (len(x.type.shape),)))
+    normal = graph.cast(graph.one("Reshape", (normal, shape), wide.type), out[0].dtype)
+    axes = graph.indices(*range(1, len(rest) + 1))
+    column = Type(out[0].dtype, (channels, *(1 for _ in rest)))
+    scale, shift = (graph.one("Unsqueeze", (part, axes), column) for part in (weight, bias))
+    normal = graph.one("Mul", (normal, scale), out[0])
+    return graph.one("Add", (normal, shift), out[0])
+
+
 def convolution(
     graph: Graph,
     out: Types,
@@ -327,6 +352,7 @@ ATEN: Mapping[str, Lowering] = {
     "gather": gather,
     "ge": comparison("GreaterOrEqual"),
     "gelu": gelu,
+    "group_norm": group_norm,
     "gt": comparison("Greater"),
     "layer_norm": layer_norm,
     "le": comparison("LessOrEqual"),
@@ -400,6 +426,14 @@ def portable_linear(graph: Graph, out: Types, x: Value, weight: Value, bias: Val
 def rms_norm(graph: Graph, out: Types, x: Value, weight: Value, eps: float) -> Value:
     """Computed in float32 (`stash_type` 1, the default), whatever the dtype."""
     return graph.one("RMSNormalization", (x, weight), out[0], axis=-1, epsilon=eps)
+
+
+def skip_rms_norm(graph: Graph, out: Types, x: Value, weight: Value, eps: float) -> Value:
+    """Of a sum, as at the end of every residual branch, together with that sum: one kernel makes both."""
+    terms = graph.summands(x) if weight.name in graph.parameters else None
+    if terms is None:
+        return rms_norm(graph, out, x, weight, eps)
+    return graph.absorb(x, "SkipSimplifiedLayerNormalization", (*terms, weight), 3, epsilon=eps)
 
 
 def rotary(graph: Graph, out: Types, x: Value, cos: Value, sin: Value, heads: int) -> Value:
@@ -725,6 +759,6 @@ RUNTIME: Mapping[str, Lowering] = {
     "isoform::attention": runtime_attention,
     "isoform::cached_attention": grouped_query_attention,
     "isoform::causal_attention": runtime_causal_attention,
-    "isoform::rms_norm": rms_norm,
+    "isoform::rms_norm": skip_rms_norm,
     "isoform::rotary": rotary,
 }

@@ -28,12 +28,18 @@ FILES = {
 PARTS = {"decoder": "decoder_model_merged", "model": "model"}
 """What the ecosystem puts in the place of "model" for a part of a model; another part is `{name}_model`."""
 
-CHOICES = "f32, f16, int8, q8_0, q4_0, q4f16, or 4 and 8 bits in other blocks: q4-64, q4a-128 (a: asymmetric), q8-16"
+CHOICES = (
+    "f32, f16, int8, q8_0, q4_0, q4f16, or 4 and 8 bits in other blocks: q4-64, q4a-128 (a: asymmetric), q8-16, "
+    "q4w, q4w-128 (w: the head in 4 bits as well)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxType:
-    """`activations` is a dtype's short name; weights in blocks have `bits`, weights and activations in bytes `int8`."""
+    """`activations` is a dtype's short name; weights in blocks have `bits`, weights and activations in bytes `int8`.
+
+    The head, and a table of tokens that is the head, has 8 bits unless `whole`.
+    """
 
     name: str
     file: str
@@ -42,6 +48,7 @@ class OnnxType:
     bits: int = 0
     block: int = 32
     asymmetric: bool = False
+    whole: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -58,7 +65,11 @@ class OnnxType:
         return 1.0 if self.int8 else float(self.dtype.itemsize)
 
     def lowerings(self, portable: bool, head: str) -> Mapping[str, Lowering]:
-        """What goes before the plain operators. The weight `head` takes 8 bits, as in GGUF's mix of the same name."""
+        """What goes before the plain operators. `head` is the name of the weight that makes logits.
+
+        It takes 8 bits, as llama-quantize keeps it at more bits than the rest: Q6_K where rows are a multiple of 256,
+        which MatMulNBits does not have, and Q8_0 elsewhere.
+        """
         from isoform.exporters.onnx.forms import Blocks
         from isoform.exporters.onnx.operators import PORTABLE, RUNTIME, cross_attention
         from isoform.exporters.onnx.quantized import block_tables, byte_tables
@@ -93,8 +104,8 @@ def onnx_type(name: str, portable: bool = False) -> OnnxType:
         return OnnxType(name, FILES[name], name)
     if name == "int8":
         return OnnxType(name, FILES[name], int8=True)
-    match = re.fullmatch(r"q(?P<bits>[48])(_0|f16|a?-(?P<block>16|32|64|128)|a)", name)
-    if match is None:
+    match = re.fullmatch(r"q(?P<bits>[48])(_0|f16|(?P<form>a?w?)(-(?P<block>16|32|64|128))?)", name)
+    if match is None or match[2] == "":
         raise InputError(f"ONNX type {name!r} is not known; choose from {CHOICES}")
     if portable:
         raise InputError(f"{name} needs ONNX Runtime's own kernels; with --portable choose f32, f16 or int8")
@@ -104,5 +115,6 @@ def onnx_type(name: str, portable: bool = False) -> OnnxType:
         "f16" if name.endswith("f16") else "f32",
         bits=int(match["bits"]),
         block=int(match["block"] or 32),
-        asymmetric="a" in name,
+        asymmetric="a" in (match["form"] or ""),
+        whole="w" in (match["form"] or ""),
     )
