@@ -181,7 +181,7 @@ class Adapter(nn.Module):
         self.projected = c.width != c.hidden_size
         if self.projected:
             self.proj, self.norm = Linear(c.hidden_size, c.width), nn.LayerNorm(c.width)
-        self.stride = c.adapter_stride
+        self.width, self.stride = c.width, c.adapter_stride
         self.layers = nn.ModuleList(
             nn.Conv1d(c.width, 2 * c.width, c.adapter_kernel_size, c.adapter_stride, padding=1)
             for _ in range(c.num_adapter_layers)
@@ -194,8 +194,8 @@ class Adapter(nn.Module):
             if mask is not None:
                 x = x * mask.unsqueeze(-1).to(x.dtype)
                 mask = mask[:, :: self.stride]
-            x, gate = conv(x.transpose(1, 2)).chunk(2, 1)
-            x = (x * torch.sigmoid(gate)).transpose(1, 2)
+            x = conv(x.transpose(1, 2)).transpose(1, 2)
+            x = x[..., : self.width] * torch.sigmoid(x[..., self.width :])
         return x
 
 
@@ -219,11 +219,12 @@ class Wav2Vec2(nn.Module):
         self.projection = Linear(c.conv_dim[-1], dim)
         self.position_conv = PositionConvolution(dim, c.num_conv_pos_embeddings, c.num_conv_pos_embedding_groups)
         self.position_act = activation(c.feat_extract_activation)
-        self.norm = nn.LayerNorm(dim, c.layer_norm_eps)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.num_hidden_layers))
         self.adapter = Adapter(c) if c.add_adapter else None
         self.kind, self.stable, self.first, self.stride = head, c.do_stable_layer_norm, c.field - 1, c.stride
         self.weighted = c.use_weighted_layer_sum and head == "sequence"
+        if not (self.stable and self.weighted):  # such a sum is of the layers' outputs, none of them normalized
+            self.norm = nn.LayerNorm(dim, c.layer_norm_eps)
         if self.weighted:
             self.layer_sum = nn.Module()
             self.layer_sum.weights = nn.Parameter(torch.ones(c.num_hidden_layers + 1))
@@ -255,7 +256,7 @@ class Wav2Vec2(nn.Module):
         for layer in self.layers:
             x = layer(x, bias)
             states.append(x)
-        x = self.norm(x) if self.stable else x
+        x = self.norm(x) if self.stable and not self.weighted else x
         if self.adapter is not None:
             x = self.adapter(x, mask)
         if self.kind == "ctc":
@@ -275,7 +276,7 @@ class Wav2Vec2(nn.Module):
             pooled = x.mean(1)
         else:
             seen = mask.unsqueeze(-1).to(x.dtype)
-            pooled = (x * seen).sum(1) / seen.sum(1)
+            pooled = (x * seen).sum(1) / seen.sum(1).clamp(min=1)
         y: Tensor = self.classifier(pooled)
         return y
 
@@ -343,7 +344,7 @@ FAMILY = Family(
             architectures=("Wav2Vec2ForSequenceClassification",),
             build=lambda c: Wav2Vec2(c, "sequence"),
             signature=_signature("logits", lambda c: (c.num_labels,)),
-            carried=("augmentation",),
+            carried=("augmentation", "norm"),
         ),
         Task(
             name="feature-extraction",
@@ -354,6 +355,6 @@ FAMILY = Family(
         ),
     ),
     prefix="wav2vec2",
-    heads=("head", "projector", "classifier", "layer_sum", "augmentation", "quantizer", "contrast"),
+    heads=("norm", "head", "projector", "classifier", "layer_sum", "augmentation", "quantizer", "contrast"),
     no_gguf="llama.cpp has no architecture for wav2vec 2.0",
 )
