@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,12 +94,14 @@ def export(
     onnx_options: onnx.Options | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    hash_source: bool = True,
 ) -> Manifest:
     """Write the bundle `out`, whole or not at all.
 
     `formats` are out of `FORMATS`, or "all": then a form that cannot hold the model is left out, and the manifest says
     why. `dtype` is that of TorchScript, and of ONNX when `onnx_options` name no types; `gguf_types` and `gguf_options`
     are GGUF's. An existing bundle is replaced only with `overwrite`, another folder that is not empty never is.
+    Without `hash_source` the manifest knows the source by size and time.
     """
     everything = "all" in formats
     wanted = list(FORMATS) if everything else list(dict.fromkeys(formats))
@@ -124,7 +126,7 @@ def export(
                 manifest.missing[name] = str(error)
         if not manifest.artifacts:
             raise UnsupportedExport("; ".join(manifest.missing.values()))
-        manifest.source = _source(model, report)
+        manifest.source = _source(model, report, hash_source)
         manifest.write(part)
         check_target(out, overwrite)
         _move(part, out)
@@ -257,17 +259,30 @@ def _undone_on_error(part: Path) -> Iterator[None]:
         raise
 
 
-def _source(model: Model, report: Progress) -> dict[str, object]:
-    """The checkpoint's name, where it lies, and size and hash of its weight files."""
+def _source(model: Model, report: Progress, hashed: bool) -> dict[str, object]:
+    """The checkpoint's name, where it lies, and size and hash of its weight files.
+
+    Hashing takes as long as converting: unless it is `hashed`, a file has the time of its last change instead, or the
+    hash that the Hub's cache names it by.
+    """
     files = model.checkpoint.files()
     base = files[0].parent
     path = files[0] if files[0].suffix == ".gguf" else base
-    hashed: list[File] = []
+    found: list[File] = []
     for n, file in enumerate(files):
         report(f"hashing {file.name}", n, len(files))
-        hashed.append(describe(file, base))
+        found.append(describe(file, base) if hashed else _described(file, base))
     report("hashing", len(files), len(files))
-    return {"name": model.name, "path": str(path.absolute()), "files": [asdict(file) for file in hashed]}
+    return {"name": model.name, "path": str(path.absolute()), "files": [file.to_json() for file in found]}
+
+
+def _described(path: Path, base: Path) -> File:
+    """A file by what is known of it without reading it."""
+    name, state = path.relative_to(base).as_posix(), path.stat()
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
+        return File(name, state.st_size, blob.name)
+    return File(name, state.st_size, "", state.st_mtime_ns)
 
 
 def _versions() -> dict[str, str]:

@@ -72,7 +72,7 @@ def write_adapter(model: Model, adapter: Path, out: Path, kind: str = "f32") -> 
             a = a.T
         for suffix, matrix in (("lora_a", a), ("lora_b", b)):
             stored = "F16" if kind == "q8_0" and matrix.shape[1] % 32 else MIXES[kind].base
-            raw = convert(f"{name}.{suffix}", matrix.contiguous(), [stored], None, Room())[stored]
+            raw = convert(f"{name}.{suffix}", matrix.contiguous().numpy(), [stored], None, Room())[stored]
             tensors[f"{name}.{suffix}"] = stored, tuple(matrix.shape), raw
     metadata = {
         "general.architecture": gguf.arch,

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, UnsupportedExport
-from isoform.reference.gguf_file import TYPES, interleaved, is_rotary
+from isoform.reference.checkpoint import ITEM_BYTES
+from isoform.reference.gguf_file import TYPES, is_rotary
 from isoform.reference.names import GGUF, rename
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from isoform.reference.card import Gguf
+    from isoform.reference.checkpoint import TensorInfo
     from isoform.reference.model import Model
     from isoform.reference.weights import Weight
 
@@ -27,9 +31,12 @@ NUMBERS = {name: (number, block, nbytes) for number, (name, block, nbytes) in TY
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some whole rows of a tensor, of its matrix number `expert` where it is a stack: `load` gives (rows, columns)."""
+    """Some whole rows of a tensor, of its matrix number `expert` where it is a stack.
 
-    load: Callable[[], torch.Tensor]
+    `load` gives (rows, columns) of float32, float16 or float64, or of uint16, which is bfloat16 in its bits.
+    """
+
+    load: Callable[[], NDArray[Any]]
     nbytes: int
     """As it is stored."""
     expert: int = 0
@@ -59,40 +66,120 @@ def entries(model: Model, gguf: Gguf) -> list[Entry]:
     """The extra tensors of the card, then the model's in its own order; tied ones appear once."""
     result = [_constant(name, values) for name, values in gguf.extra(model.config).items()]
     head_dim = model.signature.cache.head_dim if model.signature.cache else 0
+    files = Files()
     for key, weight in model.weights.items():
         name = rename(key, GGUF)
         if name is None:
             raise UnsupportedExport(f"{model.name}: llama.cpp has no tensor for {key}; add it to reference/names.py")
         pairs = head_dim if gguf.interleaved_rope and is_rotary(key) else 0
-        result.append(Entry(name, key, weight.shape, _pieces(weight, pairs), weight.release))
+        rows, release = _rows(weight, files)
+        result.append(Entry(name, key, weight.shape, partial(_pieces, weight, rows, pairs), release))
     return result
 
 
 def _constant(name: str, values: Any) -> Entry:
+    import numpy as np
+
+    array = np.array(values, np.float32)
+    return Entry(name, name, array.shape, lambda: iter((Piece(lambda: array.reshape(1, -1), 0),)))
+
+
+Rows = Callable[[int, int, int], "NDArray[Any]"]
+"""Number of the matrix in a stack, start and stop of its rows -> them."""
+
+
+def _pieces(weight: Weight, rows: Rows, pairs: int) -> Iterator[Piece]:
+    """The tensor in pieces of whole rows; `pairs` is the head size of rows that llama.cpp wants interleaved."""
+    count, width = _matrix(weight.shape)
+    experts = prod(weight.shape) // max(1, count * width)
+    step = max(1, PIECE // width)
+    if pairs:  # whole heads, since rows change places within each
+        step = max(pairs, step // pairs * pairs)
+    for expert in range(experts):
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            load = partial(rows, expert, start, stop)
+            size = (stop - start) * width * ITEM_BYTES[weight.stored]
+            yield Piece(partial(_paired, load, pairs) if pairs else load, size, expert)
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a tensor's matrices; a vector is one row."""
+    return (shape[-2], shape[-1]) if len(shape) > 1 else (1, prod(shape))
+
+
+def _paired(load: Callable[[], NDArray[Any]], pairs: int) -> NDArray[Any]:
+    """The rows of whole heads, each with its two halves side by side; a bias is a single row of one value each."""
+    rows = load()
+    halves = rows.reshape(-1, 2, pairs // 2, rows.shape[1] if len(rows) > 1 else 1)
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _rows(weight: Weight, files: Files) -> tuple[Rows, Callable[[], None]]:
+    """How to get rows of a weight, and how to let go of them: out of its file where that holds them, else by torch."""
+    if weight.source is not None:
+        info = weight.source
+        return partial(files.rows, info), partial(files.release, info)
+    if weight.folded is not None:
+        info, amount = weight.folded
+        return partial(files.folded, info, amount), partial(files.release, info)
+    return partial(_by_torch, weight), weight.release
+
+
+def _by_torch(weight: Weight, expert: int, start: int, stop: int) -> NDArray[Any]:
+    """Rows of what must be unpacked first: dequantized, unpickled, or stored in another order."""
     import torch
 
-    tensor = torch.tensor(values, dtype=torch.float32)
-    return Entry(name, name, tuple(tensor.shape), lambda: iter((Piece(lambda: tensor.view(1, -1), 0),)))
+    if len(weight.shape) > 2:
+        count, width = _matrix(weight.shape)
+        inner = prod(weight.shape[1:-2])
+        stacked = weight.rows(expert // inner, expert // inner + 1)
+        tensor = stacked.reshape(-1, count, width)[expert % inner, start:stop]
+    else:
+        tensor = weight.rows(start, stop) if len(weight.shape) == 2 else weight.load().reshape(1, -1)
+    tensor = tensor.contiguous()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _pieces(weight: Weight, pairs: int) -> Callable[[], Iterator[Piece]]:
-    """The tensor in pieces of whole rows; `pairs` is the head size of rows that llama.cpp wants interleaved."""
+class Files:
+    """Memory maps of safetensors and GGUF files, each opened when it is first read."""
 
-    def pieces() -> Iterator[Piece]:
-        tensor = weight.load()
-        matrices = tensor.reshape(-1, *tensor.shape[-2:]) if tensor.dim() > 1 else tensor.view(1, -1, 1)
-        width = matrices.shape[2]
-        for expert, rows in enumerate(matrices):
-            order = interleaved(len(rows), pairs) if pairs else None
-            step = max(1, PIECE // width)
-            for start in range(0, len(rows), step):
-                yield Piece(_part(rows, order, start, start + step), step * width * rows.itemsize, expert)
+    def __init__(self) -> None:
+        self._maps: dict[Path, mmap.mmap] = {}
 
-    return pieces
+    def rows(self, info: TensorInfo, expert: int, start: int, stop: int) -> NDArray[Any]:
+        """Rows of a tensor as they are stored, in a view where that is possible."""
+        import numpy as np
 
+        count, width = _matrix(info.shape)
+        dtype = np.dtype({"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}[info.dtype])
+        first = info.offset + (expert * count + start) * width * dtype.itemsize
+        flat = np.frombuffer(self._map(info.path), dtype, (stop - start) * width, first)
+        return (flat if flat.flags.aligned else flat.copy()).reshape(stop - start, width)
 
-def _part(rows: torch.Tensor, order: torch.Tensor | None, start: int, end: int) -> Callable[[], torch.Tensor]:
-    return (lambda: rows[start:end]) if order is None else (lambda: rows[order[start:end]])
+    def folded(self, info: TensorInfo, amount: float, expert: int, start: int, stop: int) -> NDArray[Any]:
+        """Rows of a tensor that is stored less an amount, in float32."""
+        import numpy as np
+
+        from isoform.exporters.gguf.quantize.floats import widen
+
+        stored = self.rows(info, expert, start, stop)
+        wide = np.empty(stored.shape, np.float32)
+        widen(stored, wide)
+        return wide + np.float32(amount)
+
+    def release(self, info: TensorInfo) -> None:
+        """Drop the pages of a tensor, which count as memory once they were read."""
+        if info.path not in self._maps or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
+        self._maps[info.path].madvise(mmap.MADV_DONTNEED, start, info.offset + info.nbytes - start)
+
+    def _map(self, path: Path) -> mmap.mmap:
+        if path not in self._maps:
+            with path.open("rb") as stream:
+                self._maps[path] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[path]
 
 
 class Room:
@@ -125,55 +212,70 @@ class Room:
 
 
 def convert(
-    key: str, rows: torch.Tensor, kinds: Sequence[str], importance: NDArray[np.float32] | None, room: Room
+    key: str, rows: NDArray[Any], kinds: Sequence[str], importance: NDArray[np.float32] | None, room: Room
 ) -> dict[str, NDArray[np.uint8]]:
     """Rows (n, columns) as the bytes of each of ggml's types, rounded to nearest even from float32.
 
     `importance` (columns,) weighs the columns where a type has a choice. Rows that are stored in a type already are not
-    copied; the other results are memory of `room`.
+    copied; the other results are memory of `room`. Raises CheckpointError for values that are not finite.
     """
     import numpy as np
-    import torch
 
     from isoform.exporters.gguf.quantize import kernel
+    from isoform.exporters.gguf.quantize.floats import widen
 
-    floats = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    count, columns = rows.shape
-    sizes = {kind: nbytes((1, columns), kind) for kind in kinds}
+    if rows.dtype == np.float64:
+        rows = rows.astype(np.float32)
+    flat, columns = np.ascontiguousarray(rows).reshape(-1), rows.shape[1]
     made: dict[str, NDArray[np.uint8]] = {}
-    if rows.dtype == torch.float64:
-        rows = rows.float()
-    for kind in (kind for kind in kinds if kind in floats):
-        if floats[kind] == rows.dtype:
-            made[kind] = rows.contiguous().view(-1).view(torch.uint8).numpy()
-            continue
-        made[kind] = room.take(count * sizes[kind])
-        narrow = torch.from_numpy(made[kind]).view(floats[kind]).view(rows.shape)
-        narrow.copy_(rows)
-        if kind == "F16" and not _finite(narrow):
-            largest = rows.float().abs().max().item()
-            raise UnsupportedExport(f"{key} holds {largest:g}, which float16 cannot; take f32, bf16 or q8_0")
-    quantized = [kind for kind in kinds if kind not in floats]
+    for kind in (kind for kind in kinds if kind in FLOATS):
+        made[kind] = _float(key, flat, kind, room)
+    quantized = [kind for kind in kinds if kind not in FLOATS]
     if not quantized:
         return made
-    made |= {kind: room.take(count * sizes[kind]) for kind in quantized}
+    sizes = {kind: nbytes((1, columns), kind) for kind in quantized}
+    made |= {kind: room.take(len(rows) * sizes[kind]) for kind in quantized}
     step = max(1, CHUNK // columns)
-    scratch = room.take(4 * columns * min(step, count))
-    for start in range(0, count, step):
-        chunk = rows[start : start + step]
-        wide = scratch[: 4 * chunk.numel()].view(np.float32)  # stays in the cache while every type reads it
-        torch.from_numpy(wide).view(chunk.shape).copy_(chunk)
+    scratch = room.take(4 * columns * min(step, len(rows)))
+    for start in range(0, len(rows), step):
+        stop = min(start + step, len(rows))
+        wide = scratch[: 4 * columns * (stop - start)].view(np.float32)  # in the cache while every type reads it
+        widen(flat[start * columns : stop * columns], wide)
         for kind in quantized:
-            out = made[kind][start * sizes[kind] : (start + len(chunk)) * sizes[kind]]
-            if not kernel(kind)(wide, out, importance):
+            if not kernel(kind)(wide, made[kind][start * sizes[kind] : stop * sizes[kind]], importance):
                 raise CheckpointError(f"{key} holds values that are not finite, which cannot be quantized; mend it")
     room.give(scratch)
     return made
 
 
-def _finite(tensor: torch.Tensor) -> bool:
-    """Whether no value is infinite or NaN; both show in the extremes."""
-    import torch
+FLOATS = ("F32", "F16", "BF16")
 
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+def _float(key: str, flat: NDArray[Any], kind: str, room: Room) -> NDArray[np.uint8]:
+    """Values as the bytes of F32, F16 or BF16; the values themselves where they are stored so."""
+    import numpy as np
+
+    from isoform.exporters.gguf.quantize import floats
+
+    stored = {"float32": "F32", "float16": "F16", "uint16": "BF16"}[flat.dtype.name]
+    made = flat.view(np.uint8) if kind == stored else room.take(flat.size * (4 if kind == "F32" else 2))
+    limit = floats.INFINITE["F32"]
+    if stored == kind:
+        single = kind == "F32"
+        limit = floats.INFINITE[kind]
+        largest = floats.largest_single(flat.view(np.int32)) if single else floats.largest_short(flat.view(np.uint16))
+    elif kind == "F32":
+        floats.widen(flat, made.view(np.float32))
+        largest = floats.largest_single(made.view(np.int32))
+    elif stored == "BF16":
+        largest = floats.bfloat_to_half(flat, made.view(np.uint16))
+    else:
+        wide = flat.astype(np.float32, copy=False).view(np.int32)
+        change = floats.single_to_half if kind == "F16" else floats.single_to_bfloat
+        largest = change(wide, made.view(np.uint16))
+    if largest >= limit:
+        raise CheckpointError(f"{key} holds values that are not finite, which no model computes with; mend it")
+    if kind == "F16" and stored != "F16" and largest >= floats.OVERFLOW:
+        value = float(np.array(largest, np.int32).view(np.float32))
+        raise UnsupportedExport(f"{key} holds {value:g}, which float16 cannot; take f32, bf16 or q8_0")
+    return made

@@ -10,9 +10,8 @@ import hashlib
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -197,16 +196,15 @@ def _converted(
 
     pool = ThreadPoolExecutor(threads, "gguf")
     try:
-        with _torch_in_one_thread():
-            for entry in tensors:
-                kinds = list(dict.fromkeys(target.types[entry.name] for target in targets))
-                weights = importance.get(entry.name)
-                for piece in entry.pieces():
-                    while len(waiting) > threads:
-                        yield first()
-                    waiting.append((entry, piece.nbytes, pool.submit(_convert, entry.key, piece, kinds, weights, room)))
-            while waiting:
-                yield first()
+        for entry in tensors:
+            kinds = list(dict.fromkeys(target.types[entry.name] for target in targets))
+            weights = importance.get(entry.name)
+            for piece in entry.pieces():
+                while len(waiting) > threads:
+                    yield first()
+                waiting.append((entry, piece.nbytes, pool.submit(_convert, entry.key, piece, kinds, weights, room)))
+        while waiting:
+            yield first()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -219,19 +217,6 @@ def _convert(
         columns = rows.shape[1]
         importance = importance[piece.expert * columns : (piece.expert + 1) * columns]
     return convert(key, rows, kinds, importance, room)
-
-
-@contextmanager
-def _torch_in_one_thread() -> Iterator[None]:
-    """torch would start threads of its own in each of ours."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _cores() -> int:

@@ -122,6 +122,7 @@ def export_and_check(
         onnx_options=graphs,
         progress=progress,
         overwrite=overwrite,
+        hash_source=check or graphs.link,
     )
     if not check:
         return manifest, None
@@ -304,7 +305,8 @@ def _cached(model: Any, form: str, dtype: str, progress: Progress | None) -> Pat
             raise InputError(f"{folder.parent} cannot be made ({error.strerror}); set ISOFORM_CACHE") from None
         if not os.access(folder.parent, os.W_OK):
             raise InputError(f"{folder.parent} cannot be written to; set ISOFORM_CACHE to another folder")
-        bundle.export(model, [form], folder, dtype=dtype, gguf_types=[dtype], progress=progress, overwrite=True)
+        options: Any = {"gguf_types": [dtype], "progress": progress, "overwrite": True, "hash_source": False}
+        bundle.export(model, [form], folder, dtype=dtype, **options)
     return folder
 
 

@@ -19,11 +19,31 @@ WHOLE = "model"
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of the folder; `path` is relative to it, with forward slashes."""
+    """One file of the folder; `path` is relative to it, with forward slashes.
+
+    A source that nobody asked to hash has no sha256 but the time when it was `modified`, in nanoseconds.
+    """
 
     path: str
     size: int
     sha256: str
+    modified: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def difference(self, folder: Path) -> str:
+        """What is not as it was, or ""."""
+        path = folder / self.path
+        if not path.is_file():
+            return f"{self.path} is missing"
+        state = path.stat()
+        if state.st_size != self.size:
+            return f"{self.path} has {state.st_size} bytes, {NAME} says {self.size}"
+        if not self.sha256:
+            return "" if state.st_mtime_ns == self.modified else f"{self.path} was modified since the export"
+        same = describe(path, folder).sha256 == self.sha256
+        return "" if same else f"{self.path} has another sha256 than {NAME} says"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +83,7 @@ class Manifest:
                 {
                     "format": a.format,
                     "dtype": a.dtype,
-                    "files": [asdict(f) for f in a.files],
+                    "files": [f.to_json() for f in a.files],
                     "signature": a.signature.to_json(),
                     **({} if a.part == WHOLE else {"part": a.part}),
                 }

@@ -138,12 +138,12 @@ def _importance(imatrix: NDArray[np.float32], columns: int, name: str) -> NDArra
 
 
 def _plain(kind: str, x: NDArray[np.float32], out: NDArray[np.uint8], importance: NDArray[np.float32] | None) -> bool:
-    import torch
+    from isoform.exporters.gguf.quantize import floats
 
-    short = torch.from_numpy(x).to(torch.float16 if kind == "F16" else torch.bfloat16)
-    out[:] = short.view(torch.uint8).numpy()
-    low, high = torch.aminmax(short)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    bits, shorts = x.view(np.int32), out.view(np.uint16)
+    if kind == "F16":
+        return bool(floats.single_to_half(bits, shorts) < floats.OVERFLOW)
+    return bool(floats.single_to_bfloat(bits, shorts) < floats.INFINITE["F32"])
 
 
 def _ggml(kind: str, x: NDArray[np.float32], out: NDArray[np.uint8], importance: NDArray[np.float32] | None) -> bool:
