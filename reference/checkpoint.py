@@ -34,6 +34,8 @@ ITEM_BYTES = {
 SIDECARS = (
     "config.json",
     "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -44,6 +46,7 @@ SIDECARS = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "normalizer.json",
     "chat_template.jinja",
     "chat_template.json",
     "modules.json",

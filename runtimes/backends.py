@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError
 from isoform.manifest import Artifact, Manifest
@@ -91,14 +93,18 @@ def open_session(
 ) -> Session:
     """One file (or, for torch, an opened model in `dtype`) on one backend.
 
-    A `.onnx` file needs no `signature`, the other files do. `strict` turns off what trades exactness for speed.
+    A `.onnx` file needs no `signature`, the other files do. `strict` turns off what trades exactness for speed. A model
+    of several parts becomes an `EncoderDecoderSession`.
     """
     parse_device(device)
     if backend == "torch":
-        from isoform.runtimes.torch_backend import TorchSession
+        from isoform.runtimes.torch_backend import TorchSession, open_parts
 
         if isinstance(source, Path):
             raise InputError(f"the torch backend runs checkpoints, not the file {source}; open the checkpoint")
+        if len(source.parts) > 1:
+            several: Any = open_parts(source, dtype=dtype, device=device, threads=threads)
+            return cast("Session", several)
         return TorchSession(source, dtype=dtype, device=device, threads=threads)
     if backend not in FORMAT_OF:
         raise InputError(f"backend {backend!r} is not known; choose from {', '.join(BACKENDS)}")
@@ -132,6 +138,18 @@ def open_artifact(folder: Path, artifact: Artifact, backend: str, **options: Any
     return open_session(folder / artifact.files[0].path, backend, signature=artifact.signature, **options)
 
 
+def open_bundle(folder: Path, artifacts: Sequence[Artifact], backend: str, **options: Any) -> Session:
+    """One form of the model in `folder`: its artifact, or those of its parts; options as in `open_session`."""
+    from isoform.runtimes.encoder_decoder import EncoderDecoderSession
+
+    if len(artifacts) == 1:
+        return open_artifact(folder, artifacts[0], backend, **options)
+    several: Any = EncoderDecoderSession(
+        {artifact.part: partial(open_artifact, folder, artifact, backend, **options) for artifact in artifacts}
+    )
+    return cast("Session", several)
+
+
 def open_path(path: Path, backend: str = "auto", *, task: str | None = None, **options: Any) -> tuple[Session, Path]:
     """A bundle or a bare `.onnx` file, and the folder where its configuration and tokenizer lie.
 
@@ -154,13 +172,13 @@ def open_path(path: Path, backend: str = "auto", *, task: str | None = None, **o
         return open_session(open_source(manifest.source["path"], manifest.task), "torch", **options), path
     refused = []
     for name in PREFERENCE if backend == "auto" else (backend,):
-        artifact = next((a for a in manifest.artifacts if a.format == FORMAT_OF[name]), None)
-        if artifact is None:
+        forms = [a for a in manifest.artifacts if a.format == FORMAT_OF[name]]
+        if not forms:
             reason = manifest.missing.get(FORMAT_OF[name], f"export it with --to {FORMAT_OF[name]}")
             refused.append(f"{name}: no {FORMAT_OF[name]} in {path} ({reason})")
             continue
         try:
-            return open_artifact(path, artifact, name, **options), path
+            return open_bundle(path, [a for a in forms if a.dtype == forms[0].dtype], name, **options), path
         except BackendUnavailable as error:
             refused.append(f"{name}: {error}")
     raise BackendUnavailable("; ".join(refused))

@@ -48,6 +48,10 @@ def _typed(port: Port, value: Any) -> NDArray[Any]:
         if array.dtype.kind not in "iub":
             raise InputError(f"{port.name} has dtype {array.dtype}; it holds integers")
         return np.ascontiguousarray(array, np.int64)
+    if port.dtype == "bool":
+        if array.dtype.kind != "b":
+            raise InputError(f"{port.name} has dtype {array.dtype}; it holds true or false")
+        return np.ascontiguousarray(array)
     if array.dtype.kind not in "fiu":
         raise InputError(f"{port.name} has dtype {array.dtype}; it holds numbers")
     return np.ascontiguousarray(array, np.float32)

@@ -9,22 +9,29 @@ from sys import getrefcount
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
 from isoform.runtimes import huge_pages
 from isoform.runtimes.devices import cpus, gpus, parse_device
 from isoform.runtimes.inputs import checked
 from isoform.runtimes.onnx_file import FOLDER_KEY, brief, complaint, exact, with_input
-from isoform.runtimes.stepping import SteppingDecoder
+from isoform.runtimes.stepping import MemoryDecoder, SteppingDecoder
 from isoform.signature import TOTAL, Axis, CacheLayout, Port, Signature
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 PACKAGES = (
     "pip install onnxruntime-gpu[cuda,cudnn] (and remove onnxruntime), with an NVIDIA driver for that CUDA version"
 )
-_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+_TYPES = {
+    "tensor(bool)": "bool",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
 _QUIET = 3  # errors only
 CACHE, IN_PLACE = "isoform.cache", "in_place"  # the graph's metadata, when one buffer may be past and present
 START = "logits_start"  # a constant of the graph that may be an input instead: the first slot that gets logits
@@ -104,8 +111,6 @@ class OnnxRuntimeSession:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """See `Session.run`."""
-        import numpy as np
-
         arrays = checked(self.signature, inputs)
         feeds = {name: array.astype(self.types[name], copy=False) for name, array in arrays.items()}
         if self.trims:
@@ -126,6 +131,14 @@ class OnnxRuntimeSession:
         huge_pages.ask(self._weights, COPYING)
         self._weights = set()
         return OnnxRuntimeDecoder(self, batch)
+
+    def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> MemoryDecoder:
+        """Decode the rows of a memory; see `EncoderDecoderSession.decoder`."""
+        from isoform.runtimes.onnxruntime_memory import OnnxRuntimeMemoryDecoder
+
+        huge_pages.ask(self._weights, COPYING)
+        self._weights = set()
+        return OnnxRuntimeMemoryDecoder(self, memory)
 
     def close(self) -> None:
         self._session = None
@@ -151,6 +164,7 @@ class OnnxRuntimeDecoder(SteppingDecoder):
         self._session = session
         self._in_place = session.native.get_modelmeta().custom_metadata_map.get(CACHE) == IN_PLACE
         self._capacity = FIRST_CAPACITY if self._in_place else 0
+        self._plain = session.types.get(session.signature.outputs[0].name) == "float32"
         self._keep(self._room(batch))
 
     def _piece(self, total: int) -> int:
@@ -160,8 +174,6 @@ class OnnxRuntimeDecoder(SteppingDecoder):
 
     def _room(self, batch: int) -> dict[str, NDArray[Any]]:
         """Zeros (B, heads, capacity, D) for every cache input."""
-        import numpy as np
-
         shape = batch, self.cache.heads, self._capacity, self.cache.head_dim
         names = (port.name for port in self.cache.ports("past_key_values", 0))
         return {name: np.zeros(shape, self._session.types[name]) for name in names}
@@ -171,6 +183,15 @@ class OnnxRuntimeDecoder(SteppingDecoder):
         self._on_cpu = room if self._session.device[0] == "cpu" else {}
         past = {name: self._session.value(array) for name, array in room.items()}
         self._bound = Bound(self._session, past, self._in_place)
+
+    def _reorder(self, rows: NDArray[np.int64], past: int) -> None:
+        if not self._in_place:
+            self._bound.reorder({name: value.numpy()[rows] for name, value in self._bound.past.items()})
+            return
+        room = self._room(len(rows))
+        for name, value in self._bound.past.items():
+            room[name][:, :, :past] = value.numpy()[rows, :, :past]
+        self._keep(room)
 
     def _grow(self, batch: int, past: int, needed: int) -> None:
         while self._capacity < needed:
@@ -183,8 +204,6 @@ class OnnxRuntimeDecoder(SteppingDecoder):
     def _pass(
         self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool
     ) -> NDArray[np.float32]:
-        import numpy as np
-
         batch = len(feeds["input_ids"])
         if self._in_place and past + length > self._capacity:
             self._grow(batch, past, past + length)
@@ -196,7 +215,8 @@ class OnnxRuntimeDecoder(SteppingDecoder):
         else:
             slots = [self._bound.run(self._slot(feeds, past, n), True) for n in range(length)]
             logits = np.concatenate(slots, 1) if all_logits else slots[-1]
-        return (logits if all_logits else logits[:, -1]).astype(np.float32, copy=False)
+        logits = logits if all_logits else logits[:, -1]
+        return logits if self._plain else logits.astype(np.float32)
 
     def _row(self, feeds: dict[str, NDArray[Any]], n: int, all_logits: bool) -> NDArray[Any]:
         """All new slots of row `n` alone: logits (1, T, V), or (1, 1, V) of the last."""
@@ -223,7 +243,10 @@ class Bound:
         self._logits, *presents = session.signature.outputs
         self._presents = [port.name for port in presents]
         self._held: dict[str, NDArray[Any]] = {}
+        self._starts = np.array([-1]), np.array([0])  # by whether all logits are asked for
+        self._start: bool | None = None  # which of them is bound
         self._rooms: list[Room] = []
+        self._room_bound: Room | None = None
         self._binding = session.native.io_binding()
         self._bind_cache()
 
@@ -235,15 +258,21 @@ class Bound:
             else:
                 self._binding.bind_output(present, *self._session.device)
 
+    def reorder(self, past: Mapping[str, NDArray[Any]]) -> None:
+        """Go on with this cache."""
+        self._own = past
+        self.past = {name: self._session.value(array) for name, array in past.items()}
+        self._bind_cache()
+
     def run(self, feeds: Mapping[str, NDArray[Any]], all_logits: bool) -> NDArray[Any]:
         """Logits (B, T, V), or (B, 1, V) of the last slot if only those are asked for and the graph can choose."""
-        import numpy as np
-
         session, (batch, length) = self._session, feeds["input_ids"].shape
         for name, array in feeds.items():
             self._feed(name, array)
         if session.trims:
-            self._feed(START, np.array([0 if all_logits else -1]))
+            if all_logits is not self._start:
+                self._binding.bind_cpu_input(START, self._starts[all_logits])
+                self._start = all_logits
             length = length if all_logits else 1
         logits = self._room(batch, length)
         try:
@@ -274,13 +303,18 @@ class Bound:
         kind = self._session.types.get(name)
         if self._session.device[0] != "cpu" or kind is None or not isinstance(width, int):
             self._binding.bind_output(name, "cpu")
+            self._room_bound = None
             return None
         shape = batch, length, width
-        room = next((room for room in self._rooms if room.array.shape == shape and room.is_free()), None)
-        if room is None:
+        for room in self._rooms:
+            if room.shape == shape and room.is_free():
+                break
+        else:
             room = Room(self._session, shape, kind)
             self._rooms = [*self._rooms[-1:], room]
-        self._binding.bind_ortvalue_output(name, room.value)
+        if room is not self._room_bound:
+            self._binding.bind_ortvalue_output(name, room.value)
+            self._room_bound = room
         return room.array
 
 
@@ -288,8 +322,7 @@ class Room:
     """An array for logits, used again once nobody else holds it: fresh memory costs more than what is done with it."""
 
     def __init__(self, session: OnnxRuntimeSession, shape: tuple[int, ...], kind: str) -> None:
-        import numpy as np
-
+        self.shape = shape
         self.array: NDArray[Any] = np.empty(shape, kind)
         self.value = session.value(self.array)
         self._own = getrefcount(self.array)
@@ -305,7 +338,7 @@ def graph_signature(path: Path, found_inputs: Sequence[Any], found_outputs: Sequ
         axes: tuple[Axis, ...] = tuple(
             size if isinstance(size, int) else size or f"{value.name}_{n}" for n, size in enumerate(value.shape)
         )
-        return Port(value.name, "int64" if "int" in value.type else "float", axes)
+        return Port(value.name, "bool" if "bool" in value.type else "int64" if "int" in value.type else "float", axes)
 
     inputs, outputs = tuple(map(port, found_inputs)), tuple(map(port, found_outputs))
     pasts = {p.name: p for p in inputs if re.fullmatch(r"past_key_values\.\d+\.(key|value)", p.name)}

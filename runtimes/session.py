@@ -36,6 +36,17 @@ class Decoder(Protocol):
         ...
 
 
+class SelectingDecoder(Decoder, Protocol):
+    """A decoder that can take its rows apart, as a search by beams needs."""
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        """Go on with these rows, int64 (B',), in this order; one may appear several times.
+
+        The rows of the masks to come are these.
+        """
+        ...
+
+
 class Session(Protocol):
     """A loaded artifact. Close it, or use it as a context manager; closing twice is fine."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from isoform.errors import BackendUnavailable, InputError
 from isoform.runtimes.devices import parse_device
 from isoform.runtimes.inputs import checked
-from isoform.runtimes.stepping import SteppingDecoder
+from isoform.runtimes.stepping import MemoryDecoder, SteppingDecoder
 from isoform.signature import Signature
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from isoform.reference.model import Model
+    from isoform.runtimes.encoder_decoder import EncoderDecoderSession
 
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
@@ -33,7 +34,16 @@ class TorchSession:
 
     backend: str = "torch"
 
-    def __init__(self, model: Model, *, dtype: str = "f32", device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        dtype: str = "f32",
+        device: str = "cpu",
+        threads: int | None = None,
+        like: nn.Module | None = None,
+    ) -> None:
+        """`like` is a loaded module with parameters of the same names, which are then used and not loaded again."""
         import torch
 
         if dtype not in DTYPES:
@@ -42,7 +52,8 @@ class TorchSession:
         self._device = torch_device(device)
         set_threads(threads)
         self._dtype: torch.dtype = getattr(torch, DTYPES[dtype])
-        self._module: nn.Module | None = model.module(self._dtype, self._device)
+        module = model.module(self._dtype, self._device) if like is None else shared(model, like, self._dtype)
+        self._module: nn.Module | None = module
 
     @property
     def module(self) -> nn.Module:
@@ -63,6 +74,10 @@ class TorchSession:
     def decoder(self, batch: int) -> TorchDecoder:
         """See `Session.decoder`; any number of decoders may be alive."""
         return TorchDecoder(self.module, self.signature, batch, self._device, self._dtype)
+
+    def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> TensorMemoryDecoder:
+        """Decode the rows of a memory; see `EncoderDecoderSession.decoder`."""
+        return TensorMemoryDecoder(self.module, self.signature, memory, self._device, self._dtype)
 
     def close(self) -> None:
         self._module = None
@@ -114,6 +129,55 @@ class TorchDecoder(SteppingDecoder):
             self._buffers[n] = old.new_zeros(old.shape[0], capacity, *old.shape[2:])
             self._buffers[n][:, :past] = old[:, :past]
 
+    def _reorder(self, rows: NDArray[np.int64], past: int) -> None:
+        import torch
+
+        order = torch.from_numpy(rows).to(self._device)
+        for n, old in enumerate(self._buffers):
+            self._buffers[n] = old.new_zeros(len(rows), *old.shape[1:])
+            self._buffers[n][:, :past] = old[:, :past].index_select(0, order)
+
+
+class TensorMemoryDecoder(MemoryDecoder):
+    """Over anything that takes and gives tensors as the signature says: a module, a TorchScript file."""
+
+    def __init__(
+        self,
+        forward: Callable[..., tuple[Tensor, ...]],
+        signature: Signature,
+        memory: Mapping[str, NDArray[Any]],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        import torch
+
+        super().__init__(signature, memory)
+        self._forward, self._device, self._dtype = forward, device, dtype
+        self._held = tensors(self._memory, device, dtype)
+        empty = torch.zeros(self._rows, self.cache.heads, 0, self.cache.head_dim, dtype=dtype, device=device)
+        self._present = [empty] * (4 * self.cache.layers)
+        self._filled = torch.zeros(1, dtype=torch.bool, device=device)
+
+    def _pass(self, ids: NDArray[np.int64], *, all_logits: bool) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            given = torch.from_numpy(ids).to(self._device)
+            logits, *present = self._forward(given, *self._held, *self._present, self._filled)
+            for n, new in enumerate(present):
+                if not self._past or n % 4 < 2:  # the memory's keys and values are those of the first pass
+                    self._present[n] = new
+            self._filled = torch.ones_like(self._filled)
+            return to_numpy(logits if all_logits else logits[:, -1])
+
+    def _reorder(self, rows: NDArray[np.int64]) -> None:
+        import torch
+
+        order = torch.from_numpy(rows).to(self._device)
+        with torch.inference_mode():
+            self._held = [tensor.index_select(0, order) for tensor in self._held]
+            self._present = [tensor.index_select(0, order) for tensor in self._present]
+
 
 def _attend_in_place(
     q: Tensor,
@@ -142,6 +206,35 @@ def _append(past: Tensor, new: Tensor) -> Tensor:
     whole = past.as_strided((batch, slots + new.shape[1], heads, dim), past.stride())
     whole[:, slots:] = new.unflatten(-1, (heads, dim))
     return whole.flatten(2)
+
+
+def open_parts(model: Model, **options: Any) -> EncoderDecoderSession:
+    """A session per part of the model; those of the same weights share them."""
+    from functools import partial
+
+    from isoform.runtimes.encoder_decoder import EncoderDecoderSession
+
+    opened: dict[str, TorchSession] = {}  # by root
+
+    def open_part(part: Model) -> TorchSession:
+        like = opened[part.root].module if part.root in opened else None
+        session = opened[part.root] = TorchSession(part, like=like, **options)
+        return session
+
+    return EncoderDecoderSession({part.part: partial(open_part, part) for part in model.parts})
+
+
+def shared(model: Model, like: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model's module over the parameters of another one, by name; buffers go to the device of these."""
+    module, given = model.skeleton(dtype), dict(like.named_parameters(remove_duplicate=False))
+    device = next(iter(given.values())).device
+    for path, owner in module.named_modules():
+        for leaf, parameter in owner._parameters.items():
+            if parameter is not None:
+                owner._parameters[leaf] = given[f"{path}.{leaf}" if path else leaf]
+        for leaf, buffer in owner._buffers.items():
+            owner._buffers[leaf] = buffer if buffer is None else buffer.to(device)
+    return module
 
 
 def open_source(path: str, task: str) -> Model:

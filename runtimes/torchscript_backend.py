@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 from isoform.errors import CheckpointError, InputError
 from isoform.runtimes.inputs import checked
 from isoform.runtimes.stepping import SteppingDecoder
-from isoform.runtimes.torch_backend import arrays_of, set_threads, tensors, to_numpy, torch_device
+from isoform.runtimes.torch_backend import (
+    TensorMemoryDecoder,
+    arrays_of,
+    set_threads,
+    tensors,
+    to_numpy,
+    torch_device,
+)
 from isoform.signature import Signature
 
 if TYPE_CHECKING:
@@ -69,6 +76,14 @@ class TorchScriptSession:
         """See `Session.decoder`; any number of decoders may be alive."""
         return TorchScriptDecoder(self, batch)
 
+    def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> TensorMemoryDecoder:
+        """Decode the rows of a memory; see `EncoderDecoderSession.decoder`."""
+
+        def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
+            return self.forward(list(inputs))
+
+        return TensorMemoryDecoder(forward, self.signature, memory, self._device, self._dtype)
+
     def close(self) -> None:
         self._module = None
 
@@ -100,3 +115,9 @@ class TorchScriptDecoder(SteppingDecoder):
         logits, *present = self._session.forward([*given, *self._past])
         self._past = tuple(present)
         return to_numpy(logits if all_logits else logits[:, -1])
+
+    def _reorder(self, rows: NDArray[np.int64], past: int) -> None:
+        import torch
+
+        order = torch.from_numpy(rows).to(self._session._device)
+        self._past = tuple(tensor.index_select(0, order) for tensor in self._past)

@@ -340,5 +340,5 @@ FAMILY = Family(
     prefix="model",
     heads=("decoder", "layer_weights", "projector", "classifier"),
     tied=lambda c: {"decoder.head.weight": "decoder.embed.weight"} if c.tie_word_embeddings else {},
-    no_gguf="llama.cpp has no architecture for speech recognition; export to ONNX or TorchScript",
+    no_gguf="llama.cpp has no architecture that transcribes speech",
 )
