@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from isoform.validators.cases import Case
 
 ROTATIONS = ("RotaryEmbedding",)
+WITH_SUM = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+SUM = 3  # the output that is the sum
+OPERATOR = r"(^|\.)[A-Z]\w*(\.\d+)?$"
 
 
 class OnnxProbe:
@@ -77,21 +80,25 @@ def _places(graph: Any, modules: set[str]) -> dict[Point, list[str]]:
     places: dict[Point, list[str]] = {}
     rotations: dict[str, int] = {}
     for node in graph.node:
-        scope = _scope(node)
-        if node.op_type in ROTATIONS:
-            rotations[scope] = rotations.get(scope, 0) + 1
-            places[rotation(scope, rotations[scope])] = [node.output[0]]
         own = [name for name in node.input if name and name not in weights]
-        if scope in modules and own:
-            places.setdefault(Point(scope, "in"), own)
-        path = scope
-        while path:
-            if path in modules:
-                places[Point(path)] = [name for name in node.output if name]  # the last node has the last word
-            path = path.rpartition(".")[0]
+        scopes = {name: _scope(name, node) for name in node.output if name}
+        first = next(iter(scopes.values()), "")
+        if node.op_type in ROTATIONS:
+            rotations[first] = rotations.get(first, 0) + 1
+            places[rotation(first, rotations[first])] = [node.output[0]]
+        if node.op_type in WITH_SUM and len(node.output) > SUM:  # one kernel adds and norms
+            own = [node.output[SUM]]
+        if first in modules and own:
+            places.setdefault(Point(first, "in"), own)
+        for name, path in scopes.items():
+            while path:
+                if path in modules:  # the last node has the last word, among its outputs the first
+                    places[Point(path)] = [name, *(n for n, scope in scopes.items() if scope == path and n != name)]
+                path = path.rpartition(".")[0]
     return places
 
 
-def _scope(node: Any) -> str:
-    """The module that a node comes from: its name without the operator and a number."""
-    return re.sub(rf"\.?{re.escape(node.op_type)}(\.\d+)?$", "", node.name)
+def _scope(output: str, node: Any) -> str:
+    """The module that an output comes from: its name without the operator, which is written large, and a number."""
+    name = output if re.search(OPERATOR, output) else node.name
+    return re.sub(OPERATOR, "", name)
