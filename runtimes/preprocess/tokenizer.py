@@ -63,7 +63,7 @@ class TextTokenizer:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception for every kind of bad file
             raise CheckpointError(f"{path} is not a readable tokenizer ({error}); fetch it again") from None
-        settings, added = _read_settings(folder)
+        settings, added = read_settings(folder)
         self.vocabulary_class = _choose_class(folder, settings, path)
         build = _CLASSES.get(self.vocabulary_class)
         defaults = _DEFAULT_TOKENS.get(self.vocabulary_class, {})
@@ -71,7 +71,7 @@ class TextTokenizer:
         named = {name: settings.get(name, defaults.get(name)) for name in SPECIAL}
         if named["pad_token"] is None and "pad_token" in padding:
             named["pad_token"] = padding["pad_token"]
-        self.special: dict[str, str] = {name: _content(token) for name, token in named.items() if token}
+        self.special: dict[str, str] = {name: text_of(token) for name, token in named.items() if token}
         if build is not None:
             build(self._tokenizer, settings, self.special)
         self._add_tokens(named, settings, added)
@@ -112,8 +112,8 @@ class TextTokenizer:
         extra = list(extra.values()) if isinstance(extra, dict) else list(extra)
         extra += [v for k, v in settings.items() if k.endswith("_token") and k not in SPECIAL and isinstance(v, str)]
         for entry in (*named.values(), *extra):
-            if entry and _content(entry) not in known:
-                known.add(_content(entry))
+            if entry and text_of(entry) not in known:
+                known.add(text_of(entry))
                 wanted.append(_added_token(entry, special=True))
         names = set(self.special.values())
         self._tokenizer.add_tokens(
@@ -128,6 +128,12 @@ class TextTokenizer:
         """The id of a named special token ("pad_token"), or None when it is not set or not in the vocabulary."""
         token = self.special.get(name)
         return None if token is None else self._tokenizer.token_to_id(token)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of the tokens that are no text."""
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        return frozenset(index for index, token in added if token.special)
 
     def vocabulary(self) -> dict[str, int]:
         """Every token with its id, added ones included."""
@@ -235,8 +241,7 @@ class TextTokenizer:
         text = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
         cleans = self.cleans_up if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
         if cleans and (self._forces_clean_up or type(self._tokenizer.model).__name__ != "BPE"):
-            for written, meant in _CLEAN_UP:
-                text = text.replace(written, meant)
+            return clean_up(text)
         return text
 
 
@@ -244,6 +249,13 @@ _CLEAN_UP = (
     *((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s")),
     *((" 've", "'ve"), (" 're", "'re")),
 )
+
+
+def clean_up(text: str) -> str:
+    """Close up the spaces that tokenizing put before punctuation and contractions, as transformers does."""
+    for written, meant in _CLEAN_UP:
+        text = text.replace(written, meant)
+    return text
 
 
 def pad(ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None, pad_id: int, side: str) -> Batch:
@@ -280,7 +292,7 @@ def _check(text: Any, words: bool) -> None:
 
 
 # ------------------------------------------------------------------ settings
-def _read_settings(folder: Path) -> tuple[dict[str, Any], dict[int, AddedToken]]:
+def read_settings(folder: Path) -> tuple[dict[str, Any], dict[int, AddedToken]]:
     """tokenizer_config.json, with special_tokens_map.json and added_tokens.json where it is too old to hold theirs."""
     settings = read_object(folder / "tokenizer_config.json")
     settings = {name: value for name, value in settings.items() if name not in ("add_bos_token", "add_eos_token")}
@@ -291,7 +303,7 @@ def _read_settings(folder: Path) -> tuple[dict[str, Any], dict[int, AddedToken]]
     else:
         for name, value in read_object(folder / "special_tokens_map.json").items():
             settings[name] = value
-        names = {_content(settings[name]) for name in SPECIAL if settings.get(name)}
+        names = {text_of(settings[name]) for name in SPECIAL if settings.get(name)}
         for token, index in read_object(folder / "added_tokens.json").items():
             special = token in names
             added[int(index)] = _added_token({"content": token, "normalized": not special, "special": special})
@@ -311,7 +323,8 @@ def read_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def _content(token: Any) -> str:
+def text_of(token: Any) -> str:
+    """The text of a token as tokenizer_config.json spells it: plain, or an object with its `content`."""
     return token["content"] if isinstance(token, dict) else str(token)
 
 
