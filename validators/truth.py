@@ -33,12 +33,15 @@ class Noise:
 
 
 class Truth:
-    """Answers of a model for the rows of these cases. One model at a time is in memory, and none afterwards."""
+    """Answers of a model for the rows of these cases. One model at a time is in memory, and none afterwards.
 
-    def __init__(self, model: Model, cases: Iterable[Case]) -> None:
+    `passages`: of the text at most so many.
+    """
+
+    def __init__(self, model: Model, cases: Iterable[Case], passages: int | None = None) -> None:
         import torch
 
-        self.model = model
+        self.model, self.passages = model, passages
         self.cases = list(cases)
         self.rows = list(dict.fromkeys(row for case in self.cases for row in case.rows))
         self._outputs = dict(self._run(torch.float64, nullcontext()))
@@ -95,8 +98,9 @@ class Truth:
     def answers(self) -> Answers:
         """The reference on a text; on the rows of the cases when the model has no tokenizer to read one."""
         from isoform.validators.answers import Answers
+        from isoform.validators.prose import prose_rows
 
-        found = Answers(self.model)
+        found = Answers(self.model, prose_rows(self.model)[: self.passages])
         self.reads_text = bool(found.passages)
         if self.reads_text:
             return found

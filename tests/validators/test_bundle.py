@@ -33,6 +33,10 @@ def write(name: str, folder: Path, dtype: str = "f32", types: tuple[str, ...] = 
         *torchscript.write(model, folder, dtype),
         *gguf.write(model, folder, types),
     ]
+    for path in model.checkpoint.sidecars():
+        target = folder / path.relative_to(model.checkpoint.folder)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
     files = [asdict(describe(path, source)) for path in model.checkpoint.files()]
     Manifest(
         family=model.family.name,
@@ -90,6 +94,7 @@ def test_every_format_of_a_decoder_is_the_same_on_its_backend(bundle: Path) -> N
     assert report.same, [r for r in report.results if not r.passed]
     assert {(r.backend, r.level) for r in report.results} == {
         ("torch", "files"),
+        ("bundle", "preprocessing"),
         *((b, level) for b in ("onnxruntime", "torchscript", "llamacpp") for level in ("files", "weights", "graph")),
         ("llamacpp", "deployment"),
     }
