@@ -1,0 +1,64 @@
+"""transformers' Whisper as a speech session: the same numbers, so that only the algorithms are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TransformersSpeech:
+    """`model` is a WhisperForConditionalGeneration; its cross-attention is read where it is eager."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def encode(self, inputs: Mapping[str, NDArray[Any]]) -> Any:
+        import torch
+
+        with torch.no_grad():
+            return self.model.model.encoder(torch.from_numpy(inputs["input_features"])).last_hidden_state
+
+    def decoder(self, memory: Any) -> TransformersDecoder:
+        return TransformersDecoder(self.model, memory)
+
+    def align(self, memory: Any, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        import torch
+
+        self.model.set_attn_implementation("eager")
+        with torch.no_grad():
+            out = self.model(
+                encoder_outputs=(memory,), decoder_input_ids=torch.from_numpy(input_ids), output_attentions=True
+            )
+        heads = self.model.generation_config.alignment_heads
+        weights: NDArray[np.float32] = torch.stack([out.cross_attentions[n][:, h] for n, h in heads], 1).numpy()
+        return weights
+
+
+class TransformersDecoder:
+    def __init__(self, model: Any, memory: Any) -> None:
+        self._model, self._memory, self._past = model, memory, None
+
+    def step(self, input_ids: NDArray[Any], *, all_logits: bool = False) -> NDArray[np.float32]:
+        import torch
+
+        with torch.no_grad():
+            out = self._model(
+                encoder_outputs=(self._memory,),
+                decoder_input_ids=torch.from_numpy(input_ids),
+                past_key_values=self._past,
+                use_cache=True,
+            )
+        self._past = out.past_key_values
+        logits: NDArray[np.float32] = out.logits.numpy() if all_logits else out.logits[:, -1].numpy()
+        return logits
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        import torch
+
+        index = torch.from_numpy(rows)
+        self._memory = self._memory[index]
+        if self._past is not None:
+            self._past.reorder_cache(index)
