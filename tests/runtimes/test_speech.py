@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from isoform.errors import CheckpointError, InputError
 from isoform.runtimes.pipelines.speech.alignment import median_filter, token_times, warp
-from isoform.runtimes.pipelines.speech.joining import Piece, join, merge
+from isoform.runtimes.pipelines.speech.joining import Piece, Timestamps, join, merge
 from isoform.runtimes.pipelines.speech.rules import timestamps
 from isoform.runtimes.pipelines.speech.settings import SpeechModel
 from isoform.runtimes.pipelines.speech.transcriber import Transcriber
@@ -118,7 +118,8 @@ def test_pieces_are_joined_as_in_transformers(hearing: tuple[Any, Transcriber]) 
             output = {"tokens": torch.tensor([tokens]), "token_timestamps": torch.tensor([times], dtype=torch.float64)}
             outputs.append(output if stride is None else {**output, "stride": stride})
             pieces.append(Piece(tokens, times, stride))
-        for asked, language in ((False, False), (True, False), (True, True), ("word", False), (False, True)):
+        askings: list[tuple[Timestamps, bool]] = [(False, False), (True, False), (True, True), ("word", False)]
+        for asked, language in [*askings, (False, True)]:
             text, optional = theirs._decode_asr(
                 outputs, return_timestamps=asked, return_language=language, time_precision=0.02
             )
@@ -272,22 +273,24 @@ def test_the_model_says_what_it_cannot_do(folder: Path, tmp_path: Path) -> None:
         path.write_text(json.dumps({name: v for name, v in {**settings, **changes}.items() if v is not None}))
         return Transcriber(TransformersSpeech(None), folder, TextTokenizer(folder))
 
-    for changes, options, message in (
+    refused: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({"alignment_heads": None}, {"return_timestamps": "word"}, "alignment_heads"),
         ({"is_multilingual": False}, {"language": "en"}, "English only"),
         ({"is_multilingual": False}, {"task": "translate"}, "English only"),
         ({"lang_to_id": None}, {"language": "en"}, "no lang_to_id"),
         ({"task_to_id": None}, {"task": "translate"}, "no task_to_id"),
         ({"no_timestamps_token_id": None}, {"return_timestamps": True}, "writes no timestamps"),
-    ):
+    ]
+    for changes, options, message in refused:
         with pytest.raises(InputError, match=message):
             changed(**changes).transcribe(sound(1.0), **options)
-    for changes, message in (
+    broken: list[tuple[dict[str, Any], str]] = [
         ({"lang_to_id": [1]}, "lang_to_id is"),
         ({"forced_decoder_ids": [[1, 5], [3, 6]]}, "leave a gap"),
         ({"forced_decoder_ids": 5}, "not pairs"),
         ({"decoder_start_token_id": "x"}, "decoder_start_token_id is 'x'"),
-    ):
+    ]
+    for changes, message in broken:
         with pytest.raises(CheckpointError, match=message):
             changed(**changes)
     path.write_text(json.dumps(settings))

@@ -30,7 +30,8 @@ def token_times(
     strength: NDArray[np.float64] = median_filter(even, width).mean(0).astype(np.float64)
     rows, columns = warp(np.negative(strength))
     jumps = np.concatenate(([True], np.diff(rows) > 0))
-    times: NDArray[np.float64] = columns[jumps] * precision
+    times: NDArray[np.float64] = columns[jumps].astype(np.float64)
+    times *= precision
     return times
 
 
