@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "bert": "text.bert",
+    "clip": "multimodal.clip",
     "dinov2": "vision.dinov2",
-    "dinov2_with_registers": "vision.dinov2",
+    "dinov2_with_registers": "vision.dinov2_registers",
     "gemma2": "text.gemma2",
     "gemma3_text": "text.gemma3",
     "llama": "text.llama",
     "mistral": "text.llama",
     "qwen2": "text.qwen2",
     "qwen3": "text.qwen3",
+    "siglip": "multimodal.siglip",
+    "vit": "vision.vit",
     "wav2vec2": "audio.wav2vec2",
     "whisper": "audio.whisper",
 }

@@ -1,7 +1,6 @@
 """DINOv2: a vision transformer whose positions are interpolated to any picture, with scaled residual branches.
 
-Oquab et al. 2023, https://arxiv.org/abs/2304.07193; with registers: Darcet et al. 2023,
-https://arxiv.org/abs/2309.16588, which interpolates positions with antialiasing.
+Oquab et al. 2023, https://arxiv.org/abs/2304.07193. `dinov2_registers` is the same trunk with registers.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from isoform.signature import BATCH, Port, Signature
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dinov2Config(Config):
-    model_type: str = "dinov2"
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -36,7 +34,6 @@ class Dinov2Config(Config):
     num_channels: int = 3
     qkv_bias: bool = True
     use_swiglu_ffn: bool = False
-    num_register_tokens: int | None = None
     num_labels: int = 2
 
     @classmethod
@@ -51,9 +48,7 @@ class Dinov2Config(Config):
 
     @property
     def registers(self) -> int:
-        if self.model_type == "dinov2":
-            return 0
-        return 4 if self.num_register_tokens is None else self.num_register_tokens
+        return 0
 
     @property
     def intermediate_size(self) -> int:
@@ -62,7 +57,11 @@ class Dinov2Config(Config):
 
 
 class Dinov2(nn.Module):
-    """The trunk; `classifies`: with a linear layer on the class token and the mean of the patches."""
+    """The trunk; `classifies`: with a linear layer on the class token and the mean of the patches.
+
+    Registers are tokens of their own between the class token and the patches (Darcet et al. 2023,
+    https://arxiv.org/abs/2309.16588); a model that has them interpolates its positions with antialiasing.
+    """
 
     def __init__(self, c: Dinov2Config, classifies: bool) -> None:
         super().__init__()
@@ -113,45 +112,45 @@ def _signature(c: Dinov2Config, *outputs: Port) -> Signature:
     return Signature((pixels(c.num_channels),), outputs, units=units(c.patch_size))
 
 
-RULES: tuple[Rule, ...] = (
-    Rename("dinov2.embeddings.cls_token", "class_token"),
-    Rename("dinov2.embeddings.register_tokens", "register_tokens"),
-    Rename("dinov2.embeddings.position_embeddings", "position_embed"),
-    Rename("dinov2.embeddings.patch_embeddings.projection", "patch_embed"),
-    Rename("dinov2.embeddings.mask_token", "mask.token"),
-    Rename("dinov2.encoder.layer.*.norm1", "layers.*.attn_norm"),
-    Rename("dinov2.encoder.layer.*.attention.attention.query", "layers.*.attn.q"),
-    Rename("dinov2.encoder.layer.*.attention.attention.key", "layers.*.attn.k"),
-    Rename("dinov2.encoder.layer.*.attention.attention.value", "layers.*.attn.v"),
-    Rename("dinov2.encoder.layer.*.attention.output.dense", "layers.*.attn.out"),
-    Rename("dinov2.encoder.layer.*.layer_scale1.lambda1", "layers.*.attn_scale"),
-    Rename("dinov2.encoder.layer.*.norm2", "layers.*.mlp_norm"),
-    Rename("dinov2.encoder.layer.*.mlp.fc1", "layers.*.mlp.up"),
-    Rename("dinov2.encoder.layer.*.mlp.fc2", "layers.*.mlp.down"),
-    Rename("dinov2.encoder.layer.*.mlp.weights_in", "layers.*.mlp.gate_up"),
-    Rename("dinov2.encoder.layer.*.mlp.weights_out", "layers.*.mlp.gate_down"),
-    Rename("dinov2.encoder.layer.*.layer_scale2.lambda1", "layers.*.mlp_scale"),
-    Rename("dinov2.layernorm", "norm"),
-    Rename("classifier", "classifier"),
-)
+def rules(prefix: str) -> tuple[Rule, ...]:
+    """The Hub's names, those of the trunk below `prefix`."""
+    names = {
+        "embeddings.cls_token": "class_token",
+        "embeddings.register_tokens": "register_tokens",
+        "embeddings.position_embeddings": "position_embed",
+        "embeddings.patch_embeddings.projection": "patch_embed",
+        "embeddings.mask_token": "mask.token",
+        "encoder.layer.*.norm1": "layers.*.attn_norm",
+        "encoder.layer.*.attention.attention.query": "layers.*.attn.q",
+        "encoder.layer.*.attention.attention.key": "layers.*.attn.k",
+        "encoder.layer.*.attention.attention.value": "layers.*.attn.v",
+        "encoder.layer.*.attention.output.dense": "layers.*.attn.out",
+        "encoder.layer.*.layer_scale1.lambda1": "layers.*.attn_scale",
+        "encoder.layer.*.norm2": "layers.*.mlp_norm",
+        "encoder.layer.*.mlp.fc1": "layers.*.mlp.up",
+        "encoder.layer.*.mlp.fc2": "layers.*.mlp.down",
+        "encoder.layer.*.mlp.weights_in": "layers.*.mlp.gate_up",
+        "encoder.layer.*.mlp.weights_out": "layers.*.mlp.gate_down",
+        "encoder.layer.*.layer_scale2.lambda1": "layers.*.mlp_scale",
+        "layernorm": "norm",
+    }
+    trunk = (Rename(f"{prefix}.{hub}", canonical) for hub, canonical in names.items())
+    return (*trunk, Rename("classifier", "classifier"))
 
-FAMILY = Family(
-    name="dinov2",
-    title="DINOv2",
-    model_types=("dinov2", "dinov2_with_registers"),
-    config=Dinov2Config,
-    rules=RULES,
-    tasks=(
+
+def tasks(name: str) -> tuple[Task, ...]:
+    """Both tasks; the Hub's classes begin with `name`."""
+    return (
         Task(
             name="image-classification",
-            architectures=("Dinov2ForImageClassification", "Dinov2WithRegistersForImageClassification"),
+            architectures=(f"{name}ForImageClassification",),
             build=lambda c: Dinov2(c, True),
             signature=lambda c: _signature(c, Port("logits", "float", (BATCH, c.num_labels))),
             carried=("mask",),
         ),
         Task(
             name="image-feature-extraction",
-            architectures=("Dinov2Model", "Dinov2WithRegistersModel"),
+            architectures=(f"{name}Model",),
             build=lambda c: Dinov2(c, False),
             signature=lambda c: _signature(
                 c,
@@ -160,7 +159,16 @@ FAMILY = Family(
             ),
             carried=("mask",),
         ),
-    ),
+    )
+
+
+FAMILY = Family(
+    name="dinov2",
+    title="DINOv2",
+    model_types=("dinov2",),
+    config=Dinov2Config,
+    rules=rules("dinov2"),
+    tasks=tasks("Dinov2"),
     prefix="dinov2",
     heads=("classifier", "mask"),
     no_gguf="llama.cpp has no DINOv2",

@@ -35,10 +35,10 @@ def grid(image_size: int | tuple[int, ...], patch_size: int | tuple[int, ...]) -
     return height // down, width // across
 
 
-def pixels(channels: int, image_size: int | tuple[int, ...] | None = None) -> Port:
+def pixels(channels: int, image_size: int | tuple[int, ...] | None = None, batch: str = BATCH) -> Port:
     """The port that takes pictures, of a fixed size or of any."""
     size: tuple[Axis, ...] = (HEIGHT, WIDTH) if image_size is None else pair("image_size", image_size)
-    return Port("pixel_values", "float", (BATCH, channels, *size))
+    return Port("pixel_values", "float", (batch, channels, *size))
 
 
 def units(patch_size: int | tuple[int, ...]) -> Mapping[str, int]:
