@@ -16,7 +16,7 @@ from time import monotonic
 Region = tuple[int, int]  # addresses
 
 PAGE = 2**21
-AT_ONCE = 4 * PAGE
+AT_ONCE = 32 * PAGE  # every call waits for all processors first
 _HUGEPAGE, _COLLAPSE = 14, 25
 _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MAPS = Path("/proc/self/maps")
@@ -35,20 +35,24 @@ def regions() -> set[Region]:
     return found
 
 
-def ask(wanted: Iterable[Region], seconds: float) -> int:
-    """Ask for huge pages in these regions, the largest first; the kernel may copy for so long. Returns their bytes."""
+def ask(wanted: Iterable[Region], seconds: float) -> set[Region]:
+    """Ask for huge pages in these regions, the largest first; the kernel may copy for so long.
+
+    Returns what there was no time for, to be asked for another time.
+    """
     if sys.platform != "linux" or not _SWITCH.exists() or "[never]" in _SWITCH.read_text():
-        return 0
+        return set()
     madvise = ctypes.CDLL(None, use_errno=True).madvise
     madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
-    deadline, done = monotonic() + seconds, 0
-    for start, end in sorted(wanted, key=lambda region: region[0] - region[1]):
+    deadline = monotonic() + seconds
+    left = sorted(wanted, key=lambda region: region[0] - region[1])
+    while left:
+        start, end = left.pop(0)
         first, last = -(-start // PAGE) * PAGE, end // PAGE * PAGE
-        if first < last:
-            madvise(first, last - first, _HUGEPAGE)  # the kernel goes on with it when the time is up
         for at in range(first, last, AT_ONCE):
-            size = min(AT_ONCE, last - at)
             if monotonic() > deadline:
-                return done
-            done += size if madvise(at, size, _COLLAPSE) == 0 else 0
-    return done
+                return {(at, last), *left}
+            size = min(AT_ONCE, last - at)
+            madvise(at, size, _HUGEPAGE)
+            madvise(at, size, _COLLAPSE)
+    return set()

@@ -37,7 +37,7 @@ CACHE, IN_PLACE = "isoform.cache", "in_place"  # the graph's metadata, when one 
 START = "logits_start"  # a constant of the graph that may be an input instead: the first slot that gets logits
 LARGE = 2**26  # bytes of a graph with its weights inside: not one that has the constant
 SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds as many floats for every head
-COPYING = 0.5  # seconds that the kernel may take to move the weights into huge pages, before the first decoder
+COPYING = 0.5  # seconds that the kernel may take to move weights into huge pages, before a decoder, until it has
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
 
 
@@ -128,16 +128,14 @@ class OnnxRuntimeSession:
 
     def decoder(self, batch: int) -> OnnxRuntimeDecoder:
         """See `Session.decoder`; any number of decoders may be alive."""
-        huge_pages.ask(self._weights, COPYING)
-        self._weights = set()
+        self._weights = huge_pages.ask(self._weights, COPYING)
         return OnnxRuntimeDecoder(self, batch)
 
     def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> MemoryDecoder:
         """Decode the rows of a memory; see `EncoderDecoderSession.decoder`."""
         from isoform.runtimes.onnxruntime_memory import OnnxRuntimeMemoryDecoder
 
-        huge_pages.ask(self._weights, COPYING)
-        self._weights = set()
+        self._weights = huge_pages.ask(self._weights, COPYING)
         return OnnxRuntimeMemoryDecoder(self, memory)
 
     def close(self) -> None:
@@ -243,6 +241,8 @@ class Bound:
         self._logits, *presents = session.signature.outputs
         self._presents = [port.name for port in presents]
         self._held: dict[str, NDArray[Any]] = {}
+        ports = session.signature.inputs
+        self._growing: dict[str, NDArray[Any] | None] = {port.name: None for port in ports if TOTAL in port.axes}
         self._starts = np.array([-1]), np.array([0])  # by whether all logits are asked for
         self._start: bool | None = None  # which of them is bound
         self._rooms: list[Room] = []
@@ -292,7 +292,12 @@ class Bound:
         if held is not None and held.shape == array.shape:
             held[...] = array
             return
-        own = array.astype(self._session.types[name], order="C")
+        kind = self._session.types[name]
+        if name in self._growing:  # it never has the same shape again, so that the caller's own array will do
+            self._binding.bind_cpu_input(name, own := np.ascontiguousarray(array, kind))
+            self._growing[name] = own
+            return
+        own = array.astype(kind, order="C")
         self._binding.bind_cpu_input(name, own)
         if self._session.device[0] == "cpu":  # elsewhere it has been copied
             self._held[name] = own

@@ -37,7 +37,7 @@ class SteppingDecoder(ABC):
         self._ports = Signature(tuple(port for port in signature.inputs if port.name not in past), signature.outputs)
         self._names = [port.name for port in self._ports.inputs]
         self._usual = set(self._names) == {"input_ids", "attention_mask", "position_ids"}
-        self._mask = np.zeros((batch, 0), np.int64)
+        self._append(np.zeros((batch, 0), np.int64))
 
     def step(
         self,
@@ -50,7 +50,7 @@ class SteppingDecoder(ABC):
         """See `Decoder.step`. After an error the decoder is of no further use."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         if self._is_plain(input_ids, attention_mask, position_ids):
-            self._mask = attention_mask
+            self._append(attention_mask)
             return self._pass(given, attention_mask.shape[1] - 1, 1, all_logits=all_logits, needed=True)
         arrays = checked(self._ports, {name: given.get(name, input_ids) for name in self._names})
         ids, mask, (batch, past) = arrays["input_ids"], arrays["attention_mask"], self._mask.shape
@@ -59,11 +59,11 @@ class SteppingDecoder(ABC):
             raise InputError(f"input_ids has shape {ids.shape}; this decoder takes ({batch}, T), T at least 1")
         if mask.shape[1] != past + length:
             raise InputError(f"attention_mask spans {mask.shape[1]} slots, not {past} cached and {length} new ones")
-        if (mask[:, :past] != self._mask).any():
+        if mask[:, :past].tobytes() != self._known:
             raise InputError(
                 f"attention_mask differs in its first {past} columns from the step before; only append to it"
             )
-        self._mask = mask
+        self._append(mask)
         piece = length if all_logits else self._piece(past + length)
         if length <= piece:
             return self._pass(arrays, past, length, all_logits=all_logits, needed=True)
@@ -82,7 +82,7 @@ class SteppingDecoder(ABC):
         """See `Decoder.select`."""
         order = chosen(rows, len(self._mask))
         self._reorder(order, self._mask.shape[1])
-        self._mask = self._mask[order]
+        self._append(self._mask[order])
 
     def _piece(self, total: int) -> int:
         """The new slots that one pass may take for the logits of the last; `total` is with the past and all of them."""
@@ -101,8 +101,11 @@ class SteppingDecoder(ABC):
             and ids.dtype is mask.dtype is positions.dtype is _INT64
             and ids.shape == positions.shape == (batch, 1)
             and mask.shape == (batch, past + 1)
-            and not (mask[:, :past] != self._mask).any()
+            and mask[:, :past].tobytes() == self._known
         )
+
+    def _append(self, mask: NDArray[np.int64]) -> None:
+        self._mask, self._known = mask, mask.tobytes()
 
     @abstractmethod
     def _pass(
@@ -165,7 +168,6 @@ class MemoryDecoder(ABC):
 
 def chosen(rows: Any, count: int) -> NDArray[np.int64]:
     """Numbers of rows, int64 (B',). Raises InputError for one that is none of `count`, and for no rows."""
-
     order = np.asarray(rows)
     if order.ndim != 1 or not order.size or order.dtype.kind not in "iu" or order.min() < 0 or order.max() >= count:
         raise InputError(f"rows to go on with are {order.tolist()}; this decoder has rows 0 to {count - 1}")
