@@ -161,11 +161,11 @@ class Files:
         """Rows of a tensor that is stored less an amount, in float32."""
         import numpy as np
 
-        from isoform.exporters.gguf.quantize.floats import widen
+        from isoform.exporters.gguf.floats import widen
 
         stored = self.rows(info, expert, start, stop)
         wide = np.empty(stored.shape, np.float32)
-        widen(stored, wide)
+        widen(stored.reshape(-1), wide.reshape(-1))
         return wide + np.float32(amount)
 
     def release(self, info: TensorInfo) -> None:
@@ -221,9 +221,6 @@ def convert(
     """
     import numpy as np
 
-    from isoform.exporters.gguf.quantize import kernel
-    from isoform.exporters.gguf.quantize.floats import widen
-
     if rows.dtype == np.float64:
         rows = rows.astype(np.float32)
     flat, columns = np.ascontiguousarray(rows).reshape(-1), rows.shape[1]
@@ -233,6 +230,9 @@ def convert(
     quantized = [kind for kind in kinds if kind not in FLOATS]
     if not quantized:
         return made
+    from isoform.exporters.gguf.quantize import kernel
+    from isoform.exporters.gguf.quantize.floats import widen
+
     sizes = {kind: nbytes((1, columns), kind) for kind in quantized}
     made |= {kind: room.take(len(rows) * sizes[kind]) for kind in quantized}
     step = max(1, CHUNK // columns)
@@ -249,33 +249,22 @@ def convert(
 
 
 FLOATS = ("F32", "F16", "BF16")
+LARGEST_HALF = 65520  # from there on a float16 is infinite
 
 
 def _float(key: str, flat: NDArray[Any], kind: str, room: Room) -> NDArray[np.uint8]:
     """Values as the bytes of F32, F16 or BF16; the values themselves where they are stored so."""
     import numpy as np
 
-    from isoform.exporters.gguf.quantize import floats
+    from isoform.exporters.gguf.floats import STORED, convert_floats, largest
 
-    stored = {"float32": "F32", "float16": "F16", "uint16": "BF16"}[flat.dtype.name]
-    made = flat.view(np.uint8) if kind == stored else room.take(flat.size * (4 if kind == "F32" else 2))
-    limit = floats.INFINITE["F32"]
-    if stored == kind:
-        single = kind == "F32"
-        limit = floats.INFINITE[kind]
-        largest = floats.largest_single(flat.view(np.int32)) if single else floats.largest_short(flat.view(np.uint16))
-    elif kind == "F32":
-        floats.widen(flat, made.view(np.float32))
-        largest = floats.largest_single(made.view(np.int32))
-    elif stored == "BF16":
-        largest = floats.bfloat_to_half(flat, made.view(np.uint16))
+    if STORED[flat.dtype.name] == kind:
+        made, most = flat.view(np.uint8), largest(flat)
     else:
-        wide = flat.astype(np.float32, copy=False).view(np.int32)
-        change = floats.single_to_half if kind == "F16" else floats.single_to_bfloat
-        largest = change(wide, made.view(np.uint16))
-    if largest >= limit:
+        made = room.take(flat.size * (4 if kind == "F32" else 2))
+        most = convert_floats(flat, kind, made)
+    if not most < float("inf"):
         raise CheckpointError(f"{key} holds values that are not finite, which no model computes with; mend it")
-    if kind == "F16" and stored != "F16" and largest >= floats.OVERFLOW:
-        value = float(np.array(largest, np.int32).view(np.float32))
-        raise UnsupportedExport(f"{key} holds {value:g}, which float16 cannot; take f32, bf16 or q8_0")
+    if kind == "F16" and most >= LARGEST_HALF:
+        raise UnsupportedExport(f"{key} holds {most:g}, which float16 cannot; take f32, bf16 or q8_0")
     return made

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoform.errors import CheckpointError, InputError
-from isoform.exporters.gguf.tensors import NUMBERS
+from isoform.exporters.gguf.tensors import LARGEST_HALF, NUMBERS
 
 Kernel = Callable[[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32] | None], bool]
 """Takes whole rows, one after another, room for their bytes, and the importance of each column; says whether the
@@ -138,12 +138,10 @@ def _importance(imatrix: NDArray[np.float32], columns: int, name: str) -> NDArra
 
 
 def _plain(kind: str, x: NDArray[np.float32], out: NDArray[np.uint8], importance: NDArray[np.float32] | None) -> bool:
-    from isoform.exporters.gguf.quantize import floats
+    from isoform.exporters.gguf.floats import convert_floats
 
-    bits, shorts = x.view(np.int32), out.view(np.uint16)
-    if kind == "F16":
-        return bool(floats.single_to_half(bits, shorts) < floats.OVERFLOW)
-    return bool(floats.single_to_bfloat(bits, shorts) < floats.INFINITE["F32"])
+    limit = LARGEST_HALF if kind == "F16" else np.inf
+    return bool(convert_floats(x, kind, out) < limit)
 
 
 def _ggml(kind: str, x: NDArray[np.float32], out: NDArray[np.uint8], importance: NDArray[np.float32] | None) -> bool:

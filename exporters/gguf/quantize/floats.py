@@ -18,9 +18,6 @@ NORMAL = int32(0x38800000)  # float16's smallest normal number, as the bits of a
 REBIAS = int32(112 << 23)
 HALF_BITS = int32(0x3F000000)
 HALF = float32(0.5)
-OVERFLOW = 0x477FF000  # 65520, from where on a float16 is infinite
-INFINITE = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
-"""The bits from which on a magnitude is not finite."""
 
 
 @inlined
@@ -35,24 +32,12 @@ def _half(size: int32) -> int32:
 
 @kernel
 def single_to_half(bits: Integers, out: Shorts) -> int32:
-    """float32, as its bits; gives the bits of the largest magnitude, from `OVERFLOW` on of no use."""
+    """float32, as its bits; gives the bits of the largest magnitude."""
     largest = int32(0)
     for i in range(len(bits)):
         size = int32(bits[i] & MAGNITUDE)
         largest = max(largest, size)
         out[i] = int32(int32(int32(bits[i] >> int32(16)) & int32(0x8000)) | _half(size))
-    return largest
-
-
-@kernel
-def bfloat_to_half(x: Shorts, out: Shorts) -> int32:
-    """As above."""
-    largest = int32(0)
-    for i in range(len(x)):
-        short = int32(x[i])
-        size = int32(int32(short & int32(0x7FFF)) << int32(16))
-        largest = max(largest, size)
-        out[i] = int32(int32(short & int32(0x8000)) | _half(size))
     return largest
 
 
@@ -64,30 +49,12 @@ def bfloat_to_single(x: Shorts, out: Integers) -> None:
 
 @kernel
 def single_to_bfloat(bits: Integers, out: Shorts) -> int32:
-    """float32, as its bits; gives the bits of the largest magnitude: infinity or NaN where no result is of use."""
+    """As above."""
     largest = int32(0)
     for i in range(len(bits)):
         largest = max(largest, int32(bits[i] & MAGNITUDE))
         odd = int32(int32(bits[i] >> int32(16)) & int32(1))
         out[i] = int32(int32(int32(bits[i] + int32(0x7FFF)) + odd) >> int32(16))
-    return largest
-
-
-@kernel
-def largest_single(bits: Integers) -> int32:
-    """The bits of the largest magnitude."""
-    largest = int32(0)
-    for i in range(len(bits)):
-        largest = max(largest, int32(bits[i] & MAGNITUDE))
-    return largest
-
-
-@kernel
-def largest_short(x: Shorts) -> int32:
-    """Of float16 or bfloat16, as their bits."""
-    largest = int32(0)
-    for i in range(len(x)):
-        largest = max(largest, int32(int32(x[i]) & int32(0x7FFF)))
     return largest
 
 

@@ -1,0 +1,77 @@
+"""Values as F32, F16 and BF16, rounded to nearest even; bfloat16 is uint16 here, since NumPy has no such type.
+
+What most exports need, bfloat16 as it is or as float16, is done by NumPy alone: numba takes longer to import.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+STORED = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
+"""NumPy's name of a dtype -> ggml's."""
+BITS = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
+INFINITE = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+"""The bits from which on a magnitude is not finite."""
+CHUNK = 2**17  # values at a time: few enough for the cache of a core
+
+_NORMAL, _REBIAS = 0x3880, 0x3800  # the bfloat16 of float16's smallest normal number, and what the exponents differ by
+
+
+def convert_floats(values: NDArray[Any], kind: str, out: NDArray[np.uint8]) -> float:
+    """Write `values` (n,), not stored as `kind` already, into `out`; returns the largest magnitude, or NaN."""
+    stored = STORED[values.dtype.name]
+    if kind == "F32":
+        widen(values, out.view(np.float32))
+    elif (stored, kind) == ("BF16", "F16"):
+        _bfloat_to_half(values, out.view(np.uint16))
+    else:
+        from isoform.exporters.gguf.quantize.floats import single_to_bfloat, single_to_half
+
+        narrow = single_to_half if kind == "F16" else single_to_bfloat
+        narrow(values.astype(np.float32, copy=False).view(np.int32), out.view(np.uint16))
+    return largest(values)
+
+
+def largest(values: NDArray[Any]) -> float:
+    """The largest magnitude; infinite or NaN where some value is."""
+    stored = STORED[values.dtype.name]
+    mask = BITS[stored](2 ** (8 * values.itemsize - 1) - 1)
+    parts = (values[start : start + CHUNK].view(BITS[stored]) for start in range(0, len(values), CHUNK))
+    most = np.array([np.max(part & mask) for part in parts], BITS[stored]).max(initial=0)
+    if stored == "BF16":
+        return float(np.uint32(int(most) << 16).view(np.float32))
+    return float(most.view(values.dtype))
+
+
+def widen(values: NDArray[Any], out: NDArray[np.float32]) -> None:
+    """float16, bfloat16 or float32 (n,) as float32."""
+    if values.dtype == np.uint16:
+        for start in range(0, len(values), CHUNK):
+            part = out[start : start + CHUNK].view(np.uint32)
+            np.copyto(part, values[start : start + CHUNK])
+            np.left_shift(part, np.uint32(16), out=part)
+    else:
+        np.copyto(out, values)
+
+
+def _bfloat_to_half(values: NDArray[np.uint16], out: NDArray[np.uint16]) -> None:
+    """A normal number keeps all of its bits; the few that are too small for one are looked up."""
+    for start in range(0, len(values), CHUNK):
+        part, made = values[start : start + CHUNK], out[start : start + CHUNK]
+        size = part & np.uint16(0x7FFF)
+        np.subtract(size, np.uint16(_REBIAS), out=made)
+        np.left_shift(made, np.uint16(3), out=made)
+        np.bitwise_or(made, part & np.uint16(0x8000), out=made)
+        small = np.flatnonzero(size < _NORMAL)
+        made[small] = _halves()[part[small]]
+
+
+@cache
+def _halves() -> NDArray[np.uint16]:
+    """The float16 of each bfloat16."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (np.arange(2**16, dtype=np.uint32) << np.uint32(16)).view(np.float32).astype(np.float16).view(np.uint16)
