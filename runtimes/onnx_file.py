@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def exact(path: Path) -> bytes | None:
     graph = _read(path)
     permissions = [
         (node, attribute)
-        for node in (graph.graph.node if graph else ())
+        for node in (nodes(graph.graph) if graph else ())
         if node.op_type == "MatMulNBits"
         for attribute in node.attribute
         if attribute.name == "accuracy_level" and attribute.i
@@ -26,6 +27,14 @@ def exact(path: Path) -> bytes | None:
     for node, attribute in permissions:
         node.attribute.remove(attribute)
     return graph.SerializeToString() if permissions else None
+
+
+def nodes(graph: Any) -> Iterator[Any]:
+    """Every node of a graph, those of its branches after the one that holds them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from nodes(attribute.g)
 
 
 def with_input(content: bytes, name: str) -> bytes | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError
-from isoform.manifest import NAME, Artifact, File, Manifest
+from isoform.manifest import NAME, WHOLE, Artifact, File, Manifest
 from isoform.validators.report import Report, Result, Skip
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _check(
     limits: Limits,
 ) -> Report:
     from isoform.validators.cases import cases_of
-    from isoform.validators.plan import Clock, make_plan
+    from isoform.validators.plan import Clock, in_all, make_plan
     from isoform.validators.preprocessing import check_preprocessing
     from isoform.validators.prose import ROWS
     from isoform.validators.truth import Truth
@@ -85,7 +85,13 @@ def _check(
     artifacts = [artifact for artifact in manifest.artifacts if limits.only(artifact)]
     if not artifacts:
         raise InputError(f"{folder} holds none of the forms that are asked for; `isoform inspect {folder}` lists them")
-    plan = make_plan(model, artifacts, cases_of(model, seed), ROWS, limits.seconds)
+    parts = [part for part in model.parts if any(artifact.part == part.part for artifact in artifacts)]
+    share = None if limits.seconds is None else limits.seconds / max(1, len(parts))
+    plans = {
+        part.part: make_plan(part, [a for a in artifacts if a.part == part.part], cases_of(part, seed), ROWS, share)
+        for part in parts
+    }
+    plan = in_all(list(plans.values()))
     report.about = _about(folder, manifest, model, limits) | {
         "estimate": {"seconds": round(plan.seconds, 1), "bytes": plan.bytes}
     }
@@ -97,19 +103,24 @@ def _check(
     show = progress or (lambda text, done, total: None)
     steps = len(artifacts) + 1
     show("reference", 0, steps)
-    truth = Truth(model, plan.cases, plan.passages)
-    truth.prepare(
-        [dtype for dtype in FLOATS if any(a.dtype == dtype for a in artifacts)],
-        [BACKEND_OF[a.format] for a in artifacts if a.dtype in FLOATS],
-    )
+    truths = {part.part: Truth(part, plans[part.part].cases, plans[part.part].passages) for part in parts}
+    for truth in truths.values():
+        truth.prepare(
+            [dtype for dtype in FLOATS if any(a.dtype == dtype for a in artifacts)],
+            [BACKEND_OF[a.format] for a in artifacts if a.dtype in FLOATS],
+        )
     stored = (manifest.parity or {}).get("preprocessing")
     features, known = check_preprocessing(
-        folder, model.checkpoint.folder, model.signature, stored=stored, oracle=limits.oracle
+        folder, model.checkpoint.folder, model.parts[0].signature, stored=stored, oracle=limits.oracle
     )
     report.add(features)
     for n, artifact in enumerate(artifacts, 1):
         show(f"{artifact.files[0].path}", n, steps)
         left = None if clock.seconds is None else max(0.0, clock.seconds - clock.spent) / (len(artifacts) - n + 1)
+        if artifact.part not in truths:
+            report.results.append(_unknown(artifact, model))
+            continue
+        truth = truths[artifact.part]
         report.add(_Artifact(folder, artifact, truth, open_session, threads, Clock(left), clock.reason).check())
     show("checked", steps, steps)
     report.about["seconds"] = round(clock.spent, 2)
@@ -172,6 +183,26 @@ def _files(backend: str, what: str, folder: Path, files: Sequence[File]) -> Resu
     return Result(backend, "files", case, "changed", len(changed), 0, not changed, "; ".join(changed))
 
 
+def _unknown(artifact: Artifact, model: Model) -> Result:
+    """A graph that is of no part of the model."""
+    parts = ", ".join(part.part for part in model.parts)
+    note = f"{NAME} says that it is the {artifact.part}; {model.name} has {parts}"
+    case = f"{artifact.dtype} file, {artifact.files[0].path}"
+    return Result(BACKEND_OF[artifact.format], "files", case, "error", 1, 0, False, note)
+
+
+def _named(report: Report, dtype: str, part: str) -> None:
+    """Say in every case of the report which part of the model it is about."""
+
+    def named(entry: Any) -> Any:
+        return replace(entry, case=entry.case.replace(f"{dtype} ", f"{dtype} {part}, ", 1))
+
+    report.results = [entry if entry.level == "files" else named(entry) for entry in report.results]
+    report.skipped = [replace(entry, case=f"{part}, {entry.case}") for entry in report.skipped]
+    report.evidence = [named(entry) for entry in report.evidence]
+    report.departures = [named(entry) for entry in report.departures]
+
+
 @dataclass
 class _Artifact:
     """One artifact, its levels one after the other; what the clock leaves no time for is skipped for `reason`."""
@@ -185,6 +216,12 @@ class _Artifact:
     reason: str
 
     def check(self) -> Report:
+        report = self._levels()
+        if self.artifact.part != WHOLE:
+            _named(report, self.dtype, self.artifact.part)
+        return report
+
+    def _levels(self) -> Report:
         report = Report([_files(self.backend, self.dtype, self.folder, self.artifact.files)])
         if self.clock.seconds is None:
             self._weights(report)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from isoform.errors import InputError
-from isoform.signature import BATCH, LENGTH, PAST, PICTURES, SENTENCES, TOTAL, Port, Signature
+from isoform.signature import BATCH, LENGTH, PAST, PAST_MEMORY, PICTURES, SENTENCES, TOTAL, Port, Signature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,8 @@ class Case:
     """Rows together in a batch, shorter ones padded on one side: tokens by other tokens, sound by zeros.
 
     `parts`: instead of one pass the cache is filled by these numbers of slots, one step each; the first part is
-    padded, what follows is not. `optional`: a session may refuse it, as not every backend has every input.
+    padded, what follows is not. `order`: after the first part the decoder goes on with these of its rows. `optional`: a
+    session may refuse it, as not every backend has every input.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Case:
     parts: tuple[int, ...] = ()
     last_only: bool = False  # with parts: ask for the logits of each step's last slot, as generation does
     optional: bool = False
+    order: tuple[int, ...] = ()
     mask: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,6 +85,10 @@ class Case:
     def _port(self, port: Port) -> NDArray[Any]:
         import numpy as np
 
+        from isoform.validators.seq2seq import fed
+
+        if (memory := fed(port, self.rows)) is not None:
+            return memory
         if port.name in self.rows[0].media:
             return self._stacked([row.media[port.name] for row in self.rows])
         if port.name == "attention_mask":
@@ -93,8 +99,8 @@ class Case:
             return self._padded([row.tokens for row in self.rows])
         if port.name == "token_type_ids":
             return self._padded([row.types for row in self.rows])
-        if PAST in port.axes:
-            sizes: dict[str | int, int] = {BATCH: len(self.rows), PAST: 0}
+        if PAST in port.axes or PAST_MEMORY in port.axes:
+            sizes: dict[str | int, int] = {BATCH: len(self.rows), PAST: 0, PAST_MEMORY: 0}
             return np.zeros([sizes[a] if isinstance(a, str) else a for a in port.axes], np.float32)
         raise InputError(f"the validators do not know what to feed into the port {port.name!r} {port.axes}")
 
@@ -145,8 +151,12 @@ def real(port: Port, output: NDArray[Any], case: Case, row: int, want: tuple[int
 
 
 def cases_of(model: Model, seed: int = 0) -> list[Case]:
-    """The cases of a model of one part, the same for the same seed."""
+    """The cases of a model of one part, or of one part of a model, the same for the same seed."""
     from isoform.validators.media import media_cases
+    from isoform.validators.seq2seq import memory_cases, reads_memory
+
+    if reads_memory(model.signature):
+        return memory_cases(model, seed)
 
     floats = [port for port in model.signature.inputs if port.dtype == "float" and PAST not in port.axes]
     return media_cases(model, seed) if floats else token_cases(model, seed)

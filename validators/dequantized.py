@@ -8,11 +8,11 @@ would forgive is seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.reference.model import Model
 from isoform.validators.bisection.search import departures
 from isoform.validators.cases import Case
 from isoform.validators.graph import check_graph
@@ -24,30 +24,25 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from isoform.reference.model import Model
     from isoform.runtimes.session import Session
 
 
-class Dequantized(Model):
-    """A model with the weights of a quantized graph."""
+def dequantized(model: Model, path: Path) -> Model:
+    """`model` with the weights of the quantized graph at `path`."""
+    import torch
 
-    path: Path
-
-    def module(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
-        import torch
-
+    def module(dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
         kind = torch.float32 if dtype is None else dtype
-        module, held = super().module(kind, device), held_weights(self.path)
-        for name, parameter in module.named_parameters():
+        built, held = model.module(kind, device), held_weights(path)
+        for name, parameter in built.named_parameters():
             if name in held:
                 values = torch.from_numpy(held[name].rows(0, len(parameter)).copy())
                 parameter.data = values.view(parameter.shape).to(device=device, dtype=kind)
-        return module
+        return built
 
-
-def dequantized(model: Model, path: Path) -> Dequantized:
-    """`model` with the weights of the graph at `path`."""
-    found = Dequantized(model.checkpoint, model.family, model.config, model.task)
-    object.__setattr__(found, "path", path)  # the dataclass is frozen
+    found = copy(model)
+    object.__setattr__(found, "module", module)  # the dataclass is frozen
     return found
 
 
@@ -55,7 +50,9 @@ def weights_only(path: Path) -> bool:
     """Whether no kernel of the graph needs integers for activations."""
     import onnx
 
-    return not any(node.op_type in TURNED for node in onnx.load(str(path), load_external_data=False).graph.node)
+    from isoform.runtimes.onnx_file import nodes
+
+    return not any(node.op_type in TURNED for node in nodes(onnx.load(str(path), load_external_data=False).graph))
 
 
 def few(cases: Sequence[Case]) -> list[Case]:

@@ -6,7 +6,7 @@ rows times a factor (`tolerance`); where a backend has a known deviation, its im
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -121,21 +121,42 @@ class _Check:
 
     def _cached(self) -> Iterator[tuple[int, int, NDArray[Any], NDArray[Any]]]:
         """The same for the first output, step by step."""
-        case, signature = self.case, self.truth.model.signature
-        decoder = self.session.decoder(len(case.rows))
+        import numpy as np
+
+        case, order = self.case, np.arange(len(self.case.rows))
+        step, select = self._decoder()
         before = case.mask.cumsum(1) - case.mask  # real tokens left of each slot
-        for slots, feed in case.steps(signature):
-            got = decoder.step(
-                feed["input_ids"], feed["attention_mask"], feed["position_ids"], all_logits=not case.last_only
-            )
+        for slots, whole in case.steps(self.truth.model.signature):
+            if slots.start and case.order and len(order) != len(case.order):
+                order = np.array(case.order)
+                select(order)
+            feed = {name: array[order] for name, array in whole.items()}
+            got = step(feed, not case.last_only)
             shown = range(slots.stop - 1, slots.stop) if case.last_only else range(slots.start, slots.stop)
             got = got[:, None] if case.last_only else got
-            for r, row in enumerate(case.rows):
-                kept = [slot for slot in shown if case.mask[r, slot]]
-                want = self.truth.outputs(row)[0][[before[r, slot] for slot in kept]]
+            for r, row in enumerate(order):
+                kept = [slot for slot in shown if case.mask[row, slot]]
+                want = self.truth.outputs(case.rows[row])[0][[before[row, slot] for slot in kept]]
                 if got.shape[1] != len(shown):
                     raise ParityError(f"a step over {len(shown)} slots gives {got.shape[1]}")
                 yield 0, r, got[r][[slot - shown.start for slot in kept]], want
+
+    def _decoder(self) -> tuple[Callable[[dict[str, NDArray[Any]], bool], NDArray[Any]], Callable[..., None]]:
+        """How to take a step (inputs, whether all logits are asked for), and how to choose rows."""
+        from isoform.validators.seq2seq import decoder_of, reads_memory
+
+        signature, session = self.truth.model.signature, self.session
+        decoder: Any
+        if reads_memory(signature):
+            decoder = decoder_of(session, self.case, signature)
+            return lambda feed, every: decoder.step(feed["input_ids"], all_logits=every), decoder.select
+        decoder = session.decoder(len(self.case.rows))
+        names = ("input_ids", "attention_mask", "position_ids")
+
+        def select(rows: NDArray[Any]) -> None:
+            decoder.select(rows)
+
+        return lambda feed, every: decoder.step(*(feed[n] for n in names), all_logits=every), select
 
     def _judge(self, parts: list[tuple[int, int, NDArray[Any], NDArray[Any]]]) -> None:
         """One result per metric: the output nearest to its limit; the cache's ports have metrics of their own."""

@@ -84,6 +84,7 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    from isoform.runtimes.onnx_file import nodes
     from isoform.validators.onnx_report import graph_report
 
     try:
@@ -100,7 +101,7 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         return {"name": value.name, "dtype": onnx.TensorProto.DataType.Name(kind.elem_type), "axes": axes}
 
     outside = {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"}
-    operators = Counter(f"{node.domain or 'ai.onnx'}.{node.op_type}" for node in graph.node)
+    operators = Counter(f"{node.domain or 'ai.onnx'}.{node.op_type}" for node in nodes(graph))
     return {
         "kind": "onnx",
         "file": str(path),

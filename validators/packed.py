@@ -82,6 +82,8 @@ def held_weights(path: Path) -> dict[str, Held]:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    from isoform.runtimes.onnx_file import nodes
+
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
     except (OSError, DecodeError) as error:
@@ -94,7 +96,7 @@ def held_weights(path: Path) -> dict[str, Held]:
         parts.add(name)
         return _read(path, tensors[name])
 
-    for node in graph.node:
+    for node in nodes(graph):
         settings = {attribute.name: attribute.i for attribute in node.attribute}
         if node.op_type in BLOCKS:
             data, scales, zeros = (node.input[n] if n < len(node.input) else "" for n in BLOCKS[node.op_type])

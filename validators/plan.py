@@ -124,6 +124,17 @@ def make_plan(
     )
 
 
+def in_all(plans: Sequence[Plan]) -> Plan:
+    """The plans of a model's parts, which run one after the other, as one."""
+    return Plan(
+        tuple(case for plan in plans for case in plan.cases),
+        tuple(case for plan in plans for case in plan.left_out),
+        sum(plan.passages for plan in plans),
+        sum(plan.seconds for plan in plans),
+        max((plan.bytes for plan in plans), default=0),
+    )
+
+
 def telling(case: Case) -> int:
     """How much a case can find: a cache and padding on the left first, a single short row last."""
     mixed = len({len(row) for row in case.rows}) > 1

@@ -99,8 +99,10 @@ class Truth:
         """The reference on a text; on the rows of the cases when the model has no tokenizer to read one."""
         from isoform.validators.answers import Answers
         from isoform.validators.prose import prose_rows
+        from isoform.validators.seq2seq import reads_memory
 
-        found = Answers(self.model, prose_rows(self.model)[: self.passages])
+        text = [] if reads_memory(self.model.signature) else prose_rows(self.model)[: self.passages]
+        found = Answers(self.model, text)
         self.reads_text = bool(found.passages)
         if self.reads_text:
             return found

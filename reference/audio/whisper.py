@@ -201,6 +201,9 @@ class Alignment(Decoder):
     def __init__(self, c: WhisperConfig) -> None:
         super().__init__(c)
         self.aligned = c.aligned
+        self.layers = self.layers[: max(layer for layer, _ in self.aligned) + 1]
+        last: Any = self.layers[-1]
+        del self.norm, self.head, last.mlp_norm, last.mlp, last.cross.v, last.cross.out
 
     def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         """Shapes: input_ids (B, T), encoder_hidden_states (B, S, C) -> (B, heads, T, S), in the order of `aligned`."""
@@ -215,7 +218,7 @@ class Alignment(Decoder):
             if heads := [head for at, head in self.aligned if at == n]:
                 weights = layer.cross.weights(normed, encoder_hidden_states, heads).unbind(1)
                 found |= {(n, head): one for head, one in zip(heads, weights, strict=True)}
-            if len(found) == len(self.aligned):
+            if n == len(self.layers) - 1:
                 break
             x = x + layer.cross.look(normed, encoder_hidden_states)
             x = x + layer.mlp(layer.mlp_norm(x))
