@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "bert": "text.bert",
+    "blip": "multimodal.blip",
     "clip": "multimodal.clip",
     "dinov2": "vision.dinov2",
     "dinov2_with_registers": "vision.dinov2_registers",

@@ -205,8 +205,35 @@ class Attention(nn.Module):
         return self.out(y), k, v
 
 
+class PackedAttention(nn.Module):
+    """Attention of every position to every other, whose q, k and v are one matrix as the checkpoint has it."""
+
+    def __init__(self, dim: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, head_dim**-0.5
+        self.qkv = Linear(dim, 3 * heads * head_dim)
+        self.out = Linear(heads * head_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1)).unbind(-2)
+        y: Tensor = self.out(ops.attention(q, k, v, None, self.heads, self.heads, self.scale, 0.0))
+        return y
+
+
 class CrossAttention(Attention):
-    """Attention to a memory, whose keys and values are computed in the first step and kept: `ops.cross_attention`."""
+    """Attention to a memory, whose keys and values are computed in the first step and kept: `ops.cross_attention`.
+
+    The memory has `memory_dim` channels, or as many as the queries' side.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, kv_heads: int, head_dim: int, *, memory_dim: int | None = None, **options: Any
+    ) -> None:
+        super().__init__(dim, heads, kv_heads, head_dim, **options)
+        if memory_dim is not None:
+            self.k = Linear(memory_dim, kv_heads * head_dim, self.k.bias is not None)
+            self.v = Linear(memory_dim, kv_heads * head_dim, self.v.bias is not None)
 
     def recall(
         self, x: Tensor, memory: Tensor, past: tuple[Tensor, Tensor], use_cache: Tensor, bias: Tensor | None = None

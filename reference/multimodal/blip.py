@@ -1,0 +1,347 @@
+"""BLIP: a vision transformer whose picture a BERT-like text model attends to, to ask about it or to caption it.
+
+Li et al. 2022, https://arxiv.org/abs/2201.12086. A question is read by a text encoder that looks at the picture, and
+its states are what the decoder of the answer attends to; a caption's decoder attends to the picture itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.reference.card import Family, Part, Task
+from isoform.reference.config import Config
+from isoform.reference.layers import (
+    MLP,
+    Attention,
+    CrossAttention,
+    Embedding,
+    Linear,
+    PackedAttention,
+    activation,
+    padding_bias,
+)
+from isoform.reference.multimodal.towers import TextConfig, TowersConfig, VisionConfig, tower
+from isoform.reference.vision.patches import PatchEmbed, grid, pixels
+from isoform.reference.weights import Drop, Rename, Rule
+from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, memory_decoder_signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlipTextConfig(TextConfig):
+    vocab_size: int = 30524
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    is_decoder: bool = True
+    tie_word_embeddings: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlipVisionConfig(VisionConfig):
+    image_size: int | tuple[int, ...] = 384
+    patch_size: int | tuple[int, ...] = 16
+    hidden_act: str = "gelu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlipConfig(TowersConfig[BlipTextConfig, BlipVisionConfig]):
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BlipConfig:
+        text = BlipTextConfig.from_dict(tower(data, "text_config"))
+        if not text.is_decoder:
+            raise UnsupportedModel("BLIP with text_config.is_decoder=false attends to no picture; take another model")
+        return cls(text=text, vision=BlipVisionConfig.from_dict(tower(data, "vision_config")))
+
+
+def head_dim(c: Config, dim: int, heads: int) -> int:
+    if dim % heads:
+        raise CheckpointError(f"config.json: hidden_size {dim} is no multiple of num_attention_heads {heads}")
+    return dim // heads
+
+
+class VisionLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); queries, keys and values come from one matrix."""
+
+    def __init__(self, c: BlipVisionConfig) -> None:
+        super().__init__()
+        dim, heads = c.hidden_size, c.num_attention_heads
+        self.attn_norm = nn.LayerNorm(dim, c.layer_norm_eps)
+        self.attn = PackedAttention(dim, heads, head_dim(c, dim, heads))
+        self.mlp_norm = nn.LayerNorm(dim, c.layer_norm_eps)
+        self.mlp = MLP(dim, c.intermediate_size, c.hidden_act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.attn_norm(x))
+        y: Tensor = x + self.mlp(self.mlp_norm(x))
+        return y
+
+
+class Vision(nn.Module):
+    """Patches and a class token through the layers."""
+
+    def __init__(self, c: BlipConfig) -> None:
+        super().__init__()
+        v = c.vision
+        rows, columns = grid(v.image_size, v.patch_size)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, v.hidden_size))
+        self.position_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, v.hidden_size))
+        self.patch_embed = PatchEmbed(v.num_channels, v.hidden_size, v.patch_size)
+        self.layers = nn.ModuleList(VisionLayer(v) for _ in range(v.num_hidden_layers))
+        self.norm = nn.LayerNorm(v.hidden_size, v.layer_norm_eps)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Pictures (B, 3, H, W) -> last_hidden_state (B, 1 + patches, C)."""
+        x = self.patch_embed(pixel_values)
+        x = torch.cat((self.class_token.expand(x.shape[0], -1, -1), x), 1) + self.position_embed
+        for layer in self.layers:
+            x = layer(x)
+        return (self.norm(x),)
+
+
+class TextLayer(nn.Module):
+    """norm(x + attention(x)), norm(x + attention to the memory), norm(x + mlp(x))."""
+
+    def __init__(self, c: BlipTextConfig, memory: int) -> None:
+        super().__init__()
+        dim, heads, eps = c.hidden_size, c.num_attention_heads, c.layer_norm_eps
+        size = head_dim(c, dim, heads)
+        self.attn = Attention(dim, heads, heads, size, bias=True, out_bias=True)
+        self.attn_out_norm = nn.LayerNorm(dim, eps)
+        self.cross = CrossAttention(dim, heads, heads, size, bias=True, out_bias=True, memory_dim=memory)
+        self.cross_out_norm = nn.LayerNorm(dim, eps)
+        self.mlp = MLP(dim, c.intermediate_size, c.hidden_act)
+        self.out_norm = nn.LayerNorm(dim, eps)
+
+    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        """The encoder's: every token sees every other. Shapes: x (B, T, C), memory (B, S, D), bias (B, 1, 1, T)."""
+        x = self.attn_out_norm(x + self.attn(x, bias))
+        x = self.cross_out_norm(x + self.cross.look(x, memory))
+        y: Tensor = self.out_norm(x + self.mlp(x))
+        return y
+
+    def step(
+        self, x: Tensor, memory: Tensor, past: tuple[Tensor, ...], use_cache: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The decoder's. `past`: key and value of the tokens before, key and value of the memory."""
+        y, *own = self.attn.extend(x, (past[0], past[1]), use_cache)
+        x = self.attn_out_norm(x + y)
+        y, *crossed = self.cross.recall(x, memory, (past[2], past[3]), use_cache, bias)
+        x = self.cross_out_norm(x + y)
+        return self.out_norm(x + self.mlp(x)), (*own, *crossed)
+
+
+class Text(nn.Module):
+    """Embeddings and layers of the question's encoder and of both decoders."""
+
+    def __init__(self, c: BlipTextConfig, memory: int) -> None:
+        super().__init__()
+        dim = c.hidden_size
+        self.embed = Embedding(c.vocab_size, dim)
+        self.position_embed = Embedding(c.max_position_embeddings, dim)
+        self.embed_norm = nn.LayerNorm(dim, c.layer_norm_eps)
+        self.layers = nn.ModuleList(TextLayer(c, memory) for _ in range(c.num_hidden_layers))
+
+    def embedded(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        x: Tensor = self.embed_norm(self.embed(input_ids) + self.position_embed(positions))
+        return x
+
+
+class Question(Text):
+    """The encoder of a question, which looks at the picture."""
+
+    def __init__(self, c: BlipConfig) -> None:
+        super().__init__(c.text, c.vision.hidden_size)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor, ...]:
+        """Shapes: input_ids and attention_mask (B, T), encoder_hidden_states (B, S, D).
+
+        Returns last_hidden_state (B, T, C).
+        """
+        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        x = self.embedded(input_ids, positions)
+        bias = padding_bias(attention_mask, x.dtype)
+        for layer in self.layers:
+            x = layer(x, encoder_hidden_states, bias)
+        return (x,)
+
+
+class Transform(nn.Module):
+    """Dense, activation and norm before the vocabulary."""
+
+    def __init__(self, c: BlipTextConfig) -> None:
+        super().__init__()
+        self.dense = Linear(c.hidden_size, c.hidden_size)
+        self.norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.act = activation(c.hidden_act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.act(self.dense(x)))
+        return y
+
+
+class Decoder(Text):
+    """Token ids and a memory to logits; `asked`: the memory is a question, which may be padded."""
+
+    def __init__(self, c: BlipConfig, asked: bool) -> None:
+        super().__init__(c.text, c.vision.hidden_size)
+        self.mlm = Transform(c.text)
+        self.head = Linear(c.text.hidden_size, c.text.vocab_size)
+        self.asked = asked
+        self.shape = c.text.num_attention_heads, c.text.hidden_size // c.text.num_attention_heads
+
+    def forward(self, input_ids: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Shapes: input_ids (B, T); the memory's mask (B, S) if asked, the memory (B, S, D), and the cache or nothing.
+
+        Returns logits (B, T, V), and per layer keys and values of the tokens (B, heads, P+T, D) and of the memory.
+        """
+        mask, (memory, *cache) = (others[0], others[1:]) if self.asked else (None, others)
+        if not cache:
+            empty = memory.new_zeros(input_ids.shape[0], self.shape[0], 0, self.shape[1])
+            no = torch.zeros(1, dtype=torch.bool, device=input_ids.device)
+            cache = [empty] * (4 * len(self.layers)) + [no]
+        *past, use_cache = cache
+        start = use_cache.to(torch.int64).squeeze(0) * past[0].shape[2]
+        x = self.embedded(input_ids, torch.arange(input_ids.shape[1], device=input_ids.device) + start)
+        bias = None if mask is None else padding_bias(mask, x.dtype)
+        present: list[Tensor] = []
+        layers: Iterable[Any] = self.layers
+        for n, layer in enumerate(layers):
+            x, made = layer.step(x, memory, tuple(past[4 * n : 4 * n + 4]), use_cache, bias)
+            present += made
+        return self.head(self.mlm(x)), *present
+
+
+class Answering(nn.Module):
+    """All three, for people; exporters and runtimes take them apart."""
+
+    def __init__(self, c: BlipConfig) -> None:
+        super().__init__()
+        self.vision, self.encoder, self.decoder = Vision(c), Question(c), Decoder(c, True)
+
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Pictures (B, 3, H, W), questions (B, S) and their mask, answers (B, T) -> logits (B, T, V) and the cache."""
+        states = self.encoder(input_ids, attention_mask, *self.vision(pixel_values))
+        outputs: tuple[Tensor, ...] = self.decoder(decoder_input_ids, attention_mask, *states)
+        return outputs
+
+
+class Captioning(nn.Module):
+    """Both, for people."""
+
+    def __init__(self, c: BlipConfig) -> None:
+        super().__init__()
+        self.vision, self.decoder = Vision(c), Decoder(c, False)
+
+    def forward(self, pixel_values: Tensor, decoder_input_ids: Tensor) -> tuple[Tensor, ...]:
+        """Pictures (B, 3, H, W), captions (B, T) -> logits (B, T, V) and the cache."""
+        outputs: tuple[Tensor, ...] = self.decoder(decoder_input_ids, *self.vision(pixel_values))
+        return outputs
+
+
+def vision_signature(c: BlipConfig) -> Signature:
+    v = c.vision
+    rows, columns = grid(v.image_size, v.patch_size)
+    states = Port("last_hidden_state", "float", (BATCH, 1 + rows * columns, v.hidden_size))
+    return Signature((pixels(v.num_channels, v.image_size),), (states,))
+
+
+def question_signature(c: BlipConfig) -> Signature:
+    ids = tuple(Port(name, "int64", (BATCH, LENGTH)) for name in ("input_ids", "attention_mask"))
+    memory = Port("encoder_hidden_states", "float", (BATCH, MEMORY, c.vision.hidden_size))
+    return Signature((*ids, memory), (Port("last_hidden_state", "float", (BATCH, LENGTH, c.text.hidden_size)),))
+
+
+def decoder_signature(c: BlipConfig, asked: bool) -> Signature:
+    t, heads = c.text, c.text.num_attention_heads
+    width = t.hidden_size if asked else c.vision.hidden_size
+    size = head_dim(t, t.hidden_size, heads)
+    return memory_decoder_signature(t.num_hidden_layers, heads, size, t.vocab_size, width, masked=asked)
+
+
+def _text_rules(hub: str, canonical: str) -> tuple[Rule, ...]:
+    names = {
+        "embeddings.word_embeddings": "embed",
+        "embeddings.position_embeddings": "position_embed",
+        "embeddings.LayerNorm": "embed_norm",
+        "encoder.layer.*.attention.self.query": "layers.*.attn.q",
+        "encoder.layer.*.attention.self.key": "layers.*.attn.k",
+        "encoder.layer.*.attention.self.value": "layers.*.attn.v",
+        "encoder.layer.*.attention.output.dense": "layers.*.attn.out",
+        "encoder.layer.*.attention.output.LayerNorm": "layers.*.attn_out_norm",
+        "encoder.layer.*.crossattention.self.query": "layers.*.cross.q",
+        "encoder.layer.*.crossattention.self.key": "layers.*.cross.k",
+        "encoder.layer.*.crossattention.self.value": "layers.*.cross.v",
+        "encoder.layer.*.crossattention.output.dense": "layers.*.cross.out",
+        "encoder.layer.*.crossattention.output.LayerNorm": "layers.*.cross_out_norm",
+        "encoder.layer.*.intermediate.dense": "layers.*.mlp.up",
+        "encoder.layer.*.output.dense": "layers.*.mlp.down",
+        "encoder.layer.*.output.LayerNorm": "layers.*.out_norm",
+    }
+    dropped = Drop(f"{hub}.embeddings.position_ids")
+    return *(Rename(f"{hub}.{a}", f"{canonical}.{b}") for a, b in names.items()), dropped
+
+
+RULES: tuple[Rule, ...] = (
+    Rename("vision_model.embeddings.class_embedding", "vision.class_token"),
+    Rename("vision_model.embeddings.position_embedding", "vision.position_embed"),
+    Rename("vision_model.embeddings.patch_embedding", "vision.patch_embed"),
+    Rename("vision_model.encoder.layers.*.layer_norm1", "vision.layers.*.attn_norm"),
+    Rename("vision_model.encoder.layers.*.self_attn.qkv", "vision.layers.*.attn.qkv"),
+    Rename("vision_model.encoder.layers.*.self_attn.projection", "vision.layers.*.attn.out"),
+    Rename("vision_model.encoder.layers.*.layer_norm2", "vision.layers.*.mlp_norm"),
+    Rename("vision_model.encoder.layers.*.mlp.fc1", "vision.layers.*.mlp.up"),
+    Rename("vision_model.encoder.layers.*.mlp.fc2", "vision.layers.*.mlp.down"),
+    Rename("vision_model.post_layernorm", "vision.norm"),
+    *_text_rules("text_encoder", "encoder"),
+    *_text_rules("text_decoder.bert", "decoder"),
+    Rename("text_decoder.cls.predictions.transform.dense", "decoder.mlm.dense"),
+    Rename("text_decoder.cls.predictions.transform.LayerNorm", "decoder.mlm.norm"),
+    Rename("text_decoder.cls.predictions.bias", "decoder.head.bias"),
+    Rename("text_decoder.cls.predictions.decoder.weight", "decoder.head.weight"),
+    Drop("text_decoder.cls.predictions.decoder.bias"),  # the same as text_decoder.cls.predictions.bias
+)
+
+FAMILY = Family(
+    name="blip",
+    title="BLIP",
+    model_types=("blip",),
+    config=BlipConfig,
+    rules=RULES,
+    tasks=(
+        Task(
+            name="visual-question-answering",
+            architectures=("BlipForQuestionAnswering",),
+            build=Answering,
+            signature=lambda c: decoder_signature(c, True),
+            parts={
+                "vision": Part(build=Vision, signature=vision_signature),
+                "encoder": Part(build=Question, signature=question_signature),
+                "decoder": Part(build=lambda c: Decoder(c, True), signature=lambda c: decoder_signature(c, True)),
+            },
+        ),
+        Task(
+            name="image-to-text",
+            architectures=("BlipForConditionalGeneration",),
+            build=Captioning,
+            signature=lambda c: decoder_signature(c, False),
+            parts={
+                "vision": Part(build=Vision, signature=vision_signature),
+                "decoder": Part(build=lambda c: Decoder(c, False), signature=lambda c: decoder_signature(c, False)),
+            },
+        ),
+    ),
+    prefix="blip",
+    heads=("encoder",),
+    tied=lambda c: {"decoder.head.weight": "decoder.embed.weight"} if c.text.tie_word_embeddings else {},
+    no_gguf="llama.cpp has no BLIP",
+)
