@@ -11,7 +11,7 @@ from isoform.reference.families import all_families
 from isoform.reference.weights import hub_names
 from tests.oracle import tiny
 
-BASES = {"llama": "llama", "qwen2": "qwen2", "gemma3": "gemma3_b", "qwen3": "qwen3_b"}
+BASES = {"llama": "llama", "qwen2": "qwen2", "gemma2": "gemma2_b", "gemma3": "gemma3_b", "qwen3": "qwen3_b"}
 SMALL_SHAPE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class TorchScriptProbe:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # there is no other reader of this format
             self._module: Any = torch.jit.load(str(path), map_location="cpu").eval()
+        self._blocks: dict[str, _Block] = {}
         self._dtype = next((p.dtype for p in self._module.parameters()), torch.float32)
 
     def rows(self, case: Case) -> Iterator[Inside]:
@@ -44,7 +46,7 @@ class TorchScriptProbe:
         given = [x.to(self._dtype) if x.is_floating_point() else x for x in given]
         found: dict[Point, list[Any]] = {}
         with torch.inference_mode():
-            outputs = _Interpreter(found).call(self._module, "", given)
+            outputs = _Interpreter(found, self._blocks).call(self._module, "", given)
         ports = [port.name for port in self._signature.outputs]
         flat = dict(zip(ports, (_array(x) for x in tensors(outputs)), strict=True))
         return {point: [_array(x) for x in candidates] for point, candidates in found.items()}, flat
@@ -60,20 +62,41 @@ def _array(tensor: Any) -> NDArray[Any]:
     return array
 
 
-class _Interpreter:
-    """Runs graphs; `found` gets what goes into every called module, and what comes out."""
+@dataclass(frozen=True)
+class _Block:
+    """A graph or a branch, taken apart once: per node itself, the names of what it takes and of what it gives."""
 
-    def __init__(self, found: dict[Point, list[Any]]) -> None:
-        self._found = found
+    nodes: tuple[tuple[Any, list[str], list[str]], ...]
+    takes: list[str]
+    gives: list[str]
+
+
+def _taken_apart(block: Any) -> _Block:
+    def names(values: Any) -> list[str]:
+        return [value.debugName() for value in values]
+
+    nodes = tuple((node, names(node.inputs()), names(node.outputs())) for node in block.nodes())
+    return _Block(nodes, names(block.inputs()), names(block.outputs()))
+
+
+class _Interpreter:
+    """Runs graphs; `found` gets what goes into every called module, and what comes out.
+
+    `blocks` keeps the graphs of the modules by path, from one run to the next.
+    """
+
+    def __init__(self, found: dict[Point, list[Any]], blocks: dict[str, _Block]) -> None:
+        self._found, self._blocks = found, blocks
 
     def call(self, module: Any, path: str, arguments: list[Any]) -> Any:
-        graph = module.graph
+        if path not in self._blocks:
+            self._blocks[path] = _taken_apart(module.graph)
+        block = self._blocks[path]
         # A module is its path with itself; everything else is a value.
-        values: dict[str, Any] = {next(graph.inputs()).debugName(): (path, module)}
-        names = [value.debugName() for value in graph.inputs()][1:]
-        values.update(zip(names, arguments, strict=True))
-        self._block(graph, values)
-        results = [values[value.debugName()] for value in graph.outputs()]
+        values: dict[str, Any] = {block.takes[0]: (path, module)}
+        values.update(zip(block.takes[1:], arguments, strict=True))
+        self._run(block, values)
+        results = [values[name] for name in block.gives]
         result = results[0] if len(results) == 1 else tuple(results)
         if path:
             floating = [x for x in tensors(arguments) if x.is_floating_point()]
@@ -82,12 +105,10 @@ class _Interpreter:
             self._found.setdefault(Point(path), [likely, *tensors(result)] if likely is not None else [])
         return result
 
-    def _block(self, block: Any, values: dict[str, Any]) -> None:
-        for node in block.nodes():
-            given = [values[value.debugName()] for value in node.inputs()]
-            made = self._node(node, given, values)
-            names = [value.debugName() for value in node.outputs()]
-            values.update({names[0]: made} if len(names) == 1 else zip(names, made, strict=True))
+    def _run(self, block: _Block, values: dict[str, Any]) -> None:
+        for node, takes, gives in block.nodes:
+            made = self._node(node, [values[name] for name in takes], values)
+            values.update({gives[0]: made} if len(gives) == 1 else zip(gives, made, strict=True))
 
     def _node(self, node: Any, given: list[Any], values: dict[str, Any]) -> Any:
         import torch
@@ -117,9 +138,9 @@ class _Interpreter:
         if kind == "aten::Bool":
             return bool(given[0])
         if kind == "prim::If":
-            branch = list(node.blocks())[0 if given[0] else 1]
-            self._block(branch, values)
-            results = [values[value.debugName()] for value in branch.outputs()]
+            branch = _taken_apart(list(node.blocks())[0 if given[0] else 1])
+            self._run(branch, values)
+            results = [values[name] for name in branch.gives]
             return results[0] if len(results) == 1 else results
         if not kind.startswith("aten::"):
             raise IsoformError(f"{kind} in a TorchScript graph is not interpreted; its insides cannot be shown")

@@ -1,0 +1,496 @@
+"""The planted faults, as data: what each does to which forms, and where the bisection must point."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isoform.manifest import Artifact
+from isoform.reference.layers import inverse_frequencies
+from isoform.reference.model import Model, open_model
+from tests.mutants.planting import FORMS, Checkpoint, Config, Definition, InFile, Plant, Tensors
+
+GRAPHS = ("onnx f32", "onnx q8_0", "onnx q4_0", "torchscript f32")
+FILES = tuple(form for form in FORMS if form.startswith("gguf"))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`places` are regular expressions, one of which the place of the first departure must match, or without one the
+    note of the first failed result. `missing` says why a form is not among `forms`, where the fault could be there."""
+
+    name: str
+    source: str
+    plant: Plant
+    places: tuple[str, ...]
+    forms: tuple[str, ...] = FORMS
+    missing: str = ""
+
+
+# ------------------------------------------------------------------ in the checkpoint: every form stores it
+def swap(one: str, other: str) -> Callable[[Tensors], None]:
+    def change(tensors: Tensors) -> None:
+        for leaf in ("weight", "bias"):
+            a, b = f"{one}.{leaf}", f"{other}.{leaf}"
+            if a in tensors:
+                tensors[a], tensors[b] = tensors[b], tensors[a]
+
+    return change
+
+
+def on(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Tensors], None]:
+    def apply(tensors: Tensors) -> None:
+        tensors[name] = change(tensors[name])
+
+    return apply
+
+
+def one_nan(x: Tensor) -> Tensor:
+    x = x.clone()
+    x.view(-1)[5] = float("nan")
+    return x
+
+
+def every_norm_offset(tensors: Tensors) -> None:
+    for name in tensors:
+        if name.endswith("norm.weight"):
+            tensors[name] = tensors[name] - 1
+
+
+def setting(**values: Any) -> Callable[[Config], None]:
+    return lambda config: config.update(values)
+
+
+def rope(**values: Any) -> Callable[[Config], None]:
+    """Rotary settings, in whichever spelling the config has them."""
+
+    def change(config: Config) -> None:
+        for key in ("rope_scaling", "rope_parameters"):
+            if isinstance(config.get(key), dict):
+                config[key] = {**config[key], **{k: v for k, v in values.items() if k in config[key]}}
+        config.update({k: v for k, v in values.items() if k in config})
+
+    return change
+
+
+def untie(config: Config) -> None:
+    config["tie_word_embeddings"] = False
+
+
+def own_head(tensors: Tensors) -> None:
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].roll(1, 0).clone()
+
+
+# ------------------------------------------------------------------ in the definition: graphs compute something else
+def part(module: nn.Module, path: str) -> Any:
+    return module.get_submodule(path)
+
+
+def forward(path: str, make: Callable[[Any, nn.Module], Callable[..., Any]]) -> Callable[[nn.Module], None]:
+    """Give a module another forward pass: `make` gets it and the whole."""
+
+    def change(module: nn.Module) -> None:
+        found = part(module, path) if path else module
+        found.forward = make(found, module)
+
+    return change
+
+
+def takes_the_weight_of(other: str) -> Callable[[Any, nn.Module], Callable[..., Any]]:
+    def make(found: Any, whole: nn.Module) -> Callable[..., Any]:
+        return lambda x: F.linear(x, part(whole, other).weight, part(whole, other).bias)
+
+    return make
+
+
+def queries_and_keys_swapped(module: nn.Module) -> None:
+    q, k = part(module, "layers.1.attn.q"), part(module, "layers.1.attn.k")
+    q.forward, k.forward = (lambda x: F.linear(x, k.weight, k.bias)), (lambda x: F.linear(x, q.weight, q.bias))
+
+
+def gate_and_up_swapped(module: nn.Module) -> None:
+    mlp = part(module, "layers.1.mlp")
+    mlp.forward = lambda x: mlp.down(mlp.act(mlp.up(x)) * mlp.gate(x))
+
+
+def cache_not_extended(module: nn.Module) -> None:
+    attention = part(module, "layers.1.attn")
+    honest = attention.step
+
+    def step(x: Tensor, angles: Any, bias: Tensor, past: Any) -> Any:
+        y, k, v = honest(x, angles, bias, past)
+        return y, torch.cat((past[0], k[:, :, past[0].shape[2] :] * 0), 2), v
+
+    attention.step = step
+
+
+def positions_one_late(module: nn.Module) -> None:
+    honest = module.forward
+    module.forward = lambda ids, mask, positions, *past: honest(ids, mask, positions + 1, *past)
+
+
+def padding_ignored(module: nn.Module) -> None:
+    honest = module.forward
+    module.forward = lambda ids, mask, *rest: honest(ids, torch.ones_like(mask), *rest)
+
+
+def learned_positions_one_late(found: Any, _: nn.Module) -> Callable[..., Any]:
+    return lambda ids: F.embedding(ids + 1, found.weight)
+
+
+def wrong_epsilon(module: nn.Module) -> None:
+    norm = part(module, "layers.1.mlp_norm" if hasattr(part(module, "layers.1"), "mlp_norm") else "layers.1.out_norm")
+    norm.eps = norm.eps * 10 if norm.eps > 1e-9 else 1e-6
+
+
+def windows_ignored(module: nn.Module) -> None:
+    kinds: Any = module.kinds
+    module.kinds = tuple(replace(kind, window=None) for kind in kinds)  # type: ignore[assignment]
+
+
+def window_one_longer(module: nn.Module) -> None:
+    kinds: Any = module.kinds
+    module.kinds = tuple(replace(kind, window=kind.window and kind.window + 1) for kind in kinds)  # type: ignore[assignment]
+
+
+def scores_uncapped(module: nn.Module) -> None:
+    part(module, "layers.1.attn").softcap = 0.0
+
+
+def logits_uncapped(module: nn.Module) -> None:
+    module.logit_softcap = 0.0  # type: ignore[assignment]
+
+
+def scaling_forgotten(module: nn.Module) -> None:
+    found = part(module, "ropes.rope")
+    head_dim, settings = found._settings
+    found.frequencies = inverse_frequencies(head_dim, replace(settings, kind="default"))
+
+
+def scale_of_scores(module: nn.Module) -> None:
+    part(module, "layers.1.attn").scale *= 1.01
+
+
+def activation(act: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], None]:
+    def change(module: nn.Module) -> None:
+        part(module, "layers.1.mlp").act = act
+
+    return change
+
+
+# ------------------------------------------------------------------ in the files
+def packed_weight_off_by_one(bundle: Path, artifact: Artifact, model: Model) -> None:
+    """The lowest bit of one byte in the middle of a weight's data."""
+    path = bundle / artifact.files[0].path
+    if path.suffix == ".gguf":
+        info = open_model(path).checkpoint.info("layers.1.mlp.down.weight")
+        flip(path, info.offset + info.nbytes // 2)
+        return
+    if path.suffix == ".onnx":
+        graph = onnx.load(str(path), load_external_data=False).graph
+        tensor = next(t for t in graph.initializer if re.match(r"layers\.1\.mlp\.down\.weight(\.data)?$", t.name))
+        entry = {item.key: item.value for item in tensor.external_data}
+        flip(path.parent / entry["location"], int(entry["offset"]) + int(entry["length"]) // 2)
+        return
+    content = path.read_bytes()
+    held = model.weights["layers.1.mlp.down.weight"].load().numpy().tobytes()
+    flip(path, content.index(held) + len(held) // 2)
+    repack(path)
+
+
+def flip(path: Path, where: int) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(where)
+        byte = stream.read(1)[0]
+        stream.seek(where)
+        stream.write(bytes([byte ^ 1]))
+
+
+def repack(path: Path) -> None:
+    """Give an archive whose records were changed in place the checksums that go with them."""
+    import zipfile
+    import zlib
+
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            start = entry.header_offset
+            name, extra = (int.from_bytes(content[start + at : start + at + 2], "little") for at in (26, 28))
+            begin = start + 30 + name + extra
+            sum_ = zlib.crc32(content[begin : begin + entry.file_size]).to_bytes(4, "little")
+            old = entry.CRC.to_bytes(4, "little")
+            if sum_ != old:
+                content[:] = content.replace(old, sum_)
+    path.write_bytes(content)
+
+
+def in_metadata(key: str, value: bytes) -> Callable[[Path, Artifact, Model], None]:
+    """Overwrite a number of a GGUF file's metadata: the key is followed by a type of four bytes, and the value."""
+
+    def change(bundle: Path, artifact: Artifact, model: Model) -> None:
+        path = bundle / artifact.files[0].path
+        content = bytearray(path.read_bytes())
+        at = content.index(key.encode()) + len(key) + 4
+        content[at : at + len(value)] = value
+        path.write_bytes(content)
+
+    return change
+
+
+# ------------------------------------------------------------------ what reads the text
+def without_a_merge(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    merges = data["model"]["merges"]
+    del merges[len(merges) // 2]
+    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+
+
+def other_template(folder: Path) -> None:
+    path = folder / "chat_template.jinja"
+    path.write_text(path.read_text(encoding="utf-8").replace("'system'", "'developer'"), encoding="utf-8")
+
+
+LAYER = "model.layers.1"
+FAULTS: tuple[Fault, ...] = (
+    # stored
+    Fault(
+        "q and k swapped in the file",
+        "square llama",
+        Checkpoint(swap(f"{LAYER}.self_attn.q_proj", f"{LAYER}.self_attn.k_proj")),
+        (r"layers\.1\.attn\.[qk]\.weight",),
+    ),
+    Fault(
+        "bias dropped",
+        "wide qwen2",
+        Checkpoint(on(f"{LAYER}.self_attn.k_proj.bias", torch.zeros_like)),
+        (r"layers\.1\.attn\.k\.bias",),
+    ),
+    Fault(
+        "square weight transposed",
+        "square llama",
+        Checkpoint(on(f"{LAYER}.self_attn.o_proj.weight", lambda x: x.T)),
+        (r"layers\.1\.attn\.out\.weight",),
+    ),
+    Fault(
+        "gate and up swapped in the file",
+        "wide qwen2",
+        Checkpoint(swap(f"{LAYER}.mlp.gate_proj", f"{LAYER}.mlp.up_proj")),
+        (r"layers\.1\.mlp\.(gate|up)\.weight",),
+    ),
+    Fault(
+        "NaN in a weight",
+        "wide qwen2",
+        Checkpoint(on(f"{LAYER}.input_layernorm.weight", one_nan)),
+        (r"layers\.1\.attn_norm\.weight",),
+    ),
+    Fault(
+        "one block off by one",
+        "wide qwen2",
+        InFile(packed_weight_off_by_one),
+        (r"layers\.1\.mlp\.down\.weight",),
+    ),
+    Fault(
+        "norms stored without their offset",
+        "wide gemma2",
+        Checkpoint(every_norm_offset),
+        (r"layers\.0\.\w*norm\.weight", r"^norm\.weight"),
+    ),
+    Fault(
+        "tied head not tied",
+        "wide gemma2",
+        Checkpoint(own_head, untie),
+        (r"^head", r"^logits"),
+        GRAPHS,
+        "llama.cpp has no separate head for this architecture, and the exporter refuses",
+    ),
+    # constants
+    Fault(
+        "epsilon of the norms",
+        "wide qwen2",
+        Checkpoint(config=setting(rms_norm_eps=1e-4)),
+        (r"layers\.0\.attn_norm$", r"epsilon$"),
+    ),
+    Fault(
+        "epsilon of the norms, encoder",
+        "tiny bert_embed",
+        Checkpoint(config=setting(layer_norm_eps=1e-4)),
+        (r"^embed_norm$", r"epsilon$"),
+        ("onnx f32", "onnx q8_0", "onnx q4_0", "torchscript f32", "gguf f32", "gguf q8_0"),
+        "its rows are no multiple of 256",
+    ),
+    Fault(
+        "rotary base",
+        "wide qwen2",
+        Checkpoint(config=rope(rope_theta=12345.0)),
+        (r"^ropes\.rope$", r"layers\.0\.rotary", r"rope\.freq_base$"),
+    ),
+    Fault(
+        "rotary scaling",
+        "wide llama",
+        Checkpoint(config=rope(factor=4.0)),
+        (r"^ropes\.rope$", r"layers\.0\.rotary", r"rope"),
+    ),
+    Fault(
+        "window one token longer",
+        "wide gemma3",
+        Checkpoint(config=lambda config: config.update(sliding_window=config["sliding_window"] + 1)),
+        (r"what goes into layers\.0\.attn\.out", r"sliding_window$"),
+    ),
+    Fault(
+        "windows ignored",
+        "wide gemma2",
+        Checkpoint(config=setting(sliding_window=4096)),
+        (r"what goes into layers\.0\.attn\.out", r"sliding_window$"),
+    ),
+    Fault(
+        "soft-cap of the scores",
+        "wide gemma2",
+        Checkpoint(config=setting(attn_logit_softcapping=1e4)),
+        (r"what goes into layers\.0\.attn\.out", r"softcapping$"),
+    ),
+    Fault(
+        "soft-cap of the logits",
+        "wide gemma2",
+        Checkpoint(config=setting(final_logit_softcapping=1e4)),
+        (r"^logits$", r"softcapping$"),
+    ),
+    # computed
+    Fault(
+        "q and k swapped in the graph",
+        "square llama",
+        Definition(queries_and_keys_swapped),
+        (r"layers\.1\.attn\.[qk]$",),
+        GRAPHS,
+    ),
+    Fault(
+        "bias forgotten in the graph",
+        "wide qwen2",
+        Definition(forward("layers.1.attn.k", lambda k, _: lambda x: F.linear(x, k.weight))),
+        (r"layers\.1\.attn\.k(\.bias)?$",),
+        GRAPHS,
+    ),
+    Fault(
+        "gate and up swapped in the graph",
+        "wide qwen2",
+        Definition(gate_and_up_swapped),
+        (r"what goes into layers\.1\.mlp\.down",),
+        GRAPHS,
+    ),
+    Fault("epsilon of one norm", "wide qwen2", Definition(wrong_epsilon), (r"layers\.1\.mlp_norm$",), GRAPHS),
+    Fault(
+        "epsilon of one norm, encoder", "tiny bert_embed", Definition(wrong_epsilon), (r"layers\.1\.out_norm$",), GRAPHS
+    ),
+    Fault(
+        "norm with a second offset",
+        "wide gemma2",
+        Definition(forward("layers.1.attn_norm", lambda norm, _: lambda x: norm.__class__.forward(norm, x) + x * 1e-3)),
+        (r"layers\.1\.attn_norm$",),
+        GRAPHS,
+    ),
+    Fault("positions one late", "wide llama", Definition(positions_one_late), (r"^ropes\.rope$",), GRAPHS),
+    Fault(
+        "learned positions one late",
+        "tiny bert_embed",
+        Definition(forward("position_embed", learned_positions_one_late)),
+        (r"^position_embed$",),
+        GRAPHS,
+    ),
+    Fault(
+        "padding ignored", "wide qwen2", Definition(padding_ignored), (r"what goes into layers\.0\.attn\.out",), GRAPHS
+    ),
+    Fault(
+        "padding ignored, encoder",
+        "tiny bert_embed",
+        Definition(padding_ignored),
+        (r"^position_embed$", r"what goes into layers\.0\.attn\.out"),
+        GRAPHS,
+    ),
+    Fault("scaling forgotten", "wide llama", Definition(scaling_forgotten), (r"^ropes\.rope$",), GRAPHS),
+    Fault(
+        "scores scaled by 1 % more",
+        "wide qwen2",
+        Definition(scale_of_scores),
+        (r"what goes into layers\.1\.attn\.out",),
+        GRAPHS,
+    ),
+    Fault(
+        "scores uncapped in one layer",
+        "wide gemma2",
+        Definition(scores_uncapped),
+        (r"what goes into layers\.1\.attn\.out",),
+        GRAPHS,
+    ),
+    Fault("logits uncapped", "wide gemma2", Definition(logits_uncapped), (r"^logits$",), GRAPHS),
+    Fault(
+        "windows forgotten in the graph",
+        "wide gemma3",
+        Definition(windows_ignored),
+        (r"what goes into layers\.0\.attn\.out",),
+        GRAPHS,
+    ),
+    Fault(
+        "stale cache",
+        "wide qwen2",
+        Definition(cache_not_extended),
+        (r"^present\.1\.key$", r"layers\.1\.attn\.out"),
+        GRAPHS,
+    ),
+    Fault(
+        "GELU by tanh instead of erf",
+        "tiny bert_embed",
+        Definition(activation(lambda x: F.gelu(x, approximate="tanh"))),
+        (r"what goes into layers\.1\.mlp\.down",),
+        GRAPHS,
+    ),
+    Fault(
+        "GELU by erf instead of tanh",
+        "wide gemma2",
+        Definition(activation(F.gelu)),
+        (r"what goes into layers\.1\.mlp\.down",),
+        GRAPHS,
+    ),
+    Fault(
+        "GELU instead of SiLU",
+        "wide llama",
+        Definition(activation(F.gelu)),
+        (r"what goes into layers\.1\.mlp\.down",),
+        GRAPHS,
+    ),
+    # read
+    Fault(
+        "a merge removed beside the model",
+        "wide qwen2",
+        Checkpoint(files=without_a_merge, beside=True),
+        (r"tokenizer\.json|token", r"tokenizer\.ggml"),
+    ),
+    Fault(
+        "chat template altered",
+        "wide qwen2",
+        Checkpoint(files=other_template, beside=True),
+        (r"template|tokenizer_config|\[", r"tokenizer\.chat_template"),
+    ),
+    Fault(
+        "a merge removed in the file",
+        "wide qwen2",
+        Checkpoint(files=without_a_merge),
+        (r"tokenizer\.ggml\.merges",),
+        FILES,
+    ),
+)
+
+WAITING: Mapping[str, str] = {
+    "frozen expert route": "comes with a mixture of experts",
+    "stale cache in GGUF": "llama.cpp keeps the cache; no file can change it",
+    "padding ignored in GGUF": "llama.cpp gets rows without their padding; no file can change it",
+}
+"""Faults that cannot be planted yet, or not by a file."""
