@@ -268,7 +268,11 @@ class _Artifact:
             if self.artifact.format == "onnx" and self.dtype not in FLOATS:
                 report.add(check_packed(model, self.path, self.dtype, self.backend))
             else:
-                report.add(check_weights(model, self.path, self.artifact.format, self.dtype, self.backend))
+                report.add(
+                    check_weights(
+                        model, self.path, self.artifact.format, self.dtype, self.backend, self.artifact.options
+                    )
+                )
             if self.artifact.format == "gguf":
                 report.add(check_metadata(model, self.path, self.dtype, self.backend))
         except Exception as error:  # noqa: BLE001  a file that no reader takes is a finding, not the end of the check

@@ -51,11 +51,15 @@ class Stored:
     gguf: GgufCheckpoint | None = None
 
 
-def check_weights(model: Model, path: Path, form: str, dtype: str, backend: str) -> Report:
+def check_weights(
+    model: Model, path: Path, form: str, dtype: str, backend: str, options: Mapping[str, Any] | None = None
+) -> Report:
     """Compare the tensors in an artifact's first file with the model's; `form` is its format, `dtype` its type.
 
     Two results: how many values differ, and how many tensors are missing, misshapen or of another type; a third for
-    files that an importance matrix went into. Raises CheckpointError or InputError when the file cannot be read.
+    files that an importance matrix went into which is not at hand. `options` are those of the manifest: with them each
+    tensor must have the type that they ask for, without them some of a GGUF file may have others. Raises
+    CheckpointError or InputError when the file cannot be read.
     """
     from isoform.validators.bisection.stored import missing_departure
 
@@ -65,8 +69,9 @@ def check_weights(model: Model, path: Path, form: str, dtype: str, backend: str)
     changed: list[str] = []
     with READERS[form](path) as stored:
         wrong += _label(stored, dtype)
-        expected = _expected(stored, model, dtype)
-        blocks = _Blocks(stored.gguf) if stored.gguf is not None else None
+        importance = _importance(stored, model, options or {})
+        expected = _expected(stored, model, dtype, options or {}, importance)
+        blocks = _Blocks(stored.gguf, importance) if stored.gguf is not None else None
         others: list[str] = []
         for name, weight in model.weights.items():
             held = stored.tensors.get(name)
@@ -79,7 +84,7 @@ def check_weights(model: Model, path: Path, form: str, dtype: str, backend: str)
                 departures.append(missing_departure(name, backend, dtype))
                 continue
             kind = expected.get(name, dtype.upper())
-            if held.kind != kind and (stored.gguf is None or kind == "F32"):
+            if held.kind != kind and (stored.gguf is None or kind == "F32" or options is not None):
                 wrong.append(f"{name} is stored as {held.kind}, not {kind}")
                 continue
             if held.kind != kind:
@@ -165,9 +170,30 @@ def _label(stored: Stored, dtype: str) -> list[str]:
     return [] if found == wanted else [f"general.file_type is {found}, {wanted} stands for {dtype}"]
 
 
-def _expected(stored: Stored, model: Model, dtype: str) -> dict[str, str]:
-    """Canonical name -> the type that a GGUF file of this mix, made without overrides, gives the tensor."""
-    from isoform.exporters.gguf.mixes import MIXES, Depths, tensor_types
+def _importance(stored: Stored, model: Model, options: Mapping[str, Any]) -> dict[str, NDArray[np.float32]] | None:
+    """llama.cpp's name of a tensor -> the importances of its columns; None when the matrix is not where it was."""
+    from isoform.exporters.gguf.imatrix import read_importance, weights_for
+    from isoform.manifest import describe
+    from isoform.reference.names import GGUF, rename
+
+    matrix = options.get("imatrix")
+    if stored.gguf is None or matrix is None or not (path := Path(matrix["path"])).is_file():
+        return None
+    if describe(path, path.parent).sha256 != matrix["sha256"]:
+        return None
+    shapes = {rename(key, GGUF) or key: weight.shape for key, weight in model.weights.items()}
+    return weights_for(read_importance(path), shapes, model.name)
+
+
+def _expected(
+    stored: Stored,
+    model: Model,
+    dtype: str,
+    options: Mapping[str, Any],
+    importance: Mapping[str, NDArray[np.float32]] | None,
+) -> dict[str, str]:
+    """Canonical name -> the type that a GGUF file of this mix, made with these options, gives the tensor."""
+    from isoform.exporters.gguf.mixes import MIXES, Depths, parse_overrides, tensor_types
     from isoform.reference.names import GGUF, rename
 
     card = model.family.gguf
@@ -183,8 +209,9 @@ def _expected(stored: Stored, model: Model, dtype: str) -> dict[str, str]:
     )
     names = {key: rename(key, GGUF) or key for key in model.weights}
     shapes = {names[key]: weight.shape for key, weight in model.weights.items()}
-    weighted = shapes if _Blocks(stored.gguf).weighted else None
-    chosen = tensor_types(dtype, shapes, depths, importance=weighted)
+    weighted = importance or (shapes if _Blocks(stored.gguf).weighted else None)
+    overrides = parse_overrides(options.get("overrides", ()))
+    chosen = tensor_types(dtype, shapes, depths, overrides=overrides, importance=weighted)
     return {key: chosen[name] for key, name in names.items()}
 
 
@@ -211,18 +238,24 @@ def _ranges(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 class _Blocks:
     """Compares the blocks of a GGUF file with what ggml's own quantizer makes of the source."""
 
-    def __init__(self, file: GgufCheckpoint) -> None:
-        self.file = file
+    def __init__(self, file: GgufCheckpoint, importance: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+        self.file, self.importance = file, importance
         # llama-quantize's keys; an importance matrix decides between candidates, and is not in the file.
         self.weighted = any(key.startswith("quantize.imatrix.") for key in file.metadata)
         self.worst = (0.0, "")  # the largest error in times that of even weights, and whose it is
 
     def differing(self, name: str, weight: Weight) -> int:
-        """How many values of a matrix are others; none with an importance matrix, whose error `worst` keeps."""
+        """How many values of a matrix are others.
+
+        None with an importance matrix that is not at hand: `worst` keeps the error of those.
+        """
         from concurrent.futures import ThreadPoolExecutor
         from os import cpu_count
 
+        from isoform.reference.names import GGUF, rename
+
         kind = self.file.info(name).dtype
+        known = None if self.importance is None else self.importance.get(rename(name, GGUF) or name)
         if weight.shape != self.file.info(name).shape or len(weight.shape) < 2:
             raise CheckpointError(f"{self.file.path}: {name} is no matrix, yet quantized as {kind}; export again")
 
@@ -230,7 +263,7 @@ class _Blocks:
             source = weight.rows(*piece).float().contiguous().numpy()
             rows = source.reshape(-1, source.shape[-1])
             held = self.file.blocks(name, *piece).numpy().reshape(len(rows), -1)
-            return self._piece(kind, rows, held)
+            return self._piece(kind, rows, held, known)
 
         with ThreadPoolExecutor(cpu_count()) as pool:  # ggml runs outside Python's lock
             found = list(pool.map(one, _ranges(weight.shape)))
@@ -239,7 +272,9 @@ class _Blocks:
             self.worst = max(self.worst, ((sum(m for _, m, _ in found) / even) ** 0.5, name))
         return sum(count for count, _, _ in found)
 
-    def _piece(self, kind: str, rows: NDArray[np.float32], held: NDArray[np.uint8]) -> tuple[int, float, float]:
+    def _piece(
+        self, kind: str, rows: NDArray[np.float32], held: NDArray[np.uint8], known: NDArray[np.float32] | None
+    ) -> tuple[int, float, float]:
         """Values that differ, and with an importance matrix the squared error and that of even weights."""
         import numpy as np
         from gguf import GGMLQuantizationType
@@ -250,12 +285,14 @@ class _Blocks:
 
         number = GGMLQuantizationType[kind]
         # Without any weights ggml stops the whole process for some types, so even ones stand in.
-        ones = np.ones(rows.shape[1], np.float32) if self.weighted or kind in SPARSE else None
-        wanted = quantize(rows, kind, imatrix=ones)
+        exact = not self.weighted or (self.importance is not None and (known is None or len(known) == rows.shape[1]))
+        if not exact or (known is None and kind in SPARSE):
+            known = np.ones(rows.shape[1], np.float32)
+        wanted = quantize(rows, kind, imatrix=known)
         if np.array_equal(held, wanted):
             return 0, 0.0, 0.0
         got, even = dequantize(held, number), dequantize(wanted, number)
-        if not self.weighted:
+        if exact:
             return max(1, int(np.count_nonzero(got != even))), 0.0, 0.0
         return (
             0,

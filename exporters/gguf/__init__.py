@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, UnsupportedExport
 from isoform.exporters.gguf.mixes import MIXES, Depths, mix_name, parse_overrides, tensor_types
-from isoform.manifest import Artifact, File
+from isoform.manifest import Artifact, File, describe
 
 if TYPE_CHECKING:
     from isoform.reference.card import Gguf
@@ -38,6 +38,17 @@ class Options:
     split_max_size: str | None = None
     imatrix: Path | None = None
     pre: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What was asked for, as the manifest keeps it; the check reads it again."""
+        matrix = self.imatrix and self.imatrix.absolute()
+        found = {
+            "overrides": list(self.overrides),
+            "split_max_size": self.split_max_size,
+            "imatrix": matrix and {"path": str(matrix), "sha256": describe(matrix, matrix.parent).sha256},
+            "pre": self.pre,
+        }
+        return {key: value for key, value in found.items() if value}
 
 
 def check_request(types: Sequence[str], options: Options) -> None:
@@ -112,6 +123,7 @@ def write(
                 for path, sha256 in shards.items()
             ),
             signature=model.signature,
+            options=asked.to_json(),
         )
         for kind, shards in zip(kinds, written, strict=True)
     ]

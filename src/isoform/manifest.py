@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Artifact:
     """One graph in one form. `files[0]` is the one to open; `dtype` is f32, f16, bf16 or a quantization (q8_0).
 
     `part` names the graph in a model of several ("encoder", "decoder", ...); parts may share files.
+    `options` are what the export was told besides, for GGUF `exporters.gguf.Options.to_json`.
     """
 
     format: str
@@ -58,6 +60,7 @@ class Artifact:
     files: tuple[File, ...]
     signature: Signature
     part: str = WHOLE
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +89,7 @@ class Manifest:
                     "files": [f.to_json() for f in a.files],
                     "signature": a.signature.to_json(),
                     **({} if a.part == WHOLE else {"part": a.part}),
+                    **({"options": dict(a.options)} if a.options else {}),
                 }
                 for a in self.artifacts
             ],
@@ -129,6 +133,7 @@ class Manifest:
                         files=tuple(File(**f) for f in a["files"]),
                         signature=Signature.from_json(a["signature"]),
                         part=a.get("part", WHOLE),
+                        options=a.get("options", {}),
                     )
                     for a in data["artifacts"]
                 ],

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from isoform.exporters import gguf
+from isoform.exporters.gguf.imatrix import write_importance
 from isoform.exporters.gguf.mixes import MIXES
 from isoform.reference.gguf_file import read_gguf
 from isoform.reference.model import Model, open_model
@@ -99,6 +100,29 @@ def test_overridden_types_are_named_and_compared(model: Model, tmp_path: Path) -
     report = check_weights(model, tmp_path / artifact.files[0].path, "gguf", "q4_k_m", "llamacpp")
     assert report.same
     assert "layers.0.attn.v.weight (Q8_0)" in report.results[1].note
+    assert artifact.options == {"overrides": ["attn_v=q8_0"]}
+    path = tmp_path / artifact.files[0].path
+    assert check_weights(model, path, "gguf", "q4_k_m", "llamacpp", artifact.options).same
+    other = check_weights(model, path, "gguf", "q4_k_m", "llamacpp", {"overrides": ["attn_v=q6_k"]})
+    assert "layers.0.attn.v.weight is stored as Q8_0, not Q6_K" in failed(other)["wrong_tensors"]
+    assert "wrong_tensors" in failed(check_weights(model, path, "gguf", "q4_k_m", "llamacpp", {}))
+
+
+def test_an_importance_matrix_that_is_at_hand_makes_every_byte_count(model: Model, tmp_path: Path) -> None:
+    shapes = {rename(key, GGUF): weight.shape for key, weight in model.weights.items() if len(weight.shape) > 1}
+    rng = np.random.default_rng(0)
+    matrix = tmp_path / "m.gguf"
+    sums = {str(name): (rng.random(shape[1], np.float32), 1) for name, shape in shapes.items()}
+    write_importance(matrix, sums, "text", 1, 64)
+    [artifact] = gguf.write(model, tmp_path, ["q4_k_m"], options=gguf.Options(imatrix=matrix))
+    path = tmp_path / artifact.files[0].path
+    arguments = ("gguf", "q4_k_m", "llamacpp", artifact.options)
+    assert [r.metric for r in check_weights(model, path, *arguments).results] == ["differing", "wrong_tensors"]
+    assert check_weights(model, path, *arguments).same
+    one = changed(path, tmp_path, "layers.0.attn.q.weight", 5)
+    assert failed(check_weights(model, one, *arguments)).keys() == {"differing"}
+    matrix.unlink()
+    assert {r.metric for r in check_weights(model, path, *arguments).results} > {"importance_error"}
 
 
 def test_a_file_under_the_name_of_another_type_is_wrong(model: Model, written: Callable[[str], Path]) -> None:
