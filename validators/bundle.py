@@ -31,7 +31,8 @@ VERSIONED = ("isoform", "torch", "onnxruntime-gpu", "onnxruntime", "xllamacpp", 
 class Limits:
     """What a check may cost and must hold: `seconds` and `bytes` bound it, `tolerances` are chosen by name.
 
-    `only` picks artifacts; with `oracle`, transformers is asked about the tokenizer; `announce` is told the estimate.
+    `only` picks artifacts; with `oracle`, transformers is asked about the tokenizer; quantized
+    files are measured on `text` instead of our own; `announce` is told the estimate.
     """
 
     seconds: float | None = None
@@ -39,6 +40,7 @@ class Limits:
     tolerances: Mapping[str, float] = field(default_factory=dict)
     only: Callable[[Artifact], bool] = lambda artifact: True
     oracle: bool = False
+    text: str = ""
     announce: Callable[[str], None] = lambda text: None
 
 
@@ -103,7 +105,7 @@ def _check(
     show = progress or (lambda text, done, total: None)
     steps = len(artifacts) + 1
     show("reference", 0, steps)
-    truths = {part.part: Truth(part, plans[part.part].cases, plans[part.part].passages) for part in parts}
+    truths = {part.part: Truth(part, plans[part.part].cases, plans[part.part].passages, limits.text) for part in parts}
     for truth in truths.values():
         truth.prepare(
             [dtype for dtype in FLOATS if any(a.dtype == dtype for a in artifacts)],

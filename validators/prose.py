@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from isoform.errors import InputError
 from isoform.validators.cases import Row, positions, tokenizer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from isoform.reference.model import Model
 
 ROWS = 8  # of the text at most: small vocabularies cut it into many tokens
@@ -61,6 +64,18 @@ asked. As they came closer, one head after another rose out of the sand. She cou
 stopped, put away her pencil and laughed, for at the very edge of the water lay an enormous grey animal with a torn \
 flipper, looking at her as if she were late.
 """
+
+
+def read_text(path: Path) -> str:
+    """A text file to measure on. Raises InputError for one that cannot be read, or holds nothing."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8"
+        raise InputError(f"{path} cannot be read ({reason}); give a text file") from None
+    if not text:
+        raise InputError(f"{path} holds no text; give a file with some pages of it")
+    return text
 
 
 def prose_rows(model: Model, text: str = TEXT) -> list[Row]:

@@ -35,13 +35,13 @@ class Noise:
 class Truth:
     """Answers of a model for the rows of these cases. One model at a time is in memory, and none afterwards.
 
-    `passages`: of the text at most so many.
+    `passages`: of the text at most so many; `text` replaces our own.
     """
 
-    def __init__(self, model: Model, cases: Iterable[Case], passages: int | None = None) -> None:
+    def __init__(self, model: Model, cases: Iterable[Case], passages: int | None = None, text: str = "") -> None:
         import torch
 
-        self.model, self.passages = model, passages
+        self.model, self.passages, self.text = model, passages, text
         self.cases = list(cases)
         self.rows = list(dict.fromkeys(row for case in self.cases for row in case.rows))
         self._outputs = dict(self._run(torch.float64, nullcontext()))
@@ -98,10 +98,10 @@ class Truth:
     def answers(self) -> Answers:
         """The reference on a text; on the rows of the cases when the model has no tokenizer to read one."""
         from isoform.validators.answers import Answers
-        from isoform.validators.prose import prose_rows
+        from isoform.validators.prose import TEXT, prose_rows
         from isoform.validators.seq2seq import reads_memory
 
-        text = [] if reads_memory(self.model.signature) else prose_rows(self.model)[: self.passages]
+        text = [] if reads_memory(self.model.signature) else prose_rows(self.model, self.text or TEXT)[: self.passages]
         found = Answers(self.model, text)
         self.reads_text = bool(found.passages)
         if self.reads_text:
