@@ -14,15 +14,38 @@ if TYPE_CHECKING:
 
 # task -> its module and class here, and the task of the model that serves it
 TASKS: dict[str, tuple[str, str, str]] = {
+    "audio-classification": ("audio_classification", "AudioClassification", "audio-classification"),
+    "automatic-speech-recognition": (
+        "automatic_speech_recognition",
+        "AutomaticSpeechRecognition",
+        "automatic-speech-recognition",
+    ),
     "feature-extraction": ("feature_extraction", "FeatureExtraction", "feature-extraction"),
     "fill-mask": ("fill_mask", "FillMask", "fill-mask"),
+    "image-classification": ("image_classification", "ImageClassification", "image-classification"),
+    "image-feature-extraction": ("image_feature_extraction", "ImageFeatureExtraction", "image-feature-extraction"),
+    "image-to-text": ("image_to_text", "ImageToText", "image-to-text"),
     "question-answering": ("question_answering", "QuestionAnswering", "question-answering"),
     "sentence-similarity": ("sentence_similarity", "SentenceSimilarity", "feature-extraction"),
     "text-classification": ("text_classification", "TextClassification", "text-classification"),
     "text-generation": ("text_generation", "TextGeneration", "text-generation"),
     "token-classification": ("token_classification", "TokenClassification", "token-classification"),
+    "visual-question-answering": (
+        "visual_question_answering",
+        "VisualQuestionAnswering",
+        "visual-question-answering",
+    ),
+    "zero-shot-image-classification": (
+        "zero_shot_image_classification",
+        "ZeroShotImageClassification",
+        "zero-shot-image-classification",
+    ),
 }
-ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
+ALIASES = {
+    "ner": "token-classification",
+    "sentiment-analysis": "text-classification",
+    "vqa": "visual-question-answering",
+}
 
 
 def model_task(task: str) -> str:

@@ -40,6 +40,7 @@ class Pipeline(ABC):
 
     task: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]  # the ports that the session must have
+    reads_text: ClassVar[bool] = True  # False: the folder needs no tokenizer
     batch_size: int | None = None
 
     def __init__(
@@ -61,7 +62,8 @@ class Pipeline(ABC):
                 f"the checkpoint for the task it was trained for"
             )
         self.session, self.folder, self._keep = session, Path(folder), keep
-        self.tokenizer = TextTokenizer(self.folder)
+        if self.reads_text:
+            self.tokenizer = TextTokenizer(self.folder)
         self.config: Mapping[str, Any] = read_object(self.folder / "config.json")
         self.context = context_length(self.config)
         if batch_size is not None:
