@@ -199,6 +199,19 @@ class Adapter(nn.Module):
         return x
 
 
+class LayerSum(nn.Module):
+    """The states before the first layer and after each, mixed by learned shares."""
+
+    def __init__(self, states: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(states))
+
+    def forward(self, states: list[Tensor]) -> Tensor:
+        """Shapes: (B, T, C) each -> (B, T, C)."""
+        shares = torch.softmax(self.weights, -1)
+        return (torch.stack(states, 1) * shares.unsqueeze(-1).unsqueeze(-1)).sum(1)
+
+
 class Wav2Vec2(nn.Module):
     """The trunk with one head: "none", "ctc" or "sequence"."""
 
@@ -226,8 +239,7 @@ class Wav2Vec2(nn.Module):
         if not (self.stable and self.weighted):  # such a sum is of the layers' outputs, none of them normalized
             self.norm = nn.LayerNorm(dim, c.layer_norm_eps)
         if self.weighted:
-            self.layer_sum = nn.Module()
-            self.layer_sum.weights = nn.Parameter(torch.ones(c.num_hidden_layers + 1))
+            self.layer_sum = LayerSum(c.num_hidden_layers + 1)
         if head == "ctc":
             if c.vocab_size is None:
                 raise CheckpointError("config.json: vocab_size is null; a CTC head needs the number of its characters")
@@ -267,11 +279,7 @@ class Wav2Vec2(nn.Module):
 
     def classify(self, states: list[Tensor], mask: Tensor | None) -> Tensor:
         """States (B, T, C), summed by learned weights if there are several; mean over the frames -> (B, labels)."""
-        x = states[0]
-        if self.weighted:
-            shares = torch.softmax(self.layer_sum.weights, -1)
-            x = (torch.stack(states, 1) * shares.unsqueeze(-1).unsqueeze(-1)).sum(1)
-        x = self.projector(x)
+        x = self.projector(self.layer_sum(states) if self.weighted else states[0])
         if mask is None:
             pooled = x.mean(1)
         else:
