@@ -1,4 +1,4 @@
-"""The preprocessing level: a bundle reads texts, chats, pictures and sound as its source and transformers do.
+"""The inputs level: a bundle reads texts, chats, pictures and sound as its source and transformers do.
 
 A model that computes the same from other ids answers something else. So the files beside the model are compared, then
 what they make of a corpus chosen to be awkward. transformers, where it is installed, is asked in a process of its own;
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from isoform.signature import Signature
 
-BACKEND, LEVEL = "bundle", "preprocessing"
+BACKEND, LEVEL = "bundle", "inputs"
 
 CORPUS = (
     "",

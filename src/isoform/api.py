@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from isoform.manifest import Manifest
     from isoform.runtimes.pipelines.base import Pipeline
     from isoform.validators.report import Report
+    from isoform.validators.settings import Settings
 
 Progress = Callable[[str, int, int], None]
 
@@ -208,11 +210,84 @@ def lora(adapter: str | Path, base: str | Path, out: str | Path, *, dtype: str =
     return {"file": str(out), "weights": weights, "dtype": dtype}
 
 
-def check(bundle: str | Path, against: str | Path | None = None, *, progress: Progress | None = None) -> Report:
-    """Compare every form of a bundle with its source, or with `against`; the manifest keeps the result."""
-    from isoform.validators.bundle import check_bundle
+def check(
+    bundle: str | Path | None = None,
+    against: str | Path | None = None,
+    *,
+    baseline: str | Path | None = None,
+    write_baseline: str | Path | None = None,
+    budget: str | None = None,
+    memory: str | None = None,
+    jobs: int | None = None,
+    config: str | Path | None = None,
+    cells: str | Path | None = None,
+    cell: str | Path | None = None,
+    oracle: bool = False,
+    text: str | Path | None = None,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Report:
+    """Compare every form of a bundle with its source, or with `against`; the manifest keeps the result.
 
-    return check_bundle(Path(bundle), against, progress=progress)
+    Without a bundle, what `config` (or isoform.toml in the working directory) lists is checked, each cell of its matrix
+    in a process of its own. `baseline` is a stored report to compare with, `write_baseline` where to store this one.
+    `budget` ("10m") bounds the time of a bundle or cell, `memory` ("4G") that of all at once, `jobs` their number.
+    `cells` keeps the matrix's files, `cell` runs one of them. With `oracle`, transformers is asked about the tokenizer
+    if it is installed. `text` is a file that the quantized forms of the bundle are measured on instead of our own
+    text. `announce` is told the estimated cost.
+    """
+    from isoform.validators import matrix, reports, settings
+    from isoform.validators.baseline import compare_with_baseline
+    from isoform.validators.bundle import Limits, check_bundle
+    from isoform.validators.prose import read_text
+
+    chosen = _check_settings(config, here=bundle is None and cell is None)
+    stored = baseline or (None if write_baseline else chosen.baseline)
+    before = None if stored is None else reports.read(Path(stored))
+    seconds = chosen.seconds if budget is None else settings.duration(budget)
+    most = chosen.bytes if memory is None else settings.size(memory)
+    say = announce or (lambda text: None)
+    if cell is not None:
+        report = matrix.run_cell(Path(cell))
+    elif bundle is not None:
+        limits = Limits(
+            seconds=seconds,
+            bytes=most,
+            tolerances=chosen.tolerances,
+            oracle=oracle,
+            text="" if text is None else read_text(Path(text).expanduser()),
+            announce=say,
+        )
+        report = check_bundle(Path(bundle), against, progress=progress, limits=limits)
+    else:
+        made, left_out = matrix.make_cells(replace(chosen, seconds=seconds))
+        say(f"{len(made)} cells, up to {max(one.bytes for one in made) / 1e9:.1f} GB of memory each")
+        folder = None if cells is None else Path(cells)
+        report = matrix.run_cells(made, jobs=jobs or chosen.jobs, memory=most, folder=folder, progress=progress)
+        report.skipped += left_out
+        report.about = {"config": str(config or settings.NAME)}
+    if before is not None:
+        report.add(compare_with_baseline(report, before))
+    if write_baseline is not None:
+        reports.save(replace(report, evidence=[]), "json", Path(write_baseline))
+    return report
+
+
+def _check_settings(config: str | Path | None, *, here: bool) -> Settings:
+    """What `config` says, or the isoform.toml in the working directory (`here`)."""
+    from isoform.validators.settings import NAME, Settings, read_settings
+
+    if config is None and not here:
+        return Settings()
+    return read_settings(Path(config or NAME))
+
+
+def write_report(report: Report, kind: str, path: str | Path) -> None:
+    """Write a report as "html", "json", "junit" or "markdown"."""
+    from isoform.validators import reports
+
+    _one_of("kind", kind, tuple(reports.KINDS))
+    reports.save(report, kind, Path(path))
 
 
 def pipeline(

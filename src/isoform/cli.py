@@ -150,21 +150,63 @@ def lora(
 
 @app.command()
 def check(
-    bundle: Annotated[Path, typer.Argument(help="A folder that `isoform export` wrote.")],
+    bundle: Annotated[
+        Path | None, typer.Argument(help="A folder that `isoform export` wrote; none: what isoform.toml lists.")
+    ] = None,
     against: Annotated[str | None, typer.Option(help="The checkpoint, when it is not where it was.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit's XML there.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write Markdown there, for a CI step's summary.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with charts there.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="A stored report: what got worse fails.")] = None,
+    write_baseline: Annotated[Path | None, typer.Option(help="Store this report there.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for each bundle or cell: 90s, 10m, 1h.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory for all that runs at once: 500M, 4G.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Cells at a time; the cores when not said.")] = None,
+    config: Annotated[Path | None, typer.Option(help="An isoform.toml; the one here when not said.")] = None,
+    cells: Annotated[Path | None, typer.Option(help="Keep the cells of a matrix and their reports there.")] = None,
+    cell: Annotated[Path | None, typer.Option(help="Run one cell of a matrix, and nothing else.")] = None,
+    oracle: Annotated[bool, typer.Option(help="Ask transformers about the tokenizer, where installed.")] = True,
+    text: Annotated[Path | None, typer.Option(help="Measure quantized forms on this text instead of our own.")] = None,
     json: Json = False,
 ) -> None:
     """Compare every form of a bundle with its source. Exit code 0: the same, 1: not the same, 2: wrong input."""
     from isoform import api, show
 
     with show.progress() as progress:
-        report = api.check(bundle, against=against, progress=progress)
+        report = api.check(
+            bundle,
+            against=against,
+            baseline=baseline,
+            write_baseline=write_baseline,
+            budget=budget,
+            memory=memory,
+            jobs=jobs,
+            config=config,
+            cells=cells,
+            cell=cell,
+            oracle=oracle,
+            text=text,
+            progress=progress,
+            announce=lambda text: print(text, file=sys.stderr),
+        )
+    for kind, path in (("junit", junit), ("markdown", markdown), ("html", html)):
+        if path is not None:
+            api.write_report(report, kind, path)
     if json:
         show.json(report.to_json())
     else:
         show.report(report)
     if not report.same:
         raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of `check --json`."""
+    from isoform import show
+    from isoform.validators.reports import schema as published
+
+    show.json(published())
 
 
 @app.command()

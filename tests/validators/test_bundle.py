@@ -94,7 +94,7 @@ def test_every_format_of_a_decoder_is_the_same_on_its_backend(bundle: Path) -> N
     assert report.same, [r for r in report.results if not r.passed]
     assert {(r.backend, r.level) for r in report.results} == {
         ("torch", "files"),
-        ("bundle", "preprocessing"),
+        ("bundle", "inputs"),
         *((b, level) for b in ("onnxruntime", "torchscript", "llamacpp") for level in ("files", "weights", "graph")),
         ("llamacpp", "deployment"),
     }
