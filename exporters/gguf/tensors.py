@@ -73,7 +73,8 @@ def entries(model: Model, gguf: Gguf) -> list[Entry]:
             raise UnsupportedExport(f"{model.name}: llama.cpp has no tensor for {key}; add it to reference/names.py")
         pairs = head_dim if gguf.interleaved_rope and is_rotary(key) else 0
         rows, release = _rows(weight, files)
-        result.append(Entry(name, key, weight.shape, partial(_pieces, weight, rows, pairs), release))
+        pieces = partial(pieces_of, weight.shape, ITEM_BYTES[weight.stored], rows, pairs)
+        result.append(Entry(name, key, weight.shape, pieces, release))
     return result
 
 
@@ -88,10 +89,10 @@ Rows = Callable[[int, int, int], "NDArray[Any]"]
 """Number of the matrix in a stack, start and stop of its rows -> them."""
 
 
-def _pieces(weight: Weight, rows: Rows, pairs: int) -> Iterator[Piece]:
+def pieces_of(shape: tuple[int, ...], item_bytes: int, rows: Rows, pairs: int = 0) -> Iterator[Piece]:
     """The tensor in pieces of whole rows; `pairs` is the head size of rows that llama.cpp wants interleaved."""
-    count, width = _matrix(weight.shape)
-    experts = prod(weight.shape) // max(1, count * width)
+    count, width = _matrix(shape)
+    experts = prod(shape) // max(1, count * width)
     step = max(1, PIECE // width)
     if pairs:  # whole heads, since rows change places within each
         step = max(pairs, step // pairs * pairs)
@@ -99,8 +100,7 @@ def _pieces(weight: Weight, rows: Rows, pairs: int) -> Iterator[Piece]:
         for start in range(0, count, step):
             stop = min(start + step, count)
             load = partial(rows, expert, start, stop)
-            size = (stop - start) * width * ITEM_BYTES[weight.stored]
-            yield Piece(partial(_paired, load, pairs) if pairs else load, size, expert)
+            yield Piece(partial(_paired, load, pairs) if pairs else load, (stop - start) * width * item_bytes, expert)
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
