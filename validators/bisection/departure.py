@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 DIGITS = {"f32": 24, "f16": 11, "bf16": 8}  # of the significand, in bits
+STEP = 3.0  # times the largest share of a limit that was used before
 AROUND = 2  # values on either side of the worst one that are shown
 
 
@@ -172,8 +173,7 @@ def first_departure(
     expected: Insides, inside: Sequence[Inside], backend: str, dtype: str, case: str
 ) -> Departure | None:
     """In the reference's order of computation; a point that the artifact does not have is passed over."""
-    found: Departure | None = None
-    agreed, profile = "", []
+    places = []
     for point in expected.rows[0]:
         pairs = []
         for r, (row, values) in enumerate(zip(expected.rows, inside, strict=True)):
@@ -181,20 +181,30 @@ def first_departure(
                 got = fitting(values.values[point], row[point].want.shape, values.mask)
                 if got is not None:
                     pairs.append((r, got, row[point]))
-        if not pairs:
-            continue
-        metric, error, limit = _judge(pairs, dtype)
-        share = error / limit if limit else float("inf") if error else 0.0
-        profile.append((str(point), share if share == share else float("inf")))
-        if error <= limit:
-            agreed = str(point) if found is None else agreed
-        elif found is None:
-            found = _describe(pairs, point, backend, f"{dtype} {case}", metric, error, limit, agreed)
-    if found is None:
+        if pairs:
+            metric, error, limit = _judge(pairs, dtype)
+            share = error / limit if limit else float("inf") if error else 0.0
+            places.append((point, pairs, metric, error, limit, share if share == share else float("inf")))
+    at = first_jump([place[-1] for place in places])
+    if at is None:
         return None
-    from dataclasses import replace
+    point, pairs, metric, error, limit, _ = places[at]
+    agreed = next((str(place[0]) for place in reversed(places[:at]) if place[-1] <= 1), "")
+    found = _describe(pairs, point, backend, f"{dtype} {case}", metric, error, limit, agreed)
+    return replace(found, profile=tuple((str(place[0]), place[-1]) for place in places))
 
-    return replace(found, profile=tuple(profile))
+
+def first_jump(shares: Sequence[float]) -> int | None:
+    """The first place past its limit that stands out from all before it, or else the first past its limit.
+
+    Rounding errors add up, and reach a limit here and there without a fault; a fault is a step.
+    """
+    largest = 0.0
+    for n, share in enumerate(shares):
+        if share > 1 and share >= STEP * largest:
+            return n
+        largest = max(largest, share)
+    return next((n for n, share in enumerate(shares) if share > 1), None)
 
 
 def _judge(pairs: Sequence[tuple[int, NDArray[Any], Expected]], dtype: str) -> tuple[str, float, float]:

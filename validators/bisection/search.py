@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from isoform.validators.cases import Case
 
 LEVEL = "graph"
+ENOUGH = 16  # tokens
 
 
 def departures(
@@ -29,6 +30,7 @@ def departures(
 ) -> Report:
     """Bisect the simplest case that fails at the graph level in `report`; nothing when none does.
 
+    The simplest is the first in one pass, if it has so many tokens that rounding errors even out.
     `label` is what the results call the dtype. A case that could not run at all has no insides to look at.
     """
     name = label or dtype
@@ -36,7 +38,7 @@ def departures(
     wrong = [case for case in cases if f"{name} {case.name}" in failed]
     if not wrong:
         return Report()
-    case = min(wrong, key=lambda case: bool(case.parts))  # the first of those in one pass, if there is one
+    case = min(wrong, key=lambda case: (bool(case.parts), max(0, ENOUGH - sum(map(len, case.rows)))))
     from isoform.validators.bisection.departure import bisect
 
     try:
