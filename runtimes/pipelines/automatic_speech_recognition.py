@@ -51,6 +51,11 @@ class AutomaticSpeechRecognition(Pipeline):
             writer: Any = session  # several graphs in one: see `SpeechSession`
             self._transcriber = Transcriber(writer, self.folder, TextTokenizer(self.folder))
 
+    @property
+    def timestamps(self) -> bool | str:
+        """What to ask for as `return_timestamps` where the pieces of a transcript are wanted."""
+        return "word" if self._ctc is not None else True
+
     def _is_one(self, inputs: Any) -> bool:
         return is_audio(inputs)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from isoform.manifest import Manifest
     from isoform.runtimes.pipelines.base import Pipeline
+    from isoform.validators.forecast import Forecast
     from isoform.validators.report import Report
     from isoform.validators.settings import Settings
 
@@ -290,6 +291,14 @@ def write_report(report: Report, kind: str, path: str | Path) -> None:
     reports.save(report, kind, Path(path))
 
 
+def forecast(source: str | Path, task: str | None = None, **hub: Any) -> Forecast:
+    """The largest activations of a model, and whether half precision holds them: before an export to f16."""
+    from isoform.reference.model import open_model
+    from isoform.validators.forecast import float16
+
+    return float16(open_model(source, task, **hub))
+
+
 def pipeline(
     task: str,
     model: str | Path,
@@ -332,11 +341,35 @@ def pipeline(
     return pipelines.build_pipeline(task, session, opened.checkpoint.folder, keep=opened)
 
 
-def run(pipe: Pipeline, inputs: Sequence[str], parameters: dict[str, Any]) -> list[Any]:
-    """The answers of a pipeline, one per input."""
+def run(
+    pipe: Pipeline, inputs: Sequence[str], parameters: dict[str, Any], *, progress: Progress | None = None
+) -> list[Any]:
+    """The answers of a pipeline, one per input. `progress` is told how much of a recording has been heard."""
+    if hasattr(pipe, "progress"):
+        pipe.progress = progress
     if len(inputs) == 1:  # some of transformers' pipelines, and so ours, answer a list of one like its only item
         return [pipe(inputs[0], **parameters)]
     return list(pipe(list(inputs), **parameters))
+
+
+def subtitles(
+    pipe: Pipeline, recording: str, form: str, parameters: dict[str, Any], *, progress: Progress | None = None
+) -> str:
+    """The transcript of a recording as a subtitle file: `form` is "srt" or "vtt".
+
+    `parameters` are those of speech recognition; times are asked for where they do not say which.
+    """
+    from isoform.runtimes.pipelines import subtitles as writer
+    from isoform.runtimes.pipelines.automatic_speech_recognition import AutomaticSpeechRecognition
+    from isoform.runtimes.preprocess.audio import duration
+
+    _one_of("--format", form, (*writer.FORMATS, "text"))
+    if not isinstance(pipe, AutomaticSpeechRecognition):
+        raise InputError(f"{pipe.task} makes no transcript; subtitles are for automatic-speech-recognition")
+    asked = {"return_timestamps": pipe.timestamps, **parameters}
+    (answer,) = run(pipe, [recording], asked, progress=progress)
+    words = asked["return_timestamps"] == "word"
+    return writer.subtitles(answer, form, words=words, end=duration(recording, 1))  # type: ignore[arg-type]
 
 
 def bench(pipe: Pipeline, inputs: Sequence[Any], *, seconds: float = 2.0) -> float:

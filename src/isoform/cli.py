@@ -222,11 +222,23 @@ def run(
         list[str] | None, typer.Option("--set", "-s", help="A parameter of the pipeline: max_new_tokens=20.")
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print generated text as it comes.")] = False,
+    form: Annotated[str, typer.Option("--format", help="Of a transcript: text, srt or vtt.")] = "text",
     json: Json = False,
 ) -> None:
-    """Run a pipeline over texts."""
+    """Run a pipeline over texts, recordings or pictures."""
     from isoform import api, show
 
+    if form != "text":
+        if json or task != "automatic-speech-recognition" or len(inputs or []) != 1:
+            raise InputError(f"--format {form} is for the speech of one recording, and without --json")
+        parameters = dict(_setting(text) for text in option or [])
+        with (
+            show.progress() as progress,
+            api.pipeline(task, model, backend=backend, device=device, progress=progress) as pipe,
+        ):
+            text = api.subtitles(pipe, (inputs or [""])[0], form, parameters, progress=progress)
+        print(text)
+        return
     if stream and (json or task != "text-generation"):
         raise InputError("--stream shows generated text as it comes: for text-generation, and without --json")
     texts = list(inputs or []) or [line.rstrip("\n") for line in sys.stdin]
@@ -240,7 +252,8 @@ def run(
                 api.run(pipe, [text], parameters)
                 print()
             return
-        answers = api.run(pipe, texts, parameters)
+        with show.progress() as progress:
+            answers = api.run(pipe, texts, parameters, progress=progress)
     if json:
         show.json(answers)
     else:
@@ -270,6 +283,21 @@ def inspect(
 
     facts = look(path)
     show.json(facts) if json else show.facts(facts)
+
+
+@app.command()
+def forecast(
+    source: Annotated[str, typer.Argument(help="A checkpoint folder, a .gguf file or a Hub id.")],
+    task: Annotated[str | None, typer.Option(help="The task, when not the checkpoint's own.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure a model's activations: does float16 hold them? Exit code 1 when it does not."""
+    from isoform import api, show
+
+    found = api.forecast(source, task)
+    show.json(found.to_json()) if json else show.forecast(found)
+    if found.overflows:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from isoform.api import Progress
     from isoform.demo import Demo
     from isoform.manifest import Manifest
+    from isoform.validators.forecast import Forecast
     from isoform.validators.report import Report
 
 out = Console(highlight=False)
@@ -85,6 +86,23 @@ def manifest(manifest: Manifest, folder: Path) -> None:
         out.print(f"[yellow]no {form}[/]: {Text(reason).markup}")
 
 
+def forecast(found: Forecast) -> None:
+    """The places nearest to the end of float16, and what to do about them."""
+    table = Table(title="float16", title_justify="left", title_style="bold", header_style="bold")
+    for column in ("place", "value of"):
+        table.add_column(column, overflow="fold")
+    for column in ("largest", "of 65504"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    colours = {"overflows": "red", "near": "yellow", "fits": "green"}
+    for peak in found.worst(8):
+        share = f"{peak.share:.1%}"
+        verdict = Text(peak.verdict, colours[peak.verdict])
+        table.add_row(Text(peak.place), peak.kind, f"{peak.largest:.4g}", share, verdict)
+    out.print(table)
+    out.print(Text(str(found)))
+
+
 def checkpoint(written: dict[str, Any]) -> None:
     """The files of a Hub checkpoint."""
     title = "{folder}: {family}, {task}, {parameters:,} parameters in {dtype}".format(**written)
@@ -120,8 +138,17 @@ def answers(inputs: Sequence[str], answers: Sequence[Any]) -> None:
                 for row in answer:
                     rows.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))
                 out.print(rows)
+            case {"text": str(), "chunks": [{"text": str(), "timestamp": _}, *_] as chunks} if len(answer) == 2:
+                for chunk in chunks:
+                    out.print(Text.assemble((f"{_times(chunk['timestamp'])}  ", "dim"), chunk["text"].strip()))
+            case {"text": str(said)} if len(answer) == 1:
+                out.print(Text(said.strip()))
             case _:
                 json(answer)
+
+
+def _times(span: Sequence[float | None]) -> str:
+    return " – ".join("      ?" if second is None else f"{second:7.2f}" for second in span)
 
 
 def facts(facts: dict[str, Any]) -> None:
