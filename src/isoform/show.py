@@ -140,9 +140,10 @@ def answers(inputs: Sequence[str], answers: Sequence[Any]) -> None:
                 out.print(rows)
             case {"text": str(), "chunks": [{"text": str(), "timestamp": _}, *_] as chunks} if len(answer) == 2:
                 for chunk in chunks:
-                    out.print(Text.assemble((f"{_times(chunk['timestamp'])}  ", "dim"), chunk["text"].strip()))
+                    line = Text.assemble((f"{_times(chunk['timestamp'])}  ", "dim"), chunk["text"].strip())
+                    out.print(line, soft_wrap=True)
             case {"text": str(said)} if len(answer) == 1:
-                out.print(Text(said.strip()))
+                out.print(Text(said.strip()), soft_wrap=True)
             case _:
                 json(answer)
 
