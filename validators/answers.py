@@ -50,7 +50,7 @@ class Answers:
         self.model = model
         self.port = model.signature.outputs[0].name
         given = list(rows) if rows is not None else prose_rows(model, text)
-        self.passages = [Passage(row, slice(0, len(row))) for row in given]
+        self.passages = [Passage(row, slice(None) if row.media else slice(0, len(row))) for row in given]
         self._file = tempfile.TemporaryFile(prefix="isoform-")  # noqa: SIM115  closed with the object
         weakref.finalize(self, self._file.close)
         self._places: list[tuple[int, tuple[int, ...]]] = []

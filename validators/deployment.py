@@ -124,8 +124,9 @@ def measure(run: Run, answers: Answers, around: AbstractContextManager[Any] | No
     with around or nullcontext():
         for passage, want in answers:
             got = run(passage.row)
-            if len(got) != len(passage.row.tokens) or got.shape[1:] != want.shape[1:]:
-                note = f"{answers.port}: shape {got.shape} for {len(passage.row)} tokens, not {want.shape[1:]}"
+            length = len(want) if passage.row.media else len(passage.row.tokens)
+            if len(got) != length or got.shape[1:] != want.shape[1:]:
+                note = f"{answers.port}: shape {got.shape} for {len(passage.row)} slots, not {want.shape[1:]}"
                 raise Wrong("mismatch", 1, note)
             got = got[passage.asked]
             if wrong := int(np.count_nonzero(~np.isfinite(got))):

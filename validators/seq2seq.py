@@ -28,6 +28,11 @@ def reads_memory(signature: Signature) -> bool:
     return any(port.name == STATES for port in signature.inputs)
 
 
+def reads_prose(signature: Signature) -> bool:
+    """Whether a text alone says what goes in."""
+    return any(port.name == "input_ids" for port in signature.inputs) and not reads_memory(signature)
+
+
 def memory_cases(model: Model, seed: int = 0) -> list[Case]:
     """The cases of a part that reads a memory, the same for the same seed."""
     import numpy as np

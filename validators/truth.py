@@ -99,9 +99,9 @@ class Truth:
         """The reference on a text; on the rows of the cases when the model has no tokenizer to read one."""
         from isoform.validators.answers import Answers
         from isoform.validators.prose import TEXT, prose_rows
-        from isoform.validators.seq2seq import reads_memory
+        from isoform.validators.seq2seq import reads_prose
 
-        text = [] if reads_memory(self.model.signature) else prose_rows(self.model, self.text or TEXT)[: self.passages]
+        text = [] if not reads_prose(self.model.signature) else prose_rows(self.model, self.text or TEXT)[: self.passages]
         found = Answers(self.model, text)
         self.reads_text = bool(found.passages)
         if self.reads_text:
