@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+LARGEST = 2**31 - 1  # bytes of a protobuf message
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 """The session option that says where the weights of a model from memory lie."""
 
@@ -57,6 +58,11 @@ def with_input(content: bytes, name: str) -> bytes | None:
 
 def complaint(path: Path, reason: str, version: str) -> str:
     """What is wrong with a file that ONNX Runtime `version` refused for `reason`, and the way out."""
+    if path.stat().st_size > LARGEST:
+        return (
+            f"{path} has {path.stat().st_size} bytes, and an ONNX file ends at 2 GB: what is larger has its weights in "
+            "a file beside it; export the model again"
+        )
     graph = _read(path)
     if graph is None:
         return f"{path} is no ONNX file or an incomplete one; export the model again"
@@ -96,6 +102,8 @@ def _read(path: Path) -> Any:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    if path.stat().st_size > LARGEST:
+        return None
     try:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError):

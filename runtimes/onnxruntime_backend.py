@@ -15,7 +15,7 @@ from isoform.errors import BackendUnavailable, CheckpointError, InputError, Isof
 from isoform.runtimes import huge_pages
 from isoform.runtimes.devices import cpus, gpus, parse_device
 from isoform.runtimes.inputs import checked
-from isoform.runtimes.onnx_file import FOLDER_KEY, brief, complaint, exact, with_input
+from isoform.runtimes.onnx_file import FOLDER_KEY, LARGEST, brief, complaint, exact, with_input
 from isoform.runtimes.stepping import MemoryDecoder, SteppingDecoder
 from isoform.signature import TOTAL, Axis, CacheLayout, Port, Signature
 
@@ -62,6 +62,8 @@ class OnnxRuntimeSession:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; export the model again")
         ort = _library()
+        if path.stat().st_size > LARGEST:
+            raise CheckpointError(complaint(path, "", ort.__version__))
         options = ort.SessionOptions()
         options.log_severity_level = _QUIET
         options.intra_op_num_threads = cpus() if threads is None else threads

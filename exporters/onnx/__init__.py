@@ -13,7 +13,6 @@ from isoform.manifest import Artifact, File
 
 if TYPE_CHECKING:
     import torch
-    from onnx import ModelProto
 
     from isoform.exporters.onnx.external import Progress
     from isoform.exporters.tracing import Trace
@@ -39,14 +38,15 @@ def write(
 ) -> list[Artifact]:
     """Write a graph per type and part under `onnx/` in the bundle's folder, each with its weight file.
 
-    `types` has the names of the types.
-    A decoder gets a `genai_config.json` for the first of them. `portable` keeps to standard ONNX (opset 23); otherwise
-    ONNX Runtime's fused kernels are used. `link` reads from the checkpoint's own files, linked beside the graph, what
-    they hold byte for byte. Raises InputError for a type that is none, and UnsupportedExport for one that ONNX
-    Runtime's CPU provider cannot run and for an operation without an ONNX form.
+    `types` has the names of the types. A decoder gets a `genai_config.json`, which describes one graph, that of the
+    first type: name the one first that onnxruntime-genai shall run. `portable` keeps to standard ONNX (opset 23);
+    otherwise ONNX Runtime's fused kernels are used. `link` reads from the checkpoint's own files, linked beside the
+    graph, what they hold byte for byte. Raises InputError for a type that is none, and UnsupportedExport for one that
+    ONNX Runtime's CPU provider cannot run and for an operation without an ONNX form.
     """
     from isoform.exporters.onnx.external import Written, write_weights
     from isoform.exporters.onnx.genai import NAME, genai_config
+    from isoform.exporters.onnx.graph import appends_in_place
     from isoform.exporters.onnx.probe import refusal
     from isoform.exporters.onnx.translate import translate
     from isoform.exporters.tracing import trace
@@ -71,7 +71,7 @@ def write(
             )
             if kind.name == "bf16" and (reason := refusal(graph, parameters)):
                 raise UnsupportedExport(f"ONNX in bf16: {reason}; choose f32 or f16")
-            if _appends_in_place(graph):
+            if appends_in_place(graph):
                 graph.metadata_props.add(key="isoform.cache", value="in_place")
             path.parent.mkdir(parents=True, exist_ok=True)
             data = path.with_name(f"{path.name}_data")
@@ -100,9 +100,3 @@ def write(
 
 def _file(path: str, content: bytes) -> File:
     return File(path, len(content), hashlib.sha256(content).hexdigest())
-
-
-def _appends_in_place(graph: ModelProto) -> bool:
-    """Whether the past and present of every layer may be one buffer, longer than what it holds: one kernel can."""
-    kinds = {node.op_type for node in graph.graph.node for name in node.output if name.startswith("present.")}
-    return kinds == {"GroupQueryAttention"}

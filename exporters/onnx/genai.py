@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from isoform.exporters.onnx.graph import MICROSOFT
-from isoform.signature import CacheLayout
+from isoform.exporters.onnx.graph import appends_in_place
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
@@ -68,7 +67,7 @@ def genai_config(model: Model, graph: onnx.ModelProto, filename: str) -> str | N
             "do_sample": False,
             **search,
             "max_length": min(context, LENGTH),
-            "past_present_share_buffer": shares_buffers(graph, cache),
+            "past_present_share_buffer": appends_in_place(graph),
         },
     }
     return json.dumps(described, indent=2) + "\n"
@@ -84,21 +83,6 @@ def generation_settings(model: Model) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         found = {name: model.checkpoint.config.get(name) for name in TOKENS}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def shares_buffers(graph: onnx.ModelProto, cache: CacheLayout) -> bool:
-    """Whether every cache output may be its input, written in place: so has only the grouped-query kernel it.
-
-    The other forms of attention append to a past that is exactly as long as it says.
-    """
-    presents = {port.name for port in cache.ports("present", 0)}
-    in_place = {
-        name
-        for node in graph.graph.node
-        if node.op_type == "GroupQueryAttention" and node.domain == MICROSOFT
-        for name in node.output[1:]
-    }
-    return presents <= in_place
 
 
 def _plain(value: Any) -> bool:

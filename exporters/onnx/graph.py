@@ -346,6 +346,15 @@ def _with_inner(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
             yield from _with_inner(inner)
 
 
+def appends_in_place(model: onnx.ModelProto) -> bool:
+    """Whether past and present of every layer may be one buffer, with room to spare: the grouped-query kernel appends
+    in place, and the other forms of attention to a past that is exactly as long as it says."""
+    makers = {
+        (node.domain, node.op_type) for node in model.graph.node for name in node.output if name.startswith("present.")
+    }
+    return makers == {(MICROSOFT, "GroupQueryAttention")}
+
+
 def matrix(weight: Value) -> tuple[int, int]:
     """Rows and columns of a weight."""
     rows, columns = weight.type.shape

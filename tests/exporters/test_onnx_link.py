@@ -195,6 +195,14 @@ def test_a_file_that_is_no_graph_is_named(tmp_path: Path) -> None:
         assert "is no ONNX file or an incomplete one" in opening(path)
 
 
+def test_a_file_over_two_gigabytes_is_refused_without_reading_it(tmp_path: Path) -> None:
+    path = exported(tmp_path)
+    os.truncate(path, 2**31)
+    for strict in (False, True):
+        with pytest.raises(CheckpointError, match=r"has 2147483648 bytes, and an ONNX file ends at 2 GB: what is"):
+            OnnxRuntimeSession(path, threads=1, strict=strict)
+
+
 def graph_of(kind: str, domain: str = "", opset: int = 23, ir: int = 10) -> bytes:
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
     graph = helper.make_graph([helper.make_node(kind, ["x"], ["y"], domain=domain)], "one", ports[:1], ports[1:])
