@@ -308,12 +308,19 @@ def _spectra(folder: Path) -> NDArray[np.float32] | None:
     return log_mel(_tone(), LogMelSettings.read(folder)) if _has_settings(folder) else None
 
 
+def _waveform(folder: Path) -> NDArray[np.float32] | None:
+    from isoform.runtimes.preprocess.waveform import WaveformSettings, pad
+
+    return pad([_tone()], WaveformSettings.read(folder))[0] if _has_settings(folder) else None
+
+
 def _has_settings(folder: Path) -> bool:
     return (folder / "preprocessor_config.json").is_file()
 
 
 FEATURES: dict[str, Callable[[Path], NDArray[np.float32] | None]] = {
     "input_features": _spectra,
+    "input_values": _waveform,
     "pixel_values": _pictures,
 }
 """Input port -> what a folder's processor makes of a picture or sound of ours; None when it has no processor."""
