@@ -35,12 +35,19 @@ GGUF = {
     "layers.*.mlp.gate": "blk.*.ffn_gate",
     "layers.*.mlp.up": "blk.*.ffn_up",
     "layers.*.mlp.down": "blk.*.ffn_down",
+    "layers.*.mlp.router": "blk.*.ffn_gate_inp",
+    "layers.*.mlp.experts.gate": "blk.*.ffn_gate_exps",
+    "layers.*.mlp.experts.up": "blk.*.ffn_up_exps",
+    "layers.*.mlp.experts.down": "blk.*.ffn_down_exps",
     "layers.*.mlp_post_norm": "blk.*.post_ffw_norm",
     "layers.*.out_norm": "blk.*.layer_output_norm",
     "norm": "output_norm",
     "head": "output",
 }
-"""Canonical module -> llama.cpp's tensor name, both without `.weight` or `.bias`; `*` is the layer."""
+"""Canonical module -> llama.cpp's tensor name, both without `.weight` or `.bias`; `*` is the layer.
+
+Experts are stacked: (experts, out, in) in one tensor for all of a layer's gates, ups or downs.
+"""
 
 
 def rename(name: str, table: dict[str, str]) -> str | None:
