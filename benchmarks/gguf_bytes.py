@@ -45,7 +45,7 @@ SHAPES: dict[str, dict[str, Shape]] = {
         "narrow": (7, 96),
     },
 }
-"""Matrices of each shape; `odd` has rows of 96, 320, 544, 768 and 1280 values, of which only the last two fit blocks of 256."""
+"""Matrices of each shape; of the rows of `odd`, only those of 768 and 1280 values fit blocks of 256."""
 
 
 def matrices(shape: str, seed: int = 0) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
