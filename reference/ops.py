@@ -72,6 +72,20 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
 
 
 @semantic
+def partial_rotary(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """Rotate neighbouring channels by an angle per position, of every head as many as there are angles for.
+
+    Shapes: x (B, T, heads*D), cos and sin (B, T, R) in x's dtype, 2 R at most D.
+    """
+    each = x.unflatten(-1, (heads, -1))
+    count = 2 * cos.shape[-1]
+    a, b = each[..., 0:count:2], each[..., 1:count:2]
+    cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
+    rotated = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+    return torch.cat((rotated, each[..., count:]), -1).flatten(-2)
+
+
+@semantic
 def attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, kv_heads: int, scale: float, softcap: float
 ) -> Tensor:
@@ -147,7 +161,8 @@ def cross_attention(
     While `use_cache` (bool, of one value) is false, they are projected from `memory` and returned; then they are taken
     from the past, and what is returned for them is empty.
     Shapes: q (B, T, heads*D), memory (B, S, M), weights (kv_heads*D, M), past (B, kv_heads, S, D), bias (B, 1, 1, S)
-    -> (B, T, heads*D), and key and value of shape (B, kv_heads, S or 0, D).
+    -> (B, T, heads*D), and key and value of shape (B, kv_heads, S or 0, D). Without a bias the past may have B/n rows,
+    each of which n rows of q share that stand side by side, as beams do.
     """
     attend = _branch(_cross)
     return attend(
@@ -214,9 +229,12 @@ def _cross(
         k = F.linear(memory, k_weight, k_bias).unflatten(-1, (kv_heads, -1)).transpose(1, 2)
         v = F.linear(memory, v_weight, v_bias).unflatten(-1, (kv_heads, -1)).transpose(1, 2)
         new_k, new_v = k, v
+    shape = q.shape
+    if bias is None:
+        q = q.reshape(k.shape[0], -1, shape[-1])  # nothing is hidden from a query, so rows can be one
     q = q.unflatten(-1, (heads, -1)).transpose(1, 2)
     out = F.scaled_dot_product_attention(q, k, v, bias, scale=scale, enable_gqa=kv_heads != heads)
-    return out.transpose(1, 2).flatten(-2), new_k, new_v
+    return out.transpose(1, 2).flatten(-2).reshape(shape), new_k, new_v
 
 
 def _attend(

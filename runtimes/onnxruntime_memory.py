@@ -91,5 +91,11 @@ class OnnxRuntimeMemoryDecoder(MemoryDecoder):
         array: NDArray[Any] = logits.numpy()
         return array
 
-    def _reorder(self, rows: NDArray[np.int64]) -> None:
-        self._start({name: self._values[name].numpy()[rows] for name, _ in (*self._own, *self._crossed)})
+    def _reorder(self, rows: NDArray[np.int64], shared: NDArray[np.int64] | None) -> None:
+        own = {name: self._values[name].numpy()[rows] for name, _ in self._own}
+        if shared is not None:
+            self._start({**own, **{name: self._values[name].numpy()[shared] for name, _ in self._crossed}})
+            return
+        for name, array in own.items():
+            self._arrays[name], self._values[name] = array, self._session.value(array)
+            self._binding.bind_ortvalue_input(name, self._values[name])

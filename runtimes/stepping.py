@@ -129,12 +129,15 @@ class MemoryDecoder(ABC):
 
     def __init__(self, signature: Signature, memory: Mapping[str, NDArray[Any]]) -> None:
         """`memory` has what the signature's ports take from an encoder, by name."""
+        import numpy as np
+
         self.cache = cache_of(signature)
         cached = {port.name for port in self.cache.ports("past_key_values", 0)} | {USE_CACHE, "input_ids"}
         ports = tuple(port for port in signature.inputs if port.name not in cached)
         self._signature = signature
         self._memory = checked(Signature(ports, ()), {port.name: memory[port.name] for port in ports})
         self._rows = len(next(iter(self._memory.values())))
+        self._places = np.arange(self._rows)  # the row of the memory that each row attends to
         self._past = 0
         if self._rows < 1:
             raise InputError("the memory has no rows; encode something first")
@@ -153,17 +156,32 @@ class MemoryDecoder(ABC):
         order = chosen(rows, self._rows)
         if np.array_equal(order, np.arange(self._rows)):
             return
-        self._memory = {name: array[order] for name, array in self._memory.items()}
-        self._reorder(order)
-        self._rows = len(order)
+        places = self._places[order]
+        # Rows side by side may share a row of the memory, if it has no mask and the same number share each.
+        shared = places[np.flatnonzero(np.diff(places, prepend=-1))]
+        count, left = divmod(len(order), len(shared))
+        if left or not self._past or len(self._memory) > 1 or (np.repeat(shared, count) != places).any():
+            shared, count = places, 1
+        kept = None if np.array_equal(shared, np.arange(len(self))) else shared
+        if kept is not None:
+            self._memory = {name: array[kept] for name, array in self._memory.items()}
+        self._reorder(order, kept)
+        self._rows, self._places = len(order), np.repeat(np.arange(len(shared)), count)
+
+    def __len__(self) -> int:
+        """The rows of the memory."""
+        return len(next(iter(self._memory.values())))
 
     @abstractmethod
     def _pass(self, ids: NDArray[np.int64], *, all_logits: bool) -> NDArray[np.float32]:
         """One pass after `_past` slots; extends the cache. Returns (B, V) of the last slot, or (B, T, V)."""
 
     @abstractmethod
-    def _reorder(self, rows: NDArray[np.int64]) -> None:
-        """Make the caches those of these rows; `_memory` is theirs already."""
+    def _reorder(self, rows: NDArray[np.int64], shared: NDArray[np.int64] | None) -> None:
+        """Make the cache of the tokens that of these rows, and that of the memory that of `shared` unless it stays.
+
+        `_memory` has those rows already.
+        """
 
 
 def chosen(rows: Any, count: int) -> NDArray[np.int64]:

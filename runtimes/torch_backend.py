@@ -170,13 +170,20 @@ class TensorMemoryDecoder(MemoryDecoder):
             self._filled = torch.ones_like(self._filled)
             return to_numpy(logits if all_logits else logits[:, -1])
 
-    def _reorder(self, rows: NDArray[np.int64]) -> None:
+    def _reorder(self, rows: NDArray[np.int64], shared: NDArray[np.int64] | None) -> None:
         import torch
 
         order = torch.from_numpy(rows).to(self._device)
         with torch.inference_mode():
-            self._held = [tensor.index_select(0, order) for tensor in self._held]
-            self._present = [tensor.index_select(0, order) for tensor in self._present]
+            for n, tensor in enumerate(self._present):
+                if n % 4 < 2:
+                    self._present[n] = tensor.index_select(0, order)
+            if shared is not None:
+                order = torch.from_numpy(shared).to(self._device)
+                self._held = [tensor.index_select(0, order) for tensor in self._held]
+                for n, tensor in enumerate(self._present):
+                    if n % 4 >= 2:
+                        self._present[n] = tensor.index_select(0, order)
 
 
 def _attend_in_place(

@@ -440,6 +440,15 @@ def rotary(graph: Graph, out: Types, x: Value, cos: Value, sin: Value, heads: in
     return graph.one("RotaryEmbedding", (x, cos, sin), out[0], num_heads=heads)
 
 
+def partial_rotary(graph: Graph, out: Types, x: Value, cos: Value, sin: Value, heads: int) -> Value:
+    width, pairs = x.type.shape[-1], cos.type.shape[-1]
+    if not isinstance(width, int) or not isinstance(pairs, int):
+        raise UnsupportedExport(f"{graph.scope}: a rotation of {width} channels by {pairs} angles; both must be fixed")
+    dim = 0 if 2 * pairs == width // heads else 2 * pairs
+    settings = {"num_heads": heads, "interleaved": 1, "rotary_embedding_dim": dim}
+    return graph.one("RotaryEmbedding", (x, cos, sin), out[0], **settings)
+
+
 def whole_bias(graph: Graph, q: Value, bias: Value) -> Value:
     """A bias with a row per query: no kernel broadcasts along the queries."""
     shape = bias.type.shape
@@ -713,7 +722,7 @@ def cross_attention(linear: Lowering, portable: bool) -> Lowering:
         dtype, (batch, slots, _) = q.type.dtype, memory.type.shape
         dim, width = past_k.type.shape[3], k_weight.type.shape[0]
 
-        def attend(key: Value, value: Value) -> Value:
+        def attend(q: Value, key: Value, value: Value) -> Value:
             mask = None if bias is None else whole_bias(graph, q, bias)
             if not portable and heads == kv_heads:
                 settings = {"num_heads": heads, "scale": scale}
@@ -734,11 +743,18 @@ def cross_attention(linear: Lowering, portable: bool) -> Lowering:
         def recalled() -> tuple[Value, ...]:
             nothing = graph.indices(0), graph.indices(0), graph.indices(2)
             empty = (graph.one("Slice", (x, *nothing), x.type) for x in (past_k, past_v))
-            return attend(past_k, past_v), *empty
+            if bias is not None:
+                return attend(q, past_k, past_v), *empty
+            # Rows that share a memory, such as beams, become more queries of one row.
+            rows = graph.one("Shape", (past_k,), Type(torch.int64, (1,)), start=0, end=1)
+            plan = (rows, graph.indices(-1), graph.shape([q.type.shape[2]]))
+            together = graph.one("Reshape", (q, graph.one("Concat", plan, Type(torch.int64, (3,)), axis=0)), q.type)
+            mixed = attend(together, past_k, past_v)
+            return graph.one("Reshape", (mixed, graph.one("Shape", (q,), Type(torch.int64, (3,)))), mixed.type), *empty
 
         def projected() -> tuple[Value, ...]:
             key, value = project(k_weight, k_bias), project(v_weight, v_bias)
-            return attend(key, value), key, value
+            return attend(q, key, value), key, value
 
         return graph.branch(use_cache, recalled, projected)
 
@@ -750,6 +766,7 @@ PORTABLE: Mapping[str, Lowering] = {
     "isoform::attention": portable_attention,
     "isoform::cached_attention": portable_cached_attention,
     "isoform::causal_attention": portable_causal_attention,
+    "isoform::partial_rotary": partial_rotary,
     "isoform::rms_norm": rms_norm,
     "isoform::rotary": rotary,
 }

@@ -91,3 +91,27 @@ def test_more_rows_than_beams_are_an_input_error(tiny: Tiny) -> None:
     settings = resolve({"num_beams": 2, "num_return_sequences": 3, "max_new_tokens": 2})
     with pytest.raises(InputError, match="num_return_sequences=3 is more than num_beams=2"):
         generate(Recomputed(None), [[1]], settings)
+
+
+def test_rows_that_share_a_memory_are_as_rows_with_one_each(tiny: Tiny) -> None:
+    from isoform.reference.model import open_model
+    from isoform.runtimes.backends import open_session
+
+    features = np.random.default_rng(0).normal(size=(3, 128, 3000)).astype(np.float32)
+    start = np.array([[401, 402]] * 3)
+    with open_session(open_model(tiny("whisper"), "automatic-speech-recognition"), "torch") as session:
+        speech: Any = session
+        memory = speech.encode({"input_features": features})
+        for order in ([0, 0, 2, 2], [1, 1, 1], [2, 2, 0, 0], [0, 1, 1]):
+            decoder, ids = speech.decoder(memory), np.arange(5, 5 + len(order))[:, None]
+            decoder.step(start)
+            decoder.select(np.array(order))
+            got = [decoder.step(ids)]
+            decoder.select(np.arange(len(order))[::-1].copy())  # against the order of the memory
+            got.append(decoder.step(ids))
+            for n, row in enumerate(order):
+                alone = speech.decoder(memory.select([row]))
+                alone.step(start[:1])
+                np.testing.assert_allclose(got[0][n], alone.step(ids[n : n + 1])[0], atol=1e-5)
+                last = len(order) - 1 - n
+                np.testing.assert_allclose(got[1][last], alone.step(ids[last : last + 1])[0], atol=1e-5)
