@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from isoform.errors import CheckpointError
@@ -39,9 +40,25 @@ def download(
         folder = fetch(_SAFETENSORS, revision)
         if not any(path for pattern in _SAFETENSORS for path in folder.glob(pattern)):
             folder = fetch(_PICKLES, folder.name)  # the commit, so that both fetches see the same files
-        return folder
+        weightless = not any(path for pattern in _PICKLES + _SAFETENSORS for path in folder.glob(pattern))
+        ggufs = _ggufs(repo, folder.name, token) if weightless and not offline else []
     except Exception as error:  # huggingface_hub lets those of its HTTP library through
         raise CheckpointError(f"{repo} {_reason(error, revision)}") from error
+    if ggufs:
+        shown = ", ".join(ggufs[:4]) + (f" and {len(ggufs) - 4} more" if len(ggufs) > 4 else "")
+        raise CheckpointError(
+            f"{repo} holds its weights as GGUF only ({shown}); fetch one file (hf download {repo} {ggufs[0]}) and give "
+            "its path"
+        )
+    return folder
+
+
+def _ggufs(repo: str, commit: str, token: str | None) -> list[str]:
+    """The GGUF files of a repository, later shards left out."""
+    from huggingface_hub import HfApi
+
+    names = HfApi().list_repo_files(repo, revision=commit, token=token)
+    return sorted(name for name in names if re.search(r"(?<!-of-\d{5})\.gguf$|-00001-of-\d{5}\.gguf$", name))
 
 
 def _reason(error: Exception, revision: str | None) -> str:

@@ -59,6 +59,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         "org/secret": Repository(llama, token="hf_secret"),
         "org/gated": Repository(llama, token="hf_gated", gated=True),
         "org/weightless": Repository({"config.json": llama["config.json"]}),
+        "org/ggufs": Repository(
+            {
+                "README.md": b"# Quantized",
+                **{f"m-{kind}.gguf": b"GGUF" for kind in ("q4_k_m", "q8_0")},
+                **{f"m-f16-0000{n}-of-00002.gguf": b"GGUF" for n in (1, 2)},
+            }
+        ),
         "org/empty": Repository({"README.md": b"# Nothing"}),
         "org/evil": Repository({**llama, "model-../../../../evil.safetensors": b"outside"}),
     }
@@ -189,6 +196,9 @@ def test_what_is_not_on_the_hub_is_refused(hub: Hub) -> None:
     assert "not whole in the cache, and the Hub is off" in refused("org/llama", offline=True)
     assert "org/weightless holds no weights" in refused("org/weightless")
     assert "org/empty has no config.json" in refused("org/empty")
+    message = refused("org/ggufs")
+    assert "as GGUF only (m-f16-00001-of-00002.gguf, m-q4_k_m.gguf, m-q8_0.gguf)" in message
+    assert "hf download org/ggufs m-f16-00001-of-00002.gguf" in message
 
 
 def test_a_hub_that_is_out_of_reach_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
