@@ -207,6 +207,7 @@ def remarks(report: Report) -> list[str]:
             where = result.case if len(alike) == 1 else f"{len(alike)} cases of {result.group}, worst {result.case}"
             note = f": {result.note}" if result.note else ""
             lines.append(f"FAIL {_who(result)} {result.level}, {where}{note}")
+    lines += [f"WARNING {report.about['float16']}"] if "float16" in report.about else []
     lines += [f"DEPARTS {_who(departure)}, {departure.case}: {departure}" for departure in report.departures]
     lines += [f"skipped {_who(skip)} {skip.level}, {skip.case}: {skip.reason}" for skip in report.skipped]
     noted: dict[tuple[str, str], list[str]] = {}

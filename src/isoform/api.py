@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 
     from isoform.manifest import Manifest
     from isoform.runtimes.pipelines.base import Pipeline
+    from isoform.validators.diff import Diff
     from isoform.validators.forecast import Forecast
     from isoform.validators.report import Report
     from isoform.validators.settings import Settings
+    from isoform.validators.side_by_side import Comparison
 
 Progress = Callable[[str, int, int], None]
 
 FORMATS = ("onnx", "torchscript", "gguf")
 DTYPES = ("f32", "f16", "bf16")
+HUB = ("cache_dir", "offline", "revision", "token")  # what `open_checkpoint` takes for a Hub id
 
 
 def load(
@@ -43,6 +46,7 @@ def load(
     from isoform.runtimes.torch_backend import torch_device
 
     if isinstance(dtype, str):
+        dtype = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(dtype, dtype)  # torch's names
         _one_of("dtype", dtype, DTYPES)
         dtype = _torch_dtype(dtype)
     elif not dtype.is_floating_point:
@@ -115,6 +119,8 @@ def export_and_check(
     folder = Path(out).expanduser()
     bundle.check_target(folder, overwrite)
     model = open_model(source, task, **hub)
+    narrow = check and set(formats) & {"onnx", "all"} and "f16" in " ".join(graphs.types or (dtype,))
+    warning = _overflow(model, progress) if narrow else ""
     manifest = bundle.export(
         model,
         formats,
@@ -132,7 +138,19 @@ def export_and_check(
     from isoform.validators.bundle import check_bundle
 
     report = check_bundle(folder, model, progress=progress)
+    if warning:
+        report.about["float16"] = warning
     return type(manifest).read(folder), report
+
+
+def _overflow(model: Any, progress: Progress | None) -> str:
+    """What float16 does not hold of the model, or holds only just."""
+    from isoform.validators.forecast import float16
+
+    if progress is not None:
+        progress("float16 forecast", 0, 0)
+    found = float16(model)
+    return str(found) if found.overflows or found.near else ""
 
 
 def import_gguf(
@@ -283,6 +301,20 @@ def _check_settings(config: str | Path | None, *, here: bool) -> Settings:
     return read_settings(Path(config or NAME))
 
 
+def compare(a: str, b: str, *, progress: Progress | None = None) -> Comparison:
+    """Two artifacts or backends on the same inputs; each is "PATH", "PATH::BACKEND" or "PATH::BACKEND:TYPE"."""
+    from isoform.validators import side_by_side
+
+    return side_by_side.compare(a, b, progress=progress)
+
+
+def diff(a: str, b: str, *, raw: bool = False, progress: Progress | None = None) -> Diff:
+    """The tensors and metadata in which two checkpoints or artifacts differ; `raw` keeps the files' own names."""
+    from isoform.validators import diff as differences
+
+    return differences.diff(a, b, raw=raw, progress=progress)
+
+
 def write_report(report: Report, kind: str, path: str | Path) -> None:
     """Write a report as "html", "json", "junit" or "markdown"."""
     from isoform.validators import reports
@@ -307,18 +339,20 @@ def pipeline(
     device: str = "cpu",
     dtype: str | None = None,
     progress: Progress | None = None,
-    **hub: Any,
+    **parameters: Any,
 ) -> Pipeline:
     """A pipeline over a bundle, a checkpoint folder, a Hub id, a `.gguf` or an `.onnx` file.
 
     Keys and values are those of transformers' pipeline. `backend` is "auto" or one of torch, torchscript, onnxruntime,
     llamacpp; a checkpoint is exported into isoform's cache first when the backend needs a form of it. `dtype` is for
-    checkpoints ("f32" when none is given); a bundle or file runs in its own.
+    checkpoints ("f32" when none is given); a bundle or file runs in its own. `revision`, `token`, `cache_dir` and
+    `offline` are for Hub ids; the other parameters (batch_size, max_new_tokens, …) hold for every call of the pipeline.
     """
     from isoform.runtimes import backends, pipelines
 
     if backend != "auto":
         _one_of("backend", backend, backends.BACKENDS)
+    hub = {name: parameters.pop(name) for name in HUB if name in parameters}
     served = pipelines.model_task(task)
     path = Path(model).expanduser()
     exported = (path / "isoform.json").is_file() or path.suffix == ".onnx"
@@ -327,7 +361,7 @@ def pipeline(
         raise InputError(f"{model} runs in the dtype that it was written in, not {dtype}; leave dtype out")
     if exported:
         session, folder = backends.open_path(path, backend, device=device, task=served)
-        return pipelines.build_pipeline(task, session, folder)
+        return pipelines.build_pipeline(task, session, folder, **parameters)
     from isoform.reference.model import open_model
 
     opened = open_model(model, served, **hub)
@@ -338,7 +372,7 @@ def pipeline(
     else:
         folder = _cached(opened, backends.FORMAT_OF[backend], dtype or "f32", progress)
         session, _ = backends.open_path(folder, backend, device=device, task=served)
-    return pipelines.build_pipeline(task, session, opened.checkpoint.folder, keep=opened)
+    return pipelines.build_pipeline(task, session, opened.checkpoint.folder, keep=opened, **parameters)
 
 
 def run(
