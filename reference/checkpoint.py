@@ -56,6 +56,9 @@ SIDECARS = (
 )
 """The small files that travel with a model."""
 
+HUB_OPTIONS = ("revision", "token", "cache_dir", "offline")
+"""The keyword arguments of `open_checkpoint`."""
+
 _MAX_HEADER = 100 * 2**20  # the limit of the safetensors library
 
 

@@ -14,10 +14,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.manifest import WHOLE
 from isoform.reference.card import Family, Part, Task
-from isoform.reference.checkpoint import Checkpoint, first_line, open_checkpoint
+from isoform.reference.checkpoint import HUB_OPTIONS, Checkpoint, first_line, open_checkpoint
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
 from isoform.reference.saving import SHARD, Entry, Progress, Rows, write_safetensors
@@ -337,6 +337,8 @@ def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: 
     `task` defaults to the one of the checkpoint's architecture. Raises UnsupportedModel for an architecture or a task
     that no family holds, CheckpointError for a config that lacks a field.
     """
+    if unknown := sorted(hub.keys() - set(HUB_OPTIONS)):
+        raise InputError(f"there is no option {unknown[0]!r}; a checkpoint is opened with {', '.join(HUB_OPTIONS)}")
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, **hub)
     family = family_for(checkpoint)
     if quantization := checkpoint.config.get("quantization_config"):

@@ -150,6 +150,16 @@ def test_the_module_is_on_a_device_that_is_there(tiny: Tiny) -> None:
             api.load(tiny("llama"), device="cuda")
 
 
+def test_options_have_their_names_and_dtypes_torchs_too(tiny: Tiny, tmp_path: Path) -> None:
+    half = api.load(tiny("llama"), dtype="float16").get_parameter("embed.weight")
+    assert str(half.dtype) == "torch.float16"
+    with pytest.raises(InputError, match="there is no option 'revison'; a checkpoint is opened with revision, token"):
+        api.load(tiny("llama"), revison="main")
+    with pytest.raises(InputError, match="there is no option 'formats'"):
+        api.export(tiny("llama"), tmp_path / "out", formats="gguf")
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_loads_nothing_heavy() -> None:
     script = (
         "import sys; sys.argv = ['isoform', '--help']\nfrom isoform.cli import main\n"
