@@ -56,6 +56,8 @@ class BlipConfig(TowersConfig[BlipTextConfig, BlipVisionConfig]):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BlipConfig:
         text = BlipTextConfig.from_dict(tower(data, "text_config"))
+        if not (text.tie_word_embeddings and data.get("tie_word_embeddings", True)):
+            raise UnsupportedModel("BLIP with tie_word_embeddings=false is not supported: its head has two biases")
         if not text.is_decoder:
             raise UnsupportedModel("BLIP with text_config.is_decoder=false attends to no picture; take another model")
         return cls(text=text, vision=BlipVisionConfig.from_dict(tower(data, "vision_config")))
@@ -191,6 +193,11 @@ class Decoder(Text):
     """Token ids and a memory to logits; `asked`: the memory is a question, which may be padded."""
 
     def __init__(self, c: BlipConfig, asked: bool) -> None:
+        if asked and c.text.hidden_size != c.vision.hidden_size:
+            raise CheckpointError(
+                f"config.json: hidden_size {c.text.hidden_size} of the text and {c.vision.hidden_size} of the picture "
+                "differ; a decoder that answers attends to either with the same matrices"
+            )
         super().__init__(c.text, c.vision.hidden_size)
         self.mlm = Transform(c.text)
         self.head = Linear(c.text.hidden_size, c.text.vocab_size)
@@ -342,6 +349,6 @@ FAMILY = Family(
     ),
     prefix="blip",
     heads=("encoder",),
-    tied=lambda c: {"decoder.head.weight": "decoder.embed.weight"} if c.text.tie_word_embeddings else {},
+    tied=lambda c: {"decoder.head.weight": "decoder.embed.weight"},
     no_gguf="llama.cpp has no BLIP",
 )

@@ -61,7 +61,11 @@ def build_pipeline(task: str, session: Session, folder: str | Path, **parameters
     """
     module, name, _ = TASKS[_known(task)]
     kind: type[Pipeline] = getattr(import_module(f"{__name__}.{module}"), name)
-    return kind(session, Path(folder), **parameters)
+    try:
+        return kind(session, Path(folder), **parameters)
+    except BaseException:
+        session.close()
+        raise
 
 
 def _known(task: str) -> str:

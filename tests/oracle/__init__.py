@@ -36,7 +36,7 @@ DECODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if not name.startswit
 def _folder() -> Path:
     """The cache for these generators and libraries; a change in any of them makes a new one."""
     key = hashlib.sha256()
-    for script in ("make_tiny.py", "second.py", "second_audio.py", "second_vision.py"):
+    for script in ("make_tiny.py", "second.py", "second_audio.py", "second_blip.py", "second_vision.py"):
         key.update((HERE / script).read_bytes())
     for package in ("transformers", "tokenizers", "torch", "safetensors"):
         key.update(f"{package}=={importlib.metadata.version(package)}\n".encode())

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import make_tiny as M
 import second_audio  # noqa: F401  its cases register themselves
+import second_blip  # noqa: F401
 import second_vision  # noqa: F401
 import torch
 import transformers as T
