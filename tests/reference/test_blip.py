@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_answers_equal_the_oracle_and_their_cache(name: str) -> None:
         golden[f"in.{key}"] for key in ("pixel_values", "input_ids", "attention_mask", "decoder_input_ids")
     )
     hub = BlipForQuestionAnswering.from_pretrained(folder).eval()
-    module = open_model(folder).module()
+    module: Any = open_model(folder).module()
     with torch.inference_mode():
         picture = hub.vision_model(pixels)[0]
         states = hub.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=picture)[0]

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isoform import pipeline
+import isoform
 from isoform.errors import InputError
 from tests.oracle import tiny
 
+pipeline: Any = isoform.pipeline
 TOKENS = 6
 QUESTIONS = ("what is in the picture?", "how many?", "where is the house that stands by the river?")
 
