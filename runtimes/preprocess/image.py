@@ -6,7 +6,7 @@ ones are the truth here, bit for bit. The settings come from preprocessor_config
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.runtimes.devices import cpus
+from isoform.runtimes.preprocess.image_source import load_image
 from isoform.runtimes.preprocess.tokenizer import read_object
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Settings:
             raise UnsupportedModel(
                 f"{folder}: the image processor {kind!r} is not supported; {', '.join(DEFAULTS)} are"
             )
-        given = {**DEFAULTS[name], **{key: value for key, value in found.items() if value is not None}}
+        stated = {key: False if value is None and key.startswith("do_") else value for key, value in found.items()}
+        given = DEFAULTS[name] | {key: value for key, value in stated.items() if value is not None}
         if found.get("use_square_size"):
             given["size"] = given["size"] if isinstance(given["size"], int) else 224
             given["default_to_square"] = True
@@ -142,13 +144,11 @@ class ImageProcessor:
 
     def __call__(self, images: Sequence[Any]) -> list[NDArray[np.float32]]:
         """One array per picture; several are prepared at the same time."""
-        workers = min(len(images), cpus())
-        if workers < 2:
-            return [self.one(image) for image in images]
-        from concurrent.futures import ThreadPoolExecutor
+        return _together(self.one, images)
 
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(self.one, images))
+    def load(self, sources: Sequence[Any], timeout: float | None = None) -> list[NDArray[np.float32]]:
+        """One array per source that `load_image` takes, or array of pixels; several are decoded at the same time."""
+        return _together(lambda source: self.one(_opened(source, timeout)), sources)
 
     def one(self, image: Any) -> NDArray[np.float32]:
         """Raises InputError for what is no picture, or one that the settings cannot be applied to."""
@@ -250,6 +250,26 @@ class ImageProcessor:
             mean, std = (np.array(x[channel] if isinstance(x, tuple) else x, values.dtype) for x in (s.mean, s.std))
             values = (values - mean) / std
         return values
+
+
+def _together(work: Callable[[Any], NDArray[np.float32]], items: Sequence[Any]) -> list[NDArray[np.float32]]:
+    """`work` of every item, on as many threads as there are CPUs: Pillow and NumPy release the interpreter."""
+    workers = min(len(items), cpus())
+    if workers < 2:
+        return [work(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, items))
+
+
+def _opened(source: Any, timeout: float | None) -> Any:
+    return source if is_array(source) else load_image(source, timeout)
+
+
+def is_array(source: Any) -> bool:
+    """Whether this is one picture as an array or a tensor."""
+    return len(getattr(source, "shape", ())) in (2, 3)
 
 
 def _rgb_picture(image: Image) -> Image:

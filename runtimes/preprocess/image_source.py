@@ -32,9 +32,10 @@ def load_image(source: Any, timeout: float | None = None) -> Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", images.DecompressionBombWarning)  # twice that size is an error, below
         try:
-            picture = source if isinstance(source, images.Image) else images.open(_stream(source, timeout))
-            turned = ImageOps.exif_transpose(picture)
-            return turned.convert("RGB")
+            if isinstance(source, images.Image):
+                return ImageOps.exif_transpose(source).convert("RGB")
+            with images.open(_stream(source, timeout)) as picture:
+                return ImageOps.exif_transpose(picture).convert("RGB")
         except InputError:
             raise
         except images.DecompressionBombError:
