@@ -225,12 +225,21 @@ def clip_b(c: Any) -> None:  # laion's: gelu, the tokenizer's own end of text, o
             projection_dim=28,
         ),
     )
-    processor(c, "CLIPFeatureExtractor", size=42, crop_size=42, resample=3, do_center_crop=True, **M.CLIPN)
+    c.pre(
+        feature_extractor_type="CLIPFeatureExtractor",
+        do_resize=True,
+        do_normalize=True,
+        size=42,
+        crop_size=42,
+        resample=3,
+        do_center_crop=True,
+        **M.CLIPN,
+    )
     towers(c, t, 42, padding=True)
 
 
 def siglip_case(c: Any, size: int, patch: int, width: int, depths: tuple[int, int], act: str) -> None:
-    t = M.t5_tok()
+    t = M.t5_tok(model_input_names=["input_ids"])  # as SigLIP's tokenizer, which gives no mask
     t.model_max_length = 64
     c.tok(t)
     tower = {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 4, "hidden_act": act}
