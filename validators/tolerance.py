@@ -84,6 +84,12 @@ FLOOR_RMS = Tolerance(
     "graph.floor.rms", "units in the last place of the outputs' root mean square", 2.0, "as graph.floor.max_abs"
 )
 
+COMPARE = Tolerance(
+    "compare.ulps",
+    "units in the last place of the outputs, of the coarser of two artifacts",
+    256.0,
+    "without a checkpoint torch's own error cannot be measured; eight bits are lost over some ten layers",
+)
 BASELINE_GROWTH = Tolerance(
     "baseline.growth",
     "times the stored value",

@@ -158,7 +158,8 @@ def import_gguf(
 ) -> dict[str, Any]:
     """Rebuild a Hub checkpoint from a `.gguf` file in the new folder `out`, whole or not at all.
 
-    The folder holds config.json, safetensors in `dtype` ("f32", "f16" or "bf16"), the tokenizer and its chat template.
+    The folder holds config.json, safetensors in `dtype` ("f32", "f16" or "bf16"), the tokenizer and its chat template;
+    the tensors are read back and compared before it gets its name.
     Returns what was written: folder, family, task, dtype, parameters, files (path and size).
     """
     from math import prod
@@ -172,7 +173,7 @@ def import_gguf(
     if not path.is_file():
         raise InputError(f"{source} is not there; give the path of a .gguf file")
     model, folder = open_model(path), Path(out).expanduser()
-    model.save(folder, dtype=_torch_dtype(dtype), progress=progress)
+    model.save(folder, dtype=_torch_dtype(dtype), verify=True, progress=progress)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {
         "folder": str(folder),

@@ -201,6 +201,39 @@ def check(
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="PATH, PATH::BACKEND or PATH::BACKEND:TYPE; see b.")],
+    b: Annotated[str, typer.Argument(help="A bundle, checkpoint folder, Hub id, .gguf, .onnx or .pt file.")],
+    json: Json = False,
+) -> None:
+    """Put two artifacts or backends side by side. Exit code 0: the same within tolerance, 1: not, 2: wrong input."""
+    from isoform import api, show
+
+    with show.progress() as progress:
+        found = api.compare(a, b, progress=progress)
+    show.json(found.to_json()) if json else show.comparison(found)
+    if not found.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="PATH, or PATH::FORMAT:TYPE for a form of a bundle; see b.")],
+    b: Annotated[str, typer.Argument(help="A bundle, checkpoint folder, Hub id or file of weights.")],
+    raw: Annotated[bool, typer.Option("--raw", help="The files' own names of tensors.")] = False,
+    json: Json = False,
+) -> None:
+    """Say which tensors and metadata differ. Exit code 0: none, 1: some, 2: wrong input."""
+    from isoform import api, show
+
+    with show.progress() as progress:
+        found = api.diff(a, b, raw=raw, progress=progress)
+    show.json(found.to_json()) if json else show.diff(found)
+    if not found.same:
+        raise typer.Exit(1)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of `check --json`."""
     from isoform import show

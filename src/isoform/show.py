@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from isoform.api import Progress
     from isoform.demo import Demo
     from isoform.manifest import Manifest
+    from isoform.validators.diff import Diff
     from isoform.validators.forecast import Forecast
     from isoform.validators.report import Report
+    from isoform.validators.side_by_side import Comparison
 
 out = Console(highlight=False)
 
@@ -123,6 +125,58 @@ def report(report: Report) -> None:
         colour = {"FAIL": "red", "skipped": "yellow"}.get(kind, "dim")
         out.print(Text.assemble((kind, colour), " ", rest))
     out.print("[green]the same[/]" if report.same else "[red]not the same[/]")
+
+
+def comparison(found: Comparison) -> None:
+    """Two artifacts side by side, how far apart they are, and the verdict."""
+    halves = (found.a, found.b)
+    rows = table(None, "", "backend", "dtype", "size", "tokens/s", "decoded/s", right=("size", "tokens/s", "decoded/s"))
+    for half in halves:
+        decoded = "" if half.step_speed is None else f"{half.step_speed:.0f}"
+        sizes = size(half.bytes) if half.bytes else ""
+        rows.add_row(Text(half.text), half.backend, half.dtype, sizes, f"{half.pass_speed:.0f}", decoded)
+    out.print(rows)
+    rows = table(None, "metric", "value", "limit", "used", "", "note", right=("value", "limit", "used"))
+    for metric in found.metrics:
+        limit = "" if metric.limit is None else f"{metric.limit:.2g}"
+        used = f"{metric.value / metric.limit:.0%}" if metric.limit else ""
+        mark = Text("") if metric.limit is None else Text("ok", "green") if metric.passed else Text("FAIL", "red")
+        rows.add_row(metric.name, f"{metric.value:.2g}", limit, used, mark, Text(metric.note))
+    out.print(rows)
+    for note in found.notes:
+        out.print(Text.assemble(("note", "dim"), " ", note))
+    out.print("[green]the same[/]" if found.same else "[red]not the same[/]")
+
+
+def diff(found: Diff) -> None:
+    """Added, removed and changed tensors, changed metadata, and how many are equal."""
+    for name, names in (("only in a", found.removed), ("only in b", found.added)):
+        for entry in names:
+            out.print(Text.assemble((name, "yellow"), " ", entry))
+    if found.changed:
+        rows = table(None, "tensor", "dtype", "shape", "differing", "max_abs", "rms", right=("max_abs", "rms"))
+        for change in found.changed:
+            dtypes, shapes = (_change(pair) for pair in (change.dtypes, [list(shape) for shape in change.shapes]))
+            if change.differing is None:
+                rows.add_row(Text(change.name), dtypes, Text(shapes), "", "", "")
+            else:
+                numbers = [f"{value:.2g}" for value in (change.max_abs or 0.0, change.rms or 0.0)]
+                rows.add_row(Text(change.name), dtypes, Text(shapes), f"{change.differing} of {change.size}", *numbers)
+        out.print(rows)
+    if found.metadata:
+        rows = table(None, "metadata", "a", "b")
+        for line in found.metadata:
+            rows.add_row(*map(Text, line))
+        out.print(rows)
+    for note in found.notes:
+        out.print(Text.assemble(("note", "dim"), " ", note))
+    counts = f"{found.equal} equal, {len(found.changed)} changed, "
+    counts += f"{len(found.removed)} only in a, {len(found.added)} only in b"
+    out.print(counts + ("" if found.same else f"; {len(found.metadata)} metadata"))
+
+
+def _change(pair: Sequence[Any]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]} → {pair[1]}"
 
 
 def answers(inputs: Sequence[str], answers: Sequence[Any]) -> None:
