@@ -83,9 +83,13 @@ RopeKind = Literal["default", "linear", "llama3"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
-    """Rotary positions: the base and how the frequencies are scaled ("default", "linear" or "llama3")."""
+    """Rotary positions: the base and how the frequencies are scaled ("default", "linear" or "llama3").
+
+    `partial` is the share of a head's channels that are rotated.
+    """
 
     theta: float = 10000.0
+    partial: float = 1.0
     kind: RopeKind = "default"
     factor: float = 1.0
     low_freq_factor: float = 1.0
@@ -93,11 +97,13 @@ class RopeConfig:
     original_max_position_embeddings: int = 8192
 
 
-def read_rope(data: Mapping[str, Any], kind: str | None = None, theta: float = 10000.0) -> RopeConfig:
+def read_rope(
+    data: Mapping[str, Any], kind: str | None = None, theta: float = 10000.0, partial: float | None = None
+) -> RopeConfig:
     """The rotary settings of config.json in either spelling: `rope_parameters`, or `rope_theta` with `rope_scaling`.
 
     `kind` picks the entry of a config that has one per layer type ("full_attention", "sliding_attention");
-    `theta` is the format's default base.
+    `theta` is the format's default base, `partial` its default share of a head; None: this family rotates all of it.
     """
     settings = data.get("rope_parameters")
     if settings is None:
@@ -112,9 +118,10 @@ def read_rope(data: Mapping[str, Any], kind: str | None = None, theta: float = 1
             f"rotary scaling {_short(name)} is not supported; isoform knows {', '.join(get_args(RopeKind))}"
         )
     try:
-        partial = float(settings.get("partial_rotary_factor") or data.get("partial_rotary_factor") or 1)
+        share = float(settings.get("partial_rotary_factor") or data.get("partial_rotary_factor") or partial or 1)
         rope = RopeConfig(
             theta=float(settings.get("rope_theta") or data.get("rope_theta") or theta),
+            partial=share,
             kind=name,
             factor=float(settings.get("factor", 1.0)),
             low_freq_factor=float(settings.get("low_freq_factor", 1.0)),
@@ -126,6 +133,8 @@ def read_rope(data: Mapping[str, Any], kind: str | None = None, theta: float = 1
     numbers = (rope.theta, rope.factor, rope.low_freq_factor, rope.original_max_position_embeddings)
     if not all(0 < number < math.inf for number in numbers) or not rope.low_freq_factor < rope.high_freq_factor:
         raise CheckpointError(f"config.json: the rotary settings {_short(settings)} make no sense")
-    if partial != 1:
-        raise UnsupportedModel(f"partial rotary embedding ({partial} of each head) is not supported by this family")
+    if not 0 < share <= 1:
+        raise CheckpointError(f"config.json: partial_rotary_factor {share} is no share of a head")
+    if share != 1 and partial is None:
+        raise UnsupportedModel(f"partial rotary embedding ({share} of each head) is not supported by this family")
     return rope

@@ -22,6 +22,7 @@ FAMILIES = {
     "gemma3_text": "text.gemma3",
     "llama": "text.llama",
     "mistral": "text.llama",
+    "moonshine": "audio.moonshine",
     "qwen2": "text.qwen2",
     "qwen3": "text.qwen3",
     "siglip": "multimodal.siglip",

@@ -445,7 +445,7 @@ def partial_rotary(graph: Graph, out: Types, x: Value, cos: Value, sin: Value, h
     if not isinstance(width, int) or not isinstance(pairs, int):
         raise UnsupportedExport(f"{graph.scope}: a rotation of {width} channels by {pairs} angles; both must be fixed")
     dim = 0 if 2 * pairs == width // heads else 2 * pairs
-    settings = {"num_heads": heads, "interleaved": 1, "rotary_embedding_dim": dim}
+    settings: dict[str, Any] = {"num_heads": heads, "interleaved": 1, "rotary_embedding_dim": dim}
     return graph.one("RotaryEmbedding", (x, cos, sin), out[0], **settings)
 
 
@@ -777,5 +777,6 @@ RUNTIME: Mapping[str, Lowering] = {
     "isoform::cached_attention": grouped_query_attention,
     "isoform::causal_attention": runtime_causal_attention,
     "isoform::rms_norm": skip_rms_norm,
+    "isoform::partial_rotary": partial_rotary,
     "isoform::rotary": rotary,
 }
