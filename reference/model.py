@@ -20,7 +20,7 @@ from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoint import HUB_OPTIONS, Checkpoint, first_line, open_checkpoint
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
-from isoform.reference.saving import SHARD, Entry, Progress, Rows, write_safetensors
+from isoform.reference.saving import SHARD, Entry, Progress, Rows, read_back, write_safetensors
 from isoform.reference.weights import (
     Fold,
     Rename,
@@ -168,14 +168,15 @@ class Model:
         dtype: torch.dtype | None = None,
         *,
         shard: int = SHARD,
+        verify: bool = False,
         progress: Progress | None = None,
     ) -> None:
         """Write a checkpoint of this task in the Hub's layout and spelling, whole or not at all.
 
         `module`'s parameters replace the checkpoint's; heads of other tasks are left out. `dtype` defaults to the
         stored one; with one, values that it cannot hold are refused. No more than a piece of a tensor is in memory,
-        and files end at `shard` bytes of tensors. Raises CheckpointError when the folder is not empty or cannot be
-        written.
+        and files end at `shard` bytes of tensors. With `verify` they are read back and compared. Raises CheckpointError
+        when the folder is not empty or cannot be written.
         """
         folder = Path(folder)
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -195,6 +196,8 @@ class Model:
             config = self._hub_config(dtype)
             (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             write_safetensors(temporary, entries, shard=shard, progress=progress)
+            if verify:
+                read_back(temporary, entries, progress=progress)
             if folder.exists():
                 folder.rmdir()
             temporary.replace(folder)

@@ -93,6 +93,32 @@ def write_safetensors(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
+def read_back(folder: Path, entries: Sequence[Entry], *, progress: Progress | None = None) -> None:
+    """Compare what was written to `folder` with the entries, bit for bit. Raises CheckpointError for what differs."""
+    import torch
+
+    from isoform.reference.checkpoint import open_checkpoint
+
+    report = progress or (lambda text, done, total: None)
+    opened = open_checkpoint(folder)
+    if extra := sorted(opened.keys() ^ {entry.name for entry in entries}):
+        raise CheckpointError(f"{folder}: {extra[0]} is not where it was written; is the disk sound?")
+    for n, entry in enumerate(entries):
+        report("reading back", n, len(entries))
+        start = 0
+        for piece in entry.pieces():
+            stop = start + (len(piece) if entry.shape else 1)
+            held = opened.rows(entry.name, start, stop)
+            same = held.shape == piece.shape and held.dtype == piece.dtype
+            if not same or not torch.equal(
+                held.contiguous().view(-1).view(torch.uint8), piece.view(-1).view(torch.uint8)
+            ):
+                raise CheckpointError(f"{folder}: {entry.name} reads back as other values than were written")
+            start = stop
+        opened.release(entry.name)
+    report("reading back", len(entries), len(entries))
+
+
 def _shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
     """The entries in order, in groups of at most `limit` bytes; a larger tensor has a group of its own."""
     groups: list[list[Entry]] = [[]]
