@@ -27,7 +27,12 @@ SECOND = (
 )
 # One switch each: a base model with its pooling, unusual scales, windows and biases, the newer config spelling, shards.
 MORE = (*("bert_embed", "gemma2_scalar", "gemma3_new", "mistral_full", "qwen2_window", "qwen3_bias", "qwen3_sharded"),)
-AUDIO = ("whisper", "wav2vec2", "wav2vec2_ctc", "wav2vec2_large", "wav2vec2_b", "wav2vec2_base_b", "wav2vec2_ctc_b")
+SPEECH = ("moonshine", "moonshine_b", "whisper", "whisper_b")
+"""Encoder-decoders that transcribe."""
+AUDIO = (
+    *("wav2vec2", "wav2vec2_ctc", "wav2vec2_large", "wav2vec2_b", "wav2vec2_base_b", "wav2vec2_ctc_b"),
+    *(*SPEECH, "whisper_labels"),
+)
 ENCODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if name.startswith("bert"))
 DECODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if not name.startswith("bert"))
 

@@ -110,3 +110,106 @@ def wav2vec2_base_b(c: Any) -> None:  # the pre-training class, in half precisio
     c.info.pop("load_issues")  # the quantizer and the projections of the training, which the trunk has no use for
     config = json.loads((Path(c.dir) / "config.json").read_text(encoding="utf-8"))
     M.jdump(c.dir, "config.json", {**config, "architectures": ["Wav2Vec2ForPreTraining"]})
+
+
+# ------------------------------------------------------------------ whisper and moonshine
+def log_mel(case: Any, mels: int, frames: int) -> None:
+    case.pre(
+        feature_extractor_type="WhisperFeatureExtractor",
+        processor_class="WhisperProcessor",
+        feature_size=mels,
+        sampling_rate=16000,
+        hop_length=160,
+        chunk_length=frames // 100,
+        n_fft=400,
+        padding_side="right",
+        padding_value=0.0,
+        return_attention_mask=False,
+    )
+
+
+def _whisper(**options: Any) -> T.WhisperConfig:
+    shape = {
+        "num_mel_bins": 80,
+        "d_model": 48,
+        "encoder_layers": 3,
+        "encoder_attention_heads": 3,
+        "encoder_ffn_dim": 80,
+        "decoder_layers": 4,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 56,
+        "max_source_positions": 50,
+        "max_target_positions": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 2,
+        "suppress_tokens": None,
+        "begin_suppress_tokens": None,
+    }
+    return T.WhisperConfig(**{**shape, **options})
+
+
+@M.case
+def whisper_b(c: Any) -> None:  # English only, a second of sound, untied, heads of 12 channels, scaled embeddings
+    c.model(
+        "WhisperForConditionalGeneration",
+        _whisper(vocab_size=301, tie_word_embeddings=False, scale_embedding=True, activation_function="relu"),
+        is_multilingual=False,
+        begin_suppress_tokens=[7],
+        suppress_tokens=[9],
+        decoder_start_token_id=2,
+        no_timestamps_token_id=290,
+        max_length=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    log_mel(c, 80, 100)
+    features = {"input_features": M.R(2, 80, 100)}
+    ids = M.I(300, 2, 9)
+    c.golden({**features, "decoder_input_ids": ids}, {"max_new_tokens": 8, "do_sample": False}, gen_inputs=features)
+
+
+@M.case
+def whisper_labels(c: Any) -> None:  # the encoder alone, with a weight for each of its layers
+    labels = M.labels(4)
+    c.model(
+        "WhisperForAudioClassification",
+        _whisper(vocab_size=20, use_weighted_layer_sum=True, classifier_proj_size=12, **labels),
+    )
+    log_mel(c, 80, 100)
+    c.golden({"input_features": M.R(2, 80, 100)})
+
+
+@M.case
+def moonshine_b(c: Any) -> None:  # every bias, untied, heads of 16 channels of which 10 turn, the older rope spelling
+    c.model(
+        "MoonshineForConditionalGeneration",
+        T.MoonshineConfig(
+            vocab_size=211,
+            hidden_size=48,
+            intermediate_size=56,
+            encoder_num_hidden_layers=3,
+            decoder_num_hidden_layers=1,
+            encoder_num_attention_heads=3,
+            decoder_num_attention_heads=3,
+            encoder_hidden_act="relu",
+            decoder_hidden_act="gelu",
+            attention_bias=True,
+            pad_head_dim_to_multiple_of=12,
+            rope_parameters={"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.65},
+            max_position_embeddings=70,
+            tie_word_embeddings=False,
+        ),
+        max_length=60,
+    )
+    waveform(c, do_normalize=False, processor_class="Wav2Vec2Processor")
+    sound = {"input_values": 0.1 * M.R(2, 5000)}
+    ids = M.I(210, 2, 5)
+    c.golden({**sound, "decoder_input_ids": ids}, {"max_new_tokens": 6, "do_sample": False}, gen_inputs=sound)
+    path = Path(c.dir) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    parameters = config.pop("rope_parameters")
+    config |= {key: parameters[key] for key in ("rope_theta", "partial_rotary_factor")} | {"rope_scaling": None}
+    M.jdump(c.dir, "config.json", config)
