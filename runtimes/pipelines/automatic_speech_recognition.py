@@ -1,6 +1,7 @@
 """automatic-speech-recognition: the words of a recording, with their times if asked for.
 
-A model that has a character for every frame (CTC) is read by `ctc`, one that writes the text by `speech`.
+A model that has a character for every frame (CTC) is read by `ctc`, one that writes the text and its times by `speech`,
+one that writes the text alone by `waveform_writer`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from isoform.errors import InputError, UnsupportedModel
+from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import Pipeline
 from isoform.runtimes.preprocess.audio import is_audio, load_audio
 from isoform.runtimes.preprocess.tokenizer import TextTokenizer
@@ -17,6 +18,7 @@ from isoform.runtimes.preprocess.tokenizer import TextTokenizer
 if TYPE_CHECKING:
     from isoform.runtimes.pipelines.ctc import CtcRecognizer
     from isoform.runtimes.pipelines.speech.transcriber import Transcriber
+    from isoform.runtimes.pipelines.waveform_writer import WaveformWriter
     from isoform.runtimes.session import Session
 
 Progress = Callable[[str, int, int], None]
@@ -39,21 +41,29 @@ class AutomaticSpeechRecognition(Pipeline):
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         self._ctc: CtcRecognizer | None = None
         self._transcriber: Transcriber | None = None
+        self._writer: WaveformWriter | None = None
         self.progress: Progress | None = None  # told how much of a recording has been heard
         super().__init__(session, folder, **parameters)
         if not hasattr(session, "encode"):
             from isoform.runtimes.pipelines.ctc import CtcRecognizer
 
             self._ctc = CtcRecognizer(session, self.folder, self.config)
+            return
+        several: Any = session
+        if any(port.name == "input_values" for port in several.part("encoder").signature.inputs):
+            from isoform.runtimes.pipelines.waveform_writer import WaveformWriter
+
+            self._writer = WaveformWriter(several, self.folder)
         else:
             from isoform.runtimes.pipelines.speech.transcriber import Transcriber
 
-            writer: Any = session  # several graphs in one: see `SpeechSession`
-            self._transcriber = Transcriber(writer, self.folder, TextTokenizer(self.folder))
+            self._transcriber = Transcriber(several, self.folder, TextTokenizer(self.folder))
 
     @property
     def timestamps(self) -> bool | str:
         """What to ask for as `return_timestamps` where the pieces of a transcript are wanted."""
+        if self._writer is not None:
+            raise InputError("this model writes no times; use Whisper or a CTC model for subtitles")
         return "word" if self._ctc is not None else True
 
     def _is_one(self, inputs: Any) -> bool:
@@ -74,9 +84,10 @@ class AutomaticSpeechRecognition(Pipeline):
             return self._ctc.recognize(
                 items, batch_size, return_timestamps=timestamps, progress=self.progress, **parameters
             )
-        if self._transcriber is None:
-            raise UnsupportedModel("this model neither gives characters nor writes text")
         parameters.pop("ignore_warning", None)
+        if self._writer is not None:
+            return self._writer.transcribe(items, batch_size, progress=self.progress, **parameters)
+        assert self._transcriber is not None
         rate = self._transcriber.features.sampling_rate
         recordings = [load_audio(item, rate) for item in items]
         return self._transcriber.transcribe_many(

@@ -44,7 +44,7 @@ def sound(count: int, seed: int = 0) -> NDArray[np.float32]:
 
 @cache
 def ours(name: str) -> Any:
-    task = "automatic-speech-recognition" if name in CTC else "audio-classification"
+    task = "automatic-speech-recognition" if name in (*CTC, "moonshine") else "audio-classification"
     return api.pipeline(task, tiny(name))
 
 
@@ -53,6 +53,8 @@ def theirs(name: str) -> Any:
     import transformers
 
     folder = tiny(name)
+    if name == "moonshine":
+        return transformers.pipeline("automatic-speech-recognition", str(folder))
     if name not in CTC:
         return transformers.pipeline("audio-classification", str(folder))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -163,6 +165,29 @@ def test_chunks_are_those_of_transformers(count: int, window: tuple[int, int, in
     assert [stride for _, stride in found] == [one["stride"] for one in expected]
     for (piece, _), one in zip(found, expected, strict=True):
         np.testing.assert_array_equal(piece, one["samples"])
+
+
+# ------------------------------------------------------------------ a decoder without times
+def test_what_a_decoder_writes_is_what_transformers_writes() -> None:
+    pipe, oracle = ours("moonshine"), theirs("moonshine")
+    for generation, chunked in (
+        ({"num_beams": 1, "max_new_tokens": 12}, {}),
+        ({"max_new_tokens": 6}, {}),  # five beams
+        ({"num_beams": 2, "max_new_tokens": 5}, {"chunk_length_s": 2, "stride_length_s": (0.5, 0.25)}),
+    ):
+        expected = oracle(sound(80000), generate_kwargs=generation, **chunked)
+        same(pipe(sound(80000), **generation, **chunked), expected)
+    items = [sound(20000), sound(20000, 1), sound(9000, 2)]
+    alone = [pipe(item, num_beams=1, max_new_tokens=6) for item in items]
+    assert pipe(items, num_beams=1, max_new_tokens=6, batch_size=2) == alone
+    for options, message in (
+        ({"return_timestamps": True}, "writes no times"),
+        ({"chunk_length_s": 0.01}, "longer than"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipe(sound(20000), **options)
+    with pytest.raises(InputError, match="too short: 100 samples"):
+        pipe(sound(100))
 
 
 # ------------------------------------------------------------------ the vocabulary
