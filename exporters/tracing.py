@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
+from torch.overrides import TorchFunctionMode
 
 from isoform.errors import UnsupportedExport
 from isoform.reference import ops
@@ -132,19 +133,83 @@ def convolutions() -> Iterator[None]:
 
     torch gives the meta device a kernel of its own for the operation around that one, which the tracer leaves out.
     """
-    from torch._meta_registrations import meta_conv
-
-    def convolution(*arguments: Any) -> Tensor:
-        recorded: Tensor = torch.ops.aten._convolution(*arguments, False, False, True, True)
-        return recorded
-
     library = torch.library.Library("aten", "IMPL")
-    library.impl("convolution", convolution, "Meta", allow_override=True)
-    library.impl("_convolution", lambda *arguments: meta_conv(*arguments[:9]), "Meta", allow_override=True)
+    library.impl("_convolution", lambda *arguments: _convolved(*arguments[:9]), "Meta", allow_override=True)
     try:
-        yield
+        with _Recorded():
+            yield
     finally:
         library._destroy()
+
+
+class _Recorded(TorchFunctionMode):
+    """Calls torch's innermost convolution for the outer ones, but for those whose padding is a word."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (torch.conv1d, torch.conv2d, torch.conv3d):
+            return _plain(function, False, *args, **(kwargs or {}))
+        if function in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d):
+            return _turned(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _turned(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    return _plain(None, True, input, weight, bias, stride, padding, dilation, groups, output_padding)
+
+
+def _plain(
+    function: Any,
+    transposed: bool,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    output_padding: Any = 0,
+) -> Tensor:
+    if isinstance(padding, str):
+        return function(input, weight, bias, stride, padding, dilation, groups)
+    axes = weight.dim() - 2
+    sizes = [[x] * axes if isinstance(x, int) else list(x) for x in (stride, padding, dilation, output_padding)]
+    sizes = [x * axes if len(x) == 1 else x for x in sizes]
+    stride, padding, dilation, output_padding = sizes
+    settings = stride, padding, dilation, transposed, output_padding, groups, False, False, True, True
+    result: Tensor = torch._convolution(input, weight, bias, *settings)
+    return result
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    """What a convolution gives, without its values. Raises UnsupportedExport for an input that is too small."""
+    before, kernel = ([int(size) for size in tensor.shape] for tensor in (x, weight))  # they may be traced
+    rows = zip(before[2:], kernel[2:], stride, padding, dilation, output_padding, strict=True)
+    if transposed:
+        sizes = [(n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in rows]
+    else:
+        sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d, _ in rows]
+    if min(sizes) < 1:
+        raise UnsupportedExport(f"a convolution over {tuple(x.shape)} leaves nothing; state larger units in the card")
+    return torch.empty(before[0], kernel[1] * groups if transposed else kernel[0], *sizes, dtype=x.dtype, device="meta")
 
 
 def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
