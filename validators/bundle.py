@@ -31,8 +31,8 @@ VERSIONED = ("isoform", "torch", "onnxruntime-gpu", "onnxruntime", "xllamacpp", 
 class Limits:
     """What a check may cost and must hold: `seconds` and `bytes` bound it, `tolerances` are chosen by name.
 
-    `only` picks artifacts; with `oracle`, transformers is asked about the tokenizer; quantized
-    files are measured on `text` instead of our own; `announce` is told the estimate.
+    `only` picks artifacts; with `oracle`, transformers is asked about the tokenizer; `keep` stores the result in the
+    manifest; quantized forms are measured on `text` instead of our own; `announce` is told the estimate.
     """
 
     seconds: float | None = None
@@ -40,6 +40,7 @@ class Limits:
     tolerances: Mapping[str, float] = field(default_factory=dict)
     only: Callable[[Artifact], bool] = lambda artifact: True
     oracle: bool = False
+    keep: bool = True
     text: str = ""
     announce: Callable[[str], None] = lambda text: None
 
@@ -126,6 +127,8 @@ def _check(
         report.add(_Artifact(folder, artifact, truth, open_session, threads, Clock(left), clock.reason).check())
     show("checked", steps, steps)
     report.about["seconds"] = round(clock.spent, 2)
+    if not limits.keep:
+        return report
     manifest.parity = report.summary() | ({"preprocessing": known} if known else {})
     try:
         manifest.write(folder)

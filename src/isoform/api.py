@@ -293,6 +293,15 @@ def check(
     return report
 
 
+def check_changed(files: Sequence[str | Path]) -> list[tuple[Path, Report]]:
+    """Check every bundle that one of the files is part of, and leave its manifest as it is: for commit hooks."""
+    from isoform.manifest import NAME
+    from isoform.validators.bundle import Limits, check_bundle
+
+    folders = (parent for file in files for parent in list(Path(file).parents)[:3] if (parent / NAME).is_file())
+    return [(folder, check_bundle(folder, limits=Limits(keep=False))) for folder in dict.fromkeys(folders)]
+
+
 def _check_settings(config: str | Path | None, *, here: bool) -> Settings:
     """What `config` says, or the isoform.toml in the working directory (`here`)."""
     from isoform.validators.settings import NAME, Settings, read_settings

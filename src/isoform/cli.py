@@ -200,6 +200,19 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command("check-changed", hidden=True)
+def check_changed(files: Annotated[list[str], typer.Argument(help="Files of bundles.")]) -> None:
+    """Check the bundles that files belong to. For commit hooks: prints only what is not the same."""
+    from isoform import api, show
+
+    wrong = [(folder, report) for folder, report in api.check_changed(files) if not report.same]
+    for folder, report in wrong:
+        show.out.print(str(folder))
+        show.report(report)
+    if wrong:
+        raise typer.Exit(1)
+
+
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="PATH, PATH::BACKEND or PATH::BACKEND:TYPE; see b.")],
