@@ -8,7 +8,7 @@ stands for a real picture or sound goes through the checkpoint's own processor (
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from isoform.errors import InputError
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from isoform.reference.model import Model
 
 SHORT, LONG, STEPS = 7, 24, 8  # tokens; the last that many of a long row are decoded with a cache
-SMALL_WINDOW = 64  # a longer window is not outgrown here: rows of that length would take minutes on a large model
+SMALL_WINDOW = 64  # a longer window is outgrown by one row of its own, where that costs no more than `AFFORDABLE`
+AFFORDABLE = 10**11  # tokens times parameters of the layers: a model of 100M with a window of 512, in 10 s in float64
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -37,12 +38,13 @@ class Row:
     """One input alone: tokens and their types, int64 (T,), and by port name the float32 arrays that are no tokens.
 
     `media` arrays are without the batch axis: pixel_values (C, H, W), input_values (samples,). A row without tokens is
-    as long as the last axis of its first array.
+    as long as the last axis of its first array. `asked` spares a long row the logits of its beginning.
     """
 
     tokens: NDArray[np.int64]
     types: NDArray[np.int64]
     media: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    asked: int = 0  # of the first output only so many last positions are looked at; 0: all of them
 
     def __len__(self) -> int:
         if self.media and not len(self.tokens):
@@ -194,7 +196,21 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
         cases += [Case(f"text, {side} padding, {_lengths(texts)}", texts, side) for side in ("left", "right")]
     if model.signature.cache is not None:
         cases += _cached(long, row)
+        cases += _outgrowing(model, row(_long_window(model) + STEPS + 1))
     return cases
+
+
+def _outgrowing(model: Model, row: Row) -> Iterator[Case]:
+    """One row that is longer than a long window, if the model has one and the row is not too dear."""
+    from math import prod
+
+    window, total = _long_window(model), len(row)
+    outside = ("embed.", "position_embed.", "head.")
+    inside = sum(prod(weight.shape) for name, weight in model.weights.items() if not name.startswith(outside))
+    if window and total == window + STEPS + 1 and total * inside <= AFFORDABLE:
+        parts = (total - STEPS, 1, 1, STEPS - 2)
+        name = f"past the window of {window}, 1 row, parts {_join(parts)}"
+        yield Case(name, (replace(row, asked=STEPS + 1),), parts=parts, last_only=True)
 
 
 def _cached(long: Row, row: Any) -> Iterator[Case]:
@@ -228,9 +244,17 @@ def _join(numbers: Sequence[int]) -> str:
 
 def _window(model: Model) -> int:
     """The largest attention window of the model, or LONG - 9 when there is none or none that a check can outgrow."""
+    return max((window for window in _windows(model) if window < SMALL_WINDOW), default=LONG - 9)
+
+
+def _long_window(model: Model) -> int:
+    """The smallest attention window that is not small, or 0."""
+    return min((window for window in _windows(model) if window >= SMALL_WINDOW), default=0)
+
+
+def _windows(model: Model) -> list[int]:
     kinds = getattr(model.skeleton(), "kinds", ())
-    windows = [kind.window for kind in kinds if kind.window is not None and kind.window < SMALL_WINDOW]
-    return max(windows, default=LONG - 9)
+    return [kind.window for kind in kinds if kind.window is not None]
 
 
 def positions(model: Model) -> int:

@@ -135,7 +135,8 @@ def float16(model: Model, *, seed: int = 0) -> Forecast:
     tokens = 0
     for part in model.parts:
         prefix = f"{part.part}." if len(model.parts) > 1 else ""
-        rows = list(dict.fromkeys(row for case in cases_of(part, seed) if not case.optional for row in case.rows))
+        cases = [case for case in cases_of(part, seed) if not case.optional]
+        rows = list(dict.fromkeys(row for case in cases for row in case.rows if not row.asked))
         if {"input_ids", "attention_mask"} <= {port.name for port in part.signature.inputs}:
             rows += prose_rows(part)
         tokens += sum(map(len, rows))

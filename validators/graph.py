@@ -136,7 +136,9 @@ class _Check:
             got = got[:, None] if case.last_only else got
             for r, row in enumerate(order):
                 kept = [slot for slot in shown if case.mask[row, slot]]
-                want = self.truth.outputs(case.rows[row])[0][[before[row, slot] for slot in kept]]
+                known = self.truth.outputs(case.rows[row])[0]
+                unasked = len(case.rows[row]) - len(known)
+                want = known[[before[row, slot] - unasked for slot in kept]]
                 if got.shape[1] != len(shown):
                     raise ParityError(f"a step over {len(shown)} slots gives {got.shape[1]}")
                 yield 0, r, got[r][[slot - shown.start for slot in kept]], want

@@ -101,8 +101,8 @@ class Truth:
         from isoform.validators.prose import TEXT, prose_rows
         from isoform.validators.seq2seq import reads_prose
 
-        text = [] if not reads_prose(self.model.signature) else prose_rows(self.model, self.text or TEXT)[: self.passages]
-        found = Answers(self.model, text)
+        reads = reads_prose(self.model.signature)
+        found = Answers(self.model, prose_rows(self.model, self.text or TEXT)[: self.passages] if reads else [])
         self.reads_text = bool(found.passages)
         if self.reads_text:
             return found
@@ -122,7 +122,28 @@ class Truth:
                 tensors = [torch.from_numpy(array) for array in inputs.values()]
                 tensors = [t.to(dtype) if t.is_floating_point() else t for t in tensors]
                 wide = torch.promote_types(dtype, torch.float32)
-                yield row, [out[0].to(wide).numpy() for out in module(*tensors)]
+                with trimmed(module, row):
+                    outputs = [out[0] for out in module(*tensors)]
+                outputs[0] = outputs[0][-row.asked :] if row.asked else outputs[0]
+                yield row, [out.to(wide).numpy() for out in outputs]
+
+
+def trimmed(module: nn.Module, row: Row) -> AbstractContextManager[Any]:
+    """A context in which a head makes no other logits than those that are asked for: a vocabulary is large."""
+    head = getattr(module, "head", None)
+    if not row.asked or head is None:
+        return nullcontext()
+    return _Handle(head.register_forward_pre_hook(lambda _, given: (given[0][:, -row.asked :], *given[1:])))
+
+
+class _Handle(AbstractContextManager[None]):
+    """A hook that is removed at the end."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
 
 
 def _noise(got: NDArray[Any], want: NDArray[Any]) -> Noise:

@@ -30,7 +30,10 @@ def hunt(sources: Sources, fault: Fault, form: str) -> Outcome:
     honest = sources.open(fault.source)
     with tempfile.TemporaryDirectory(dir=sources.folder) as folder:
         bundle = make_bundle(honest, form, fault.plant, Path(folder))
-        report = check_bundle(bundle, honest, threads=1)
+        try:
+            report = check_bundle(bundle, honest, threads=1)
+        except Exception as error:  # noqa: BLE001  a check that breaks off has found nothing, and is a fault of ours
+            return Outcome(fault, form, False, False, ("crash",), f"{type(error).__name__}: {error}")
     place = where(report)
     found = any(re.search(pattern, place) for pattern in fault.places)
     levels = dict.fromkeys(result.level for result in report.results if not result.passed)

@@ -15,6 +15,7 @@ from isoform.validators.bisection.probes import Inside, fitting, is_cache, open_
 from isoform.validators.cases import Case, Row
 from isoform.validators.compare import Difference, difference
 from isoform.validators.deviations import REASONS, deviation
+from isoform.validators.truth import trimmed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,7 +150,7 @@ class Insides:
         inputs = [torch.from_numpy(array) for array in Case("", (row,)).inputs(model.signature).values()]
         inputs = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
         mode = deviation(backend) if backend else None
-        with torch.inference_mode(), mode or nullcontext(), recorded(module) as found:
+        with torch.inference_mode(), mode or nullcontext(), trimmed(module, row), recorded(module) as found:
             outputs = module(*inputs)
         wide = torch.promote_types(dtype, torch.float32)
         for port, output in zip(model.signature.outputs, outputs, strict=True):
