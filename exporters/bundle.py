@@ -296,12 +296,18 @@ def _versions() -> dict[str, str]:
 
 
 def _move(part: Path, out: Path) -> None:
-    """Rename into place. An old bundle is moved aside first, and back when the new one cannot take its place."""
+    """Rename into place.
+
+    An old bundle changes places with the new one in one step, so that a stop at any time leaves one of them; where the
+    system cannot do that, it is moved aside first, and back when the new one cannot take its place.
+    """
     if not out.exists() or not any(out.iterdir()):
         if out.exists():
             out.rmdir()
         part.rename(out)
         return
+    if _exchange(part, out):
+        return  # `part` is the old one now, which goes with the end of the export
     old = part.with_name(f"{part.name}-old")
     out.rename(old)
     try:
@@ -310,3 +316,15 @@ def _move(part: Path, out: Path) -> None:
         old.rename(out)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two folders change names in one step; False where the system has no such call, and on some file systems."""
+    import ctypes
+    import sys
+
+    if sys.platform != "linux":
+        return False
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return call is not None and call(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0

@@ -188,6 +188,64 @@ def test_what_a_killed_export_left_goes_with_the_next_one(tiny: Tiny, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+DIES = """
+import os, random, signal, sys, threading
+from pathlib import Path
+from isoform import api
+from isoform.manifest import Manifest
+
+source, out = sys.argv[1], Path(sys.argv[2])
+options = dict(to="gguf", gguf_types="f32,q8_0", pre="gpt-2", check=False)
+
+def look(replaced):
+    if replaced or out.exists():
+        for artifact in Manifest.read(out).artifacts:
+            assert not [file for file in artifact.files if file.difference(out)]
+    assert all(path == out or path.name.startswith(f".{out.name}.part-") for path in out.parent.iterdir())
+
+def attempt(replaced, stop):
+    child = os.fork()
+    if child == 0:
+        stop()
+        api.export_and_check(source, out, overwrite=replaced, **(options | progress))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    look(replaced)
+    return os.waitstatus_to_exitcode(status)
+
+events, kills, progress = 0, 0, {}
+for replaced in (False, True):
+    at = 0
+    while True:  # at one event after another, until there are no more
+        left = [at]
+        def count(text, done, total):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        progress = {"progress": count}
+        if attempt(replaced, lambda: None) == 0:
+            break
+        events, at = events + 1, at + 16
+    progress = {}
+    for _ in range(4):
+        delay = random.uniform(0, 0.15)
+        def later():
+            threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+        kills += attempt(True, later) != 0
+api.export_and_check(source, out, overwrite=True, **options)
+print(events, kills, [path.name for path in out.parent.iterdir()])
+"""
+
+
+def test_an_export_killed_at_any_time_leaves_the_old_bundle_or_the_new(tiny: Tiny, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DIES, str(tiny("qwen2")), str(tmp_path / "b")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    events, _, names = done.stdout.split(maxsplit=2)
+    assert int(events) > 4
+    assert names.strip() == "['b']"
+
+
 def test_an_existing_bundle_is_replaced_on_request_only(tiny: Tiny, tmp_path: Path, formats: dict[str, Any]) -> None:
     out = tmp_path / "b"
     out.mkdir()

@@ -246,6 +246,8 @@ def test_an_unknown_type_is_an_input_error(tiny: Tiny, tmp_path: Path) -> None:
     [
         ("f16", 1e5, UnsupportedExport, "holds 100000, which float16 cannot"),
         ("q8_0", float("nan"), CheckpointError, "not finite"),
+        ("f32", float("nan"), CheckpointError, "not finite"),
+        ("bf16", float("inf"), CheckpointError, "not finite"),
     ],
 )
 def test_values_that_the_type_cannot_hold_are_refused(
