@@ -75,7 +75,8 @@ class Family:
     """An architecture. `prefix` is the Hub's name of the trunk inside a model with a head ("bert", "model").
 
     `heads`: top-level canonical modules that only some tasks have; a task leaves those of the others unread. `tasks`
-    ends with the headless one, which is the default of a checkpoint that names no architecture.
+    ends with the headless one, which is the default of a checkpoint that names no architecture; one of several parts
+    has its head all the same.
     """
 
     name: str

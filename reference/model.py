@@ -222,7 +222,8 @@ class Model:
         changed = dict(module.named_parameters()) if module is not None else {}
         carried = tuple(f"{name}." for name in self.task.carried)
         weights = {**self.weights, **{k: w for k, w in self.all_weights.items() if carried and k.startswith(carried)}}
-        headless = self.task is self.family.tasks[-1]  # whose class holds the trunk without a prefix
+        # The headless class holds the trunk without a prefix.
+        headless = self.task is self.family.tasks[-1] and not self.task.parts
         entries: list[Entry] = []
         for name, (key, rule) in hub_names(weights, self.family.rules).items():
             weight = weights[name]

@@ -253,7 +253,8 @@ def account(
     if missing:
         keys = [key for key, _ in hub_names(missing, family.rules).values()]
         raise CheckpointError(f"{name}: the checkpoint lacks {_list(keys)}, which its config.json asks for")
-    spare = tuple(f"{head}." for head in family.heads)
+    heads = (f"{head}." for head in family.heads)
+    spare = tuple(head for head in heads if not any(key.startswith(head) for key in shapes))
     unexpected = [
         weight.hub
         for key, weight in weights.items()

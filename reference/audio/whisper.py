@@ -5,7 +5,6 @@ Radford et al. 2022, https://arxiv.org/abs/2212.04356. All sizes up to large-v3 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,7 +34,6 @@ class WhisperConfig(Config):
     decoder_attention_heads: int = 6
     decoder_ffn_dim: int = 1536
     activation_function: str = "gelu"
-    scale_embedding: bool = False
     max_source_positions: int = 1500
     max_target_positions: int = 448
     tie_word_embeddings: bool = True
@@ -74,10 +72,6 @@ class WhisperConfig(Config):
     def frames(self) -> int:
         """Of log-mel input: always the whole window of 30 s."""
         return 2 * self.max_source_positions
-
-    @property
-    def embed_scale(self) -> float:
-        return math.sqrt(self.d_model) if self.scale_embedding else 1.0
 
     @property
     def aligned(self) -> tuple[tuple[int, int], ...]:
@@ -169,12 +163,11 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(c) for _ in range(c.decoder_layers))
         self.norm = nn.LayerNorm(c.d_model)
         self.head = Linear(c.d_model, c.vocab_size, bias=False)
-        self.scale = c.embed_scale
         self.shape = c.decoder_attention_heads, c.head_dim(c.decoder_attention_heads)
 
     def embedded(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        x: Tensor = self.embed(input_ids)
-        return (x if self.scale == 1 else x * self.scale) + self.position_embed(positions)
+        x: Tensor = self.embed(input_ids)  # never scaled: the Hub's code reads scale_embedding and does not use it
+        return x + self.position_embed(positions)
 
     def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         """Shapes: input_ids (B, T), encoder_hidden_states (B, S, C); `cache` as the signature has it, or nothing.
