@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
@@ -227,6 +229,19 @@ def test_two_exports_are_byte_identical(export: Callable[..., Export], tmp_path:
     write(open_model(oracle.tiny("qwen2")), tmp_path, "f32", quiet)
     for name in ("model.onnx", "model.onnx_data"):
         assert (tmp_path / "onnx" / name).read_bytes() == (first.folder / "onnx" / name).read_bytes()
+
+
+def test_an_export_imports_no_compiler(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom isoform.exporters.onnx import write\n"
+        "from isoform.reference.model import open_model\n"
+        "for n, source in enumerate(sys.argv[2:]):\n"
+        "    write(open_model(source), Path(sys.argv[1]) / str(n), 'f32', lambda *_: None)\n"
+        "print([name for name in ('sympy', 'torch._dynamo', 'torch._inductor', 'transformers') if name in sys.modules])"
+    )
+    sources = [str(oracle.tiny(name)) for name in ("bert", "gemma2", "llama")]
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path), *sources], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
 def test_artifact_describes_its_files(export: Callable[..., Export]) -> None:
