@@ -32,7 +32,8 @@ class Limits:
     """What a check may cost and must hold: `seconds` and `bytes` bound it, `tolerances` are chosen by name.
 
     `only` picks artifacts; with `oracle`, transformers is asked about the tokenizer; `keep` stores the result in the
-    manifest; quantized forms are measured on `text` instead of our own; `announce` is told the estimate.
+    manifest; `layers` looks into every float form, for the report's heat map; quantized forms are measured on `text`
+    instead of our own; `announce` is told the estimate.
     """
 
     seconds: float | None = None
@@ -41,6 +42,7 @@ class Limits:
     only: Callable[[Artifact], bool] = lambda artifact: True
     oracle: bool = False
     keep: bool = True
+    layers: bool = False
     text: str = ""
     announce: Callable[[str], None] = lambda text: None
 
@@ -123,8 +125,10 @@ def _check(
         if artifact.part not in truths:
             report.results.append(_unknown(artifact, model))
             continue
-        truth = truths[artifact.part]
-        report.add(_Artifact(folder, artifact, truth, open_session, threads, Clock(left), clock.reason).check())
+        one = _Artifact(folder, artifact, truths[artifact.part], open_session, threads, Clock(left), clock.reason)
+        report.add(one.check())
+        if limits.layers:
+            report.add(one.layers())
     show("checked", steps, steps)
     report.about["seconds"] = round(clock.spent, 2)
     if not limits.keep:
@@ -206,6 +210,7 @@ def _named(report: Report, dtype: str, part: str) -> None:
     report.skipped = [replace(entry, case=f"{part}, {entry.case}") for entry in report.skipped]
     report.evidence = [named(entry) for entry in report.evidence]
     report.departures = [named(entry) for entry in report.departures]
+    report.layers = [named(entry) for entry in report.layers]
 
 
 @dataclass
@@ -222,6 +227,24 @@ class _Artifact:
 
     def check(self) -> Report:
         report = self._levels()
+        if self.artifact.part != WHOLE:
+            _named(report, self.dtype, self.artifact.part)
+        return report
+
+    def layers(self) -> Report:
+        """How far off every module is; a form that cannot be looked into is skipped with the reason."""
+        from isoform.validators.layers import profile, shown_case
+
+        case, report = shown_case(self.truth.cases), Report()
+        if case is None or self.level != "graph":
+            return report
+        try:
+            if self.clock.up:
+                raise InputError(self.reason)
+            report.layers.append(profile(self.truth.model, self.path, self.backend, self.dtype, case, self.threads))
+        except Exception as error:  # noqa: BLE001  it explains, and decides nothing
+            text = str(error) if isinstance(error, IsoformError) else f"{type(error).__name__}: {error}"
+            report.skipped.append(Skip(self.backend, "layers", f"{self.dtype} {case.name}", " ".join(text.split())))
         if self.artifact.part != WHOLE:
             _named(report, self.dtype, self.artifact.part)
         return report

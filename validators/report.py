@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from isoform.validators.bisection.departure import Departure
     from isoform.validators.evidence import Evidence
+    from isoform.validators.layers import LayerProfile
 
 SCHEMA_VERSION = 1
 """Of the JSON that a check prints (reports/report.schema.json); it grows when a key changes or goes."""
@@ -84,7 +85,8 @@ class Report:
     """Results and skips in the order in which they were taken, which is the same for the same bundle.
 
     `about` says what was checked (bundle, source, family, task, versions, estimate and seconds), `evidence` holds what
-    the charts show, `departures` where a form that is not the same begins to differ.
+    the charts show, `departures` where a form that is not the same begins to differ, `layers` how far off its modules
+    are.
     """
 
     results: list[Result] = field(default_factory=list)
@@ -92,6 +94,7 @@ class Report:
     evidence: list[Evidence] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     departures: list[Departure] = field(default_factory=list)
+    layers: list[LayerProfile] = field(default_factory=list)
 
     @property
     def same(self) -> bool:
@@ -103,6 +106,7 @@ class Report:
         self.skipped += other.skipped
         self.evidence += other.evidence
         self.departures += other.departures
+        self.layers += other.layers
 
     def labelled(self, model: str) -> Report:
         """The same findings, each said to be about this model."""
@@ -112,6 +116,7 @@ class Report:
             [replace(evidence, model=model) for evidence in self.evidence],
             self.about,
             [replace(departure, model=model) for departure in self.departures],
+            [replace(profile, model=model) for profile in self.layers],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -120,7 +125,7 @@ class Report:
         if self.about:
             data["about"] = self.about
         data["results"] = [result.to_json() for result in self.results]
-        for key in ("skipped", "departures", "evidence"):
+        for key in ("skipped", "departures", "evidence", "layers"):
             if entries := getattr(self, key):
                 data[key] = [entry.to_json() for entry in entries]
         return data
@@ -130,6 +135,7 @@ class Report:
         """Raises KeyError, TypeError or ValueError for what is no report of this version."""
         from isoform.validators.bisection.departure import Departure
         from isoform.validators.evidence import Evidence
+        from isoform.validators.layers import LayerProfile
 
         if data["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {data['schema_version']}, this isoform reads {SCHEMA_VERSION}")
@@ -139,6 +145,7 @@ class Report:
             [Evidence.from_json(entry) for entry in data.get("evidence", ())],
             dict(data.get("about", {})),
             [Departure.from_json(entry) for entry in data.get("departures", ())],
+            [LayerProfile.from_json(entry) for entry in data.get("layers", ())],
         )
 
     def summary(self) -> dict[str, Any]:

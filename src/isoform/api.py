@@ -243,6 +243,7 @@ def check(
     cells: str | Path | None = None,
     cell: str | Path | None = None,
     oracle: bool = False,
+    layers: bool = False,
     text: str | Path | None = None,
     progress: Progress | None = None,
     announce: Callable[[str], None] | None = None,
@@ -253,8 +254,8 @@ def check(
     in a process of its own. `baseline` is a stored report to compare with, `write_baseline` where to store this one.
     `budget` ("10m") bounds the time of a bundle or cell, `memory` ("4G") that of all at once, `jobs` their number.
     `cells` keeps the matrix's files, `cell` runs one of them. With `oracle`, transformers is asked about the tokenizer
-    if it is installed. `text` is a file that the quantized forms of the bundle are measured on instead of our own
-    text. `announce` is told the estimated cost.
+    if it is installed. `layers` measures how far off every module of the bundle's float forms is. `text` is a file that
+    the quantized forms of the bundle are measured on instead of our own text. `announce` is told the estimated cost.
     """
     from isoform.validators import matrix, reports, settings
     from isoform.validators.baseline import compare_with_baseline
@@ -275,6 +276,7 @@ def check(
             bytes=most,
             tolerances=chosen.tolerances,
             oracle=oracle,
+            layers=layers,
             text="" if text is None else read_text(Path(text).expanduser()),
             announce=say,
         )

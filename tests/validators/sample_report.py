@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import sin
 
 from isoform.validators.evidence import BINS, Evidence
+from isoform.validators.layers import LayerProfile
 from isoform.validators.report import Report, Result, Skip
 
 FORMS = (("onnxruntime", "f32", 1.0), ("torchscript", "f32", 0.6), ("llamacpp", "f32", 2.0), ("llamacpp", "q8_0", 9))
@@ -54,4 +55,11 @@ def sample(*, failing: bool = True) -> Report:
                     tuple((n, 1e-9 * factor * (n + 1)) for n in range(12)) if backend != "torchscript" else (),
                 )
             )
+    names = (f"layers.{n}.{name}" for n in range(3) for name in ("attn.q", "attn.out", "mlp"))
+    modules = ["embed", *names, "norm", "head"]
+    for backend, dtype, factor in FORMS[:3]:
+        shares = tuple((module, round(0.05 * factor * n, 3)) for n, module in enumerate(modules, 1))
+        if failing and backend == "llamacpp":
+            shares = (*shares[:6], *((module, 4.0 + n) for n, module in enumerate(modules[6:])))
+        report.layers.append(LayerProfile(backend, f"{dtype} {CASES[2]}", shares))
     return report

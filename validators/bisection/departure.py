@@ -174,6 +174,21 @@ def first_departure(
     expected: Insides, inside: Sequence[Inside], backend: str, dtype: str, case: str
 ) -> Departure | None:
     """In the reference's order of computation; a point that the artifact does not have is passed over."""
+    places = shares(expected, inside, dtype)
+    at = first_jump([place[-1] for place in places])
+    if at is None:
+        return None
+    point, pairs, metric, error, limit, _ = places[at]
+    agreed = next((str(place[0]) for place in reversed(places[:at]) if place[-1] <= 1), "")
+    found = _describe(pairs, point, backend, f"{dtype} {case}", metric, error, limit, agreed)
+    return replace(found, profile=tuple((str(place[0]), place[-1]) for place in places))
+
+
+def shares(
+    expected: Insides, inside: Sequence[Inside], dtype: str
+) -> list[tuple[Point, list[tuple[int, NDArray[Any], Expected]], str, float, float, float]]:
+    """Every point that both have: (row, got, expected) of the rows, the metric nearest to its limit, its value, the
+    limit and the share that is used."""
     places = []
     for point in expected.rows[0]:
         pairs = []
@@ -186,13 +201,7 @@ def first_departure(
             metric, error, limit = _judge(pairs, dtype)
             share = error / limit if limit else float("inf") if error else 0.0
             places.append((point, pairs, metric, error, limit, share if share == share else float("inf")))
-    at = first_jump([place[-1] for place in places])
-    if at is None:
-        return None
-    point, pairs, metric, error, limit, _ = places[at]
-    agreed = next((str(place[0]) for place in reversed(places[:at]) if place[-1] <= 1), "")
-    found = _describe(pairs, point, backend, f"{dtype} {case}", metric, error, limit, agreed)
-    return replace(found, profile=tuple((str(place[0]), place[-1]) for place in places))
+    return places
 
 
 def first_jump(shares: Sequence[float]) -> int | None:

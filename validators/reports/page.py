@@ -26,7 +26,8 @@ def page(report: Report) -> str:
     """The report as one HTML page."""
     sections = [
         ("summary", "Summary", _summary),
-        ("heat", "Error heat map", _heat),
+        ("heat", "Cases", _heat),
+        ("layers", "Layers", _layers),
         ("errors", "Errors by size", _errors),
         ("scatter", "Wanted and got", _scatter),
         ("kl", "Divergence by position", _divergence),
@@ -118,6 +119,37 @@ def _heat(report: Report) -> str:
     rows, columns = (list(dict.fromkeys(key[n] for key in found)) for n in (0, 1))
     about = "The worst metric of a case, as a share of its limit; ✗ marks what is beyond it."
     return f"<p>{about}</p>" + heat_table("Cases by form", rows, columns, {key: cell(r) for key, r in found.items()})
+
+
+def _layers(report: Report) -> str:
+    """Layer by form, and every module in the details."""
+    from isoform.validators.layers import LayerProfile, by_layer
+
+    profiles = {_form(p.model, p.backend, p.case.split()[0]): p for p in report.layers}
+    for departure in report.departures:
+        if departure.profile:
+            shown = LayerProfile(departure.backend, departure.case, departure.profile, departure.model)
+            profiles.setdefault(_form(shown.model, shown.backend, shown.case.split()[0]), shown)
+    if not profiles:
+        return "<p>Not measured: <code>isoform check --layers</code> looks into every module.</p>"
+    whole: dict[tuple[str, str], tuple[float, str]] = {}
+    each: dict[tuple[str, str], tuple[float, str]] = {}
+    for form, found in profiles.items():
+        whole |= {(layer, form): _share(share) for layer, (share, _) in by_layer(found.places).items()}
+        each |= {(place, form): _share(share) for place, share in found.places}
+    about = "The module outputs of the backend against the reference's, as shares of what torch's own error allows: "
+    about += "the worst of a layer. " + "; ".join(f"{form}: {found.case}" for form, found in profiles.items())
+    rows, modules = (list(dict.fromkeys(key[0] for key in cells)) for cells in (whole, each))
+    return (
+        f"<p>{escape(about)}.</p>{heat_table('Layers by form', rows, list(profiles), whole)}"
+        f"<details><summary>{len(modules)} modules</summary>"
+        f"{heat_table('Modules by form', modules, list(profiles), each)}</details>"
+    )
+
+
+def _share(share: float) -> tuple[float, str]:
+    text = f"{share:.0%}" if isfinite(share) else "not finite"
+    return (2.0, f"✗ {text}") if share > 1 else (share, text)
 
 
 def heat_table(
