@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SIZES = {
@@ -27,54 +28,66 @@ SIZES = {
 EXPORTS = {"onnx": [], "gguf": ["--gguf-type", "q8_0"], "torchscript": []}
 
 
-def write_checkpoint(folder: Path, size: str, shard_bytes: int = 10**9) -> int:
-    """A random checkpoint in bfloat16, sharded; returns its bytes."""
+def write_checkpoint(folder: Path, size: str) -> int:
+    """A random Qwen2 checkpoint in bfloat16, sharded; returns its bytes."""
+    sys.path.insert(0, str(ROOT))
+    from tests.oracle import tiny
+
+    config = json.loads((tiny("qwen2") / "config.json").read_text())
+    config |= {**SIZES[size], "num_attention_heads": SIZES[size]["hidden_size"] // 64, "num_key_value_heads": 4}
+    config |= {"head_dim": 64, "layer_types": None, "max_window_layers": config["num_hidden_layers"]}
+    return write_random(folder, config | {"dtype": "bfloat16", "tie_word_embeddings": True})
+
+
+def write_random(folder: Path, config: dict[str, Any], shard_bytes: int = 10**9) -> int:
+    """A random decoder of this config, in its dtype, with the tokenizer of a tiny one; returns the bytes of weights."""
     import torch
     from safetensors.torch import save_file
 
     sys.path.insert(0, str(ROOT))
-    from isoform.reference.text.qwen2 import FAMILY, Qwen2Config
+    from isoform.reference.families import load_family
     from isoform.reference.weights import hub_names
     from tests.oracle import tiny
 
     folder.mkdir(parents=True)
-    base = tiny("qwen2")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        shutil.copyfile(base / name, folder / name)
-    config = json.loads((base / "config.json").read_text())
-    config |= {**SIZES[size], "num_attention_heads": SIZES[size]["hidden_size"] // 64, "num_key_value_heads": 4}
-    config |= {"head_dim": 64, "layer_types": None, "max_window_layers": config["num_hidden_layers"]}
-    config |= {"dtype": "bfloat16", "tie_word_embeddings": True}
+        shutil.copyfile(tiny(config["model_type"]) / name, folder / name)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
+    family = load_family(config["model_type"])
     with torch.device("meta"):
-        shapes = {k: p.shape for k, p in FAMILY.tasks[0].build(Qwen2Config.from_dict(config)).named_parameters()}
-    del shapes["head.weight"]
-    names = {name: key for name, (key, _) in hub_names(shapes, FAMILY.rules).items()}
+        built = family.tasks[0].build(family.config.from_dict(config))
+        shapes = {name: parameter.shape for name, parameter in built.named_parameters()}
+    if config["tie_word_embeddings"]:
+        shapes.pop("head.weight", None)
+    names = {name: key for name, (key, _) in hub_names(shapes, family.rules).items()}
     torch.manual_seed(0)
     shards: list[dict[str, torch.Tensor]] = [{}]
     where: dict[str, str] = {}
     filled = total = 0
     for name, shape in shapes.items():
         if filled > shard_bytes:
-            save_file(shards[-1], folder / f"model-{len(shards):05d}.safetensors")
+            save_file(shards[-1], folder / f"model-{len(shards):05d}.safetensors", {"format": "pt"})
             shards[-1].clear()
             shards.append({})
             filled = 0
-        scale = 1.0 if name.endswith("norm.weight") else 0.02
-        tensor = (torch.randn(shape) * scale).bfloat16()
-        shards[-1][names[name]] = tensor
+        tensor = torch.ones(shape) if name.endswith("norm.weight") else torch.randn(shape) * 0.02
+        shards[-1][names[name]] = tensor.to(getattr(torch, config["dtype"]))
         where[names[name]] = f"model-{len(shards):05d}.safetensors"
-        filled += tensor.nbytes
-        total += tensor.nbytes
-    save_file(shards[-1], folder / f"model-{len(shards):05d}.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+        filled += shards[-1][names[name]].nbytes
+        total += shards[-1][names[name]].nbytes
+    save_file(shards[-1], folder / f"model-{len(shards):05d}.safetensors", {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
     return total
 
 
-def measure(command: list[str]) -> tuple[int, float, float, float]:
-    """Exit code, peak MB, CPU seconds and wall seconds of a process of its own."""
+def measure(
+    command: list[str], *, env: dict[str, str] | None = None, quiet: bool = False
+) -> tuple[int, float, float, float]:
+    """Exit code, peak MB, CPU seconds and wall seconds of a process of its own; `quiet` drops its messages too."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL if quiet else None, env=env
+    )
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - start
     return os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024 / 1e6, usage.ru_utime + usage.ru_stime, wall

@@ -1,6 +1,6 @@
 """The clients' own environments, each installed once into `.clients/`, with every version pinned.
 
-`genai.txt`, `openvino.txt` and `optimum.txt` hold what pip installs, `node/package-lock.json` what npm does. No install
+`genai.txt`, `openvino.txt` and the others hold what pip installs, `node/package-lock.json` what npm does. No install
 script runs: onnxruntime-node has its CPU library in the package, and would fetch the one for CUDA.
 """
 
@@ -17,30 +17,45 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HOME = HERE.parents[1] / ".clients"
-PYTHONS = ("genai", "openvino", "optimum")
+PYTHONS = ("genai", "genai-builder", "openvino", "optimum")  # the builder is for benchmarks only
 
 
 def environment(name: str) -> Path:
     """The interpreter of the environment `name` (of `PYTHONS`, or "node"), installed when it is not there yet."""
+    HOME.mkdir(exist_ok=True)
+    folder = HOME / name
+    with (HOME / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (found := installed(name)) is not None:
+            return found
+        shutil.rmtree(folder, ignore_errors=True)
+        if name in PYTHONS:
+            venv.create(folder, with_pip=True)
+            _run(str(_python(folder)), "-m", "pip", "install", "--quiet", "--requirement", str(HERE / f"{name}.txt"))
+        else:
+            shutil.copytree(HERE / name, folder)
+            _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
+        (folder / "ready").write_text(_key(name))
+    return _interpreter(name)
+
+
+def installed(name: str) -> Path | None:
+    """That interpreter, or None when the environment is not there in the versions that are pinned now."""
+    ready = HOME / name / "ready"
+    return _interpreter(name) if ready.is_file() and ready.read_text() == _key(name) else None
+
+
+def _key(name: str) -> str:
+    """A hash of what is pinned."""
     sources = [HERE / f"{name}.txt"] if name in PYTHONS else sorted((HERE / name).iterdir())
     key = hashlib.sha256(sys.version.encode() if name in PYTHONS else b"")
     for source in sources:
         key.update(source.read_bytes())
-    folder = HOME / name
-    ready = folder / "ready"
-    HOME.mkdir(exist_ok=True)
-    with (HOME / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.is_file() or ready.read_text() != key.hexdigest():
-            shutil.rmtree(folder, ignore_errors=True)
-            if name in PYTHONS:
-                venv.create(folder, with_pip=True)
-                _run(str(_python(folder)), "-m", "pip", "install", "--quiet", "--requirement", str(sources[0]))
-            else:
-                shutil.copytree(HERE / name, folder)
-                _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
-            ready.write_text(key.hexdigest())
-    return _python(folder) if name in PYTHONS else Path(shutil.which("node") or "node")
+    return key.hexdigest()
+
+
+def _interpreter(name: str) -> Path:
+    return _python(HOME / name) if name in PYTHONS else Path(shutil.which("node") or "node")
 
 
 def _python(folder: Path) -> Path:
