@@ -18,7 +18,8 @@ INFINITE = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 """The bits from which on a magnitude is not finite."""
 CHUNK = 2**17  # values at a time: few enough for the cache of a core
 
-_NORMAL, _REBIAS = 0x3880, 0x3800  # the bfloat16 of float16's smallest normal number, and what the exponents differ by
+_NORMAL = np.uint16(0x3880 << 1)  # twice the bfloat16 of float16's smallest normal number
+_REBIAS = np.uint16(112 << 10 & 0xFFFF)  # what the exponents differ by, where float16 has its exponent
 
 
 def convert_floats(values: NDArray[Any], kind: str, out: NDArray[np.uint8]) -> float:
@@ -27,7 +28,7 @@ def convert_floats(values: NDArray[Any], kind: str, out: NDArray[np.uint8]) -> f
     if kind == "F32":
         widen(values, out.view(np.float32))
     elif (stored, kind) == ("BF16", "F16"):
-        _bfloat_to_half(values, out.view(np.uint16))
+        return _bfloat_to_half(values, out.view(np.uint16))
     else:
         from isoform.exporters.gguf.quantize.floats import single_to_bfloat, single_to_half
 
@@ -58,16 +59,23 @@ def widen(values: NDArray[Any], out: NDArray[np.float32]) -> None:
         np.copyto(out, values)
 
 
-def _bfloat_to_half(values: NDArray[np.uint16], out: NDArray[np.uint16]) -> None:
-    """A normal number keeps all of its bits; the few that are too small for one are looked up."""
+def _bfloat_to_half(values: NDArray[np.uint16], out: NDArray[np.uint16]) -> float:
+    """A normal number keeps all of its bits; the few that are too small for one are looked up. Gives the largest."""
+    twice, small = np.empty(CHUNK, np.uint16), np.empty(CHUNK, np.bool_)
+    most = 0
     for start in range(0, len(values), CHUNK):
         part, made = values[start : start + CHUNK], out[start : start + CHUNK]
-        size = part & np.uint16(0x7FFF)
-        np.subtract(size, np.uint16(_REBIAS), out=made)
-        np.left_shift(made, np.uint16(3), out=made)
-        np.bitwise_or(made, part & np.uint16(0x8000), out=made)
-        small = np.flatnonzero(size < _NORMAL)
-        made[small] = _halves()[part[small]]
+        size, tiny = twice[: len(part)], small[: len(part)]
+        np.bitwise_and(part, np.uint16(0x8000), out=size)
+        np.left_shift(part, np.uint16(3), out=made)
+        np.subtract(made, _REBIAS, out=made)
+        np.bitwise_or(made, size, out=made)
+        np.add(part, part, out=size)  # the sign falls out at the top
+        most = max(most, int(size.max()))
+        np.less(size, _NORMAL, out=tiny)
+        rare = np.flatnonzero(tiny)
+        made[rare] = _halves()[part[rare]]
+    return float(np.uint32(most << 15).view(np.float32))
 
 
 @cache
