@@ -27,8 +27,9 @@ FILES = tuple(form for form in FORMS if form.startswith("gguf"))
 
 @dataclass(frozen=True)
 class Fault:
-    """`places` are regular expressions, one of which the place of the first departure must match, or without one the
-    note of the first failed result. `missing` says why a form is not among `forms`, where the fault could be there."""
+    """`places` are regular expressions, one of which the place of the first departure must match, and that of every
+    bisection of the graph; without a departure the note of the first failed result. `missing` says why a form is not
+    among `forms`, where the fault could be there."""
 
     name: str
     source: str
@@ -261,49 +262,49 @@ FAULTS: tuple[Fault, ...] = (
         "q and k swapped in the file",
         "square llama",
         Checkpoint(swap(f"{LAYER}.self_attn.q_proj", f"{LAYER}.self_attn.k_proj")),
-        (r"layers\.1\.attn\.[qk]\.weight",),
+        (r"^layers\.1\.attn\.[qk](\.weight)?$",),
     ),
     Fault(
         "bias dropped",
         "wide qwen2",
         Checkpoint(on(f"{LAYER}.self_attn.k_proj.bias", torch.zeros_like)),
-        (r"layers\.1\.attn\.k\.bias",),
+        (r"^layers\.1\.attn\.k(\.bias)?$",),
     ),
     Fault(
         "square weight transposed",
         "square llama",
         Checkpoint(on(f"{LAYER}.self_attn.o_proj.weight", lambda x: x.T)),
-        (r"layers\.1\.attn\.out\.weight",),
+        (r"^layers\.1\.attn\.out(\.weight)?$",),
     ),
     Fault(
         "gate and up swapped in the file",
         "wide qwen2",
         Checkpoint(swap(f"{LAYER}.mlp.gate_proj", f"{LAYER}.mlp.up_proj")),
-        (r"layers\.1\.mlp\.(gate|up)\.weight",),
+        (r"^layers\.1\.mlp\.(gate|up)(\.weight)?$",),
     ),
     Fault(
         "NaN in a weight",
         "wide qwen2",
         InFile(one_nan),
-        (r"layers\.1\.attn_norm\.weight",),
+        (r"^layers\.1\.attn_norm(\.weight)?$",),
     ),
     Fault(
         "one block off by one",
         "wide qwen2",
         InFile(packed_weight_off_by_one),
-        (r"layers\.1\.mlp\.down\.weight",),
+        (r"^layers\.1\.mlp\.down(\.weight)?$",),
     ),
     Fault(
         "norms stored without their offset",
         "wide gemma2",
         Checkpoint(every_norm_offset),
-        (r"layers\.0\.\w*norm\.weight", r"^norm\.weight"),
+        (r"^layers\.0\.\w*norm(\.weight)?$",),
     ),
     Fault(
         "tied head not tied",
         "wide gemma2",
         Checkpoint(own_head, untie),
-        (r"^head", r"^logits"),
+        (r"^head$",),
         GRAPHS,
         "llama.cpp has no separate head for this architecture, and the exporter refuses",
     ),

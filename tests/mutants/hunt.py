@@ -34,10 +34,11 @@ def hunt(sources: Sources, fault: Fault, form: str) -> Outcome:
             report = check_bundle(bundle, honest, threads=1)
         except Exception as error:  # noqa: BLE001  a check that breaks off has found nothing, and is a fault of ours
             return Outcome(fault, form, False, False, ("crash",), f"{type(error).__name__}: {error}")
-    place = where(report)
-    found = any(re.search(pattern, place) for pattern in fault.places)
+    looked_into = [departure.place for departure in report.departures if departure.side in ("in", "out")]
+    places = list(dict.fromkeys([where(report), *looked_into]))
+    found = all(any(re.search(pattern, place) for pattern in fault.places) for place in places)
     levels = dict.fromkeys(result.level for result in report.results if not result.passed)
-    return Outcome(fault, form, not report.same, found, tuple(levels), place)
+    return Outcome(fault, form, not report.same, found, tuple(levels), "; ".join(places))
 
 
 def where(report: Report) -> str:
