@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from isoform.exporters.gguf import Options, path_of, write
 from isoform.exporters.gguf.imatrix import (
     chunks_of,
     make_importance,
+    measure,
     read_importance,
     weights_for,
     write_importance,
@@ -26,6 +28,8 @@ from isoform.exporters.gguf.mixes import MIXES
 from isoform.reference.gguf_file import read_gguf
 from isoform.reference.model import Model, open_model
 from isoform.reference.names import GGUF, rename
+from isoform.validators.bisection.llamacpp_probe import LlamaCppProbe
+from isoform.validators.cases import Case, Row
 from tests.oracle.convert_gguf import oracle_convert
 from tests.oracle.quantize_gguf import oracle_quantize
 from tests.oracle.wide import wide
@@ -232,6 +236,31 @@ def test_importances_are_what_enters_the_linear_layers(tiny: Tiny, tmp_path: Pat
 def shapes(model: Model, folder: Path) -> Any:
     write(model, folder, ["f32"])
     return read_gguf(folder / path_of("f32")).tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "relative"), [("llama", 1e-4), ("qwen2", 1e-4), pytest.param("gemma3_b", 1e-2, id="gemma3, a coarse GELU")]
+)
+def test_importances_are_what_llama_cpp_sees_at_its_weights(
+    tiny: Tiny, tmp_path: Path, name: str, relative: float
+) -> None:
+    """llama.cpp's own collector sums the same squares, of what its graph hands each matrix."""
+    model = open_model(tiny(name))
+    [artifact] = write(model, tmp_path, ["f32"])
+    draw = np.random.default_rng(0)
+    chunks = [draw.integers(3, model.weights["embed.weight"].shape[0], 24).tolist() for _ in range(2)]
+    ours = measure(model, chunks, lambda *_: None)
+    theirs = dict.fromkeys(ours, np.float64(0))
+    rows = tuple(Row(np.array(chunk, np.int64), np.zeros(len(chunk), np.int64)) for chunk in chunks)
+    with closing(LlamaCppProbe(model, tmp_path / artifact.files[0].path)) as probe:
+        for inside in probe.rows(Case("", rows)):
+            for point, [values] in inside.values.items():
+                weight = rename(f"{point.module}.weight", GGUF)
+                if point.side == "in" and weight in theirs:
+                    theirs[weight] = theirs[weight] + np.square(values, dtype=np.float64).sum(0)
+    for weight, (total, count) in ours.items():
+        assert count == 48
+        np.testing.assert_allclose(total, theirs[weight], rtol=relative, atol=1e-6 * total.max(), err_msg=weight)
 
 
 def test_chunks_are_cut_as_llama_cpp_does() -> None:
