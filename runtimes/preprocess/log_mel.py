@@ -81,7 +81,7 @@ def log_mel(samples: NDArray[np.float32], settings: LogMelSettings) -> NDArray[n
 def log_mel_blocks(blocks: Iterable[NDArray[np.float32]], settings: LogMelSettings) -> NDArray[np.float32]:
     """`log_mel` of the blocks' concatenation, with no more than a block of samples in memory at a time.
 
-    An hour of speech is 115 MB of features (80 mels) and half that again while they are joined.
+    An hour of speech is 115 MB of features (80 mels), and as much again while they are joined.
     """
     bank, window = filter_bank(settings), hann(settings.n_fft)
     half, hop = settings.n_fft // 2, settings.hop_length
