@@ -322,7 +322,9 @@ def steps(
         late = deadline is not None and monotonic() > deadline
         for n, search in enumerate(searches):
             if not search.done:
-                held[n] = [held[n][row] for row in search.advance(logits[held[n]], late)]
+                lane = held[n]
+                mine = logits[lane] if len(lane) > 1 else logits[lane[0], None]  # no copy of a single line
+                held[n] = [lane[row] for row in search.advance(mine, late)]
         yield rows
         if all(search.done for search in searches):
             return
