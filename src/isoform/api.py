@@ -283,7 +283,8 @@ def check(
         report = check_bundle(Path(bundle), against, progress=progress, limits=limits)
     else:
         made, left_out = matrix.make_cells(replace(chosen, seconds=seconds))
-        say(f"{len(made)} {'cell' if len(made) == 1 else 'cells'}, up to {max(one.bytes for one in made) / 1e9:.1f} GB of memory each")
+        count = f"{len(made)} cell{'' if len(made) == 1 else 's'}"
+        say(f"{count}, up to {max(one.bytes for one in made) / 1e9:.1f} GB of memory each")
         folder = None if cells is None else Path(cells)
         report = matrix.run_cells(made, jobs=jobs or chosen.jobs, memory=most, folder=folder, progress=progress)
         report.skipped += left_out
