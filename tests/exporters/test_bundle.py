@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from isoform.errors import InputError, IsoformError, UnsupportedExport
 from isoform.exporters import FORMATS, export
 from isoform.exporters import bundle as bundles
-from isoform.manifest import NAME, Artifact, Manifest, describe
+from isoform.manifest import NAME, Artifact, File, Manifest, describe
 from isoform.reference.model import Model, open_model
 
 Tiny = Callable[[str], Path]
@@ -244,6 +245,26 @@ def test_an_export_killed_at_any_time_leaves_the_old_bundle_or_the_new(tiny: Tin
     events, _, names = done.stdout.split(maxsplit=2)
     assert int(events) > 4
     assert names.strip() == "['b']"
+
+
+def test_a_source_that_is_not_hashed_is_known_by_its_time(tiny: Tiny, tmp_path: Path, formats: dict[str, Any]) -> None:
+    folder = Path(shutil.copytree(tiny("bert"), tmp_path / "source"))
+    export(open_model(folder), ["onnx"], tmp_path / "b", hash_source=False)
+    [entry] = Manifest.read(tmp_path / "b").source["files"]
+    weights = File(**entry)
+    assert weights.sha256 == ""
+    assert weights.difference(folder) == ""
+    os.utime(folder / weights.path, ns=(1, 1))
+    assert weights.difference(folder) == "model.safetensors was modified since the export"
+    # The Hub's cache calls a file by its hash.
+    digest = hashlib.sha256((folder / weights.path).read_bytes()).hexdigest()
+    (tmp_path / "blobs").mkdir()
+    (folder / weights.path).rename(tmp_path / "blobs" / digest)
+    (folder / weights.path).symlink_to(tmp_path / "blobs" / digest)
+    export(open_model(folder), ["onnx"], tmp_path / "b", hash_source=False, overwrite=True)
+    [entry] = Manifest.read(tmp_path / "b").source["files"]
+    assert entry == {"path": "model.safetensors", "size": weights.size, "sha256": digest}
+    assert File(**entry).difference(folder) == ""
 
 
 def test_an_existing_bundle_is_replaced_on_request_only(tiny: Tiny, tmp_path: Path, formats: dict[str, Any]) -> None:
