@@ -15,7 +15,7 @@ from isoform.errors import BackendUnavailable, CheckpointError, InputError, Isof
 from isoform.runtimes import huge_pages
 from isoform.runtimes.devices import cpus, gpus, parse_device
 from isoform.runtimes.inputs import checked
-from isoform.runtimes.onnx_file import FOLDER_KEY, LARGEST, brief, complaint, exact, with_input
+from isoform.runtimes.onnx_file import FOLDER_KEY, LARGEST, brief, complaint, exact, multiplies_signed_bytes, with_input, with_signed_bytes
 from isoform.runtimes.stepping import MemoryDecoder, SteppingDecoder
 from isoform.signature import TOTAL, Axis, CacheLayout, Port, Signature
 
@@ -33,7 +33,8 @@ _TYPES = {
     "tensor(int64)": "int64",
 }
 _QUIET = 3  # errors only
-CACHE, IN_PLACE = "isoform.cache", "in_place"  # the graph's metadata, when one buffer may be past and present
+CACHE = "isoform.cache"  # in the graph's metadata, where it is our own
+IN_PLACE, GROWS = "in_place", "grows"  # one buffer may be past and present; present is a new tensor
 START = "logits_start"  # a constant of the graph that may be an input instead: the first slot that gets logits
 LARGE = 2**26  # bytes of a graph with its weights inside: not one that has the constant
 SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds as many floats for every head
@@ -77,7 +78,14 @@ class OnnxRuntimeSession:
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": index, "use_tf32": int(not strict)}))
         graph = exact(path) if strict else None
         content = graph or (path.read_bytes() if path.stat().st_size < LARGE else b"")
-        source = with_input(content, START) or graph or path
+        signed = with_signed_bytes(content, path.parent) if index is None and multiplies_signed_bytes() else None
+        self._signed: dict[str, Any] = {}
+        if signed is not None:
+            content, weights = signed
+            self._signed = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
+            self._signed_arrays = weights  # the values are views of these
+            options.add_external_initializers(list(self._signed), list(self._signed.values()))
+        source = with_input(content, START) or (content if signed is not None else graph) or path
         if source != path:
             options.add_session_config_entry(FOLDER_KEY, str(path.parent))
         before = huge_pages.regions() if index is None else set()
@@ -92,6 +100,7 @@ class OnnxRuntimeSession:
         self.types = {port.name: _type(path, port) for port in session.get_inputs()}
         self.types |= {port.name: _TYPES[port.type] for port in session.get_outputs() if port.type in _TYPES}
         self.trims = START in self.types
+        self.cache = session.get_modelmeta().custom_metadata_map.get(CACHE)
         inputs = [port for port in session.get_inputs() if port.name != START]
         self.signature = signature or graph_signature(path, inputs, session.get_outputs())
         for kind, ports, found in (
@@ -119,10 +128,28 @@ class OnnxRuntimeSession:
             feeds[START] = np.zeros(1, np.int64)
         names = [port.name for port in self.signature.outputs]
         try:
-            outputs = self.native.run(names, feeds)
+            if self.extends_rows_alone and self._appends(arrays):
+                rows = [self.native.run(names, self._row(feeds, n)) for n in range(len(arrays["input_ids"]))]
+                outputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+            else:
+                outputs = self.native.run(names, feeds)
         except _errors(_library()) as error:
             raise failed(error) from None
         return {name: np.asarray(output, np.float32) for name, output in zip(names, outputs, strict=True)}
+
+    @property
+    def extends_rows_alone(self) -> bool:
+        """Whether several new slots after a past are for a batch of one only: so is grouped-query attention."""
+        return self.signature.cache is not None and self.cache != GROWS
+
+    def _appends(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether these are several new slots after a past, of several rows."""
+        first = next(array for name, array in arrays.items() if name.startswith("past_key_values."))
+        return 0 not in first.shape and 1 not in arrays["input_ids"].shape
+
+    @staticmethod
+    def _row(feeds: Mapping[str, NDArray[Any]], n: int) -> dict[str, NDArray[Any]]:
+        return {name: array if name == START else array[n : n + 1] for name, array in feeds.items()}
 
     def value(self, array: NDArray[Any]) -> Any:
         """An OrtValue on the session's device: on the CPU the array itself, which must outlive it."""
@@ -162,7 +189,7 @@ class OnnxRuntimeDecoder(SteppingDecoder):
     def __init__(self, session: OnnxRuntimeSession, batch: int) -> None:
         super().__init__(session.signature, batch)
         self._session = session
-        self._in_place = session.native.get_modelmeta().custom_metadata_map.get(CACHE) == IN_PLACE
+        self._in_place = session.cache == IN_PLACE
         self._capacity = FIRST_CAPACITY if self._in_place else 0
         self._plain = session.types.get(session.signature.outputs[0].name) == "float32"
         self._keep(self._room(batch))
@@ -207,8 +234,7 @@ class OnnxRuntimeDecoder(SteppingDecoder):
         batch = len(feeds["input_ids"])
         if self._in_place and past + length > self._capacity:
             self._grow(batch, past, past + length)
-        # Grouped-query attention extends a cache by several slots for a batch of one only.
-        if batch == 1 or length == 1 or not past:
+        if batch == 1 or length == 1 or not (past and self._session.extends_rows_alone):
             logits = self._bound.run(feeds, all_logits)
         elif self._in_place and self._on_cpu:
             logits = np.concatenate([self._row(feeds, n, all_logits) for n in range(batch)])

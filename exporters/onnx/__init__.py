@@ -71,8 +71,9 @@ def write(
             )
             if kind.name == "bf16" and (reason := refusal(graph, parameters)):
                 raise UnsupportedExport(f"ONNX in bf16: {reason}; choose f32 or f16")
-            if appends_in_place(graph):
-                graph.metadata_props.add(key="isoform.cache", value="in_place")
+            if part.signature.cache is not None:
+                kept = "in_place" if appends_in_place(graph) else "grows"
+                graph.metadata_props.add(key="isoform.cache", value=kept)
             path.parent.mkdir(parents=True, exist_ok=True)
             data = path.with_name(f"{path.name}_data")
             plain = not (kind.bits or kind.int8)

@@ -278,6 +278,25 @@ def test_prompts_of_a_batch_go_in_by_pieces_while_its_cache_grows(
             assert_close(got, want[n][0][kept - first], FLOAT32)
 
 
+@pytest.mark.parametrize(("name", "alone_"), [("gemma3_b", True), ("mistral_full", True), ("qwen2", False)])
+def test_a_batch_may_be_run_in_two_parts_with_the_cache_between(
+    name: str, alone_: bool, tiny: Tiny, opened: Callable[..., Session]
+) -> None:
+    model, session = open_model(tiny(name)), opened(name, "onnxruntime")
+    assert isinstance(session, OnnxRuntimeSession)
+    assert session.extends_rows_alone is alone_  # the fused kernel; ONNX' Attention takes a whole batch
+    inputs = padded(session.signature, [14, 9, 3], "left")
+    first = {key: array[:, :8] if array.ndim == 2 else array for key, array in inputs.items()}
+    made = session.run(first)
+    pasts = [port.name for port in session.signature.inputs if port.name.startswith("past")]
+    presents = {past: made[past.replace("past_key_values", "present")] for past in pasts}
+    rest = {key: array[:, 8:] for key, array in inputs.items() if array.ndim == 2}
+    logits = session.run({**inputs, **rest, "attention_mask": inputs["attention_mask"], **presents})["logits"]
+    for n, row in enumerate(inputs["attention_mask"] == 1):
+        count = min(row.sum(), 6)
+        assert_close(logits[n, -count:], alone(model, inputs)[n][0][-count:], FLOAT32)
+
+
 @pytest.mark.parametrize("name", ["gemma2_b", "llama", "qwen2"])
 def test_a_prompt_gets_the_logits_of_its_last_slot_alone(
     name: str, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
