@@ -68,11 +68,6 @@ class Wav2Vec2Config(Config):
         return 1 + sum((kernel - 1) * prod(strides[:n]) for n, kernel in enumerate(self.conv_kernel))
 
     @property
-    def unit(self) -> int:
-        """Samples that make at least one position of the output, whatever is beside them."""
-        return self.field * (self.adapter_stride**self.num_adapter_layers if self.add_adapter else 1)
-
-    @property
     def masked(self) -> bool:
         """Whether the model was trained with a mask of the padding, and gives a padded row what it gives it alone."""
         return self.feat_extract_norm == "layer"
@@ -294,7 +289,7 @@ def _signature(output: str, axes: Callable[[Wav2Vec2Config], tuple[Axis, ...]]) 
         inputs = [Port("input_values", "float", (BATCH, SAMPLES))]
         if c.masked:
             inputs.append(Port("attention_mask", "int64", (BATCH, SAMPLES)))
-        return Signature(tuple(inputs), (Port(output, "float", (BATCH, *axes(c))),), units={SAMPLES: c.unit})
+        return Signature(tuple(inputs), (Port(output, "float", (BATCH, *axes(c))),), units={SAMPLES: c.field})
 
     return signature
 

@@ -15,6 +15,7 @@ import numpy as np
 from isoform.errors import CheckpointError, InputError
 from isoform.runtimes.generation import context_length, generate, model_settings, resolve
 from isoform.runtimes.pipelines.ctc import Progress, chunks
+from isoform.runtimes.pipelines.waveforms import MASK, WAVEFORM
 from isoform.runtimes.preprocess.audio import audio_blocks, load_audio, name_of
 from isoform.runtimes.preprocess.tokenizer import TextTokenizer, read_object
 from isoform.runtimes.preprocess.waveform import WaveformSettings, pad
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "num_beams": 5}
 """Those of transformers' pipeline, where neither the call nor the model says otherwise."""
-SHORTEST = 1000  # samples: below the first convolutions' reach there is nothing to hear
 TOGETHER = 8  # rows of the decoder at a time, beams included
 
 
@@ -42,6 +42,10 @@ class WaveformWriter:
         if not isinstance(start, int):
             raise CheckpointError(f"{folder}/config.json: decoder_start_token_id is {start!r}, not a token's number")
         self._start, self._context = start, context_length(config)
+        encoder = session.part("encoder").signature
+        port = next(port for port in encoder.inputs if port.name == WAVEFORM)
+        self._shortest = encoder.units.get(str(port.axes[1]), 1)
+        self._ports = {port.name for port in encoder.inputs}
 
     def transcribe(
         self,
@@ -77,9 +81,8 @@ class WaveformWriter:
 
     def _write(self, group: Sequence[tuple[int, NDArray[np.float32]]], config: Any, written: list[list[int]]) -> None:
         values, mask = pad([samples for _, samples in group], self.settings)
-        names = {port.name for port in self._session.part("encoder").signature.inputs}
-        feed: dict[str, NDArray[Any]] = {"input_values": values, "attention_mask": mask}
-        memory = self._session.encode({name: array for name, array in feed.items() if name in names})
+        feed: dict[str, NDArray[Any]] = {WAVEFORM: values, MASK: mask}
+        memory = self._session.encode({name: array for name, array in feed.items() if name in self._ports})
         decoder = self._session.decoder(memory)
         prompts = [[self._start] for _ in group]
         decode = self._tokenizer.decode
@@ -95,19 +98,20 @@ class WaveformWriter:
         for n, source in enumerate(sources):
             if not length:
                 samples = load_audio(source, rate)
-                if samples.size < SHORTEST:
+                if samples.size < self._shortest:
                     raise InputError(
-                        f"{name_of(source)} is too short: {samples.size} samples; the model reads {SHORTEST} at once"
+                        f"{name_of(source)} is too short: {samples.size} of the {self._shortest} samples that the "
+                        "model reads at once"
                     )
                 yield n, samples
                 continue
             parts = length / 6 if stride is None else stride
             left, right = (parts, parts) if isinstance(parts, int | float) else tuple(parts)
             window = round(length * rate), round(left * rate), round(right * rate)
-            if min(window) < 0 or window[0] <= window[1] + window[2] or window[0] < SHORTEST:
+            if min(window) < 0 or window[0] <= window[1] + window[2] or window[0] < self._shortest:
                 raise InputError(
                     f"chunk_length_s={length} must be longer than the strides on its sides, {left} s and {right} s"
                 )
             for samples, _ in chunks(audio_blocks(source, rate), window):
-                if samples.size >= SHORTEST:
+                if samples.size >= self._shortest:
                     yield n, samples

@@ -51,7 +51,8 @@ class WaveformModel:
         if samples.size < self.shortest:
             ms = 1000 * self.shortest / self.settings.sampling_rate
             raise InputError(
-                f"{name} is too short: {samples.size} samples; the model reads {self.shortest} ({ms:.1f} ms) at once"
+                f"{name} is too short: {samples.size} of the {self.shortest} samples ({ms:.1f} ms) that the model "
+                "reads at once"
             )
 
     def run(self, waveforms: Iterable[NDArray[np.float32]], size: int | None) -> Iterator[NDArray[np.float32]]:
