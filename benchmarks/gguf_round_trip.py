@@ -67,7 +67,12 @@ def other_keys(a: Path, b: Path) -> list[str]:
     """Keys whose values differ, with both."""
     left, right = told(read_gguf(a)), told(read_gguf(b))
     keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
-    return [f"{key} ({left.get(key, 'not there')} -> {right.get(key, 'not there')})" for key in keys]
+    return [f"{key} ({_short(left, key)} -> {_short(right, key)})" for key in keys]
+
+
+def _short(metadata: Mapping[str, Any], key: str) -> str:
+    value = metadata.get(key, "not there")
+    return f"{len(value)} values" if isinstance(value, list) else str(value)
 
 
 def round_trip(first: Path, kind: str, folder: Path) -> Path:
