@@ -106,7 +106,7 @@ class _Maker:
 
         media = {}
         for port in self.ports:
-            found = _picture(self.model) if len(port.axes) == 4 else None
+            found = _picture(self.model) if len(port.axes) == 4 else _speech(self.model, len(port.axes) == 3)
             if found is None or not _fits(port, found):
                 return None
             media[port.name] = found
@@ -115,7 +115,8 @@ class _Maker:
         if self.reads_text:
             row = texts[0] if texts else self.row({})
             return "a picture and a text", Row(row.tokens, row.types, media)
-        return "a picture", Row(none, none, media)
+        what = "a picture" if any(len(port.axes) == 4 for port in self.ports) else "speech"
+        return what, Row(none, none, media)
 
 
 def _fits(port: Port, array: NDArray[Any]) -> bool:
@@ -134,6 +135,40 @@ def _picture(model: Model) -> NDArray[np.float32] | None:
         return ImageProcessor(folder)([drawn()])[0]
     except IsoformError:
         return None
+
+
+def _speech(model: Model, spectra: bool) -> NDArray[np.float32] | None:
+    """The made-up voice as the checkpoint's processor prepares it, as spectra (bands, frames) or samples; or None."""
+    from isoform.runtimes.preprocess.log_mel import LogMelSettings, log_mel, pad
+    from isoform.runtimes.preprocess.waveform import WaveformSettings, normalize
+
+    folder = model.checkpoint.folder
+    if not (folder / "preprocessor_config.json").is_file():
+        return None
+    try:
+        if not spectra:
+            return normalize(voice()) if WaveformSettings.read(folder).do_normalize else voice()
+        settings = LogMelSettings.read(folder)
+        return log_mel(pad(voice(), settings), settings)
+    except IsoformError:
+        return None
+
+
+def voice() -> NDArray[np.float32]:
+    """A second of something like a voice at 16 kHz: a gliding pitch with overtones, in four syllables, and hiss."""
+    import numpy as np
+
+    at = np.arange(16000) / 16000
+    turns = np.cumsum(110 + 40 * np.sin(2 * np.pi * 1.3 * at)) / 16000
+    formants = (500 + 250 * np.sin(2 * np.pi * 2 * at), 1500 + 400 * np.cos(2 * np.pi * 3 * at))
+    sound = np.zeros_like(at)
+    for n in range(1, 25):
+        pitch = n * np.gradient(turns, at)
+        loud = sum(np.exp(-(((pitch - formant) / 180) ** 2)) for formant in formants)
+        sound += (loud + 0.3 / n) * np.sin(2 * np.pi * n * turns)
+    syllables = np.clip(np.sin(2 * np.pi * 4 * at), 0, 1)
+    hiss = np.random.default_rng(5).standard_normal(len(at)) * 0.02
+    return (0.2 * sound * syllables + hiss).astype(np.float32)
 
 
 def drawn() -> Any:

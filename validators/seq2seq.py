@@ -46,23 +46,24 @@ def memory_cases(model: Model, seed: int = 0) -> list[Case]:
         length = max(1, min(length, limit))
         return Row(random.integers(0, vocabulary, length), np.zeros(length, np.int64), {STATES: memory})
 
-    longest = max(map(len, memories))
-    alike = [memory for memory in memories if len(memory) == longest]
+    lengths = [len(memory) for memory in memories]
+    usual = max(lengths, key=lengths.count)
+    alike = [memory for memory in memories if len(memory) == usual]
     first, second, third = ((alike * 3)[n] for n in range(3))
     mixed = (row(SHORT, first), row(1, second), row(LONG, third))
     cases = [
         Case("one row, length 1", (row(1, first),)),
         Case(f"one row, length {SHORT}", (row(SHORT, first),)),
-        Case(f"one row, length {LONG}", (row(LONG, second),)),
+        Case(f"one row, length {LONG}", (row(LONG, memories[-1]),)),  # of the real sound or picture, if there is one
         Case(f"batch of 3, length {SHORT}", tuple(row(SHORT, memory) for memory in (first, second, third))),
         Case(f"right padding, rows of {' '.join(str(len(r)) for r in mixed)}", mixed),
     ]
-    if masked and len({len(memory) for memory in memories}) > 1:
-        rows = tuple(row(SHORT, memory) for memory in memories[:3])
-        lengths = " ".join(str(len(memory)) for memory in memories[:3])
-        cases.append(Case(f"batch of 3, memories of {lengths}", rows))
-    elif shorter := [memory for memory in memories if len(memory) != longest]:
-        cases.append(Case(f"one row, memory of {len(shorter[0])}", (row(SHORT, shorter[0]),)))
+    others = list({len(memory): memory for memory in memories if len(memory) != usual}.values())
+    if masked and others:
+        rows = tuple(row(SHORT, memory) for memory in (first, *others[:2]))
+        sizes = " ".join(str(len(row.media[STATES])) for row in rows)
+        cases.append(Case(f"batch of {len(rows)}, memories of {sizes}", rows))
+    cases += [Case(f"one row, memory of {len(memory)}", (row(SHORT, memory),)) for memory in others[:1]]
     if model.signature.cache is None:
         return cases
     parts = (4, 3, 1, 1, 1, SHORT)
@@ -86,7 +87,7 @@ def _memories(model: Model, seed: int) -> list[NDArray[np.float32]]:
     module, found = encoder.module(), []
     rows = dict.fromkeys(row for case in cases_of(encoder, seed) for row in case.rows)
     with torch.inference_mode():
-        for row in list(rows)[:4]:
+        for row in rows:
             inputs = Case("", (row,)).inputs(encoder.signature).values()
             found.append(module(*(torch.from_numpy(array) for array in inputs))[0][0].numpy())
     return found
