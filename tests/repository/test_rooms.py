@@ -106,6 +106,9 @@ LIBRARY = re.compile(  # llama.cpp, the C library: its name, its symbols, its pa
     r"x?llama[._-]?cpp\w*|\bllama-quant(?:ize)?\b|\b(?:lib)?llama_\w*|\bLLAMA_\w*|\b(?:lib)?llama\.(?:h|so|dll|dylib)\b|\blibllama\b",
     re.IGNORECASE,
 )
+CUTTING = re.compile(
+    r"(?:\.|\")[cC]lip\b(?=[(\"])"
+)  # array.clip( and ONNX's "Clip" cut values; a family has the name too
 WORD = re.compile(r"[A-Z]?[a-z]+\d*|[A-Z]+\d*")
 
 
@@ -119,7 +122,7 @@ def named_families(text: str, names: set[str]) -> list[str]:
     """Lines of `text` that name a family, each as "line: the line"."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
-        words = {w.lower() for w in WORD.findall(LIBRARY.sub(" ", line))}
+        words = {w.lower() for w in WORD.findall(CUTTING.sub(" ", LIBRARY.sub(" ", line)))}
         if names & (words | {w.rstrip("0123456789") for w in words}):
             found.append(f"{number}: {line.strip()}")
     return found
@@ -152,6 +155,8 @@ def test_no_family_is_named_where_mechanism_lives() -> None:
         ("import xllamacpp  # llama.cpp's llama_decode and LLAMA_ROPE_TYPE_NONE", False),
         ("the llamacpp backend reads llama.h and libllama.so", False),
         ("alphabert = 1", False),
+        ('graph.one("Clip", x); x.clip(0, 1)', False),
+        ('if family == "clip":', True),
     ],
 )
 def test_the_search_for_names_sees_families_and_spares_the_library(line: str, named: bool) -> None:
