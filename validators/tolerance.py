@@ -183,6 +183,10 @@ SMALLER = 4.0  # 8 bits cost a model of 270M twice the figure for 8B, and other 
 class Budget:
     """What a quantization may always cost; more only where torch, quantized in the same way, loses more as well.
 
+    That exception stays because a budget is a figure for other models: where the weights themselves cost more, the file
+    is still what its type says, and the result's note names the budget that it is over. A budget that the user has
+    chosen is a gate without exception.
+
     `kl` and `top1` are measured on a text, `greedy` along the reference's own continuations of it, `nmse` on hidden
     states.
     """

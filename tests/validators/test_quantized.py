@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from isoform.errors import InputError
 from isoform.exporters import gguf
 from isoform.exporters.gguf.imatrix import write_importance
 from isoform.exporters.gguf.mixes import MIXES
@@ -22,7 +23,7 @@ from isoform.validators.answers import NEW, PROMPTS, Answers, imitation, run_alo
 from isoform.validators.cases import Case, token_cases
 from isoform.validators.deployment import Loss, check_deployment, measure, session_run
 from isoform.validators.deviations import HALVES, WIDE, activations
-from isoform.validators.prose import ROWS, TEXT, WINDOW, prose_rows
+from isoform.validators.prose import ROWS, TEXT, WINDOW, prose_rows, read_text
 from isoform.validators.report import Report
 from isoform.validators.tolerance import BUDGETS, IMPORTANCE, QUANTIZED, ROUNDING
 from isoform.validators.truth import Truth
@@ -106,6 +107,22 @@ def test_overridden_types_are_named_and_compared(model: Model, tmp_path: Path) -
     other = check_weights(model, path, "gguf", "q4_k_m", "llamacpp", {"overrides": ["attn_v=q6_k"]})
     assert "layers.0.attn.v.weight is stored as Q8_0, not Q6_K" in failed(other)["wrong_tensors"]
     assert "wrong_tensors" in failed(check_weights(model, path, "gguf", "q4_k_m", "llamacpp", {}))
+
+
+def test_a_text_of_ones_own_is_measured_on(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("The small model reads a strange house. " * 30)
+    text = read_text(path)
+    passages = Truth(model, [], text=text).answers.passages
+    read = [passage.row.tokens.tolist() for passage in passages if not passage.greedy]
+    assert read == [row.tokens.tolist() for row in prose_rows(model, text)]
+    assert read != [row.tokens.tolist() for row in prose_rows(model)]
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_text(path)
+    path.write_text(" \n")
+    with pytest.raises(InputError, match="holds no text"):
+        read_text(path)
 
 
 def test_an_importance_matrix_that_is_at_hand_makes_every_byte_count(model: Model, tmp_path: Path) -> None:
