@@ -15,7 +15,16 @@ from isoform.errors import BackendUnavailable, CheckpointError, InputError, Isof
 from isoform.runtimes import huge_pages
 from isoform.runtimes.devices import cpus, gpus, parse_device
 from isoform.runtimes.inputs import checked
-from isoform.runtimes.onnx_file import FOLDER_KEY, LARGEST, brief, complaint, exact, multiplies_signed_bytes, with_input, with_signed_bytes
+from isoform.runtimes.onnx_file import (
+    FOLDER_KEY,
+    LARGEST,
+    brief,
+    complaint,
+    exact,
+    multiplies_signed_bytes,
+    with_input,
+    with_signed_bytes,
+)
 from isoform.runtimes.stepping import MemoryDecoder, SteppingDecoder
 from isoform.signature import TOTAL, Axis, CacheLayout, Port, Signature
 
@@ -67,6 +76,7 @@ class OnnxRuntimeSession:
             raise CheckpointError(complaint(path, "", ort.__version__))
         options = ort.SessionOptions()
         options.log_severity_level = _QUIET
+        options.enable_mem_pattern = False  # every length of the mask would leave one, and cost more than it saves
         options.intra_op_num_threads = cpus() if threads is None else threads
         if options.intra_op_num_threads < 1:
             raise InputError(f"threads={threads}: at least one is needed")
