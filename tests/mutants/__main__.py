@@ -1,4 +1,4 @@
-"""Every planted fault in every form it fits into: `python -m tests.mutants [--only WORDS] [--form FORM]`.
+"""Every planted fault in every form it fits into: `python -m tests.mutants [--only WORDS] [--form FORM] [--explain]`.
 
 Prints a line per fault, then the share that was killed and the share that was bisected to the right place, by form.
 Exits with 1 when a mutant survives, is not found, or an honest bundle is called wrong.
@@ -27,6 +27,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--only", default="", help="faults with this in their names")
     options.add_argument("--form", default="", help="forms with this in their names")
+    options.add_argument("--explain", action="store_true", help="print what the report says about each departure")
     asked = options.parse_args()
     faults = [fault for fault in FAULTS if asked.only in fault.name]
     outcomes: list[Outcome] = []
@@ -45,6 +46,8 @@ def main() -> int:
                     continue
                 outcome = hunt(sources, fault, form)
                 outcomes.append(outcome)
+                for line in outcome.lines if asked.explain else ():
+                    print(f"{fault.name}, {form}: {line}", flush=True)
                 if not (outcome.killed and outcome.found):
                     print(f"{fault.name}, {form}: {outcome.levels} {outcome.place}", flush=True)
     table(outcomes)

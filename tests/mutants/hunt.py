@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoform.validators.bundle import check_bundle
-from isoform.validators.report import Report
+from isoform.validators.report import Report, remarks
 from tests.mutants.faults import Fault
 from tests.mutants.planting import Sources, make_bundle
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`levels` are those that failed; `place` is where the first departure is, or what the first failure says."""
+    """`levels` are those that failed; `place` is where the first departure is, or what the first failure says.
+
+    `lines` are what the report says about departures.
+    """
 
     fault: Fault
     form: str
@@ -23,6 +26,7 @@ class Outcome:
     found: bool
     levels: tuple[str, ...]
     place: str
+    lines: tuple[str, ...] = ()
 
 
 def hunt(sources: Sources, fault: Fault, form: str) -> Outcome:
@@ -37,8 +41,9 @@ def hunt(sources: Sources, fault: Fault, form: str) -> Outcome:
     looked_into = [departure.place for departure in report.departures if departure.side in ("in", "out")]
     places = list(dict.fromkeys([where(report), *looked_into]))
     found = all(any(re.search(pattern, place) for pattern in fault.places) for place in places)
+    lines = tuple(line for line in remarks(report) if line.startswith("DEPARTS"))
     levels = dict.fromkeys(result.level for result in report.results if not result.passed)
-    return Outcome(fault, form, not report.same, found, tuple(levels), "; ".join(places))
+    return Outcome(fault, form, not report.same, found, tuple(levels), "; ".join(places), lines)
 
 
 def where(report: Report) -> str:

@@ -91,7 +91,7 @@ class Departure:
         )
         (low, high), (got_low, got_high) = self.ranges
         before = f"; {self.agreed} still agrees" if self.agreed else ""
-        around = " ".join(f"{got:.4g}/{want:.4g}" for want, got in self.neighbours)
+        around = " ".join(f"{got:.7g}/{want:.7g}" for want, got in self.neighbours)
         return (
             f"{self.place} departs: {self.metric} {self.error:.2g}, limit {self.limit:.2g}; worst at {where}: "
             f"{self.got:.6g} instead of {self.want:.6g} (got/wanted around: {around}); values from {got_low:.4g} to "
