@@ -79,7 +79,7 @@ class OnnxType:
             table = byte_tables(head, base, not portable)
         elif self.bits:
             body = Blocks(self.bits, self.block, self.asymmetric, self.dtype)
-            table = block_tables(body, replace(body, bits=8), head, base)
+            table = block_tables(body, body if self.whole else replace(body, bits=8), head, base)
         return {**table, "isoform::cross_attention": cross_attention(table["aten::linear"], portable)}
 
 

@@ -29,7 +29,7 @@ from isoform.validators.packed import check_packed
 from tests import oracle
 from tests.exporters.test_onnx import Export, forward, inputs, quiet
 
-TYPES = ("q4_0", "q8_0", "q4a", "q4-16", "q8a-64", "q4f16", "int8")
+TYPES = ("q4_0", "q8_0", "q4a", "q4-16", "q4aw-64", "q8a-64", "q4f16", "int8")
 # The reference with the stored weights, both in float32 and summed in another order.
 EXACT = 2e-5
 # Activations in 8 bits: half a step of 1/127 per value, 0.3 % of its block's size on average, through a few layers.
@@ -181,6 +181,20 @@ def test_a_tied_head_reads_the_tables_own_bytes(kind: str, export: Callable[[str
     rows, columns = made.model.weights["embed.weight"].shape
     length = dict(places[f"embed.weight.{DATA}"])["length"]
     assert int(length) == rows * columns
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("q4_0", 8), ("q4a", 8), ("q4w", 4), ("q4aw-64", 4), ("q8_0", 8)])
+def test_the_head_has_8_bits_unless_the_type_says_whole(
+    kind: str, bits: int, export: Callable[[str, str], Export]
+) -> None:
+    graph = export("llama", kind).graph.graph
+    settings = {
+        node.input[1]: {a.name: a.i for a in node.attribute} for node in graph.node if node.op_type == "MatMulNBits"
+    }
+    assert settings[f"embed.weight.{DATA}"]["bits"] == bits
+    (table,) = (node for node in graph.node if node.op_type == "GatherBlockQuantized")
+    assert {a.name: a.i for a in table.attribute}["bits"] == bits
+    assert {found["bits"] for name, found in settings.items() if name.startswith("layers.")} == {int(kind[1])}
 
 
 def test_rows_that_no_block_divides_stay_as_they_are(export: Callable[[str, str], Export]) -> None:
