@@ -1,6 +1,6 @@
 """What each ONNX type costs: size, divergence from float32 on real text, and speed on one thread.
 
-    python benchmarks/onnx_quantized.py CHECKPOINT [--types f32,f16,q8_0,q4_0,int8]
+    python -m benchmarks.onnx_quantized CHECKPOINT [--types f32,f16,q8_0,int8,q4a,q4_0,q4w]
 
 A decoder is judged by the KL divergence of its next-token distribution and how often its first choice is the same,
 over a prefill and then token by token; an encoder by the cosine of its mean embeddings. The text is the documentation
@@ -89,7 +89,7 @@ def embed(session: OnnxRuntimeSession, rows: list[list[int]]) -> tuple[Answer, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
-    parser.add_argument("--types", default="f32,f16,q8_0,q4_0,int8", help=CHOICES)
+    parser.add_argument("--types", default="f32,f16,q8_0,int8,q4a,q4_0,q4w", help=CHOICES)
     arguments = parser.parse_args()
     model = open_model(arguments.checkpoint)
     tokenizer = TextTokenizer(model.checkpoint.folder)
