@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from isoform.errors import InputError
-from isoform.signature import BATCH, LENGTH, PAST, PAST_MEMORY, PICTURES, SENTENCES, TOTAL, Port, Signature
+from isoform.signature import BATCH, LENGTH, MEMORY, PAST, PAST_MEMORY, PICTURES, SENTENCES, TOTAL, Port, Signature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,17 +137,20 @@ class Case:
 def real(port: Port, output: NDArray[Any], case: Case, row: int, want: tuple[int, ...]) -> NDArray[Any]:
     """The values of an output, without its batch axis, that stand for the tokens of one row of a case.
 
-    Of a padded sound, its first frames, as many as in `want`, the shape for the row alone. Where a second axis is the
-    batch as well (logits of every picture for every text), its own entry.
+    Of a padded sound or memory, its first frames, as many as in `want`, the shape for the row alone. Where a second
+    axis is the batch as well (logits of every picture for every text), its own entry.
     """
+    from isoform.validators.seq2seq import longest_memory
+
     mask = case.mask[row]
     padded = not mask.all()
+    cut = longest_memory([case.rows[row]]) < longest_memory(case.rows)
     for axis, name in enumerate(port.axes[1:]):
         if name in (LENGTH, TOTAL):
             output = output.compress(mask[-output.shape[axis] :] != 0, axis) if output.shape[axis] else output
         elif name in (BATCH, PICTURES, SENTENCES):
             output = output[(slice(None),) * axis + (slice(row, row + 1),)]
-        elif padded and isinstance(name, str):
+        elif isinstance(name, str) and (padded or (cut and name == MEMORY)):
             output = output[(slice(None),) * axis + (slice(want[axis]),)]
     return output
 

@@ -122,6 +122,10 @@ def fed(port: Port, rows: Sequence[Row]) -> NDArray[Any] | None:
     return out
 
 
+def longest_memory(rows: Sequence[Row]) -> int:
+    return max(len(row.media[STATES]) if STATES in row.media else 0 for row in rows)
+
+
 def decoder_of(session: Any, case: Case, signature: Signature) -> Any:
     """A decoder beside the memories of a case's rows."""
     ports = (port for port in signature.inputs if port.name in (STATES, MASK))
