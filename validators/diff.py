@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from math import isfinite, prod, sqrt
 from pathlib import Path
@@ -91,11 +91,12 @@ class _Opened:
 
 def diff(a: str, b: str, *, raw: bool = False, progress: Progress | None = None) -> Diff:
     """Compare two of them; each is what `sides.find_side` takes."""
-    found = Diff(a, b)
-    with _open(find_side(a), raw, found.notes) as one, _open(find_side(b), raw, found.notes) as other:
+    found, sides = Diff(a, b), (find_side(a), find_side(b))
+    whole = not any(side.format for side in sides)  # an artifact holds no heads of other tasks
+    with ExitStack() as stack:
+        one, other = (stack.enter_context(_open(side, raw, whole, found.notes)) for side in sides)
         if one.canonical != other.canonical:
-            with _open(find_side(a), True, []) as one, _open(find_side(b), True, []) as other:
-                return _compare(one, other, found, progress)
+            one, other = (stack.enter_context(_open(side, True, whole, [])) for side in sides)
         return _compare(one, other, found, progress)
 
 
@@ -161,7 +162,7 @@ def _count_bits(x: Tensor, y: Tensor) -> int:
 
 # ------------------------------------------------------------------ what can be opened
 @contextmanager
-def _open(side: Side, raw: bool, notes: list[str]) -> Iterator[_Opened]:
+def _open(side: Side, raw: bool, whole: bool, notes: list[str]) -> Iterator[_Opened]:
     if side.path.suffix == ".safetensors":
         with _safetensors(side.path) as opened:
             yield opened
@@ -171,10 +172,11 @@ def _open(side: Side, raw: bool, notes: list[str]) -> Iterator[_Opened]:
         with READERS[side.format](side.path) as stored:
             yield _Opened(side.format, stored.tensors, _metadata(side))
     else:
-        yield _checkpoint(side, raw, notes)
+        yield _checkpoint(side, raw, whole, notes)
 
 
-def _checkpoint(side: Side, raw: bool, notes: list[str]) -> _Opened:
+def _checkpoint(side: Side, raw: bool, whole: bool, notes: list[str]) -> _Opened:
+    """`whole`: with the heads of other tasks than the checkpoint's own."""
     from isoform.reference.checkpoint import open_checkpoint
     from isoform.reference.model import open_model
 
@@ -183,7 +185,8 @@ def _checkpoint(side: Side, raw: bool, notes: list[str]) -> _Opened:
     metadata = _flat("config.json", file.config) | _hashes(file.folder, ("config.json",))
     if not raw:
         try:
-            weights = open_model(file).all_weights
+            model = open_model(file)
+            weights = model.all_weights if whole else model.weights
         except (UnsupportedModel, CheckpointError) as error:
             notes.append(f"{side.text}: the files' own names ({error})")
         else:

@@ -91,7 +91,7 @@ class Sampler:
         gaps = np.abs(mine - theirs)
         wrong = gaps[gaps > 0]
         self.exact += int(gaps.size - wrong.size)
-        places = np.floor((np.log10(wrong) - LOWEST) * PER_DECADE).clip(0, BINS - 1).astype(np.int64)
+        places = np.minimum(np.maximum((np.log10(wrong) - LOWEST) * PER_DECADE, 0), BINS - 1).astype(np.int64)
         for place, count in zip(*np.unique(places, return_counts=True), strict=True):
             self.counts[int(place)] += int(count)
         if mine.size:

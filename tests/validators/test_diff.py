@@ -43,6 +43,13 @@ def test_every_form_holds_the_checkpoint_s_tensors(bundle: Path, form: str) -> N
     assert "cannot be compared" in found.notes[0]
 
 
+def test_heads_of_other_tasks_count_between_checkpoints_only(tmp_path: Path) -> None:
+    source = oracle.tiny("bert_embed")
+    folder = write("bert_embed", tmp_path / "out", types=("f32",))
+    assert diff(str(source), f"{folder}::gguf").same
+    assert diff(str(source), str(source)).same
+
+
 def test_a_quantized_form_differs_by_little(bundle: Path) -> None:
     found = diff(f"{bundle}::gguf:f32", f"{bundle}::gguf:q8_0")
     change = next(c for c in found.changed if c.name == "layers.0.mlp.down.weight")
