@@ -218,7 +218,9 @@ def _needed(model: Model, formats: Sequence[str], dtype: str, types: Sequence[st
     from math import prod
 
     weights = sum(prod(weight.shape) for weight in model.weights.values())
-    each = [SIZES.get(dtype, 0.0) for name in formats if name == "torchscript"]
+    by_part = sum(prod(weight.shape) for part in model.parts for weight in part.weights.values())
+    files = by_part * SIZES.get(dtype, 0.0) if "torchscript" in formats else 0.0  # none of them shared
+    each: list[float] = []
     if "onnx" in formats and not (graphs and graphs.link):
         from isoform.exporters.onnx.types import onnx_type
 
@@ -227,7 +229,7 @@ def _needed(model: Model, formats: Sequence[str], dtype: str, types: Sequence[st
         from isoform.exporters.gguf.mixes import bytes_per_weight
 
         each += [bytes_per_weight(kind) for kind in types]
-    return int(weights * sum(each))
+    return int(files + weights * sum(each))
 
 
 def _no_space(what: str, out: Path, needed: int, free: int) -> str:
