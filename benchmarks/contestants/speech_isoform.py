@@ -1,9 +1,11 @@
-"""isoform's transcriber over a bundle: FOLDER THREADS BEAMS SOUND, the sound as float32 samples at 16 kHz (.npy)."""
+"""isoform's transcriber over a bundle: FOLDER THREADS BEAMS SOUND TYPE, the sound as samples at 16 kHz (.npy)."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 from rounds import Clock, Costs, begin, serve
 
@@ -11,20 +13,23 @@ answers = begin()
 
 import numpy as np  # noqa: E402
 
-from isoform.runtimes.backends import open_path  # noqa: E402
+from isoform.manifest import Manifest  # noqa: E402
+from isoform.runtimes.backends import open_bundle  # noqa: E402
 from isoform.runtimes.pipelines.speech.transcriber import Transcriber  # noqa: E402
 from isoform.runtimes.preprocess.tokenizer import TextTokenizer  # noqa: E402
 
 folder, threads, beams = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 samples = np.load(sys.argv[4])
-session, where = open_path(folder, "onnxruntime", threads=threads)
-transcriber = Transcriber(session, where, TextTokenizer(where))  # type: ignore[arg-type]
+forms = [artifact for artifact in Manifest.read(folder).artifacts if artifact.dtype == sys.argv[5]]
+session: Any = open_bundle(folder, forms, "onnxruntime", threads=threads)
+transcriber = Transcriber(session, folder, TextTokenizer(folder))
 
 
 def run() -> Costs:
-    clock = Clock()
+    clock, start = Clock(), perf_counter()
     answer = transcriber.transcribe(samples, return_timestamps=True, num_beams=beams)
-    return {"transcribe": (len(answer["text"].split()), clock.read())}
+    words = len(answer["text"].split())
+    return {"cpu": (words, clock.read()), "wall": (words, perf_counter() - start)}
 
 
 serve(run, answers)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HOME = HERE.parents[1] / ".clients"
-PYTHONS = ("genai", "genai-builder", "openvino", "optimum")  # the builder is for benchmarks only
+PYTHONS = ("faster-whisper", "genai", "genai-builder", "openvino", "optimum")  # the first and third for benchmarks only
 
 
 def environment(name: str) -> Path:
