@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from isoform.validators.cases import Case
 
 
+CACHE = "present"
+
+
 @dataclass(frozen=True, slots=True)
 class LayerProfile:
     """Of one case on one backend: (module, share of the limit that its output uses), in order of computation."""
@@ -57,13 +60,13 @@ def profile(model: Model, path: Path, backend: str, dtype: str, case: Case, thre
 
 
 def by_layer(places: Sequence[tuple[str, float]]) -> dict[str, tuple[float, str]]:
-    """Layer -> the largest share in it, and whose it is; what is outside of the layers stands for itself."""
+    """Layer -> the largest share in it, and whose it is; the cache is one, what is outside stands for itself."""
     from isoform.validators.bisection.departure import layer_of
 
     found: dict[str, tuple[float, str]] = {}
     for place, share in places:
         bare = place.removeprefix("what goes into ")
-        layer = layer_of(bare) or bare
+        layer = layer_of(bare) or (CACHE if bare.startswith(CACHE) else bare)
         if layer not in found or share > found[layer][0]:
             found[layer] = share, place
     return found

@@ -173,16 +173,22 @@ def use(result: Result) -> tuple[bool, float]:
     return not result.passed, share
 
 
-def table(report: Report) -> Table:
+def tables(report: Report) -> list[Table]:
+    """A table for each model."""
+    models = dict.fromkeys(result.model for result in report.results)
+    return [table(Report([r for r in report.results if r.model == model]), model) for model in models]
+
+
+def table(report: Report, model: str = "") -> Table:
     """The worst result of every group; what to say about them is in `remarks`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    rows = Table(header_style="bold", title="parity", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    title = Text(f"parity: {model}" if model else "parity")
+    rows = Table(header_style="bold", title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     rows.padding = (0, 1, 0, 0)  # fits 80 columns
-    several = any(result.model for result in report.results)
-    for column in (*(("model",) if several else ()), "backend", "level", "cases", "metric"):
+    for column in ("backend", "level", "cases", "metric"):
         rows.add_column(column, overflow="fold")
     for column in ("value", "limit", "used"):
         rows.add_column(column, justify="right", no_wrap=True)
@@ -190,7 +196,7 @@ def table(report: Report) -> Table:
     before: tuple[str, ...] = ()
     for result in worst(report.results):
         failed, share = use(result)
-        here = (*((result.model,) if several else ()), result.backend, result.level)
+        here = (result.backend, result.level)
         shown = [name if here[: n + 1] != before[: n + 1] else "" for n, name in enumerate(here)]
         before = here
         rows.add_row(

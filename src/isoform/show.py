@@ -116,10 +116,10 @@ def checkpoint(written: dict[str, Any]) -> None:
 
 def report(report: Report) -> None:
     """The table of a parity report, its remarks and its verdict."""
-    from isoform.validators.report import remarks
-    from isoform.validators.report import table as report_table
+    from isoform.validators.report import remarks, tables
 
-    out.print(report_table(report))
+    for rows in tables(report):
+        out.print(rows)
     for line in remarks(report):
         kind, _, rest = line.partition(" ")
         colour = {"FAIL": "red", "skipped": "yellow"}.get(kind, "dim")

@@ -33,10 +33,12 @@ def test_every_form_shows_its_modules_within_their_limits(bundle: Path) -> None:
 
 def test_a_layer_is_as_bad_as_its_worst_module() -> None:
     places = (("embed", 0.1), ("layers.0.attn.q", 0.2), ("what goes into layers.0.attn.out", 0.9), ("head", 0.3))
-    assert by_layer(places) == {
+    cache = (("present.0.key", 0.4), ("present.1.value", 0.6))
+    assert by_layer((*places, *cache)) == {
         "embed": (0.1, "embed"),
         "layers.0": (0.9, "what goes into layers.0.attn.out"),
         "head": (0.3, "head"),
+        "present": (0.6, "present.1.value"),
     }
 
 

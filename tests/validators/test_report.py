@@ -6,7 +6,7 @@ import json
 
 from rich.console import Console
 
-from isoform.validators.report import Report, Result, Skip, remarks, table, worst
+from isoform.validators.report import Report, Result, Skip, remarks, table, tables, worst
 
 
 def result(case: str, value: float, limit: float = 1.0, metric: str = "max_abs", note: str = "") -> Result:
@@ -91,3 +91,10 @@ def test_the_table_and_the_remarks_name_what_failed_and_what_was_skipped() -> No
         "FAIL onnxruntime graph, f32 left padding, rows of 7 1: [x] broken",
         "skipped llamacpp graph, f32 token types: only the [first] type",
     ]
+
+
+def test_each_model_has_a_table_of_its_own() -> None:
+    report = Report([result("f32 one row, a", 0.5)])
+    both = Report([*report.labelled("first").results, *report.labelled("second").results])
+    assert [str(rows.title) for rows in tables(both)] == ["parity: first", "parity: second"]
+    assert [str(rows.title) for rows in tables(report)] == ["parity"]
