@@ -106,9 +106,7 @@ LIBRARY = re.compile(  # llama.cpp, the C library: its name, its symbols, its pa
     r"x?llama[._-]?cpp\w*|\bllama-quant(?:ize)?\b|\b(?:lib)?llama_\w*|\bLLAMA_\w*|\b(?:lib)?llama\.(?:h|so|dll|dylib)\b|\blibllama\b",
     re.IGNORECASE,
 )
-CUTTING = re.compile(
-    r"(?:\.|\")[cC]lip\b(?=[(\"])"
-)  # array.clip( and ONNX's "Clip" cut values; a family has the name too
+CUTTING = re.compile(r"\.clip\(|\"Clip\"")  # values, by NumPy and by ONNX; a family has the name too
 WORD = re.compile(r"[A-Z]?[a-z]+\d*|[A-Z]+\d*")
 
 
