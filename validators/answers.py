@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from isoform.signature import LENGTH
 from isoform.validators.cases import Case, Row
 from isoform.validators.prose import TEXT, prose_rows
 
@@ -86,7 +87,13 @@ def run_alone(model: Model, module: nn.Module, row: Row) -> NDArray[Any]:
     inputs = [torch.from_numpy(array) for array in Case("", (row,)).inputs(model.signature).values()]
     with torch.inference_mode():
         output: NDArray[Any] = module(*inputs)[0][0].numpy()
-    return output
+    return by_position(model, output)
+
+
+def by_position(model: Model, output: NDArray[Any]) -> NDArray[Any]:
+    """A first output without its batch axis, one answer for all of a row made a row of its own."""
+    port = model.signature.outputs[0]
+    return output[None] if len(port.axes) == 2 and LENGTH not in port.axes else output
 
 
 def _continued(

@@ -14,7 +14,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import IsoformError, ParityError
-from isoform.validators.answers import Answers, Run, imitation
+from isoform.signature import LENGTH
+from isoform.validators.answers import Answers, Run, by_position, imitation
 from isoform.validators.cases import Case, Row
 from isoform.validators.compare import kl_divergence, log_softmax
 from isoform.validators.evidence import Sampler
@@ -124,7 +125,8 @@ def measure(run: Run, answers: Answers, around: AbstractContextManager[Any] | No
     with around or nullcontext():
         for passage, want in answers:
             got = run(passage.row)
-            length = len(want) if passage.row.media else len(passage.row.tokens)
+            by_token = LENGTH in answers.model.signature.outputs[0].axes
+            length = len(passage.row.tokens) if by_token and not passage.row.media else len(want)
             if len(got) != length or got.shape[1:] != want.shape[1:]:
                 note = f"{answers.port}: shape {got.shape} for {len(passage.row)} slots, not {want.shape[1:]}"
                 raise Wrong("mismatch", 1, note)
@@ -146,7 +148,9 @@ def session_run(session: Session, answers: Answers) -> Run:
     """A row alone through a session."""
 
     def run(row: Row) -> NDArray[Any]:
-        return session.run(Case("", (row,)).inputs(answers.model.signature))[answers.port][0]
+        return by_position(
+            answers.model, session.run(Case("", (row,)).inputs(answers.model.signature))[answers.port][0]
+        )
 
     return run
 

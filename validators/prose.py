@@ -81,12 +81,12 @@ def read_text(path: Path) -> str:
 def prose_rows(model: Model, text: str = TEXT) -> list[Row]:
     """The text in at most `ROWS` rows of `WINDOW` tokens, each begun as the checkpoint's tokenizer begins a text.
 
-    None when the checkpoint has no tokenizer, or ids that the model has no row for.
+    None when the checkpoint has no tokenizer, ids that the model has no row for, or when it takes more than a text.
     """
     import numpy as np
 
     found = tokenizer(model)
-    if found is None:
+    if found is None or "embed.weight" not in model.weights:
         return []
     window = min(WINDOW, positions(model))
     ids = found.encode(text, add_special_tokens=False).ids
