@@ -11,6 +11,7 @@ from math import ceil, floor, log10
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 10, 40  # room for the scales
+APART = 32  # between the middles of two marks
 _WIDE, _HIGH = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
 
@@ -33,10 +34,12 @@ def histogram(counts: Sequence[int], lowest: int, per_decade: int, exact: int, l
     decades = range(first // per_decade, last // per_decade + 1)
     every = max(1, -(-len(decades) // 6))
     marks = [(LEFT + step * (2 + (d * per_decade - first)), f"1e{lowest + d}") for d in decades if d % every == 0]
+    zero = LEFT + step / 2
+    marks = [(x, text) for x, text in marks if x - zero > APART]
     total = sum(shown) or 1
     rows = [(TOP + _HIGH * (1 - part), f"{top * part / total:.0%}") for part in (0, 0.5, 1)]
     body = f'<g class="bars">{"".join(parts)}</g>'
-    return _svg(label, body, [(LEFT + step / 2, "0"), *marks], rows, "absolute error")
+    return _svg(label, body, [(zero, "0"), *marks], rows, "absolute error")
 
 
 def scatter(points: Sequence[tuple[float, float]], label: str) -> str:
