@@ -15,7 +15,8 @@ FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 def exact(path: Path) -> bytes | None:
     """The graph with the input of every quantized layer left in float, or None where that changes nothing.
 
-    The kernel of weights in blocks quantizes its input as well, for speed; without the permission it does not.
+    The kernel of weights in blocks quantizes its input as well, for speed; without the permission it does not. Products
+    of bytes become products of floats, but for those in branches.
     """
     graph = _read(path)
     permissions = [
@@ -27,7 +28,8 @@ def exact(path: Path) -> bytes | None:
     ]
     for node, attribute in permissions:
         node.attribute.remove(attribute)
-    return graph.SerializeToString() if permissions else None
+    products = graph is not None and _multiply_floats(graph.graph)
+    return graph.SerializeToString() if permissions or products else None
 
 
 def nodes(graph: Any) -> Iterator[Any]:
@@ -36,6 +38,42 @@ def nodes(graph: Any) -> Iterator[Any]:
         yield node
         for attribute in node.attribute:
             yield from nodes(attribute.g)
+
+
+def _multiply_floats(graph: Any) -> bool:
+    """Put a product of floats in the place of every MatMulIntegerToFloat; False where there is none.
+
+    The new values are named `{layer}.Exact.n`; the product keeps its name.
+    """
+    from onnx import TensorProto
+    from onnx.helper import make_node
+
+    quantized = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DynamicQuantizeLinear"}
+    found: list[Any] = []
+    for node in graph.node:
+        if node.op_type != "MatMulIntegerToFloat" or node.input[0] not in quantized:
+            found.append(node)
+            continue
+        given, data, _, scales, _, zero, *bias = node.input
+        (result,) = node.output
+        step = [f"{node.name.rpartition('.')[0]}.Exact.{n}" for n in range(1, 6)]
+        product = step[4] if bias else result
+        found += [
+            make_node("Cast", [data], [step[0]], name=step[0], to=TensorProto.FLOAT),
+            make_node("Cast", [zero], [step[1]], name=step[1], to=TensorProto.FLOAT),
+            make_node("Sub", step[:2], [step[2]], name=step[2]),
+            make_node("Mul", [step[2], scales], [step[3]], name=step[3]),
+            make_node("MatMul", [quantized[given], step[3]], [product], name=product),
+        ]
+        if bias:
+            found.append(make_node("Add", [product, *bias], [result], name=result))
+    if len(found) == len(graph.node):
+        return False
+    needed = {name for node in found for name in node.input}
+    kept = [node for node in found if node.op_type != "DynamicQuantizeLinear" or needed & set(node.output)]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return True
 
 
 def with_input(content: bytes, name: str) -> bytes | None:

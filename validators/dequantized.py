@@ -47,12 +47,17 @@ def dequantized(model: Model, path: Path) -> Model:
 
 
 def weights_only(path: Path) -> bool:
-    """Whether no kernel of the graph needs integers for activations."""
+    """Whether a strict session leaves all activations in float: it replaces most operators that want integers."""
     import onnx
 
     from isoform.runtimes.onnx_file import nodes
 
-    return not any(node.op_type in TURNED for node in nodes(onnx.load(str(path), load_external_data=False).graph))
+    graph = onnx.load(str(path), load_external_data=False).graph
+    outer = {node.output[0] for node in graph.node}
+    return not any(
+        node.op_type == "MatMulInteger" or (node.op_type in TURNED and node.output[0] not in outer)
+        for node in nodes(graph)
+    )
 
 
 def few(cases: Sequence[Case]) -> list[Case]:

@@ -24,7 +24,11 @@ from isoform.reference.model import Model, open_model
 from tests.oracle import tiny
 from tests.oracle.wide import BASES, wide
 
-FORMS = ("onnx f32", "onnx q8_0", "onnx q4_0", "torchscript f32", "gguf f32", "gguf q8_0", "gguf q4_k_m")
+FORMS = (
+    *("onnx f32", "onnx q8_0", "onnx q4_0", "onnx int8"),
+    "torchscript f32",
+    *("gguf f32", "gguf q8_0", "gguf q4_k_m"),
+)
 
 Tensors = dict[str, Tensor]
 Config = dict[str, Any]

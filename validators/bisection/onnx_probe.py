@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from isoform.validators.cases import Case
 
 ROTATIONS = ("RotaryEmbedding",)
+EXACT = ".Exact."  # weights that a strict graph computes from integers
 WITH_SUM = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 SUM = 3  # the output that is the sum
 OPERATOR = r"(^|\.)[A-Z]\w*(\.\d+)?$"
@@ -80,7 +81,7 @@ def _places(graph: Any, modules: set[str]) -> dict[Point, list[str]]:
     places: dict[Point, list[str]] = {}
     rotations: dict[str, int] = {}
     for node in graph.node:
-        own = [name for name in node.input if name and name not in weights]
+        own = [name for name in node.input if name and name not in weights and EXACT not in name]
         scopes = {name: _scope(name, node) for name in node.output if name}
         first = next(iter(scopes.values()), "")
         if node.op_type in ROTATIONS:
