@@ -90,11 +90,13 @@ def open_session(
     device: str = "cpu",
     strict: bool = False,
     threads: int | None = None,
+    beside: bool = False,
 ) -> Session:
     """One file (or, for torch, an opened model in `dtype`) on one backend.
 
-    A `.onnx` file needs no `signature`, the other files do. `strict` turns off what trades exactness for speed. A model
-    of several parts becomes an `EncoderDecoderSession`.
+    A `.onnx` file needs no `signature`, the other files do. `strict` turns off what trades exactness for speed.
+    `beside`: other sessions of the same model run in turn with this one. A model of several parts becomes an
+    `EncoderDecoderSession`.
     """
     parse_device(device)
     if backend == "torch":
@@ -113,7 +115,7 @@ def open_session(
     if backend == "onnxruntime":
         from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(source, signature, device=device, strict=strict, threads=threads)
+        return OnnxRuntimeSession(source, signature, device=device, strict=strict, threads=threads, spin=not beside)
     if signature is None:
         raise InputError(f"{source} has no signature; open the bundle it belongs to, or the checkpoint")
     if backend == "torchscript":
@@ -145,7 +147,7 @@ def open_bundle(folder: Path, artifacts: Sequence[Artifact], backend: str, **opt
     if len(artifacts) == 1:
         return open_artifact(folder, artifacts[0], backend, **options)
     several: Any = EncoderDecoderSession(
-        {artifact.part: partial(open_artifact, folder, artifact, backend, **options) for artifact in artifacts}
+        {a.part: partial(open_artifact, folder, a, backend, beside=True, **options) for a in artifacts}
     )
     return cast("Session", several)
 

@@ -44,6 +44,7 @@ _TYPES = {
 _QUIET = 3  # errors only
 CACHE = "isoform.cache"  # in the graph's metadata, where it is our own
 IN_PLACE, GROWS = "in_place", "grows"  # one buffer may be past and present; present is a new tensor
+SPINNING = "session.intra_op.allow_spinning"
 START = "logits_start"  # a constant of the graph that may be an input instead: the first slot that gets logits
 LARGE = 2**26  # bytes of a graph with its weights inside: not one that has the constant
 SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds as many floats for every head
@@ -55,7 +56,7 @@ class OnnxRuntimeSession:
     """A graph with its weights beside it; `signature` is read from the graph when there is none.
 
     `threads` defaults to the CPUs this process may use. `strict` keeps TF32 off on a GPU, and quantized layers from
-    quantizing their input.
+    quantizing their input. Threads that `spin` while they wait are ready sooner, and keep a CPU from others.
     """
 
     backend: str = "onnxruntime"
@@ -68,6 +69,7 @@ class OnnxRuntimeSession:
         device: str = "cpu",
         strict: bool = False,
         threads: int | None = None,
+        spin: bool = True,
     ) -> None:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; export the model again")
@@ -80,6 +82,8 @@ class OnnxRuntimeSession:
         options.intra_op_num_threads = cpus() if threads is None else threads
         if options.intra_op_num_threads < 1:
             raise InputError(f"threads={threads}: at least one is needed")
+        if not spin:
+            options.add_session_config_entry(SPINNING, "0")
         index = parse_device(device)
         self.device = ("cpu", 0) if index is None else ("cuda", index)
         providers: list[Any] = ["CPUExecutionProvider"]
