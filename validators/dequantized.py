@@ -37,7 +37,7 @@ def dequantized(model: Model, path: Path) -> Model:
         built, held = model.module(kind, device), held_weights(path)
         for name, parameter in built.named_parameters():
             if name in held:
-                values = torch.from_numpy(held[name].rows(0, len(parameter)).copy())
+                values = torch.from_numpy(held[name].rows(0, len(parameter) if parameter.dim() else 1).copy())
                 parameter.data = values.view(parameter.shape).to(device=device, dtype=kind)
         return built
 

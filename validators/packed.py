@@ -156,6 +156,7 @@ def check_packed(model: Model, path: Path, dtype: str, backend: str) -> Report:
         packed += held[name].bits > 0
         count, other = 0, []
         source = weight.load()
+        source = source if source.dim() else source.view(1)
         for start in range(0, rows, step):
             wanted = source[start : start + step].float().numpy()
             got = held[name].rows(start, start + step)
@@ -222,7 +223,8 @@ def imitate(model: Model, path: Path) -> tuple[Run, AbstractContextManager[Any]]
     blocks: dict[int, int] = {}
     for name, parameter in module.named_parameters():
         if name in held:
-            parameter.data = torch.from_numpy(held[name].rows(0, len(parameter)).copy()).view(parameter.shape)
+            rows = len(parameter) if parameter.dim() else 1
+            parameter.data = torch.from_numpy(held[name].rows(0, rows).copy()).view(parameter.shape)
             if held[name].bits:
                 blocks[id(parameter)] = held[name].block
     return (lambda row: run_alone(model, module, row)), activations(blocks)
