@@ -104,7 +104,7 @@ def _check(
         need, have = plan.bytes / 1e9, limits.bytes / 1e9
         raise InputError(f"{folder} needs up to {need:.1f} GB to be checked, --memory allows {have:.1f} GB; allow more")
     limits.announce(str(plan))
-    report.skipped += [Skip("", "graph", case.name, clock.reason) for case in plan.left_out]
+    report.skipped += [Skip("", "graph", case.name, clock.planned) for case in plan.left_out]
     show = progress or (lambda text, done, total: None)
     steps = len(artifacts) + 1
     show("reference", 0, steps)

@@ -61,6 +61,11 @@ class Clock:
         return self.seconds is not None and self.spent >= self.seconds
 
     @property
+    def planned(self) -> str:
+        """Why a case is not even begun."""
+        return f"left out: the budget of {spoken(self.seconds or 0)} holds fewer cases"
+
+    @property
     def reason(self) -> str:
         return f"left out: the budget of {spoken(self.seconds or 0)} was spent"
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from isoform.signature import Signature
 
 BACKEND, LEVEL = "bundle", "inputs"
+ORACLE = "of transformers"  # in the name of a case
 
 CORPUS = (
     "",
@@ -70,7 +71,7 @@ CHATS: tuple[tuple[dict[str, str], ...], ...] = (
 ADDED = 24  # of the added tokens at most: those that take spaces with them first
 SECONDS = 120.0  # that transformers may take
 
-_ORACLE = """
+_PROGRAM = """
 import json, sys
 from transformers import AutoTokenizer, __version__
 folder, asked = sys.argv[1], json.load(sys.stdin)
@@ -205,13 +206,14 @@ def _all_ids(reader: _Reader, texts: Sequence[str]) -> list[list[list[int]]]:
     return [[reader.ids(text, special) for special in (True, False)] for text in texts]
 
 
-def _differing(case: str, inputs: Sequence[str], got: Sequence[Any], want: Sequence[Any], whose: str = "") -> Result:
+def _differing(
+    case: str, inputs: Sequence[str], got: Sequence[Any], want: Sequence[Any], whose: str = "", note: str = ""
+) -> Result:
     """How many of the inputs come out differently; the note shows the first."""
-    name = f"{case}{whose}, {len(inputs)} {'chats' if 'chat' in case else 'texts'}"
+    name = f"{f'{case} {whose}'.strip()}, {len(inputs)} {'chats' if 'chat' in case else 'texts'}"
     if len(got) != len(want):
         return _result(name, "differing", len(inputs), f"{len(got)} results, not {len(want)}")
     wrong = [n for n, (mine, theirs) in enumerate(zip(got, want, strict=True)) if mine != theirs]
-    note = ""
     if wrong:
         n = wrong[0]
         pair = next((m, t) for m, t in zip(got[n], want[n], strict=True) if m != t)
@@ -234,30 +236,30 @@ def _against_oracle(
     fresh = stored is None or stored.get("files") != state
     said = ask_transformers(folder, texts) if oracle and fresh and find_spec("transformers") is not None else None
     if isinstance(said, str):
-        report.skipped.append(Skip(BACKEND, LEVEL, "token ids against transformers", said))
+        report.skipped.append(Skip(BACKEND, LEVEL, f"token ids {ORACLE}", said))
     elif said is not None:
-        whose = f" against transformers {said['version']}"
-        report.results.append(_differing("token ids", texts, ids, said["ids"], whose))
+        by = f"transformers {said['version']}"
+        report.results.append(_differing("token ids", texts, ids, said["ids"], ORACLE, by))
         if said["chats"] and chats:
             shown = [json.dumps(chat, ensure_ascii=False) for chat in CHATS]
-            report.results.append(_differing("chat template", shown, chats, said["chats"], whose))
+            report.results.append(_differing("chat template", shown, chats, said["chats"], ORACLE, by))
         return {
-            "by": f"transformers {said['version']}",
+            "by": by,
             "files": state,
             "ids": {_short(text): _short(found) for text, found in zip(texts, said["ids"], strict=True)},
             "chats": [_short(found) for found in said["chats"]],
         }
     if stored:
         known: Mapping[str, str] = stored.get("ids", {})
-        whose = f" against what {stored.get('by', 'was stored')} gave"
+        by = f"as {stored.get('by', ORACLE)} gave them before"
         held = [(text, found) for text, found in zip(texts, ids, strict=True) if _short(text) in known]
         wrong = [text for text, found in held if known[_short(text)] != _short(found)]
-        note = f"{wrong[0][:60]!r} gives other ids" if wrong else ""
-        report.results.append(_result(f"token ids{whose}, {len(held)} texts", "differing", len(wrong), note))
+        note = f"{wrong[0][:60]!r} gives other ids" if wrong else by
+        report.results.append(_result(f"token ids {ORACLE}, {len(held)} texts", "differing", len(wrong), note))
         if stored.get("chats") and chats:
             pairs = zip(chats, stored["chats"], strict=False)
             count = sum(_short(found) != kept for found, kept in pairs)
-            report.results.append(_result(f"chat template{whose}, {len(chats)} chats", "differing", count))
+            report.results.append(_result(f"chat template {ORACLE}, {len(chats)} chats", "differing", count, by))
     return stored
 
 
@@ -275,7 +277,7 @@ def ask_transformers(folder: Path, texts: Sequence[str]) -> dict[str, Any] | str
     """Its version, and what it makes of the texts and CHATS, offline; or why there is no answer."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "USE_TORCH": "0"}
     asked = json.dumps({"texts": list(texts), "chats": CHATS})
-    command = [sys.executable, "-W", "ignore", "-c", _ORACLE, str(folder)]
+    command = [sys.executable, "-W", "ignore", "-c", _PROGRAM, str(folder)]
     try:
         done = subprocess.run(command, input=asked, capture_output=True, text=True, env=environment, timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:

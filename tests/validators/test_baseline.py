@@ -66,3 +66,25 @@ def test_a_baseline_with_a_baseline_in_it_is_read() -> None:
     stored = sample()
     stored.add(compare_with_baseline(stored, sample()))
     assert found(sample(), stored) == []
+
+
+def test_what_a_budget_leaves_out_and_other_counts_are_no_regressions() -> None:
+    stored = Report(
+        [
+            Result("onnxruntime", "graph", "f32 one row, length 1", "rms", 0.1, 1.0, True),
+            Result("llamacpp", "weights", "q8_0 weights, 8 tensors", "differing", 0, 0, True),
+            Result("llamacpp", "deployment", "q8_0 text, 8 rows, 900 positions", "kl", 0.1, 1.0, True),
+            Result("bundle", "inputs", "token ids of transformers, 34 texts", "differing", 0, 0, True),
+        ]
+    )
+    less = Report(
+        [Result("llamacpp", "deployment", "q8_0 text, 2 rows, 200 positions", "kl", 0.1, 1.0, True)],
+        [
+            Skip("", "graph", "one row, length 1", "the budget holds fewer cases"),
+            Skip("llamacpp", "weights", "q8_0", "the budget was spent"),
+        ],
+    )
+    assert found(less, stored) == []
+    worse = replace(less.results[0], value=2.0, passed=False)
+    (note,) = found(Report([worse], less.skipped), stored)
+    assert "fails now" in note
