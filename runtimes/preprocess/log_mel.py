@@ -100,7 +100,7 @@ def log_mel_blocks(blocks: Iterable[NDArray[np.float32]], settings: LogMelSettin
         # The last frame of all is dropped, and frames near the end need mirrored samples: wait for both.
         ready = max(0, (held.size - settings.n_fft) // hop + 1)
         if ready:
-            parts.append(_log_power(held, ready, window, bank, settings))
+            parts.append(log_power(held, ready, window, bank, settings))
             held = held[ready * hop :].copy()
             done += ready
     if total <= half:
@@ -110,7 +110,7 @@ def log_mel_blocks(blocks: Iterable[NDArray[np.float32]], settings: LogMelSettin
     count = total // hop - done
     if count > 0:
         held = np.concatenate((held, tail[-2 : -half - 2 : -1]))
-        parts.append(_log_power(held, count, window, bank, settings))
+        parts.append(log_power(held, count, window, bank, settings))
     empty = np.zeros((settings.feature_size, 0), np.float32)
     return _scale(np.concatenate((empty, *parts), axis=1)[:, : total // hop])
 
@@ -132,7 +132,7 @@ def _scale(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return features
 
 
-def _log_power(
+def log_power(
     samples: NDArray[np.float32],
     count: int,
     window: NDArray[np.float32],

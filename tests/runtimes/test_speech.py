@@ -13,12 +13,14 @@ import pytest
 from numpy.typing import NDArray
 
 from isoform.errors import CheckpointError, InputError
+from isoform.runtimes.pipelines.speech import windows
 from isoform.runtimes.pipelines.speech.alignment import median_filter, token_times, warp
 from isoform.runtimes.pipelines.speech.joining import Piece, Timestamps, join, merge
 from isoform.runtimes.pipelines.speech.rules import timestamps
 from isoform.runtimes.pipelines.speech.settings import SpeechModel
 from isoform.runtimes.pipelines.speech.transcriber import Transcriber
 from isoform.runtimes.pipelines.speech.words import words
+from isoform.runtimes.preprocess.log_mel import LogMelSettings, log_mel
 from isoform.runtimes.preprocess.tokenizer import TextTokenizer
 from tests.runtimes.heard import TransformersSpeech
 
@@ -223,6 +225,19 @@ def test_recordings_do_not_depend_on_each_other(hearing: tuple[Any, Transcriber]
     assert together == [ours.transcribe(one, **options) for one in recordings]
     assert told[-1] == (78, 78)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_features_made_by_window_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, samples = LogMelSettings(), sound(67.123)
+    whole = log_mel(samples, settings)
+    monkeypatch.setattr(windows, "HELD", 0)
+    by_window = windows.Windows(samples, settings)
+    assert by_window.frames == whole.shape[1] == by_window.sounding
+    for start in (0, 1, 2999, 4000, by_window.frames - 1):
+        expected = np.zeros((80, 3000), np.float32)
+        part = whole[:, start : start + 3000]
+        expected[:, : part.shape[1]] = part
+        np.testing.assert_allclose(by_window.window(start), expected, atol=2e-6)
 
 
 def test_silence_gives_what_transformers_gives(hearing: tuple[Any, Transcriber]) -> None:
