@@ -14,8 +14,8 @@ A model of several parts has these names below `encoder` and `decoder`. A pre-no
 what it reads comes through `conv1`, `conv2`, ... and `position_embed`. A decoder with a memory adds
 `layers.N.cross_norm` and `layers.N.cross.q, .k, .v, .out` between attention and MLP.
 
-A vision transformer is a pre-norm encoder after `patch_embed`, `class_token` (`register_tokens`) and `position_embed`; a
-branch may end in a scale, `layers.N.attn_scale` and `.mlp_scale`, and a gated MLP may have one matrix for two,
+A vision transformer is a pre-norm encoder after `patch_embed`, `class_token` (`register_tokens`) and `position_embed`.
+A branch may end in a scale, `layers.N.attn_scale` and `.mlp_scale`, and a gated MLP may have one matrix for two,
 `mlp.gate_up` and `mlp.gate_down`. Its heads are `pooler.dense` and `classifier`. Two towers have these names below
 `text` and `vision`, then `text_projection`, `vision_projection`, `logit_scale` and `logit_bias`; a picture that is
 pooled by attention adds `vision.pool.probe`, `.qkv`, `.out`, `.norm` and `.mlp`.
