@@ -91,6 +91,8 @@ class TextGeneration(Pipeline):
         settings, prompts = self._prepare([inputs], together, **{k: v for k, v in own.items() if k in _PREPARED})
         if settings.num_return_sequences > 1:
             raise InputError("stream() makes one text; pass num_return_sequences=1")
+        if settings.num_beams > 1:
+            raise InputError("beams are known when they end, so stream() has no pieces of them; pass num_beams=1")
         text = TextStream(partial(self.tokenizer.decode, skip_special_tokens=own.get("skip_special_tokens", True)))
         for (row,) in self._steps(prompts, settings, 0):
             if piece := text.push(row.made[-1]):
@@ -166,6 +168,8 @@ class TextGeneration(Pipeline):
         )
         if streamer is not None and settings.num_return_sequences > 1:
             raise InputError("a streamer takes one text at a time; pass num_return_sequences=1")
+        if streamer is not None and settings.num_beams > 1:
+            raise InputError("beams are known when they end, so a streamer gets no pieces of them; pass num_beams=1")
         decode = partial(
             self.tokenizer.decode,
             skip_special_tokens=skip_special_tokens,

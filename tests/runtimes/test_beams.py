@@ -115,3 +115,34 @@ def test_rows_that_share_a_memory_are_as_rows_with_one_each(tiny: Tiny) -> None:
                 np.testing.assert_allclose(got[0][n], alone.step(ids[n : n + 1])[0], atol=1e-5)
                 last = len(order) - 1 - n
                 np.testing.assert_allclose(got[1][last], alone.step(ids[last : last + 1])[0], atol=1e-5)
+
+
+def test_a_cache_follows_the_beams(tiny: Tiny) -> None:
+    """Prompts of different lengths together, on a decoder with a cache of its own, as each alone in transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from isoform.reference.model import open_model
+    from isoform.runtimes.torch_backend import TorchSession
+
+    folder = tiny("qwen2_b")
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    options: dict[str, Any] = {"num_beams": 3, "max_new_tokens": 8, "eos_token_id": list(range(0, 300, 11))}
+    prompts = [[5, 17, 33, 80, 3, 4], [61, 2], [7, 7, 7]]
+    with TorchSession(open_model(folder, "text-generation")) as session:
+        rows = generate(session, prompts, resolve({"do_sample": False, **options}, model_settings(folder)))
+    for row in rows:
+        wanted = theirs.generate(torch.tensor([row.prompt]), do_sample=False, **options)[0].tolist()
+        assert row.prompt + row.made == wanted[: len(row.prompt) + len(row.made)]
+
+
+def test_beams_may_be_sampled(tiny: Tiny) -> None:
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(tiny("llama_b"), attn_implementation="eager")
+    options = {"num_beams": 3, "do_sample": True, "max_new_tokens": 6, "seed": 3, "num_return_sequences": 2}
+    made = [[row.made for row in generate(Recomputed(theirs), [[5, 6]], resolve(options))] for _ in range(2)]
+    assert made[0] == made[1]
+    assert made[0][0] != made[0][1]
+    other = generate(Recomputed(theirs), [[5, 6]], resolve({**options, "seed": 4}))
+    assert [row.made for row in other] != made[0]
