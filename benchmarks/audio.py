@@ -99,7 +99,7 @@ def race(found: list[Contestant], title: str, seconds: float, rounds: int) -> Ta
     def spent(n: int, what: str) -> list[float]:
         return [cost[what][1] for cost in costs[n]]
 
-    names = ("CPU s", "times real time", "÷ isoform f32", "÷ isoform int8", "wall s", "wall ÷ f32", "wall ÷ int8")
+    names = ("CPU s", "sound s / CPU s", "÷ isoform f32", "÷ isoform int8", "wall s", "wall ÷ f32", "wall ÷ int8")
     table = Table(title, *names, "peak MB")
     for n, contestant in enumerate(found):
         cpu, wall = (
@@ -107,7 +107,7 @@ def race(found: list[Contestant], title: str, seconds: float, rounds: int) -> Ta
             for what in ("cpu", "wall")
         )
         used, passed = median(spent(n, "cpu")), median(spent(n, "wall"))
-        table.add(contestant.name, used, seconds / passed, *cpu, passed, *wall, peaks[n])
+        table.add(contestant.name, used, seconds / used, *cpu, passed, *wall, peaks[n])
     return table
 
 
