@@ -1,8 +1,7 @@
 """What a check will cost, said before it runs, and which cases to keep when there is too little time for all.
 
 Costs follow from the number of parameters and tokens, and from how fast this machine multiplies (measured in a
-fraction of a second). They are rough: within a factor of two on the models they were made on. So a clock watches as
-well, and what it leaves out is listed.
+fraction of a second). They are rough, so a clock watches as well, and what it leaves out is listed.
 """
 
 from __future__ import annotations

@@ -107,6 +107,9 @@ def compare(a: str, b: str, *, threads: int | None = None, progress: Progress | 
     show = progress or (lambda text, done, total: None)
     sides = (find_side(a), find_side(b))
     models = [_model(side) for side in sides]
+    for side, model in zip(sides, models, strict=True):
+        if model is not None and len(model.parts) > 1:
+            raise InputError(f"{side.text} is a model of several parts; `isoform check` compares each of them")
     reference = next((model for model in models if model is not None), None)
     with ExitStack() as stack:
         show("comparing", 0, 4)
@@ -277,7 +280,7 @@ def _quantized_alike(sides: Sequence[Side], reference: Model | None, cases: Sequ
 
     lost: dict[str, float] = {}
     for side in sides:
-        if reference is None or side.dtype in DIGITS or side.format not in ("gguf", "onnx") or len(reference.parts) > 1:
+        if reference is None or side.dtype in DIGITS or side.format not in ("gguf", "onnx"):
             continue
         loss, module = Loss(), reference.module()
         run, rounding = (imitate if side.format == "onnx" else imitation)(reference, side.path)
@@ -300,7 +303,7 @@ def _limits(
 ) -> Callable[[float, float], tuple[float, float]]:
     """From the largest output and the outputs' root mean square to the limits of max_abs and rms."""
     floats = [side for side in sides if side.dtype in DIGITS]
-    if reference is None or len(floats) < 2 or len(reference.parts) > 1:
+    if reference is None or len(floats) < 2:
         ulp = max(2.0 ** (1 - DIGITS.get(side.dtype, 24)) for side in sides)
         if len(floats) == 2:
             found.notes.append("no checkpoint is at hand, so the limit is a number of units in the last place")
