@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isoform.runtimes.preprocess.log_mel import RANGE, LogMelSettings, filter_bank, hann, log_mel, log_power, pad
+from isoform.runtimes.preprocess.log_mel import RANGE, LogMelSettings, hann, log_mel, log_power, pad
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,4 +64,4 @@ class Windows:
             samples[-2 : -2 - after : -1],
         )
         whole = np.concatenate(parts)
-        return log_power(whole, stop - start, hann(settings.n_fft), filter_bank(settings), settings)
+        return log_power(whole, stop - start, hann(settings.n_fft), settings)
