@@ -39,6 +39,9 @@ Progress = Callable[[str, int, int], None]
 Stride = tuple[float, float, float]
 """Seconds of a piece, and those it shares with the one before and the one after."""
 
+_Ready = tuple[int, "NDArray[np.float32]", Stride | None]
+"""The number of a recording, a piece of it, and what the piece shares."""
+
 TOGETHER = 8  # rows of the decoder at a time, beams included
 
 
@@ -145,8 +148,8 @@ class Transcriber:
         given: bool | Literal["word"] = bool(return_timestamps or self.model.settings.get("return_timestamps"))
         if return_timestamps == "word":
             given = "word"
-        long = not chunk_length_s and any(len(samples) > self.features.n_samples for samples in recordings)
-        if long and return_timestamps is False:
+        long = [not chunk_length_s and len(samples) > self.features.n_samples for samples in recordings]
+        if any(long) and return_timestamps is False:
             raise InputError(
                 f"a recording longer than {self.features.chunk_length} s is read by its timestamps; pass "
                 "return_timestamps=True, or chunk_length_s="
@@ -158,9 +161,17 @@ class Transcriber:
                 "name; pass return_timestamps=True for those of segments"
             )
         settings = read_call(self.model, asked, timestamps=bool(given))
+        by_time = replace(settings, timestamps=True) if any(long) else settings
         cut = _Cut.of(chunk_length_s, stride_length_s, self.features.sampling_rate) if chunk_length_s else None
         size = batch_size or max(TOGETHER // settings.generation.num_beams, 1)
-        heard = self._read(recordings, settings, cut, size, words=given == "word", progress=progress)
+        heard = self._read(
+            recordings,
+            [by_time if one else settings for one in long],
+            cut,
+            size,
+            words=given == "word",
+            progress=progress,
+        )
         return [
             join(
                 [self._piece(recording, stride, bool(return_language)) for recording, stride in pieces],
@@ -184,17 +195,17 @@ class Transcriber:
     def _read(
         self,
         recordings: Sequence[NDArray[np.float32]],
-        settings: SpeechSettings,
+        settings: Sequence[SpeechSettings],
         cut: _Cut | None,
         size: int,
         *,
         words: bool,
         progress: Progress | None,
     ) -> list[list[tuple[_Recording, Stride | None]]]:
-        """Every recording's pieces, in order."""
+        """Every recording's pieces, in order; `settings` are those of each recording."""
         rate = self.features.sampling_rate
         total, done = sum(map(len, recordings)) // rate, 0
-        ready: list[tuple[int, NDArray[np.float32], Stride | None]] = []
+        ready: list[_Ready] = []
         for n, samples in enumerate(recordings):
             if cut is None:
                 ready.append((n, samples, None))
@@ -202,15 +213,14 @@ class Transcriber:
                 # What a chunk has more than the model's window is not heard.
                 ready += [(n, chunk[: self.features.n_samples], stride) for chunk, stride in cut.chunks(samples)]
         found: list[list[tuple[_Recording, Stride | None]]] = [[] for _ in recordings]
-        for start in range(0, len(ready), size):
-            group = ready[start : start + size]
+        for group in _groups(ready, size, settings):
             heard = [_Recording(Windows(chunk, self.features)) for _, chunk, _ in group]
 
             def tell(seconds: float, before: int = done) -> None:
                 if progress is not None:
                     progress("transcribe", min(int(before + seconds), total), total)
 
-            self._transcribe(heard, settings, words=words, tell=tell)
+            self._transcribe(heard, settings[group[0][0]], words=words, tell=tell)
             for (n, chunk, stride), recording in zip(group, heard, strict=True):
                 recording.windows.drop()
                 found[n].append((recording, stride))
@@ -497,6 +507,18 @@ class _Cut:
                 yield chunk, (len(chunk) / self.rate, left / self.rate, right / self.rate)
             if is_last:
                 return
+
+
+def _groups(ready: Sequence[_Ready], size: int, settings: Sequence[SpeechSettings]) -> Iterator[list[_Ready]]:
+    """At most `size` neighbours whose recordings have the same settings."""
+    group: list[_Ready] = []
+    for one in ready:
+        if group and (len(group) == size or settings[one[0]] != settings[group[0][0]]):
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
 
 
 def _by_length(rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
