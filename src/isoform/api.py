@@ -26,7 +26,6 @@ Progress = Callable[[str, int, int], None]
 
 FORMATS = ("onnx", "torchscript", "gguf")
 DTYPES = ("f32", "f16", "bf16")
-HUB = ("cache_dir", "offline", "revision", "token")  # what `open_checkpoint` takes for a Hub id
 
 
 def load(
@@ -361,11 +360,12 @@ def pipeline(
     checkpoints ("f32" when none is given); a bundle or file runs in its own. `revision`, `token`, `cache_dir` and
     `offline` are for Hub ids; the other parameters (batch_size, max_new_tokens, …) hold for every call of the pipeline.
     """
+    from isoform.reference.checkpoint import HUB_OPTIONS
     from isoform.runtimes import backends, pipelines
 
     if backend != "auto":
         _one_of("backend", backend, backends.BACKENDS)
-    hub = {name: parameters.pop(name) for name in HUB if name in parameters}
+    hub = {name: parameters.pop(name) for name in HUB_OPTIONS if name in parameters}
     served = pipelines.model_task(task)
     path = Path(model).expanduser()
     exported = (path / "isoform.json").is_file() or path.suffix == ".onnx"
