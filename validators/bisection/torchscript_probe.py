@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from isoform.validators.cases import Case
 
 
+SCRIPTED = "prim::CallFunction"
+"""A call of a scripted function, whose graph Python cannot get at: the module with it is taken as a whole."""
+
+
 class TorchScriptProbe:
     """A file that isoform wrote."""
 
@@ -92,12 +96,15 @@ class _Interpreter:
         if path not in self._blocks:
             self._blocks[path] = _taken_apart(module.graph)
         block = self._blocks[path]
-        # A module is its path with itself; everything else is a value.
-        values: dict[str, Any] = {block.takes[0]: (path, module)}
-        values.update(zip(block.takes[1:], arguments, strict=True))
-        self._run(block, values)
-        results = [values[name] for name in block.gives]
-        result = results[0] if len(results) == 1 else tuple(results)
+        if any(node.kind() == SCRIPTED for node, _, _ in block.nodes):
+            result = module(*arguments)
+        else:
+            # A module is its path with itself; everything else is a value.
+            values: dict[str, Any] = {block.takes[0]: (path, module)}
+            values.update(zip(block.takes[1:], arguments, strict=True))
+            self._run(block, values)
+            results = [values[name] for name in block.gives]
+            result = results[0] if len(results) == 1 else tuple(results)
         if path:
             floating = [x for x in tensors(arguments) if x.is_floating_point()]
             self._found.setdefault(Point(path, "in"), floating)
