@@ -302,7 +302,8 @@ class _Artifact:
                     )
                 )
             if self.artifact.format == "gguf":
-                report.add(check_metadata(model, self.path, self.dtype, self.backend))
+                pre = self.artifact.options.get("pre")
+                report.add(check_metadata(model, self.path, self.dtype, self.backend, pre))
         except Exception as error:  # noqa: BLE001  a file that no reader takes is a finding, not the end of the check
             self._failed(report, "weights", error)
 

@@ -21,11 +21,11 @@ LEVEL = "weights"
 LONG = 60  # letters of a value that are shown
 
 
-def check_metadata(model: Model, path: Path, dtype: str, backend: str) -> Report:
+def check_metadata(model: Model, path: Path, dtype: str, backend: str, pre: str | None = None) -> Report:
     """Compare architecture, settings, tokenizer and the tensors that the checkpoint does not hold.
 
-    One result, how many keys differ; where numbers do, a departure each. A pre-tokenizer that cannot be found from
-    tokenizer.json is taken from the file.
+    One result, how many keys differ; where numbers do, a departure each. `pre` is the pre-tokenizer that the export was
+    told; one that was not told, and cannot be found from tokenizer.json, is taken from the file.
     """
     from isoform.exporters.gguf import card_of
     from isoform.exporters.gguf.metadata import metadata
@@ -35,7 +35,7 @@ def check_metadata(model: Model, path: Path, dtype: str, backend: str) -> Report
     file, card = GgufCheckpoint(path), card_of(model)
     tensors = entries(model, card)
     try:
-        wanted = metadata(model, card, tensors, None)
+        wanted = metadata(model, card, tensors, pre)
     except UnsupportedExport:
         wanted = metadata(model, card, tensors, file.metadata.get("tokenizer.ggml.pre"))
     wanted = {key: value for key, value in wanted.items() if _counts(key, card.arch)}

@@ -18,6 +18,7 @@ from isoform.manifest import NAME, Artifact, Manifest, describe
 from isoform.reference.model import open_model
 from isoform.signature import Port
 from isoform.validators.bundle import check_bundle
+from isoform.validators.metadata import check_metadata
 from isoform.validators.report import Report
 from isoform.validators.weights import check_weights
 from tests import oracle
@@ -279,3 +280,14 @@ def test_quantized_weights_are_what_the_quantizer_makes_of_the_source(bundle: Pa
 def test_narrow_bundles_are_the_same(tmp_path: Path, name: str, dtype: str, types: tuple[str, ...]) -> None:
     report = check_bundle(write(name, tmp_path / "out", dtype, types), threads=1)
     assert report.same, [r for r in report.results if not r.passed]
+
+
+def test_a_pre_tokenizer_that_the_export_was_told_is_no_difference(tmp_path: Path) -> None:
+    model = open_model(oracle.tiny("qwen2"))
+    options = gguf.Options(pre="llama-bpe")
+    (artifact,) = gguf.write(model, tmp_path, ("f32",), lambda *_: None, options=options)
+    path = tmp_path / artifact.files[0].path
+    assert check_metadata(model, path, "f32", "llamacpp", artifact.options["pre"]).same
+    (result,) = check_metadata(model, path, "f32", "llamacpp").results
+    assert not result.passed
+    assert "tokenizer.ggml.pre is 'llama-bpe', not 'qwen2'" in result.note
