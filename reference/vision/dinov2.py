@@ -116,7 +116,6 @@ def rules(prefix: str) -> tuple[Rule, ...]:
     """The Hub's names, those of the trunk below `prefix`."""
     names = {
         "embeddings.cls_token": "class_token",
-        "embeddings.register_tokens": "register_tokens",
         "embeddings.position_embeddings": "position_embed",
         "embeddings.patch_embeddings.projection": "patch_embed",
         "embeddings.mask_token": "mask.token",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from isoform.reference.card import Family
 from isoform.reference.vision.dinov2 import Dinov2Config, rules, tasks
+from isoform.reference.weights import Rename
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +21,14 @@ class RegistersConfig(Dinov2Config):
         return self.num_register_tokens
 
 
+REGISTERS = Rename("dinov2_with_registers.embeddings.register_tokens", "register_tokens")
+
 FAMILY = Family(
     name="dinov2_with_registers",
     title="DINOv2 with registers",
     model_types=("dinov2_with_registers",),
     config=RegistersConfig,
-    rules=rules("dinov2_with_registers"),
+    rules=(*rules("dinov2_with_registers"), REGISTERS),
     tasks=tasks("Dinov2WithRegisters"),
     prefix="dinov2_with_registers",
     heads=("classifier", "mask"),

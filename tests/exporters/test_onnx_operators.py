@@ -143,6 +143,13 @@ OTHERS: dict[str, tuple[Body, tuple[tuple[Axis, ...], ...]]] = {
         ),
         (SAME,),
     ),
+    "group_norm": (
+        lambda x, ids: (
+            F.group_norm(torch.cat((x, x * x), 1).transpose(1, 2), 8, x.new_ones(8) * 2, x.new_ones(8), 1e-5)[:, :, :1]
+            + F.group_norm(x.transpose(1, 2), 2, x.new_ones(8).cumsum(0), x.new_ones(8).cumsum(0) - 4, 1e-5)
+        ),
+        ((BATCH, 8, LENGTH),),
+    ),
     "matmul": (lambda x, ids: (x @ x.transpose(1, 2)) @ torch.bmm(x, x.transpose(1, 2)), ((BATCH, LENGTH, LENGTH),)),
     "select": (lambda x, ids: x[:, 0] + x[:, -1], ((BATCH, 8),)),
     "sizes": (lambda x, ids: x / x.shape[1] + (x.shape[0] * 2 - 1) // 2, (SAME,)),

@@ -33,6 +33,11 @@ AUDIO = (
     *("wav2vec2", "wav2vec2_ctc", "wav2vec2_large", "wav2vec2_b", "wav2vec2_base_b", "wav2vec2_ctc_b"),
     *(*SPEECH, "whisper_labels"),
 )
+PICTURES = (
+    *("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b", "dinov2_registers", "dinov2_registers_cls"),
+    *("vit_cls", "vit_b", "clip", "clip_b", "siglip", "siglip_b"),
+    *("blip_vqa", "blip_caption", "blip_vqa_b", "blip_caption_b"),
+)
 ENCODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if name.startswith("bert"))
 DECODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if not name.startswith("bert"))
 

@@ -17,7 +17,6 @@ from isoform.errors import CheckpointError
 from isoform.reference.families import load_family
 from isoform.reference.model import Model, open_model
 from isoform.reference.vision.patches import bicubic, resized
-from isoform.reference.weights import Rule, find
 from tests.oracle import tiny
 
 DINO = (
@@ -114,20 +113,6 @@ def test_a_saved_model_is_the_stored_one(name: str, tmp_path: Path) -> None:
     ):
         assert set(a.keys()) == set(b.keys())
         assert all(torch.equal(a.get_tensor(key), b.get_tensor(key)) for key in a.keys())  # noqa: SIM118
-
-
-def test_every_rule_is_used() -> None:
-    """But those for keys that transformers 5 does not write any more, and the token of masked training."""
-    unused: dict[str, set[Rule]] = {}
-    for name in NAMES:
-        family = model(name).family
-        rules = unused.setdefault(family.name, set(family.rules))
-        for key in model(name).checkpoint:
-            found = find(key, family.rules, family.prefix)
-            assert found is not None
-            rules.discard(found[0])
-    left = {rule.hub.rpartition(".")[2] for rules in unused.values() for rule in rules}
-    assert left <= {"position_ids", "mask_token", "register_tokens"}
 
 
 def test_a_config_of_an_old_checkpoint_is_read() -> None:
