@@ -22,7 +22,7 @@ from isoform.manifest import Artifact
 from isoform.reference.model import Model, open_model
 from isoform.runtimes.backends import open_session
 from isoform.validators.bundle import BACKEND_OF
-from isoform.validators.cases import token_cases
+from isoform.validators.cases import cases_of
 from isoform.validators.graph import check_graph
 from isoform.validators.report import Result
 from isoform.validators.truth import Truth
@@ -40,31 +40,37 @@ def artifacts(model: Model, folder: Path, dtype: str) -> Iterator[Artifact]:
 
 
 def check(model: Model, dtype: str, seeds: range) -> list[Result]:
-    """Every number of every seed and backend."""
+    """Every number of every seed, part and backend."""
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         sessions = [
-            stack.enter_context(
-                open_session(
-                    Path(folder) / artifact.files[0].path,
-                    BACKEND_OF[artifact.format],
-                    signature=artifact.signature,
-                    strict=True,
-                    threads=1,
-                )
+            (
+                artifact.part,
+                stack.enter_context(
+                    open_session(
+                        Path(folder) / artifact.files[0].path,
+                        BACKEND_OF[artifact.format],
+                        signature=artifact.signature,
+                        strict=True,
+                        threads=1,
+                    )
+                ),
             )
             for artifact in artifacts(model, Path(folder), dtype)
         ]
         for seed in seeds:
-            truth = Truth(model, token_cases(model, seed))
-            for session in sessions:
-                results += check_graph(model, session, dtype, truth=truth).results
+            for part in model.parts:
+                truth = Truth(part, cases_of(part, seed))
+                for name, session in sessions:
+                    if name == part.part:
+                        results += check_graph(part, session, dtype, truth=truth).results
     return results
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("names", nargs="*", default=[*oracle.ENCODERS, *oracle.DECODERS])
+    every = [*oracle.ENCODERS, *oracle.DECODERS, *oracle.AUDIO, *oracle.PICTURES]
+    options.add_argument("names", nargs="*", default=every)
     options.add_argument("--seeds", type=int, default=20)
     options.add_argument("--dtypes", default="f32,f16")
     asked = options.parse_args()
