@@ -350,6 +350,7 @@ def pipeline(
     backend: str = "auto",
     device: str = "cpu",
     dtype: str | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
     **parameters: Any,
 ) -> Pipeline:
@@ -357,8 +358,9 @@ def pipeline(
 
     Keys and values are those of transformers' pipeline. `backend` is "auto" or one of torch, torchscript, onnxruntime,
     llamacpp; a checkpoint is exported into isoform's cache first when the backend needs a form of it. `dtype` is for
-    checkpoints ("f32" when none is given); a bundle or file runs in its own. `revision`, `token`, `cache_dir` and
-    `offline` are for Hub ids; the other parameters (batch_size, max_new_tokens, …) hold for every call of the pipeline.
+    checkpoints ("f32" when none is given); a bundle or file runs in its own. `threads` defaults to all cores.
+    `revision`, `token`, `cache_dir` and `offline` are for Hub ids; the other parameters (batch_size, max_new_tokens, …)
+    hold for every call of the pipeline.
     """
     from isoform.reference.checkpoint import HUB_OPTIONS
     from isoform.runtimes import backends, pipelines
@@ -373,18 +375,18 @@ def pipeline(
     if dtype is not None and (exported or native):
         raise InputError(f"{model} runs in the dtype that it was written in, not {dtype}; leave dtype out")
     if exported:
-        session, folder = backends.open_path(path, backend, device=device, task=served)
+        session, folder = backends.open_path(path, backend, device=device, task=served, threads=threads)
         return pipelines.build_pipeline(task, session, folder, **parameters)
     from isoform.reference.model import open_model
 
     opened = open_model(model, served, **hub)
     if native:
-        session = backends.open_session(path, "llamacpp", signature=opened.signature, device=device)
+        session = backends.open_session(path, "llamacpp", signature=opened.signature, device=device, threads=threads)
     elif backend in ("auto", "torch"):
-        session = backends.open_session(opened, "torch", dtype=dtype or "f32", device=device)
+        session = backends.open_session(opened, "torch", dtype=dtype or "f32", device=device, threads=threads)
     else:
         folder = _cached(opened, backends.FORMAT_OF[backend], dtype or "f32", progress)
-        session, _ = backends.open_path(folder, backend, device=device, task=served)
+        session, _ = backends.open_path(folder, backend, device=device, task=served, threads=threads)
     return pipelines.build_pipeline(task, session, opened.checkpoint.folder, keep=opened, **parameters)
 
 
