@@ -29,6 +29,7 @@ TEXT = (
     "3 questions before 12:45."
 )
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
+RELOADED = 1e-5  # of outputs of order 1: weights at another address take another kernel, up to 4e-7 on some processors
 GEMMA = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>")
 
 
@@ -441,7 +442,7 @@ def main(out: str, *names: str) -> None:
         case = M.Case(name, out)
         M.CASES[name](case)
         info = case.info
-        if info["reload_maxdiff"] != 0 or "load_issues" in info or "nan" in info:
+        if info["reload_maxdiff"] > RELOADED or "load_issues" in info or "nan" in info:
             raise SystemExit(f"{name} is not a sound checkpoint: {info}")
         print(f"{name:18s} {info['arch']:32s} {info['params']:>8d} parameters")
 

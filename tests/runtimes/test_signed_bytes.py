@@ -11,11 +11,33 @@ import pytest
 from isoform.exporters import export
 from isoform.reference.model import open_model
 from isoform.runtimes import onnxruntime_backend
+from isoform.runtimes.onnx_file import multiplies_signed_bytes, nodes, with_signed_bytes
 from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
 
 pytest.importorskip("onnxruntime")
 
 
+def test_a_signed_weight_is_as_far_from_its_zero_as_the_unsigned_one(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import onnx
+
+    export(open_model(tiny("whisper")), ["onnx"], tmp_path / "bundle", dtype="int8")
+    path = tmp_path / "bundle" / "onnx" / "encoder_model_quantized.onnx"
+    whole = onnx.load(path)
+    before = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in whole.graph.initializer}
+    made = with_signed_bytes(onnx.load(path, load_external_data=False).SerializeToString(), path.parent)
+    assert made is not None
+    graph, weights = onnx.load_model_from_string(made[0]).graph, made[1]
+    zeros = {tensor.name: tensor for tensor in graph.initializer}
+    products = [node for node in nodes(graph) if node.op_type == "MatMulIntegerToFloat" and node.input[1] in weights]
+    assert len(products) == len(weights) > 0
+    for node in products:
+        signed = weights[node.input[1]].astype(int) - int(onnx.numpy_helper.to_array(zeros[node.input[5]]))
+        np.testing.assert_array_equal(signed, before[node.input[1]].astype(int) - 128)
+
+
+@pytest.mark.skipif(not multiplies_signed_bytes(), reason="this processor has no VNNI: sums of signed products saturate")
 def test_signed_bytes_give_the_same_numbers(
     tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
