@@ -141,6 +141,28 @@ def causal_bias(mask: Tensor, positions: Tensor, window: int | None, dtype: torc
     return ((~seen).to(dtype) * hidden(dtype)).unsqueeze(1)
 
 
+def head_size(dim: int, heads: int, name: str = "hidden_size") -> int:
+    """Channels of a head, all of them together being `dim`. Raises CheckpointError when they do not come out even."""
+    if dim % heads:
+        raise CheckpointError(f"config.json: {name} {dim} is no multiple of num_attention_heads {heads}")
+    return dim // heads
+
+
+def begun(
+    input_ids: Tensor, memory: Tensor, cache: Sequence[Tensor], layers: int, shape: tuple[int, int]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The past, the switch and the positions (T,) of a decoder with a memory; an empty past when there is no `cache`.
+
+    Shapes: input_ids (B, T), memory (B, S, C); `shape` is (heads, head size). Per layer four tensors of the past.
+    """
+    if not cache:
+        empty = memory.new_zeros(input_ids.shape[0], shape[0], 0, shape[1])
+        cache = [empty] * (4 * layers) + [torch.zeros(1, dtype=torch.bool, device=input_ids.device)]
+    *past, use_cache = cache
+    start = use_cache.to(torch.int64).squeeze(0) * past[0].shape[2]
+    return past, use_cache, torch.arange(input_ids.shape[1], device=input_ids.device) + start
+
+
 class Attention(nn.Module):
     """Multi-head attention with grouped heads; optional norms on each head of q and k, optional rotary positions.
 

@@ -14,11 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.errors import UnsupportedModel
 from isoform.reference import ops
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.config import Config, RopeConfig, read_rope
-from isoform.reference.layers import MLP, Attention, CrossAttention, Embedding, Linear, Rope, activation
+from isoform.reference.layers import (
+    MLP,
+    Attention,
+    CrossAttention,
+    Embedding,
+    Linear,
+    Rope,
+    activation,
+    begun,
+    head_size,
+)
 from isoform.reference.weights import Rename, Rule
 from isoform.signature import BATCH, MEMORY, Port, Signature, memory_decoder_signature
 
@@ -49,8 +59,7 @@ class MoonshineConfig(Config):
         kept = {key: value for key, value in data.items() if key != "rope"}
         config = super(MoonshineConfig, cls).from_dict({**kept, "rope": read_rope(data, partial=0.9)})
         heads = config.decoder_num_attention_heads
-        if config.hidden_size % heads:
-            raise CheckpointError(f"config.json: hidden_size {config.hidden_size} is no multiple of {heads} heads")
+        head_size(config.hidden_size, heads)
         others = (
             config.encoder_num_attention_heads,
             config.encoder_num_key_value_heads or heads,
@@ -207,13 +216,7 @@ class Decoder(nn.Module):
 
         Returns logits (B, T, V), and per layer keys and values of the tokens (B, heads, P+T, D) and of the memory.
         """
-        if not cache:
-            empty = encoder_hidden_states.new_zeros(input_ids.shape[0], self.shape[0], 0, self.shape[1])
-            no = torch.zeros(1, dtype=torch.bool, device=input_ids.device)
-            cache = (empty,) * (4 * len(self.layers)) + (no,)
-        *past, use_cache = cache
-        start = use_cache.to(torch.int64).squeeze(0) * past[0].shape[2]
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + start
+        past, use_cache, positions = begun(input_ids, encoder_hidden_states, cache, len(self.layers), self.shape)
         x = self.embed(input_ids)
         angles = self.rope(positions.unsqueeze(0).expand(input_ids.shape[0], -1), x.dtype)
         present: list[Tensor] = []

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Task
 from isoform.reference.config import Config
-from isoform.reference.layers import MLP, Attention, Linear, activation, padding_bias
+from isoform.reference.layers import MLP, Attention, Linear, activation, head_size, padding_bias
 from isoform.reference.weights import Rename, Rule, WeightNorm
 from isoform.signature import BATCH, Axis, Port, Signature
 
@@ -146,9 +146,7 @@ class Layer(nn.Module):
     def __init__(self, c: Wav2Vec2Config) -> None:
         super().__init__()
         dim, heads = c.hidden_size, c.num_attention_heads
-        if dim % heads:
-            raise CheckpointError(f"config.json: hidden_size {dim} is no multiple of num_attention_heads {heads}")
-        self.attn = Attention(dim, heads, heads, dim // heads, bias=True, out_bias=True)
+        self.attn = Attention(dim, heads, heads, head_size(dim, heads), bias=True, out_bias=True)
         self.attn_norm = nn.LayerNorm(dim, c.layer_norm_eps)
         self.mlp = MLP(dim, c.intermediate_size, c.hidden_act)
         self.mlp_norm = nn.LayerNorm(dim, c.layer_norm_eps)

@@ -17,7 +17,7 @@ from isoform.errors import CheckpointError
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoint import Checkpoint
 from isoform.reference.config import Config
-from isoform.reference.layers import MLP, Attention, CrossAttention, Embedding, Linear, causal_bias
+from isoform.reference.layers import MLP, Attention, CrossAttention, Embedding, Linear, begun, causal_bias, head_size
 from isoform.reference.weights import Rename, Rule
 from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, memory_decoder_signature
 
@@ -82,9 +82,7 @@ class WhisperConfig(Config):
         )
 
     def head_dim(self, heads: int) -> int:
-        if self.d_model % heads:
-            raise CheckpointError(f"config.json: d_model {self.d_model} is no multiple of {heads} attention heads")
-        return self.d_model // heads
+        return head_size(self.d_model, heads, "d_model")
 
 
 class EncoderLayer(nn.Module):
@@ -174,13 +172,8 @@ class Decoder(nn.Module):
 
         Returns logits (B, T, V), and per layer keys and values of the tokens (B, heads, P+T, D) and of the memory.
         """
-        if not cache:
-            empty = encoder_hidden_states.new_zeros(input_ids.shape[0], self.shape[0], 0, self.shape[1])
-            no = torch.zeros(1, dtype=torch.bool, device=input_ids.device)
-            cache = (empty,) * (4 * len(self.layers)) + (no,)
-        *past, use_cache = cache
-        start = use_cache.to(torch.int64).squeeze(0) * past[0].shape[2]
-        x = self.embedded(input_ids, torch.arange(input_ids.shape[1], device=input_ids.device) + start)
+        past, use_cache, positions = begun(input_ids, encoder_hidden_states, cache, len(self.layers), self.shape)
+        x = self.embedded(input_ids, positions)
         present: list[Tensor] = []
         for n, layer in enumerate(self.layers):
             x, made = layer(x, encoder_hidden_states, tuple(past[4 * n : 4 * n + 4]), use_cache)

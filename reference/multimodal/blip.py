@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Part, Task
-from isoform.reference.config import Config
 from isoform.reference.layers import (
     MLP,
     Attention,
@@ -24,6 +23,8 @@ from isoform.reference.layers import (
     Linear,
     PackedAttention,
     activation,
+    begun,
+    head_size,
     padding_bias,
 )
 from isoform.reference.multimodal.towers import TextConfig, TowersConfig, VisionConfig, tower
@@ -63,12 +64,6 @@ class BlipConfig(TowersConfig[BlipTextConfig, BlipVisionConfig]):
         return cls(text=text, vision=BlipVisionConfig.from_dict(tower(data, "vision_config")))
 
 
-def head_dim(c: Config, dim: int, heads: int) -> int:
-    if dim % heads:
-        raise CheckpointError(f"config.json: hidden_size {dim} is no multiple of num_attention_heads {heads}")
-    return dim // heads
-
-
 class VisionLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); queries, keys and values come from one matrix."""
 
@@ -76,7 +71,7 @@ class VisionLayer(nn.Module):
         super().__init__()
         dim, heads = c.hidden_size, c.num_attention_heads
         self.attn_norm = nn.LayerNorm(dim, c.layer_norm_eps)
-        self.attn = PackedAttention(dim, heads, head_dim(c, dim, heads))
+        self.attn = PackedAttention(dim, heads, head_size(dim, heads))
         self.mlp_norm = nn.LayerNorm(dim, c.layer_norm_eps)
         self.mlp = MLP(dim, c.intermediate_size, c.hidden_act)
 
@@ -114,7 +109,7 @@ class TextLayer(nn.Module):
     def __init__(self, c: BlipTextConfig, memory: int) -> None:
         super().__init__()
         dim, heads, eps = c.hidden_size, c.num_attention_heads, c.layer_norm_eps
-        size = head_dim(c, dim, heads)
+        size = head_size(dim, heads)
         self.attn = Attention(dim, heads, heads, size, bias=True, out_bias=True)
         self.attn_out_norm = nn.LayerNorm(dim, eps)
         self.cross = CrossAttention(dim, heads, heads, size, bias=True, out_bias=True, memory_dim=memory)
@@ -202,7 +197,7 @@ class Decoder(Text):
         self.mlm = Transform(c.text)
         self.head = Linear(c.text.hidden_size, c.text.vocab_size)
         self.asked = asked
-        self.shape = c.text.num_attention_heads, c.text.hidden_size // c.text.num_attention_heads
+        self.shape = c.text.num_attention_heads, head_size(c.text.hidden_size, c.text.num_attention_heads)
 
     def forward(self, input_ids: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """Shapes: input_ids (B, T); the memory's mask (B, S) if asked, the memory (B, S, D), and the cache or nothing.
@@ -210,13 +205,8 @@ class Decoder(Text):
         Returns logits (B, T, V), and per layer keys and values of the tokens (B, heads, P+T, D) and of the memory.
         """
         mask, (memory, *cache) = (others[0], others[1:]) if self.asked else (None, others)
-        if not cache:
-            empty = memory.new_zeros(input_ids.shape[0], self.shape[0], 0, self.shape[1])
-            no = torch.zeros(1, dtype=torch.bool, device=input_ids.device)
-            cache = [empty] * (4 * len(self.layers)) + [no]
-        *past, use_cache = cache
-        start = use_cache.to(torch.int64).squeeze(0) * past[0].shape[2]
-        x = self.embedded(input_ids, torch.arange(input_ids.shape[1], device=input_ids.device) + start)
+        past, use_cache, positions = begun(input_ids, memory, cache, len(self.layers), self.shape)
+        x = self.embedded(input_ids, positions)
         bias = None if mask is None else padding_bias(mask, x.dtype)
         present: list[Tensor] = []
         layers: Iterable[Any] = self.layers
@@ -271,7 +261,7 @@ def question_signature(c: BlipConfig) -> Signature:
 def decoder_signature(c: BlipConfig, asked: bool) -> Signature:
     t, heads = c.text, c.text.num_attention_heads
     width = t.hidden_size if asked else c.vision.hidden_size
-    size = head_dim(t, t.hidden_size, heads)
+    size = head_size(t.hidden_size, heads)
     return memory_decoder_signature(t.num_hidden_layers, heads, size, t.vocab_size, width, masked=asked)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError
-from isoform.reference.layers import MLP, Attention, GatedMLP, Linear
+from isoform.reference.layers import MLP, Attention, GatedMLP, Linear, head_size
 from isoform.signature import BATCH, HEIGHT, WIDTH, Axis, Port
 
 SEQUENCE = "image_sequence_length"
@@ -91,10 +91,8 @@ class Layer(nn.Module):
         scaled: bool = False,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise CheckpointError(f"config.json: hidden_size {dim} is no multiple of num_attention_heads {heads}")
         self.attn_norm = nn.LayerNorm(dim, eps)
-        self.attn = Attention(dim, heads, heads, dim // heads, bias=bias, out_bias=True)
+        self.attn = Attention(dim, heads, heads, head_size(dim, heads), bias=bias, out_bias=True)
         self.mlp_norm = nn.LayerNorm(dim, eps)
         self.mlp = mlp
         self.scaled = scaled
