@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 TOGETHER = 8  # pictures at a time, unless the call says otherwise
 DEFAULTS = {"max_new_tokens": 20}
-IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id")
 
 
 class PicturesTold(Pipeline):
@@ -40,14 +39,14 @@ class PicturesTold(Pipeline):
         super().__init__(session, folder, **parameters)
         self.pictures = ImageProcessor(self.folder)
         text: Any = self.config.get("text_config") or {}
-        ids = {name: text.get(name) for name in IDS if isinstance(text.get(name), int)} if text else {}
-        if "bos_token_id" not in ids or "sep_token_id" not in ids:
-            raise CheckpointError(
-                f"{self.folder}/config.json: text_config has no bos_token_id or no sep_token_id; "
-                "a text could neither begin nor end"
-            )
-        self.start: int = ids["bos_token_id"]
-        self.settings = {"pad_token_id": ids.get("pad_token_id", 0), "eos_token_id": ids["sep_token_id"]}
+        for name in ("bos_token_id", "sep_token_id"):
+            if type(text.get(name)) is not int or not 0 <= text[name] < text.get("vocab_size", 2**31):
+                raise CheckpointError(
+                    f"{self.folder}/config.json: {name} of text_config is {text.get(name)!r:.40}, no token of the "
+                    "vocabulary; a text could neither begin nor end"
+                )
+        self.start: int = text["bos_token_id"]
+        self.settings = {"pad_token_id": text.get("pad_token_id") or 0, "eos_token_id": text["sep_token_id"]}
         resolve({k: v for k, v in self._parameters.items() if k not in self._own()}, self.settings, DEFAULTS)
 
     @classmethod

@@ -128,7 +128,10 @@ def _whole(value: Any, most: int = 2**15) -> int:
 
 
 def _numbers(value: Any) -> tuple[float, ...] | float:
-    return tuple(float(x) for x in value) if isinstance(value, Sequence) else float(value)
+    numbers = tuple(float(x) for x in value) if isinstance(value, Sequence) else float(value)
+    if numbers == ():
+        raise ValueError("a mean or deviation of no channel")
+    return numbers
 
 
 class ImageProcessor:

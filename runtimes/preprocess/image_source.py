@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
+from isoform.runtimes.preprocess.download import ADDRESSES, fetch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 DOWNLOAD = 64 * 2**20  # bytes of a picture from the network at most
-TIMEOUT = 30.0  # seconds without a byte
-ADDRESSES = ("http://", "https://")
 
 
 def load_image(source: Any, timeout: float | None = None) -> Image:
@@ -67,7 +66,9 @@ def _stream(source: Any, timeout: float | None) -> Path | BytesIO:
     if isinstance(source, bytes):
         return BytesIO(source)
     if isinstance(source, str) and source.startswith(ADDRESSES):
-        return BytesIO(_download(source, TIMEOUT if timeout is None else timeout))
+        content = BytesIO()
+        fetch(source, content, DOWNLOAD, timeout)
+        return content
     if not isinstance(source, str | Path):
         raise InputError(f"a picture is a path, an address, base64, bytes or a PIL picture, not {source!r:.80}")
     try:
@@ -90,26 +91,3 @@ def _stream(source: Any, timeout: float | None) -> Path | BytesIO:
     if not data:
         raise InputError(f"{_name(source)} is neither a file, an address (http:// or https://) nor base64")
     return BytesIO(data)
-
-
-def _download(address: str, timeout: float) -> bytes:
-    """The bytes behind an address, `DOWNLOAD` at most."""
-    from http.client import HTTPException
-    from urllib.request import HTTPRedirectHandler, Request, build_opener
-
-    class WebOnly(HTTPRedirectHandler):
-        def redirect_request(self, *arguments: Any) -> Request | None:
-            target = arguments[-1]
-            if not target.startswith(ADDRESSES):
-                raise InputError(f"{address} leads to {target:.80}, which is no http address")
-            return super().redirect_request(*arguments)
-
-    try:
-        request = Request(address, headers={"User-Agent": "isoform"})
-        with build_opener(WebOnly).open(request, timeout=timeout) as answer:
-            data: bytes = answer.read(DOWNLOAD + 1)
-    except (OSError, HTTPException, ValueError) as error:
-        raise InputError(f"{address} cannot be fetched ({error or type(error).__name__})") from None
-    if len(data) > DOWNLOAD:
-        raise InputError(f"{address} is larger than {DOWNLOAD // 2**20} MiB; fetch it yourself and give the file")
-    return data

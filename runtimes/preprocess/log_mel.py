@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import InputError, UnsupportedModel
-from isoform.runtimes.preprocess.waveform import number, read_settings
+from isoform.runtimes.preprocess.waveform import number, padding_of, read_settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,9 +64,8 @@ class LogMelSettings:
             )
         names = ("feature_size", "sampling_rate", "hop_length", "chunk_length", "n_fft")
         whole = {name: number(data, name, getattr(cls(), name), where, least=1) for name in names}
-        padding = data.get("padding_value", 0.0)
         masked = bool(data.get("return_attention_mask", False))
-        return cls(**whole, padding_value=float(padding or 0.0), return_attention_mask=masked)
+        return cls(**whole, padding_value=padding_of(data, where), return_attention_mask=masked)
 
 
 def log_mel(samples: NDArray[np.float32], settings: LogMelSettings) -> NDArray[np.float32]:

@@ -38,9 +38,17 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], str]:
 def number(data: Mapping[str, Any], name: str, default: int, where: str, *, least: int = 0) -> int:
     """A whole number of a JSON object. Raises CheckpointError when it is something else or less than `least`."""
     value = data.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0 or value < least:
         raise CheckpointError(f"{where}: {name} is {value!r}, not a whole number of at least {least}")
     return int(value)
+
+
+def padding_of(data: Mapping[str, Any], where: str) -> float:
+    """`padding_value` of a JSON object, 0 where it states none. Raises CheckpointError when it is no finite number."""
+    value = data.get("padding_value") or 0.0
+    if not isinstance(value, int | float) or not np.isfinite(value):
+        raise CheckpointError(f"{where}: padding_value is {value!r:.60}, not a finite number")
+    return float(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +72,7 @@ class WaveformSettings:
             raise CheckpointError(f"{where}: padding_side is {data['padding_side']!r}; sound is padded on the right")
         return cls(
             sampling_rate=number(data, "sampling_rate", 16000, where, least=1),
-            padding_value=float(data.get("padding_value") or 0.0),
+            padding_value=padding_of(data, where),
             do_normalize=bool(data.get("do_normalize", True)),
             return_attention_mask=bool(data.get("return_attention_mask", False)),
         )

@@ -114,3 +114,18 @@ def test_settings_that_do_not_fit_are_named(tmp_path: Path) -> None:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
         with pytest.raises(error, match=message):
             LogMelSettings.read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [WaveformSettings, LogMelSettings])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("padding_value", "zero"),
+        ("padding_value", float("nan")),
+        ("sampling_rate", float("inf")),
+        ("sampling_rate", 0.5),
+    ],
+)
+def test_settings_that_are_no_fitting_number_are_refused(kind: Any, field: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=field):
+        kind.from_json({field: value})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 import isoform
-from isoform.errors import InputError
+from isoform.errors import CheckpointError, InputError
 from tests.oracle import tiny
 
 pipeline: Any = isoform.pipeline
@@ -101,3 +103,15 @@ def test_bad_questions(inputs: Any, parameters: dict[str, Any], message: str) ->
         pytest.raises(InputError, match=message.replace("?", r"\?")),
     ):
         pipe(inputs, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("bos_token_id", None), ("sep_token_id", "[SEP]"), ("sep_token_id", 10**6)]
+)
+def test_tokens_outside_the_vocabulary_are_refused(field: str, value: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny("blip_vqa"), tmp_path / "blip")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["text_config"][field] = value
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=field):
+        pipeline("visual-question-answering", folder)

@@ -37,7 +37,9 @@ def test_a_signed_weight_is_as_far_from_its_zero_as_the_unsigned_one(
         np.testing.assert_array_equal(signed, before[node.input[1]].astype(int) - 128)
 
 
-@pytest.mark.skipif(not multiplies_signed_bytes(), reason="this processor has no VNNI: sums of signed products saturate")
+@pytest.mark.skipif(
+    not multiplies_signed_bytes(), reason="this processor has no VNNI: sums of signed products saturate"
+)
 def test_signed_bytes_give_the_same_numbers(
     tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
