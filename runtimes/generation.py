@@ -318,26 +318,33 @@ def steps(
     lines = _Lines(session, prompts if width > 1 or shares else [row.prompt for row in rows], longest, context)
     held = [[n // count if shares else n] for n in range(len(searches))]
     logits = lines.begin()
+    still = not shares  # whether every search goes on with the lines that it has
     while True:
         late = deadline is not None and monotonic() > deadline
         for n, search in enumerate(searches):
             if not search.done:
                 lane = held[n]
                 mine = logits[lane] if len(lane) > 1 else logits[lane[0], None]  # no copy of a single line
-                held[n] = [lane[row] for row in search.advance(mine, late)]
+                parents = search.advance(mine, late)
+                del mine
+                if parents is not None:
+                    held[n], still = [lane[row] for row in parents], False
+        del logits  # its memory is free for the next ones
         yield rows
         if all(search.done for search in searches):
             return
         # What has ended is fed padding until the others have, and is not looked at; beams leave the batch instead.
         if width > 1:
             held = [[] if search.done else lane for lane, search in zip(held, searches, strict=True)]
-        order = [line for lane in held for line in lane]
-        if order != list(range(lines.count)):
-            lines.select(order)
-        start = 0
-        for n, lane in enumerate(held):
-            held[n] = list(range(start, start + len(lane)))
-            start += len(lane)
+        if not still:
+            order = [line for lane in held for line in lane]
+            if order != list(range(lines.count)):
+                lines.select(order)
+            start = 0
+            for n, lane in enumerate(held):
+                held[n] = list(range(start, start + len(lane)))
+                start += len(lane)
+            still = width == 1
         logits = lines.feed(
             [
                 token
@@ -356,7 +363,8 @@ class _Search(Protocol):
     @property
     def tokens(self) -> list[int]: ...
 
-    def advance(self, logits: NDArray[np.float32], late: bool) -> list[int]: ...
+    def advance(self, logits: NDArray[np.float32], late: bool) -> list[int] | None:
+        """Choose the next tokens. Returns which of its lines go on, None when they do as they are."""
 
 
 class _Alone:
@@ -381,7 +389,7 @@ class _Alone:
     def tokens(self) -> list[int]:
         return self._row.made[-1:]
 
-    def advance(self, logits: NDArray[np.float32], late: bool) -> list[int]:
+    def advance(self, logits: NDArray[np.float32], late: bool) -> None:
         row, scores = self._row, logits[0]
         if self._chain:
             so_far = np.array(row.prompt + row.made, np.int64)
@@ -402,7 +410,6 @@ class _Alone:
         elif late:
             row.reason = "time"
         self.done = row.reason is not None
-        return [0]
 
 
 class _Beamed:
@@ -465,6 +472,7 @@ class _Lines:
         """`longest` is the greatest number of new tokens of any prompt."""
         self.count, self._context = len(prompts), context
         self._ids, self._mask, self._positions = _pad_left(prompts)
+        self._next = np.empty((len(prompts), 1), np.int64)
         self._decoder: Any
         if not isinstance(session, Stepper):
             if session.signature.cache is None:
@@ -486,28 +494,36 @@ class _Lines:
         return self._step(self._ids)
 
     def feed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """The logits (B, V) after one more token per row."""
+        """The logits (B, V) after one more token per row.
+
+        A step writes into the arrays of the one before: what is the same object a decoder need not look at again.
+        """
+        self._next[:, 0] = tokens
         if self._alone:
-            self._positions = self._positions[:, -1:] + 1
-            if self._context is not None:
-                self._positions = np.minimum(self._positions, self._context - 1)
-            self._mask = self._seen[:, : self._mask.shape[1] + 1]
-        return self._step(np.array(tokens, np.int64)[:, None])
+            if self._positions.shape[1] > 1:
+                self._positions = np.ascontiguousarray(self._positions[:, -1:])
+            self._positions += 1
+            length = self._mask.shape[1] + 1
+            if self._context is not None and length > self._context:
+                np.minimum(self._positions, self._context - 1, out=self._positions)
+            self._mask = self._seen[:, :length]
+        return self._step(self._next)
 
     def select(self, order: Sequence[int]) -> None:
         if not hasattr(self._decoder, "select"):
             raise InputError("this backend cannot reorder the rows of its cache, which beams need; pass num_beams=1")
         rows = np.array(order, np.int64)
         self._decoder.select(rows)
-        self.count = len(order)
+        self.count, self._next = len(order), np.empty((len(order), 1), np.int64)
         if self._alone:
             length = self._mask.shape[1]
             self._seen, self._positions = self._seen[rows], self._positions[rows]
             self._mask = self._seen[:, :length]
 
     def _step(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32]
         logits = self._decoder.step(ids, self._mask, self._positions) if self._alone else self._decoder.step(ids)
-        return np.asarray(logits, np.float32)
+        return logits
 
 
 def _limit(row: Row, config: GenerationConfig, context: int | None) -> int:

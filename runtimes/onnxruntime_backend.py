@@ -275,16 +275,14 @@ class OnnxRuntimeDecoder(SteppingDecoder):
 
 
 class Bound:
-    """A session bound to a cache, which every run extends. On the CPU, what keeps its shape is bound only once."""
+    """A session bound to a cache, which every run extends. On the CPU, an array that comes again is bound only once."""
 
     def __init__(self, session: OnnxRuntimeSession, past: dict[str, Any], in_place: bool) -> None:
         self.past = past
         self._session, self._in_place = session, in_place
         self._logits, *presents = session.signature.outputs
         self._presents = [port.name for port in presents]
-        self._held: dict[str, NDArray[Any]] = {}
-        ports = session.signature.inputs
-        self._growing: dict[str, NDArray[Any] | None] = {port.name: None for port in ports if TOTAL in port.axes}
+        self._held: dict[str, NDArray[Any]] = {}  # by input: the array that is bound
         self._starts = np.array([-1]), np.array([0])  # by whether all logits are asked for
         self._start: bool | None = None  # which of them is bound
         self._rooms: list[Room] = []
@@ -330,16 +328,9 @@ class Bound:
         return made.numpy() if logits is None else logits
 
     def _feed(self, name: str, array: NDArray[Any]) -> None:
-        held = self._held.get(name)
-        if held is not None and held.shape == array.shape:
-            held[...] = array
+        if self._held.get(name) is array:  # the caller writes into the array that is bound
             return
-        kind = self._session.types[name]
-        if name in self._growing:  # it never has the same shape again, so that the caller's own array will do
-            self._binding.bind_cpu_input(name, own := np.ascontiguousarray(array, kind))
-            self._growing[name] = own
-            return
-        own = array.astype(kind, order="C")
+        own = np.ascontiguousarray(array, self._session.types[name])
         self._binding.bind_cpu_input(name, own)
         if self._session.device[0] == "cpu":  # elsewhere it has been copied
             self._held[name] = own
