@@ -12,6 +12,15 @@ FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 """The session option that says where the weights of a model from memory lie."""
 
 
+def size(path: Path) -> int:
+    """Bytes of a graph and of the weights beside it."""
+    model, total = _read(path), path.stat().st_size
+    for tensor in model.graph.initializer if model else ():
+        entry = {item.key: item.value for item in tensor.external_data}
+        total += int(entry.get("length", 0))
+    return total
+
+
 def exact(path: Path) -> bytes | None:
     """The graph with the input of every quantized layer left in float, or None where that changes nothing.
 

@@ -15,6 +15,7 @@ import numpy as np
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.runtimes.generation import context_length
 from isoform.runtimes.preprocess.tokenizer import TextTokenizer, read_object
+from isoform.runtimes.side_by_side import run_each
 from isoform.signature import LENGTH
 
 if TYPE_CHECKING:
@@ -149,8 +150,9 @@ class Pipeline(ABC):
         lengths = [len(row) for row in rows]
         ports = [port for port in self.session.signature.outputs if not port.name.startswith("present.")]
         results: list[dict[str, NDArray[np.float32]]] = [{} for _ in rows]
-        for group in batches(lengths, batch_size):
-            out = self.session.run(self._feed([rows[n] for n in group]))
+        groups = list(batches(lengths, batch_size))
+        feeds = (self._feed([rows[n] for n in group]) for group in groups)
+        for group, out in zip(groups, run_each(self.session, feeds, len(groups)), strict=True):
             for place, n in enumerate(group):
                 for port in ports:
                     value = out[port.name][place]

@@ -12,13 +12,14 @@ from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import Pipeline
 from isoform.runtimes.preprocess.image import ImageProcessor, is_array
 from isoform.runtimes.preprocess.image_source import is_image
+from isoform.runtimes.side_by_side import run_each
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.runtimes.session import Session
 
-TOGETHER = 8  # pictures in a batch, unless the call says otherwise
+TOGETHER = 2  # pictures in a batch, unless the call says otherwise: enough to fill a core, few enough for its caches
 
 
 class Pictures(Pipeline):
@@ -51,12 +52,18 @@ class Pictures(Pipeline):
             if not self._is_one(item):
                 raise InputError(f"{self.task} takes {self._takes()}, not {item!r:.80}")
         size = batch_size or TOGETHER
-        for start in range(0, len(items), size):
-            arrays = self.processor.load(items[start : start + size], timeout)
-            for group in _alike(arrays):
-                out = self.session.run({"pixel_values": group, **(others or {})})
-                for n in range(len(group)):
-                    yield {name: value[n] for name, value in out.items() if len(value) == len(group)}
+        counts: list[int] = []  # pictures in each of the feeds
+
+        def feeds() -> Iterator[dict[str, NDArray[Any]]]:
+            for start in range(0, len(items), size):
+                for group in _alike(self.processor.load(items[start : start + size], timeout)):
+                    counts.append(len(group))
+                    yield {"pixel_values": group, **(others or {})}
+
+        for place, out in enumerate(run_each(self.session, feeds(), -(-len(items) // size))):
+            count = counts[place]
+            for n in range(count):
+                yield {name: value[n] for name, value in out.items() if len(value) == count}
 
 
 def _alike(arrays: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
