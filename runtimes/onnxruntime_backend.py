@@ -164,13 +164,19 @@ class OnnxRuntimeSession:
 
         That takes the weights a second time, and the time to load them: so not for few runs, or a large model.
         """
-        path, strict = self._opened
-        if self.device[0] != "cpu" or self.threads == 1 or count < ENOUGH * self.threads or size(path) > TWICE:
+        few = self.threads == 1 or count < ENOUGH * self.threads
+        if self.device[0] != "cpu" or few or size(self._opened[0]) > TWICE:
             yield from map(self.run, feeds)
             return
-        if self._single is None:
+        yield from in_turn(self._alone().run, feeds, self.threads)
+
+    def _alone(self) -> OnnxRuntimeSession:
+        """The same graph with one thread, opened when it is asked for first."""
+        path, strict = self._opened
+        if self._single is None and self.native is not None:  # a closed session says so
             self._single = OnnxRuntimeSession(path, self.signature, strict=strict, threads=1)
-        yield from in_turn(self._single.run, feeds, self.threads)
+        assert self._single is not None
+        return self._single
 
     @property
     def extends_rows_alone(self) -> bool:

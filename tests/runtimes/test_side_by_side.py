@@ -62,6 +62,13 @@ def test_few_runs_or_one_thread_hold_the_weights_once(threads: int, count: int, 
         assert session._single is None
 
 
+def test_a_closed_session_runs_nothing(bundle: Path) -> None:
+    with opened(bundle, 2) as session:
+        given_ = feeds(session, MANY)
+    with pytest.raises(InputError, match="closed"):
+        list(run_each(session, given_, MANY))
+
+
 def test_weights_that_are_too_large_are_held_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isoform.runtimes.onnxruntime_backend.TWICE", 1000)
     with opened(bundle, 2) as session:
