@@ -57,6 +57,7 @@ def written(model: Model, folder: Path, dtype: str = "f32") -> Path:
     return folder / file.path
 
 
+ADDRESSES = {"f32": 1e-5}  # of the largest value: without AVX-512, a weight at another address may take another kernel
 HALVES = ("bert_qa", "gemma2_b", "qwen3_b")  # layer and rms norms, soft-caps, windows, norms of heads
 
 
@@ -78,7 +79,9 @@ def test_a_file_computes_what_the_module_does_at_any_size(name: str, dtype: str,
             got, want = loaded(*inputs), module(*inputs)
         assert isinstance(got, tuple)
         assert [x.shape for x in got] == [x.shape for x in want]
-        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), sizes
+        for a, b in zip(got, want, strict=True):
+            scale = b.abs().max().item() if b.numel() else 0.0
+            torch.testing.assert_close(a, b, rtol=0, atol=ADDRESSES.get(dtype, 0.0) * scale, msg=f"{sizes}")
 
 
 def test_a_file_opens_where_isoform_is_not_installed(tiny: Tiny, tmp_path: Path) -> None:
