@@ -603,7 +603,8 @@ class TextStream:
 
 def context_length(config: Mapping[str, Any]) -> int | None:
     """The number of positions that config.json states, None when it states none."""
-    for part in (config, config.get("text_config") or {}):
+    inner = config.get("text_config")
+    for part in (config, inner if isinstance(inner, Mapping) else {}):
         for name in ("max_position_embeddings", "n_positions"):
             value = part.get(name)
             if value is not None:

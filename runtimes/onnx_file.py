@@ -12,13 +12,14 @@ FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 """The session option that says where the weights of a model from memory lie."""
 
 
-def size(path: Path) -> int:
-    """Bytes of a graph and of the weights beside it."""
-    model, total = _read(path), path.stat().st_size
-    for tensor in model.graph.initializer if model else ():
-        entry = {item.key: item.value for item in tensor.external_data}
-        total += int(entry.get("length", 0))
-    return total
+def is_larger(path: Path, most: int) -> bool:
+    """Whether a graph and the weights beside it have more than so many bytes."""
+    total = path.stat().st_size
+    if total > most or (model := _read(path)) is None:
+        return True
+    for tensor in model.graph.initializer:
+        total += sum(int(item.value) for item in tensor.external_data if item.key == "length")
+    return total > most
 
 
 def exact(path: Path) -> bytes | None:

@@ -21,8 +21,8 @@ from isoform.runtimes.onnx_file import (
     brief,
     complaint,
     exact,
+    is_larger,
     multiplies_signed_bytes,
-    size,
     with_input,
     with_signed_bytes,
 )
@@ -164,18 +164,15 @@ class OnnxRuntimeSession:
 
         That takes the weights a second time, and the time to load them: so not for few runs, or a large model.
         """
-        few = self.threads == 1 or count < ENOUGH * self.threads
-        if self.device[0] != "cpu" or few or size(self._opened[0]) > TWICE:
-            yield from map(self.run, feeds)
-            return
-        yield from in_turn(self._alone().run, feeds, self.threads)
+        many = self.device[0] == "cpu" and self.threads > 1 and count >= ENOUGH * self.threads
+        single = self._alone() if many else None
+        yield from map(self.run, feeds) if single is None else in_turn(single.run, feeds, self.threads)
 
-    def _alone(self) -> OnnxRuntimeSession:
-        """The same graph with one thread, opened when it is asked for first."""
+    def _alone(self) -> OnnxRuntimeSession | None:
+        """The same graph with one thread, opened when it is asked for first; None when it is too large for that."""
         path, strict = self._opened
-        if self._single is None and self.native is not None:  # a closed session says so
+        if self._single is None and self.native is not None and not is_larger(path, TWICE):  # a closed one says so
             self._single = OnnxRuntimeSession(path, self.signature, strict=strict, threads=1)
-        assert self._single is not None
         return self._single
 
     @property

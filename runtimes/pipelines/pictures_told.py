@@ -38,9 +38,11 @@ class PicturesTold(Pipeline):
             raise InputError(f"{self.task} needs a model of an encoder and a decoder; this one is a single graph")
         super().__init__(session, folder, **parameters)
         self.pictures = ImageProcessor(self.folder)
-        text: Any = self.config.get("text_config") or {}
+        given: Any = self.config.get("text_config")
+        text: dict[str, Any] = given if isinstance(given, dict) else {}
+        size = text["vocab_size"] if type(text.get("vocab_size")) is int else 2**31
         for name in ("bos_token_id", "sep_token_id"):
-            if type(text.get(name)) is not int or not 0 <= text[name] < text.get("vocab_size", 2**31):
+            if type(text.get(name)) is not int or not 0 <= text[name] < size:
                 raise CheckpointError(
                     f"{self.folder}/config.json: {name} of text_config is {text.get(name)!r:.40}, no token of the "
                     "vocabulary; a text could neither begin nor end"

@@ -6,6 +6,7 @@ ones are the truth here, bit for bit. The settings come from preprocessor_config
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,12 +88,12 @@ class Settings:
                 size=_size(given["size"], given.get("default_to_square", True)) if given["do_resize"] else None,
                 resample=_whole(given["resample"], 5),
                 crop=_crop(given["crop_size"]) if given.get("do_center_crop") else None,
-                scale=float(given.get("rescale_factor", 1 / 255)) if given["do_rescale"] else None,
+                scale=_finite(given.get("rescale_factor", 1 / 255)) if given["do_rescale"] else None,
                 mean=_numbers(given["image_mean"]) if given["do_normalize"] else None,
                 std=_numbers(given["image_std"]),
                 convert=bool(given.get("do_convert_rgb")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise CheckpointError(f"{folder}: the settings of its image processor make no sense ({reason})") from None
 
@@ -128,10 +129,16 @@ def _whole(value: Any, most: int = 2**15) -> int:
 
 
 def _numbers(value: Any) -> tuple[float, ...] | float:
-    numbers = tuple(float(x) for x in value) if isinstance(value, Sequence) else float(value)
-    if numbers == ():
+    if isinstance(value, Sequence) and not value:
         raise ValueError("a mean or deviation of no channel")
-    return numbers
+    return tuple(map(_finite, value)) if isinstance(value, Sequence) else _finite(value)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r:.40} is no finite number")
+    return number
 
 
 class ImageProcessor:

@@ -19,6 +19,8 @@ from isoform.runtimes.preprocess.tokenizer import read_object
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 def read_settings(folder: Path) -> tuple[dict[str, Any], str]:
     """A feature extractor's settings, and where they stand. Raises CheckpointError when the folder has none."""
@@ -44,9 +46,9 @@ def number(data: Mapping[str, Any], name: str, default: int, where: str, *, leas
 
 
 def padding_of(data: Mapping[str, Any], where: str) -> float:
-    """`padding_value` of a JSON object, 0 where it states none. Raises CheckpointError when it is no finite number."""
+    """`padding_value` of a JSON object, 0 where it states none. Raises CheckpointError when it is no float32."""
     value = data.get("padding_value") or 0.0
-    if not isinstance(value, int | float) or not np.isfinite(value):
+    if not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise CheckpointError(f"{where}: padding_value is {value!r:.60}, not a finite number")
     return float(value)
 

@@ -57,7 +57,6 @@ def written(model: Model, folder: Path, dtype: str = "f32") -> Path:
     return folder / file.path
 
 
-ADDRESSES = {"f32": 1e-5}  # of the largest value: without AVX-512, a weight at another address may take another kernel
 HALVES = ("bert_qa", "gemma2_b", "qwen3_b")  # layer and rms norms, soft-caps, windows, norms of heads
 
 
@@ -73,15 +72,16 @@ def test_a_file_computes_what_the_module_does_at_any_size(name: str, dtype: str,
     kind = getattr(torch, DTYPES[dtype])
     loaded: Any = torch.jit.load(written(model, tmp_path, dtype))
     module = model.module(kind)
+    for weights in (loaded, module):  # a mapped file's may be aligned otherwise, and take another kernel: up to 7e-7
+        for weight in weights.parameters():
+            weight.data = weight.data.clone()
     for sizes in SIZES:
         inputs = examples(model.signature, sizes, kind)
         with torch.inference_mode():
             got, want = loaded(*inputs), module(*inputs)
         assert isinstance(got, tuple)
         assert [x.shape for x in got] == [x.shape for x in want]
-        for a, b in zip(got, want, strict=True):
-            scale = b.abs().max().item() if b.numel() else 0.0
-            torch.testing.assert_close(a, b, rtol=0, atol=ADDRESSES.get(dtype, 0.0) * scale, msg=f"{sizes}")
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), sizes
 
 
 def test_a_file_opens_where_isoform_is_not_installed(tiny: Tiny, tmp_path: Path) -> None:

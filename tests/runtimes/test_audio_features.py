@@ -122,6 +122,7 @@ def test_settings_that_do_not_fit_are_named(tmp_path: Path) -> None:
     [
         ("padding_value", "zero"),
         ("padding_value", float("nan")),
+        ("padding_value", 10**400),
         ("sampling_rate", float("inf")),
         ("sampling_rate", 0.5),
     ],

@@ -325,6 +325,8 @@ def test_an_address_without_a_picture_is_refused(
         ({"image_processor_type": "CLIPImageProcessor", "crop_size": {"shortest_edge": 9}}, CheckpointError, "height"),
         ({"image_processor_type": "ViTImageProcessor", "image_mean": ["a"]}, CheckpointError, "make no sense"),
         ({"image_processor_type": "ViTImageProcessor", "image_std": []}, CheckpointError, "make no sense"),
+        ({"image_processor_type": "ViTImageProcessor", "image_mean": [float("nan")]}, CheckpointError, "no finite"),
+        ({"image_processor_type": "ViTImageProcessor", "rescale_factor": 10**400}, CheckpointError, "make no sense"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(

@@ -105,13 +105,26 @@ def test_bad_questions(inputs: Any, parameters: dict[str, Any], message: str) ->
         pipe(inputs, **parameters)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("told") / "bundle"
+    isoform.export(tiny("blip_vqa"), folder, to="onnx", check=False)
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("field", "value"), [("bos_token_id", None), ("sep_token_id", "[SEP]"), ("sep_token_id", 10**6)]
+    ("settings", "named"),
+    [
+        ({"bos_token_id": None}, "bos_token_id"),
+        ({"sep_token_id": "[SEP]"}, "sep_token_id"),
+        ({"sep_token_id": 10**6}, "sep_token_id"),
+        ("no object", "bos_token_id"),
+    ],
 )
-def test_tokens_outside_the_vocabulary_are_refused(field: str, value: Any, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny("blip_vqa"), tmp_path / "blip")
+def test_tokens_outside_the_vocabulary_are_refused(settings: Any, named: str, exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "blip")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["text_config"][field] = value
+    config["text_config"] = {**config["text_config"], **settings} if isinstance(settings, dict) else settings
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=field):
+    with pytest.raises(CheckpointError, match=named):
         pipeline("visual-question-answering", folder)
