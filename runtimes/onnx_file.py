@@ -114,7 +114,7 @@ def complaint(path: Path, reason: str, version: str) -> str:
     graph = _read(path)
     if graph is None:
         return f"{path} is no ONNX file or an incomplete one; export the model again"
-    for wrong in _weights(path, graph):
+    for wrong in misplaced(path.parent, graph):
         return f"{path}: {wrong}; put the whole folder of the export in one place, or export the model again"
     reason = " ".join(reason.split())
     if match := re.search(r"official support for domain (\S+) is till opset (\d+)", reason):
@@ -147,20 +147,26 @@ def brief(reason: str) -> str:
 
 def _read(path: Path) -> Any:
     """The model without its weights, or None."""
+    try:
+        return None if path.stat().st_size > LARGEST else parsed(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parsed(content: bytes) -> Any:
+    """A serialized model without the weights beside it, or None."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    if path.stat().st_size > LARGEST:
-        return None
     try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError):
+        model = onnx.load_model_from_string(content)
+    except DecodeError:
         return None
     return model if model.graph.node or model.graph.output else None
 
 
-def _weights(path: Path, model: Any) -> list[str]:
-    """What is wrong with the files that hold the weights."""
+def misplaced(folder: Path, model: Any) -> list[str]:
+    """What is wrong with the files that hold the weights of a model in this folder."""
     needed: dict[str, int] = {}
     for tensor in model.graph.initializer:
         entry = {item.key: item.value for item in tensor.external_data}
@@ -168,9 +174,9 @@ def _weights(path: Path, model: Any) -> list[str]:
             end = int(entry.get("offset", 0)) + int(entry.get("length", 0))
             needed[entry["location"]] = max(end, needed.get(entry["location"], 0))
     found = []
-    base = path.parent.resolve()
+    base = folder.resolve()
     for location, size in needed.items():
-        file = path.parent / location
+        file = folder / location
         if not file.exists():
             found.append(f"its weights are in {location}, which is missing beside it")
         elif not file.resolve().is_relative_to(base):
@@ -194,7 +200,8 @@ def with_signed_bytes(content: bytes, folder: Path) -> tuple[bytes, dict[str, An
 
     if b"MatMulIntegerToFloat" not in content:
         return None
-    model = onnx.load_model_from_string(content)
+    if (model := parsed(content)) is None:
+        return None
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     products = [node for node in nodes(model.graph) if node.op_type == "MatMulIntegerToFloat" and len(node.input) > 5]
     uses: dict[str, int] = {}

@@ -20,12 +20,9 @@ from isoform.runtimes.onnx_file import (
     LARGEST,
     brief,
     complaint,
-    exact,
     is_larger,
-    multiplies_signed_bytes,
-    with_input,
-    with_signed_bytes,
 )
+from isoform.runtimes.prepared_graph import PreparedGraph, prepare
 from isoform.runtimes.side_by_side import in_turn
 from isoform.runtimes.stepping import MemoryDecoder, SteppingDecoder
 from isoform.signature import TOTAL, Axis, CacheLayout, Port, Signature
@@ -48,7 +45,6 @@ CACHE = "isoform.cache"  # in the graph's metadata, where it is our own
 IN_PLACE, GROWS = "in_place", "grows"  # one buffer may be past and present; present is a new tensor
 SPINNING = "session.intra_op.allow_spinning"
 START = "logits_start"  # a constant of the graph that may be an input instead: the first slot that gets logits
-LARGE = 2**26  # bytes of a graph with its weights inside: not one that has the constant
 SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds as many floats for every head
 COPYING = 0.5  # seconds that the kernel may take to move weights into huge pages, before a decoder, until it has
 ENOUGH = 4  # runs per CPU from which on they go side by side
@@ -60,7 +56,8 @@ class OnnxRuntimeSession:
     """A graph with its weights beside it; `signature` is read from the graph when there is none.
 
     `threads` defaults to the CPUs this process may use. `strict` keeps TF32 off on a GPU, and quantized layers from
-    quantizing their input. Threads that `spin` while they wait are ready sooner, and keep a CPU from others.
+    quantizing their input. Threads that `spin` while they wait are ready sooner, and keep a CPU from others. A session
+    that is `like` an open one of the same file, device and strictness shares the weights that were laid out for it.
     """
 
     backend: str = "onnxruntime"
@@ -74,6 +71,7 @@ class OnnxRuntimeSession:
         strict: bool = False,
         threads: int | None = None,
         spin: bool = True,
+        like: OnnxRuntimeSession | None = None,
     ) -> None:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; export the model again")
@@ -94,18 +92,16 @@ class OnnxRuntimeSession:
         if index is not None:
             _need_cuda(ort, index)
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": index, "use_tf32": int(not strict)}))
-        graph = exact(path) if strict else None
-        content = graph or (path.read_bytes() if path.stat().st_size < LARGE else b"")
-        signed = with_signed_bytes(content, path.parent) if index is None and multiplies_signed_bytes() else None
-        self._signed: dict[str, Any] = {}
-        if signed is not None:
-            content, weights = signed
-            self._signed = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
-            self._signed_arrays = weights  # the values are views of these
-            options.add_external_initializers(list(self._signed), list(self._signed.values()))
-        source = with_input(content, START) or (content if signed is not None else graph) or path
+        self._graph: PreparedGraph = (
+            prepare(path, START, strict=strict, on_cpu=index is None) if like is None else like._graph
+        )
+        for name, value in self._graph.values.items():
+            options.add_initializer(name, value)
+        source = self._graph.source
         if source != path:
             options.add_session_config_entry(FOLDER_KEY, str(path.parent))
+        if index is None:
+            huge_pages.gather()
         before = huge_pages.regions() if index is None else set()
         try:
             session = ort.InferenceSession(source, options, providers=providers)
@@ -114,7 +110,7 @@ class OnnxRuntimeSession:
         if index is not None and session.get_providers()[0] != "CUDAExecutionProvider":
             raise BackendUnavailable(f"ONNX Runtime's CUDA provider does not start here; {PACKAGES}")
         self._session: Any = session
-        self._opened = path, strict
+        self._path = path
         self._single: OnnxRuntimeSession | None = None
         self._weights = huge_pages.regions() - before if index is None else set()
         self.types = {port.name: _type(path, port) for port in session.get_inputs()}
@@ -162,7 +158,8 @@ class OnnxRuntimeSession:
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
         """See `SideBySide.run_each`: on several CPUs each run has one, which wastes less than sharing every product.
 
-        That takes the weights a second time, and the time to load them: so not for few runs, or a large model.
+        Kernels that keep a copy of their weights keep a second one for that, and take the time to make it: so not for
+        few runs, or a large model.
         """
         many = self.device[0] == "cpu" and self.threads > 1 and count >= ENOUGH * self.threads
         single = self._alone() if many else None
@@ -170,10 +167,16 @@ class OnnxRuntimeSession:
 
     def _alone(self) -> OnnxRuntimeSession | None:
         """The same graph with one thread, opened when it is asked for first; None when it is too large for that."""
-        path, strict = self._opened
-        if self._single is None and self.native is not None and not is_larger(path, TWICE):  # a closed one says so
-            self._single = OnnxRuntimeSession(path, self.signature, strict=strict, threads=1)
+        once = sum(array.nbytes for array in self._prepared().arrays.values())
+        if (
+            self._single is None and self.native is not None and not is_larger(self._path, TWICE + once)
+        ):  # or it is closed
+            self._single = OnnxRuntimeSession(self._path, self.signature, threads=1, like=self)
         return self._single
+
+    def _prepared(self) -> PreparedGraph:
+        assert self.native is not None  # a closed session says so
+        return self._graph
 
     @property
     def extends_rows_alone(self) -> bool:
@@ -207,6 +210,7 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         self._session = self._single = None
+        self._graph = PreparedGraph(self._path)
 
     def __enter__(self) -> Self:
         return self

@@ -47,7 +47,8 @@ def test_transformers_loads_what_was_saved_with_equal_outputs(name: str, tmp_pat
     golden = load_file(tiny(name) / "golden.safetensors")
     for key, value in outputs.items():
         if isinstance(value, Tensor):
-            assert torch.equal(value, golden[f"out.{key}"]), key
+            # Weights of a mapped file lie otherwise than those behind the golden outputs: another kernel may take them.
+            torch.testing.assert_close(value, golden[f"out.{key}"], rtol=0, atol=1e-6)
     assert {path.name for path in (tmp_path / "saved").iterdir()} - {"model.safetensors"} == {
         path.relative_to(tiny(name)).parts[0] for path in open_checkpoint(tiny(name)).sidecars()
     }
@@ -281,7 +282,8 @@ def test_loading_what_was_saved_is_the_identity(values: list[float], amount: flo
     one = Fold("a", "b", 1.0)
     assert torch.equal(one.load(one.save(tensor)), tensor)  # exact: floats within a factor of two (Sterbenz)
     fold = Fold("a", "b", amount)
-    assert torch.allclose(fold.load(fold.save(tensor)), tensor, rtol=0, atol=1e-6)
+    rounded = 4 * torch.finfo(torch.float32).eps  # two roundings, of values below 5 and below 2
+    assert torch.allclose(fold.load(fold.save(tensor)), tensor, rtol=0, atol=rounded)
 
 
 @pytest.mark.parametrize("old", ["gamma", "beta"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,3 +48,25 @@ def test_what_there_was_no_time_for_is_left_for_another_time() -> None:
     assert start <= first <= start + huge_pages.PAGE
     assert end - huge_pages.PAGE <= last <= end
     assert huge_pages.ask(left, 60.0) == set()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of another library")
+def test_gathered_blocks_lie_side_by_side() -> None:
+    """In a process of its own: what was freed before decides as well."""
+    program = """if True:
+        import sys
+        from pathlib import Path
+        import numpy as np
+        from isoform.runtimes import huge_pages
+        if sys.argv[1] == "gather":
+            huge_pages.gather()
+        blocks = [np.ones(2**20, np.uint8) for _ in range(8)]
+        (heap,) = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if "[heap]" in line]
+        start, end = (int(address, 16) for address in heap.split("-"))
+        print(sum(start <= block.ctypes.data < end for block in blocks))
+    """
+    inside = [
+        int(subprocess.run([sys.executable, "-c", program, how], capture_output=True, check=True).stdout)
+        for how in ("leave", "gather")
+    ]
+    assert inside == [0, 8]

@@ -38,11 +38,11 @@ def pictures() -> list[Any]:
 
 
 def close(ours: Any, want: Any) -> None:
-    """The same labels in the same order, the scores to 1e-5."""
+    """The same labels in the same order, the scores to 1e-5 (logits among them: sums of another order near zero)."""
     assert [[list(row) for row in rows] for rows in ours] == [[list(row) for row in rows] for rows in want]
     for mine, other in zip(ours, want, strict=True):
         assert [row["label"] for row in mine] == [row["label"] for row in other]
-        np.testing.assert_allclose([r["score"] for r in mine], [r["score"] for r in other], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose([r["score"] for r in mine], [r["score"] for r in other], rtol=1e-5, atol=3e-6)
 
 
 @pytest.mark.parametrize("name", ["dinov2_cls", "dinov2_b", "vit_cls"])

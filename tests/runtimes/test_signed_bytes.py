@@ -10,7 +10,7 @@ import pytest
 
 from isoform.exporters import export
 from isoform.reference.model import open_model
-from isoform.runtimes import onnxruntime_backend
+from isoform.runtimes import prepared_graph
 from isoform.runtimes.onnx_file import multiplies_signed_bytes, nodes, with_signed_bytes
 from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
 
@@ -47,9 +47,9 @@ def test_signed_bytes_give_the_same_numbers(
     features = {"input_features": np.random.default_rng(0).normal(size=(1, 128, 3000)).astype(np.float32)}
     outputs, types = [], []
     for signed in (False, True):
-        monkeypatch.setattr(onnxruntime_backend, "multiplies_signed_bytes", lambda signed=signed: signed)
+        monkeypatch.setattr(prepared_graph, "multiplies_signed_bytes", lambda signed=signed: signed)
         with OnnxRuntimeSession(tmp_path / "bundle" / "onnx" / "encoder_model_quantized.onnx", threads=1) as session:
             outputs.append(session.run(features)["last_hidden_state"])
-            types.append(len(session._signed))
+            types.append(len(session._graph.arrays))
     assert types[0] == 0 and types[1] > 0
     np.testing.assert_array_equal(outputs[0], outputs[1])
