@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoform.runtimes.onnx_file import misplaced, nodes, parsed
+from isoform.runtimes.onnx_facts import ELEMENTWISE, Facts
+from isoform.runtimes.onnx_file import misplaced, nodes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,38 +28,24 @@ LINEAR = "FusedMatMul"
 RANK = 3  # (B, T, C), here (1, channels, B, T): so the rows of a batch are one picture, and weights are read once
 SIZES = (16, 8)  # channels of a block: vectors of 512 and of 256 bits
 _AXIS, _START = "channel_blocks.axis", "channel_blocks.input"
-_ELEMENTWISE = frozenset(("Add", "Gelu", "Mul", "QuickGelu", "Relu", "Sigmoid", "Tanh"))
-"""What may be computed in blocks, between one linear layer and the next."""
-_AS_FIRST = _ELEMENTWISE | {
-    *("Attention", "Cast", "Clip", "Conv", "CumSum", "GroupQueryAttention", "Identity", "InstanceNormalization"),
-    *("LayerNormalization", "MatMulNBits", "MultiHeadAttention", "RMSNormalization", "RotaryEmbedding"),
-    *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Slice", "Softmax", "Split", "Transpose"),
-}
-"""What gives values of the rank of its first input."""
-_SEVERAL = frozenset(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Split"))
-"""Whose results all have one rank."""
-_AS_LARGEST = frozenset(("Add", "Div", "FusedMatMul", "MatMul", "Mul", "Pow", "Sub", "Where"))
 
 
-def in_blocks(content: bytes, path: Path) -> tuple[bytes, dict[str, NDArray[np.float32]]] | None:
-    """A serialized model whose linear layers are in blocks, and their weights (out, in, 1, 1) by name.
+def in_blocks(model: Any, folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Put the linear layers of a model in blocks. Returns the weights to open it with, (out, in, 1, 1) by name.
 
-    None where there are none to change: a weight is a float32 matrix in a file beside `path`, (out, in), and `in` is a
-    multiple of the block. Values keep their names, but for those between one linear layer and the next.
+    None changes unless its weight is a float32 matrix (out, in) in a file in `folder`, and `in` is a multiple of the
+    block. Values keep their names, but for those between one linear layer and the next.
     """
-    if LINEAR.encode() not in content or (size := block_size()) is None:
-        return None
     import onnx
 
-    model = parsed(content)
-    if model is None or misplaced(path.parent, model):
-        return None  # the session says what is wrong
-    scope = Scope.of(model.graph, size)
+    if (size := block_size()) is None or misplaced(folder, model):
+        return {}  # the session says what is wrong
+    scope = Scope(Facts.of(model.graph), size)
     names = sorted({layer.input[1] for layer in scope.every_layer()})
     if not names:
-        return None
+        return {}
     shapes = {name: tuple(scope.constants[name].dims) for name in names}
-    weights = _laid_out(shapes, lambda name: _matrix(scope.constants[name], path.parent), size)
+    weights = _laid_out(shapes, lambda name: _matrix(scope.constants[name], folder), size)
     scope.change()
     graph = model.graph
     used = {name for node in nodes(graph) for name in node.input} | {value.name for value in graph.output}
@@ -69,98 +55,27 @@ def in_blocks(content: bytes, path: Path) -> tuple[bytes, dict[str, NDArray[np.f
     graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.int64), _AXIS))
     graph.initializer.extend(_elsewhere(scope.constants[name], weights[_named(name)]) for name in names)
     model.opset_import.append(onnx.helper.make_opsetid(BLOCKS, 1))
-    return model.SerializeToString(), weights
+    return weights
 
 
-@dataclass
 class Scope:
-    """A graph, or a branch inside one, and what is known there of its values."""
+    """The linear layers of a graph, or of a branch inside one, that become convolutions."""
 
-    graph: Any
-    size: int
-    constants: Mapping[str, Any]
-    ranks: dict[str, int]
-    lengths: dict[str, int]
-    """Of vectors: a shape of n integers makes a value of rank n."""
-    branches: list[Scope] = field(default_factory=list)
-    layers: dict[str, Any] = field(default_factory=dict)
-    """Linear layers that become convolutions, by their result."""
-
-    @classmethod
-    def of(cls, graph: Any, size: int, outer: Scope | None = None) -> Scope:
-        tensors = {tensor.name: tensor for tensor in graph.initializer}
-        ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
-        ranks |= {
-            v.name: len(v.type.tensor_type.shape.dim) for v in graph.input if v.type.tensor_type.HasField("shape")
-        }
-        if outer is not None:
-            tensors, ranks = {**outer.constants, **tensors}, {**outer.ranks, **ranks}
-        lengths = {name: tensor.dims[0] for name, tensor in tensors.items() if len(tensor.dims) == 1}
-        scope = cls(graph, size, tensors, ranks, lengths)
-        for node in graph.node:
-            scope._look_at(node)
-        return scope
+    def __init__(self, facts: Facts, size: int) -> None:
+        self.facts, self.graph, self.constants, self.size = facts, facts.graph, facts.constants, size
+        self.branches = [Scope(inner, size) for inner in facts.branches]
+        self.layers = {node.output[0]: node for node in facts.graph.node if self._is_linear(node)}
+        """By their result."""
 
     def every_layer(self) -> Iterator[Any]:
         yield from self.layers.values()
         for branch in self.branches:
             yield from branch.every_layer()
 
-    def _look_at(self, node: Any) -> None:
-        """Learn what is known of a node's results."""
-        branches = [Scope.of(attribute.g, self.size, self) for attribute in node.attribute if attribute.g.node]
-        self.branches += branches
-        for branch in branches[:1]:  # of the results of all branches
-            inner = (branch.ranks.get(value.name) for value in branch.graph.output)
-            self.ranks |= {name: rank for name, rank in zip(node.output, inner, strict=False) if rank is not None}
-        if (rank := self._rank(node)) is not None:
-            self.ranks |= dict.fromkeys(node.output if node.op_type in _SEVERAL else node.output[:1], rank)
-        if (length := self._length(node)) is not None:
-            self.lengths[node.output[0]] = length
-        if self._is_linear(node):
-            self.layers[node.output[0]] = node
-
-    def _rank(self, node: Any) -> int | None:
-        """Of a node's results, None where it is not known."""
-        found = [self.ranks.get(name) for name in node.input]
-        lengths = [self.lengths.get(name) for name in node.input]
-        match node.op_type:
-            case "Concat":  # all have one
-                return next((rank for rank in found if rank is not None), None)
-            case "Expand":
-                return None if found[0] is None or lengths[1] is None else max(found[0], lengths[1])
-            case "Gather" | "GatherBlockQuantized":
-                return None if found[0] is None or found[1] is None else found[0] + found[1] - 1
-            case "Range" | "Shape":
-                return 1
-            case "Squeeze" if lengths == [1]:
-                return 0
-            case "Reshape":
-                return lengths[1]
-            case "Unsqueeze" | "Squeeze" if len(node.input) == 2:
-                more = 1 if node.op_type == "Unsqueeze" else -1
-                return None if found[0] is None or lengths[1] is None else found[0] + more * lengths[1]
-        if node.op_type in _AS_LARGEST:
-            return None if None in found else max(rank for rank in found if rank is not None)
-        return found[0] if node.op_type in _AS_FIRST else None
-
-    def _length(self, node: Any) -> int | None:
-        """How many integers a node gives that makes a shape."""
-        settings = {attribute.name: attribute.i for attribute in node.attribute}
-        match node.op_type:
-            case "Concat":
-                found = [self.lengths.get(name) for name in node.input]
-                return None if None in found else sum(length for length in found if length is not None)
-            case "Shape" if (rank := self.ranks.get(node.input[0])) is not None:
-                return len(range(rank)[settings.get("start", 0) : settings.get("end", rank)])
-            case "Unsqueeze" if self.ranks.get(node.input[0]) == 0:
-                return 1
-        return None
-
     def _is_linear(self, node: Any) -> bool:
         from onnx import TensorProto
 
-        if node.op_type != LINEAR or self.ranks.get(node.input[0]) != RANK:
+        if node.op_type != LINEAR or len(node.input) != 2 or self.facts.ranks.get(node.input[0]) != RANK:
             return False
         if {attribute.name: attribute.i for attribute in node.attribute} != {"transB": 1}:
             return False
@@ -175,7 +90,7 @@ class Scope:
 
         for branch in self.branches:  # first: the nodes that hold them are copied
             branch.change()
-        users = self._users()
+        users = self.facts.users()
         biases = self._biases(users)
         results = {biases[name].output[0] if name in biases else name: name for name in self.layers}
         stay = self._stay(results, users)
@@ -211,16 +126,6 @@ class Scope:
         del self.graph.node[:]
         self.graph.node.extend(made)
 
-    def _users(self) -> dict[str, list[Any]]:
-        """By value: the nodes that take it; None is somebody outside, or in a branch."""
-        found: dict[str, list[Any]] = {value.name: [None] for value in self.graph.output}
-        for node in self.graph.node:
-            for name in node.input:
-                found.setdefault(name, []).append(node)
-            for inner in (inner for attribute in node.attribute for inner in nodes(attribute.g)):
-                found.update({name: [*found.get(name, ()), None] for name in inner.input})
-        return found
-
     def _biases(self, users: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """By layer: the node that adds its bias, where that is all that is done with its result."""
         found = {}
@@ -244,8 +149,8 @@ class Scope:
         widths = {result: width for result, width in widths.items() if width % self.size == 0}
         made = {}
         for node in self.graph.node:
-            wide = {widths.get(name) for name in node.input if not self._is_number(name)}
-            if node.op_type in _ELEMENTWISE and node.output[0] not in results and len(wide) == 1 and None not in wide:
+            wide = {widths.get(name) for name in node.input if not self.facts.is_number(name)}
+            if node.op_type in ELEMENTWISE and node.output[0] not in results and len(wide) == 1 and None not in wide:
                 widths[node.output[0]] = wide.pop()
                 made[node.output[0]] = node
         stay = set(widths)
@@ -256,17 +161,13 @@ class Scope:
             return bool(user.input[0] == name)
 
         def is_given(name: str) -> bool:
-            return name not in made or all(v in stay or self._is_number(v) for v in made[name].input)
+            return name not in made or all(v in stay or self.facts.is_number(v) for v in made[name].input)
 
         while lost := {
             name for name in stay if not (is_given(name) and all(is_taken(name, user) for user in users.get(name, ())))
         }:
             stay -= lost
         return stay
-
-    def _is_number(self, name: str) -> bool:
-        constant = self.constants.get(name)
-        return constant is not None and all(size == 1 for size in constant.dims)
 
 
 def _named(weight: str) -> str:

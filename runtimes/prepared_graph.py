@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.runtimes.channel_blocks import in_blocks
-from isoform.runtimes.onnx_file import exact, multiplies_signed_bytes, with_input, with_signed_bytes
+from isoform.runtimes.channel_blocks import LINEAR, in_blocks
+from isoform.runtimes.onnx_file import exact, multiplies_signed_bytes, parsed, with_input, with_signed_bytes
+from isoform.runtimes.selected_rows import select_early
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,8 @@ class PreparedGraph:
 def prepare(path: Path, start: str, *, strict: bool, on_cpu: bool) -> PreparedGraph:
     """The graph of a file: exact if it is to be `strict`, with the constant `start` as an input, and for this CPU.
 
-    Two changes give the same numbers faster there: signed bytes, and linear layers in blocks of channels.
+    Three changes give the same numbers faster there: signed bytes, rows that are chosen before the last layer, and
+    linear layers in blocks of channels.
     """
     graph = exact(path) if strict else None
     content = graph or (path.read_bytes() if path.stat().st_size < LARGE else b"")
@@ -37,9 +39,12 @@ def prepare(path: Path, start: str, *, strict: bool, on_cpu: bool) -> PreparedGr
     if on_cpu and multiplies_signed_bytes() and (signed := with_signed_bytes(content, path.parent)) is not None:
         content = signed[0]
         arrays.update(signed[1])
-    if on_cpu and (blocks := in_blocks(content, path)) is not None:
-        content = blocks[0]
-        arrays.update(blocks[1])
+    if on_cpu and LINEAR.encode() in content and (model := parsed(content)) is not None:
+        moved = select_early(model.graph)
+        layers = in_blocks(model, path.parent)
+        arrays.update(layers)
+        if moved or layers:
+            content = graph = model.SerializeToString()
     source = with_input(content, start) or (content if arrays else graph) or path
     return PreparedGraph(source, arrays, _values(arrays) if arrays else {})
 

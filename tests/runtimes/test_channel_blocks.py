@@ -15,87 +15,25 @@ from isoform.runtimes import channel_blocks, prepared_graph
 from isoform.runtimes.channel_blocks import BLOCKS, LINEAR, block_size, in_blocks
 from isoform.runtimes.onnx_file import nodes
 from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
+from tests.runtimes.graphs import SUMS, WIDTH, Graph, given, kinds, outputs_of
 
 pytest.importorskip("onnxruntime")
 
-WIDTH = 32  # a multiple of every block
-SUMS = 1e-5  # what another order of adding changes in float32, in outputs of about 1
 needs_blocks = pytest.mark.skipif(block_size() is None, reason="nothing is known of this processor's blocks")
 
 
-class Graph:
-    """A graph with its weights beside it, and what it gives."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "model.onnx"
-        self.nodes: list[Any] = []
-        self.tensors: list[Any] = []
-        self.random = np.random.default_rng(0)
-
-    def weight(self, name: str, *shape: int) -> str:
-        from onnx.numpy_helper import from_array
-
-        values = self.random.normal(size=shape).astype(np.float32) / np.sqrt(np.float32(shape[-1]))
-        self.tensors.append(from_array(values, name))
-        return name
-
-    def linear(self, x: str, result: str, out: int, width: int = WIDTH, **settings: int) -> str:
-        weight = self.weight(f"{result}.weight", out, width)
-        return self.op(LINEAR, [x, weight], result, "com.microsoft", **{"transB": 1, **settings})
-
-    def op(self, kind: str, inputs: list[str], result: str, domain: str = "", **settings: Any) -> str:
-        from onnx.helper import make_node
-
-        self.nodes.append(make_node(kind, inputs, [result], name=result, domain=domain, **settings))
-        return result
-
-    def write(self, outputs: list[str], rank: int = 3, width: int = WIDTH) -> None:
-        import onnx
-        from onnx import TensorProto, helper
-
-        axes = [*"BTHW"][: rank - 1]
-        given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [*axes, width])
-        made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-        graph = helper.make_graph(self.nodes, "graph", [given], made, self.tensors)
-        opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-        onnx.save(model, self.path, save_as_external_data=True, location="weights", size_threshold=0)
-
-    def changed(self) -> Any:
-        """The graph in blocks, None where nothing changes."""
-        import onnx
-
-        found = in_blocks(self.path.read_bytes(), self.path)
-        return None if found is None else onnx.load_model_from_string(found[0]).graph
-
-    def run(self, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
-        """The outputs as the file has it, and in blocks."""
-        with monkeypatch.context() as patch:
-            patch.setattr(prepared_graph, "in_blocks", lambda *_: None)
-            plain = _outputs(self.path, x)
-        return plain, _outputs(self.path, x)
+def in_graph(graph: Graph) -> Any:
+    """The graph in blocks, None where nothing changes."""
+    model = graph.model()
+    return model.graph if in_blocks(model, graph.path.parent) else None
 
 
-def _outputs(path: Path, x: np.ndarray) -> list[Any]:
-    import onnxruntime
-
-    graph = prepared_graph.prepare(path, "none", strict=False, on_cpu=True)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    for name, value in graph.values.items():
-        options.add_initializer(name, value)
-    if graph.source != path:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    session = onnxruntime.InferenceSession(graph.source, options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, {"x": x}))
-
-
-def kinds(graph: Any) -> list[str]:
-    return [node.op_type for node in nodes(graph)]
-
-
-def given(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+def both(graph: Graph, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
+    """The outputs as the file has it, and in blocks."""
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared_graph, "in_blocks", lambda *_: {})
+        plain = outputs_of(graph.path, x)
+    return plain, outputs_of(graph.path, x)
 
 
 @needs_blocks
@@ -107,8 +45,8 @@ def test_a_layer_is_the_same_layer(
     graph = Graph(tmp_path)
     graph.linear("x", "y", out)
     graph.write(["y"])
-    assert kinds(graph.changed()) == ["Unsqueeze", "ReorderInput", "Conv", "ReorderOutput", "Squeeze"]
-    (plain,), (blocks,) = graph.run(given(batch, length, WIDTH), monkeypatch)
+    assert kinds(in_graph(graph)) == ["Unsqueeze", "ReorderInput", "Conv", "ReorderOutput", "Squeeze"]
+    (plain,), (blocks,) = both(graph, given(batch, length, WIDTH), monkeypatch)
     assert plain.shape == blocks.shape == (batch, length, out)
     np.testing.assert_allclose(blocks, plain, rtol=0, atol=SUMS)
 
@@ -119,8 +57,8 @@ def test_a_bias_goes_into_whole_blocks(out: int, tmp_path: Path, monkeypatch: py
     graph = Graph(tmp_path)
     graph.op("Add", [graph.weight("bias", out), graph.linear("x", "product", out)], "y")
     graph.write(["y"])
-    assert ("Add" in kinds(graph.changed())) is bool(out % WIDTH)
-    (plain,), (blocks,) = graph.run(given(2, 3, WIDTH), monkeypatch)
+    assert ("Add" in kinds(in_graph(graph))) is bool(out % WIDTH)
+    (plain,), (blocks,) = both(graph, given(2, 3, WIDTH), monkeypatch)
     np.testing.assert_allclose(blocks, plain, rtol=0, atol=SUMS)
 
 
@@ -134,11 +72,11 @@ def test_what_lies_between_layers_stays_in_blocks(tmp_path: Path, monkeypatch: p
     gated = graph.op("Mul", [graph.op("Mul", [gate, graph.weight("number", 1, 1)], "scaled"), up], "gated")
     graph.linear(gated, "y", WIDTH, 2 * WIDTH)
     graph.write(["y"])
-    found = graph.changed()
+    found = in_graph(graph)
     assert [kinds(found).count(kind) for kind in ("Conv", "ReorderInput", "ReorderOutput")] == [3, 1, 1]
     for outputs in (["y"], ["y", "silu"], ["y", "gated"]):
         graph.write(outputs)
-        plain, blocks = graph.run(given(2, 5, WIDTH), monkeypatch)
+        plain, blocks = both(graph, given(2, 5, WIDTH), monkeypatch)
         for one, other in zip(plain, blocks, strict=True):
             np.testing.assert_allclose(other, one, rtol=0, atol=SUMS)
 
@@ -152,8 +90,8 @@ def test_values_of_another_width_or_from_elsewhere_leave_the_blocks(
     mixed = graph.op("Mul", [graph.op("Mul", [wide, one], "by.one"), "x"], "mixed")
     graph.linear(graph.op("Tanh", [mixed], "Tanh"), "y", WIDTH)
     graph.write(["y"])
-    assert kinds(graph.changed()).count("ReorderOutput") == 3
-    (plain,), (blocks,) = graph.run(given(2, 5, WIDTH), monkeypatch)
+    assert kinds(in_graph(graph)).count("ReorderOutput") == 3
+    (plain,), (blocks,) = both(graph, given(2, 5, WIDTH), monkeypatch)
     np.testing.assert_allclose(blocks, plain, rtol=0, atol=SUMS)
 
 
@@ -164,9 +102,8 @@ def test_a_shared_weight_is_laid_out_once_and_kept_for_others(tmp_path: Path, mo
     second = graph.op(LINEAR, [first, "first.weight"], "second", "com.microsoft", transB=1)
     graph.op("Add", [second, "first.weight"], "y")
     graph.write(["y"])
-    found = in_blocks(graph.path.read_bytes(), graph.path)
-    assert found is not None and [*found[1]] == ["first.weight.blocks"]
-    (plain,), (blocks,) = graph.run(given(1, WIDTH, WIDTH), monkeypatch)
+    assert [*in_blocks(graph.model(), tmp_path)] == ["first.weight.blocks"]
+    (plain,), (blocks,) = both(graph, given(1, WIDTH, WIDTH), monkeypatch)
     np.testing.assert_allclose(blocks, plain, rtol=0, atol=SUMS)
 
 
@@ -179,24 +116,22 @@ def test_other_products_stay(rank: int, width: int, settings: Mapping[str, Any],
     graph = Graph(tmp_path)
     graph.linear("x", "y", WIDTH, width, **settings)
     graph.write(["y"], rank, width)
-    assert graph.changed() is None
+    assert in_graph(graph) is None
 
 
 def test_files_that_are_not_whole_are_left_to_the_session(tmp_path: Path) -> None:
     graph = Graph(tmp_path)
     graph.linear("x", "y", WIDTH)
     graph.write(["y"])
-    content = graph.path.read_bytes()
     weights = tmp_path / "weights"
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert in_blocks(content, graph.path) is None
+    assert in_graph(graph) is None
     weights.unlink()
-    assert in_blocks(content, graph.path) is None
-    assert in_blocks(content[:-200], graph.path) is None
+    assert in_graph(graph) is None
     outside = tmp_path.parent / f"{tmp_path.name}.weights"
     outside.write_bytes(bytes(4 * WIDTH * WIDTH))
     weights.symlink_to(outside)
-    assert in_blocks(content, graph.path) is None
+    assert in_graph(graph) is None
 
 
 def test_unknown_processors_go_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +139,7 @@ def test_unknown_processors_go_without(tmp_path: Path, monkeypatch: pytest.Monke
     graph.linear("x", "y", WIDTH)
     graph.write(["y"])
     monkeypatch.setattr(channel_blocks, "block_size", lambda: None)
-    assert in_blocks(graph.path.read_bytes(), graph.path) is None
+    assert in_graph(graph) is None
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert block_size.__wrapped__() is None
 
@@ -220,14 +155,12 @@ def test_exported_models_have_their_layers_in_blocks(name: str, tiny: Callable[[
     export(open_model(tiny(name)), ["onnx"], tmp_path / "bundle")
     for path in sorted((tmp_path / "bundle" / "onnx").glob("*.onnx")):
         model = onnx.load(path, load_external_data=False)
-        found = in_blocks(path.read_bytes(), path)
-        before = kinds(model.graph).count(LINEAR)
-        assert found is not None, path.name
-        graph = onnx.load_model_from_string(found[0]).graph
+        whole = {tensor.name for tensor in model.graph.initializer if tensor.dims[1:2] and not tensor.dims[1] % WIDTH}
+        graph, before = model.graph, kinds(model.graph).count(LINEAR)
+        assert in_blocks(model, path.parent), path.name
         after = [node for node in nodes(graph) if node.op_type == LINEAR]
         made = [node for node in nodes(graph) if node.op_type == "Conv" and node.domain == BLOCKS]
         assert len(made) + len(after) == before, path.name
-        whole = {tensor.name for tensor in model.graph.initializer if tensor.dims[1:2] and not tensor.dims[1] % WIDTH}
         assert len([node for node in after if node.input[1] in whole]) <= 2, path.name  # on (B, C)
         with OnnxRuntimeSession(path) as session:
             assert {*session._graph.arrays} == {node.input[1] for node in made}
