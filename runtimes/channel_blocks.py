@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.runtimes.onnx_facts import ELEMENTWISE, Facts
-from isoform.runtimes.onnx_file import misplaced, nodes
+from isoform.runtimes.onnx_file import misplaced, nodes, place_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,7 +82,9 @@ class Scope:
         weight = self.constants.get(node.input[1])
         if weight is None or weight.data_type != TensorProto.FLOAT or len(weight.dims) != 2:
             return False
-        return bool(weight.external_data) and weight.dims[1] % self.size == 0
+        out, width = weight.dims
+        place = place_of(weight)
+        return place is not None and place[2] == 4 * out * width > 0 and width % self.size == 0
 
     def change(self) -> None:
         """Put convolutions in the place of the layers."""
@@ -176,9 +178,8 @@ def _named(weight: str) -> str:
 
 def _matrix(tensor: Any, folder: Path) -> NDArray[np.float32]:
     """A weight (out, in) as it lies in its file, which `misplaced` has found whole."""
-    place = {item.key: item.value for item in tensor.external_data}
-    shape = tuple(tensor.dims)
-    return np.memmap(folder / place["location"], np.float32, "r", int(place.get("offset", 0)), shape)
+    location, offset, _ = place_of(tensor) or ("", 0, 0)
+    return np.memmap(folder / location, np.float32, "r", offset, tuple(tensor.dims))
 
 
 def _laid_out(

@@ -104,6 +104,8 @@ class Facts:
 
     def _length(self, node: Any) -> int | None:
         """How many integers a node gives that makes a shape."""
+        if not node.input:
+            return None
         settings = {attribute.name: attribute.i for attribute in node.attribute}
         match node.op_type:
             case "Concat":

@@ -162,18 +162,41 @@ def parsed(content: bytes) -> Any:
         model = onnx.load_model_from_string(content)
     except DecodeError:
         return None
-    return model if model.graph.node or model.graph.output else None
+    return model if (model.graph.node or model.graph.output) and _is_legible(model.graph) else None
+
+
+def _is_legible(graph: Any) -> bool:
+    """Whether names are text, and nodes give something: a damaged file may be a message all the same."""
+    every = list(nodes(graph))
+    tensors = [*graph.initializer, *(tensor for node in every for a in node.attribute for tensor in a.g.initializer)]
+    texts = [
+        *(text for node in every for text in (node.op_type, node.name, node.domain, *node.input, *node.output)),
+        *(text for tensor in tensors for item in tensor.external_data for text in (item.key, item.value)),
+        *(value.name for value in (*tensors, *graph.input, *graph.output)),
+    ]
+    return all(isinstance(text, str) for text in texts) and all(node.output for node in every)
+
+
+def place_of(tensor: Any) -> tuple[str, int, int] | None:
+    """File name, offset and length in bytes of a weight beside its graph, None where they are not well said."""
+    entry = {item.key: item.value for item in tensor.external_data}
+    numbers = entry.get("offset", "0"), entry.get("length", "0")
+    if not entry.get("location") or not all(number.isdecimal() and len(number) < 20 for number in numbers):
+        return None
+    return entry["location"], int(numbers[0]), int(numbers[1])
 
 
 def misplaced(folder: Path, model: Any) -> list[str]:
     """What is wrong with the files that hold the weights of a model in this folder."""
     needed: dict[str, int] = {}
-    for tensor in model.graph.initializer:
-        entry = {item.key: item.value for item in tensor.external_data}
-        if "location" in entry:
-            end = int(entry.get("offset", 0)) + int(entry.get("length", 0))
-            needed[entry["location"]] = max(end, needed.get(entry["location"], 0))
     found = []
+    for tensor in model.graph.initializer:
+        if not tensor.external_data:
+            continue
+        if (place := place_of(tensor)) is None:
+            found.append(f"{brief(tensor.name)} does not say clearly where in a file it is")
+        else:
+            needed[place[0]] = max(place[1] + place[2], needed.get(place[0], 0))
     base = folder.resolve()
     for location, size in needed.items():
         file = folder / location

@@ -36,10 +36,11 @@ def select_early(graph: Any) -> bool:
 
 def _chooses(node: Any, facts: Facts) -> bool:
     settings = {attribute.name: attribute.i for attribute in node.attribute}
-    if not node.input or facts.ranks.get(node.input[0]) != _RANK:
+    if len(node.input) < 2 or facts.ranks.get(node.input[0]) != _RANK:
         return False
     if node.op_type == "Gather":
-        return settings.get("axis") == 1 and facts.ranks.get(node.input[1]) == 0 and node.input[1] in facts.constants
+        index = _numbers(facts.constants.get(node.input[1]))
+        return settings.get("axis") == 1 and facts.ranks.get(node.input[1]) == 0 and index is not None
     if node.op_type != "Slice" or len(node.input) != 4:
         return False
     return _numbers(facts.constants.get(node.input[3])) == [1]
@@ -119,7 +120,7 @@ def _choice(choice: Any, facts: Facts, value: str, name: str) -> Any:
 
     if choice.op_type == "Slice":
         return make_node("Slice", [value, *choice.input[1:]], [name])
-    (index,) = _numbers(facts.constants[choice.input[1]]) or (0,)
+    (index,) = _numbers(facts.constants[choice.input[1]]) or [0]  # `_chooses` has seen that there is one
     end = index + 1 if index != -1 else np.iinfo(np.int64).max
     bounds = [_vector(facts, f"{name}.{n}", number) for n, number in enumerate((index, end, 1))]
     return make_node("Slice", [value, *bounds], [name])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from isoform.errors import CheckpointError
 from isoform.exporters import export
 from isoform.reference.model import open_model
 from isoform.runtimes import channel_blocks, prepared_graph
@@ -132,6 +133,35 @@ def test_files_that_are_not_whole_are_left_to_the_session(tmp_path: Path) -> Non
     outside.write_bytes(bytes(4 * WIDTH * WIDTH))
     weights.symlink_to(outside)
     assert in_graph(graph) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("location", ""),
+        ("offset", "-4"),
+        ("offset", "x"),
+        ("length", "4"),
+        ("length", "9" * 30),
+        ("location", "../weights"),
+    ],
+)
+def test_places_that_do_not_fit_are_left_to_the_session(key: str, value: str, tmp_path: Path) -> None:
+    import onnx
+
+    graph = Graph(tmp_path)
+    graph.linear("x", "y", WIDTH)
+    graph.write(["y"])
+    model = graph.model()
+    (entry,) = [item for item in model.graph.initializer[0].external_data if item.key == key] or [
+        model.graph.initializer[0].external_data.add(key=key)
+    ]
+    entry.value = value
+    onnx.save(model, graph.path)
+    before = graph.model().SerializeToString()
+    assert in_blocks(model, tmp_path) == {} and model.SerializeToString() == before
+    with pytest.raises(CheckpointError, match=r"model\.onnx"):
+        OnnxRuntimeSession(graph.path)
 
 
 def test_unknown_processors_go_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

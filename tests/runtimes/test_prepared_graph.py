@@ -1,0 +1,43 @@
+"""A damaged graph is left to ONNX Runtime, which says what is wrong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from isoform.exporters import export
+from isoform.reference.model import open_model
+from isoform.runtimes.prepared_graph import prepare
+
+pytest.importorskip("onnxruntime")
+
+TRIES = 150
+
+
+@pytest.mark.parametrize("name", ["llama", "whisper", "vit_cls"])
+def test_damaged_bytes_are_no_traceback(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    export(open_model(tiny(name)), ["onnx"], tmp_path / "bundle")
+    path = sorted((tmp_path / "bundle" / "onnx").glob("*model*.onnx"))[0]
+    whole = path.read_bytes()
+    chance = random.Random(name)
+    for _ in range(TRIES):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 1, 2, 5])):
+            at = chance.randrange(len(damaged))
+            if chance.random() < 0.3:
+                del damaged[at : at + chance.randrange(1, 30)]
+            else:
+                damaged[at] = chance.randrange(256)
+        path.write_bytes(damaged)
+        prepare(path, "logits_start", strict=chance.random() < 0.3, on_cpu=True)
+
+
+def test_a_graph_with_names_that_are_no_text_stays_as_it_is(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    export(open_model(tiny("llama")), ["onnx"], tmp_path / "bundle")
+    path = tmp_path / "bundle" / "onnx" / "model.onnx"
+    assert prepare(path, "none", strict=False, on_cpu=True).source != path
+    path.write_bytes(path.read_bytes().replace(b"layers.0.attn.q.weight", b"layers.0.attn.\xff.weight"))
+    assert prepare(path, "none", strict=False, on_cpu=True).source == path
