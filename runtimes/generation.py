@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from sys import maxsize
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -473,6 +474,7 @@ class _Lines:
         self.count, self._context = len(prompts), context
         self._ids, self._mask, self._positions = _pad_left(prompts)
         self._next = np.empty((len(prompts), 1), np.int64)
+        self._at: list[int] = self._positions[:, -1].tolist()
         self._decoder: Any
         if not isinstance(session, Stepper):
             if session.signature.cache is None:
@@ -498,15 +500,15 @@ class _Lines:
 
         A step writes into the arrays of the one before: what is the same object a decoder need not look at again.
         """
-        self._next[:, 0] = tokens
+        for row, token in enumerate(tokens):  # what NumPy does to whole arrays takes longer than so few numbers
+            self._next[row, 0] = token
         if self._alone:
             if self._positions.shape[1] > 1:
                 self._positions = np.ascontiguousarray(self._positions[:, -1:])
-            self._positions += 1
-            length = self._mask.shape[1] + 1
-            if self._context is not None and length > self._context:
-                np.minimum(self._positions, self._context - 1, out=self._positions)
-            self._mask = self._seen[:, :length]
+            last = maxsize if self._context is None else self._context - 1
+            for row, at in enumerate(self._at):
+                self._at[row] = self._positions[row, 0] = min(at + 1, last)
+            self._mask = self._seen[:, : self._mask.shape[1] + 1]
         return self._step(self._next)
 
     def select(self, order: Sequence[int]) -> None:
@@ -518,6 +520,7 @@ class _Lines:
         if self._alone:
             length = self._mask.shape[1]
             self._seen, self._positions = self._seen[rows], self._positions[rows]
+            self._at = self._positions[:, -1].tolist()
             self._mask = self._seen[:, :length]
 
     def _step(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
