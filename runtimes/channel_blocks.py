@@ -1,10 +1,10 @@
 """Linear layers of a float32 graph as convolutions over blocks of channels, which ONNX Runtime reads faster.
 
 A linear layer is a convolution of 1 x 1. For those ONNX Runtime has kernels that hold channels in blocks (NCHWc, by the
-width of the processor's vectors) and read the weights of four blocks at once, where its matrix product reads two: a
-step of a decoder, which reads every weight once, takes a sixth less time, and a long prompt no more. The file keeps
-the plain layer; this is done to a graph when it is opened for an x86-64 CPU. The weights are laid out here, in one
-array that sessions of the same file share.
+width of the processor's vectors) and read weights faster than its matrix product does: a step of a decoder, which
+reads every weight once, takes a sixth less time, and a long prompt no more. The file keeps the plain layer; this is
+done to a graph when it is opened for an x86-64 CPU. The weights are laid out here, in one array that sessions of the
+same file share.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def is_larger(path: Path, most: int) -> bool:
     if total > most or (model := _read(path)) is None:
         return True
     for tensor in model.graph.initializer:
-        total += sum(int(item.value) for item in tensor.external_data if item.key == "length")
+        total += (place_of(tensor) or ("", 0, 0))[2]
     return total > most
 
 
@@ -223,8 +223,8 @@ def with_signed_bytes(content: bytes, folder: Path) -> tuple[bytes, dict[str, An
 
     if b"MatMulIntegerToFloat" not in content:
         return None
-    if (model := parsed(content)) is None:
-        return None
+    if (model := parsed(content)) is None or misplaced(folder, model):
+        return None  # the session says what is wrong
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     products = [node for node in nodes(model.graph) if node.op_type == "MatMulIntegerToFloat" and len(node.input) > 5]
     uses: dict[str, int] = {}
@@ -236,13 +236,12 @@ def with_signed_bytes(content: bytes, folder: Path) -> tuple[bytes, dict[str, An
         data, middle = tensors.get(node.input[1]), tensors.get(node.input[5])
         if data is None or middle is None or data.data_type != onnx.TensorProto.UINT8 or uses[data.name] != 1:
             continue
-        place = {item.key: item.value for item in data.external_data}
-        if not place or onnx.numpy_helper.to_array(middle).tolist() != 128:
+        if (place := place_of(data)) is None or middle.dims or bytes(middle.raw_data) != b"\x80":
             continue
-        offset, size = int(place.get("offset", 0)), int(place["length"])
-        raw = np.fromfile(folder / place["location"], np.uint8, size, offset=offset)
-        if raw.size != size:
-            return None  # the session says what is wrong with the file
+        location, offset, size = place
+        raw = np.fromfile(folder / location, np.uint8, size, offset=offset)
+        if size != int(np.prod(data.dims)):
+            return None
         weights[data.name] = (raw ^ 128).view(np.int8).reshape(data.dims)
         data.data_type = onnx.TensorProto.INT8
         node.input[5] = zero

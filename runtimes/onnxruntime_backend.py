@@ -167,16 +167,10 @@ class OnnxRuntimeSession:
 
     def _alone(self) -> OnnxRuntimeSession | None:
         """The same graph with one thread, opened when it is asked for first; None when it is too large for that."""
-        once = sum(array.nbytes for array in self._prepared().arrays.values())
-        if (
-            self._single is None and self.native is not None and not is_larger(self._path, TWICE + once)
-        ):  # or it is closed
+        once = sum(array.nbytes for array in self._graph.arrays.values())
+        if self._single is None and self.native is not None and not is_larger(self._path, TWICE + once):
             self._single = OnnxRuntimeSession(self._path, self.signature, threads=1, like=self)
         return self._single
-
-    def _prepared(self) -> PreparedGraph:
-        assert self.native is not None  # a closed session says so
-        return self._graph
 
     @property
     def extends_rows_alone(self) -> bool:

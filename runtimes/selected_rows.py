@@ -39,17 +39,21 @@ def _chooses(node: Any, facts: Facts) -> bool:
     if len(node.input) < 2 or facts.ranks.get(node.input[0]) != _RANK:
         return False
     if node.op_type == "Gather":
-        index = _numbers(facts.constants.get(node.input[1]))
+        index = _number(facts.constants.get(node.input[1]))
         return settings.get("axis") == 1 and facts.ranks.get(node.input[1]) == 0 and index is not None
     if node.op_type != "Slice" or len(node.input) != 4:
         return False
-    return _numbers(facts.constants.get(node.input[3])) == [1]
+    return _number(facts.constants.get(node.input[3])) == 1 and {*node.input[1:3]} <= facts.constants.keys()
 
 
-def _numbers(tensor: Any) -> list[int] | None:
-    from onnx.numpy_helper import to_array
+def _number(tensor: Any) -> int | None:
+    """The one integer of a constant, None of anything else."""
+    from onnx import TensorProto
 
-    return None if tensor is None or tensor.external_data else [int(value) for value in to_array(tensor).reshape(-1)]
+    if tensor is None or tensor.data_type != TensorProto.INT64 or any(size != 1 for size in tensor.dims):
+        return None
+    values = np.frombuffer(tensor.raw_data, "<i8") if len(tensor.raw_data) == 8 else np.array(tensor.int64_data)
+    return int(values[0]) if len(values) == 1 else None
 
 
 def _move(choice: Any, facts: Facts) -> bool:
@@ -120,7 +124,7 @@ def _choice(choice: Any, facts: Facts, value: str, name: str) -> Any:
 
     if choice.op_type == "Slice":
         return make_node("Slice", [value, *choice.input[1:]], [name])
-    (index,) = _numbers(facts.constants[choice.input[1]]) or [0]  # `_chooses` has seen that there is one
+    index = _number(facts.constants[choice.input[1]]) or 0  # `_chooses` has seen that there is one
     end = index + 1 if index != -1 else np.iinfo(np.int64).max
     bounds = [_vector(facts, f"{name}.{n}", number) for n, number in enumerate((index, end, 1))]
     return make_node("Slice", [value, *bounds], [name])

@@ -62,9 +62,8 @@ class Graph:
         graph = helper.make_graph(self.nodes, "graph", [given], made, self.tensors)
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-        onnx.save(
-            model, self.path, save_as_external_data=True, location="weights", size_threshold=64
-        )  # integers stay inside
+        inside = 64  # bytes: integers
+        onnx.save(model, self.path, save_as_external_data=True, location="weights", size_threshold=inside)
 
     def model(self) -> Any:
         import onnx

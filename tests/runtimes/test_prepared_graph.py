@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from isoform.errors import CheckpointError
 from isoform.exporters import export
 from isoform.reference.model import open_model
+from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
 from isoform.runtimes.prepared_graph import prepare
 
 pytest.importorskip("onnxruntime")
@@ -17,9 +19,9 @@ pytest.importorskip("onnxruntime")
 TRIES = 150
 
 
-@pytest.mark.parametrize("name", ["llama", "whisper", "vit_cls"])
+@pytest.mark.parametrize("name", ["llama", "whisper", "vit_cls", "whisper in int8"])
 def test_damaged_bytes_are_no_traceback(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    export(open_model(tiny(name)), ["onnx"], tmp_path / "bundle")
+    export(open_model(tiny(name.split()[0])), ["onnx"], tmp_path / "bundle", dtype="int8" if "int8" in name else "f32")
     path = sorted((tmp_path / "bundle" / "onnx").glob("*model*.onnx"))[0]
     whole = path.read_bytes()
     chance = random.Random(name)
@@ -33,6 +35,17 @@ def test_damaged_bytes_are_no_traceback(name: str, tiny: Callable[[str], Path], 
                 damaged[at] = chance.randrange(256)
         path.write_bytes(damaged)
         prepare(path, "logits_start", strict=chance.random() < 0.3, on_cpu=True)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "int8"])
+def test_weights_that_are_not_there_are_one_clear_error(
+    dtype: str, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    export(open_model(tiny("vit_cls")), ["onnx"], tmp_path / "bundle", dtype=dtype)
+    (path,) = (tmp_path / "bundle" / "onnx").glob("*.onnx")
+    path.with_name(f"{path.name}_data").unlink()
+    with pytest.raises(CheckpointError, match="is missing"):
+        OnnxRuntimeSession(path)
 
 
 def test_a_graph_with_names_that_are_no_text_stays_as_it_is(tiny: Callable[[str], Path], tmp_path: Path) -> None:

@@ -28,10 +28,8 @@ def layer(graph: Graph, x: str = "x", mask: str = "") -> str:
     inputs = [queries, keys, values, *(("", "", mask) if mask else ())]
     mixed = graph.op("MultiHeadAttention", inputs, "attn", "com.microsoft", num_heads=2)
     x = graph.op("Add", [x, graph.linear(mixed, "attn.out", WIDTH)], "attn.Add")
-    wide = graph.op(
-        "Add", [graph.linear(graph.norm(x, "mlp.norm"), "mlp.up", 3 * WIDTH), graph.weight("b", 3 * WIDTH)], "up"
-    )
-    wide = graph.op("Gelu", [wide], "Gelu")
+    wide = graph.linear(graph.norm(x, "mlp.norm"), "mlp.up", 3 * WIDTH)
+    wide = graph.op("Gelu", [graph.op("Add", [wide, graph.weight("mlp.bias", 3 * WIDTH)], "mlp.Add")], "Gelu")
     return graph.op("Add", [x, graph.linear(wide, "mlp.down", WIDTH, 3 * WIDTH)], "layer")
 
 
@@ -63,10 +61,7 @@ def test_the_chosen_rows_are_those_of_all(how: str, tmp_path: Path, monkeypatch:
     graph.write(["y"])
     found = moved(graph)
     sliced = [node.input[0] for node in found.node if node.op_type == "Slice"]
-    assert sorted(sliced) == [
-        "attn.norm",
-        "x",
-    ]  # what the queries are made of, and the residual sum; not keys and values
+    assert sorted(sliced) == ["attn.norm", "x"]  # for the queries and the residual sum; not for keys and values
     (plain,), (early,) = both(graph, given(2, LENGTH, WIDTH), monkeypatch)
     assert plain.shape == early.shape and plain.shape[-1] == 5
     np.testing.assert_allclose(early, plain, rtol=0, atol=SUMS)
@@ -119,9 +114,7 @@ def test_what_is_not_the_same_row_of_something_stops_the_choice(
 
 
 @pytest.mark.parametrize("name", ["vit_cls", "llama", "qwen2_b", "gemma3_new", "whisper"])
-def test_exported_models_choose_before_the_last_layer(
-    name: str, tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exported_models_choose_before_the_last_layer(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     import onnx
 
     export(open_model(tiny(name)), ["onnx"], tmp_path / "bundle")
