@@ -4,7 +4,8 @@
 
 export     CPU seconds, peak memory and bytes written, of a random Llama (125M parameters, float32) and of a model in
            the shape of Qwen2.5-0.5B (24 layers, bfloat16)
-decode     tokens per CPU second on that Llama: a prompt of 128 tokens (prefill), then 64 tokens one by one
+decode     tokens per CPU second on that Llama: a prompt of 128 tokens (prefill), then 64 tokens one by one;
+           and, in one more generation, the time from the end of one pass of ONNX Runtime to the start of the next
 embedding  sentences per CPU second of all-MiniLM-L6-v2, on 400 sentences of Python's documentation, 3 to 150 words
 
 Every contestant is a process of its own with one thread. Rounds alternate between them: a table has the median, and the
@@ -250,7 +251,7 @@ def compete(contestants: Sequence[Contestant], rounds: int) -> tuple[list[list[M
 
 
 def speeds(costs: Sequence[Mapping[str, Any]], part: str) -> list[float]:
-    """Tokens per CPU second in each round."""
+    """Tokens per second in each round."""
     return [cost[part][0] / cost[part][1] for cost in costs]
 
 
@@ -301,6 +302,10 @@ def decode(folder: Path, rounds: int, install: bool) -> Iterator[Table]:
                 mine, other = speeds(results[0], part), speeds(results[n], part)
                 cells += [median(other), ratio(mine, other)]
             table.add(contestant.name, *cells, peaks[n])
+        yield table
+        table = Table(f"Between two passes of ONNX Runtime, {kind}", "microseconds per token")
+        for n, name in enumerate(files):
+            table.add(f"isoform, {name}", 1e6 / median(speeds(results[n], "between")))
         yield table
 
 

@@ -311,32 +311,40 @@ def steps(
         random = np.random.default_rng(seed) if config.do_sample else None
         kind = _Alone if width == 1 else _Beamed
         searches.append(kind(rows[n : n + per_search], config, chains[n], limits[n], random, decode, keep_chances))
-    longest = max(limit - len(row.prompt) for row, limit in zip(rows, limits, strict=True))
     filler = config.pad_token_id if config.pad_token_id is not None else min(config.eos_token_id or (0,))
 
     # The lines of the model that a search holds: at first one, which several texts sampled from a prompt may share.
     shares = width == 1 and isinstance(session, Stepper)
-    lines = _Lines(session, prompts if width > 1 or shares else [row.prompt for row in rows], longest, context)
+    lines = _Lines(session, prompts if width > 1 or shares else [row.prompt for row in rows], context)
     held = [[n // count if shares else n] for n in range(len(searches))]
     logits = lines.begin()
     still = not shares  # whether every search goes on with the lines that it has
     while True:
         late = deadline is not None and monotonic() > deadline
+        tokens: list[int] = []
+        going = False
         for n, search in enumerate(searches):
+            lane = held[n]
             if not search.done:
-                lane = held[n]
-                mine = logits[lane] if len(lane) > 1 else logits[lane[0], None]  # no copy of a single line
+                if len(logits) == 1:
+                    mine = logits
+                else:  # no copy of a single line
+                    mine = logits[lane] if len(lane) > 1 else logits[lane[0], None]
                 parents = search.advance(mine, late)
                 del mine
                 if parents is not None:
                     held[n], still = [lane[row] for row in parents], False
+            if not search.done:
+                going = True
+                tokens += search.tokens
+            elif width > 1:  # beams leave the batch when they have ended
+                held[n] = []
+            else:  # and other rows are fed padding until the last has; nobody looks at it
+                tokens += [filler] * len(lane)
         del logits  # its memory is free for the next ones
         yield rows
-        if all(search.done for search in searches):
+        if not going:
             return
-        # What has ended is fed padding until the others have, and is not looked at; beams leave the batch instead.
-        if width > 1:
-            held = [[] if search.done else lane for lane, search in zip(held, searches, strict=True)]
         if not still:
             order = [line for lane in held for line in lane]
             if order != list(range(lines.count)):
@@ -346,13 +354,7 @@ def steps(
                 held[n] = list(range(start, start + len(lane)))
                 start += len(lane)
             still = width == 1
-        logits = lines.feed(
-            [
-                token
-                for lane, search in zip(held, searches, strict=True)
-                for token in ([filler] * len(lane) if search.done else search.tokens)
-            ]
-        )
+        logits = lines.feed(tokens)
 
 
 class _Search(Protocol):
@@ -384,26 +386,25 @@ class _Alone:
         (self._row,) = rows
         self._chain, self._limit, self._random, self._decode, self._keep = chain, limit, random, decode, keep_chances
         self._ends, self._strings = frozenset(config.eos_token_id or ()), config.stop_strings
-        self.done = False
-
-    @property
-    def tokens(self) -> list[int]:
-        return self._row.made[-1:]
+        self._looks = bool(chain) or random is not None or keep_chances  # at more than the greatest
+        self.done, self.tokens = False, [0]
 
     def advance(self, logits: NDArray[np.float32], late: bool) -> None:
-        row, scores = self._row, logits[0]
+        row, scores = self._row, logits[0] if self._looks else logits
         if self._chain:
             so_far = np.array(row.prompt + row.made, np.int64)
             for process in self._chain:
                 scores = process(so_far, scores)
         token = int(scores.argmax())
-        if scores[token] != scores[token]:  # a NaN comes before all numbers
+        best = scores.item(token)
+        if best != best:  # a NaN comes before all numbers
             nothing_but_numbers(scores)
         if self._random is not None:
             token = draw(scores, self._random)
         if self._keep:
             row.chances.append(float(log_softmax(scores)[token]))
         row.made.append(token)
+        self.tokens[0] = token
         if token in self._ends or (self._strings and self._decode and _stopped(row, self._strings, self._decode)):
             row.reason = "stop"
         elif len(row.prompt) + len(row.made) >= self._limit:
@@ -467,49 +468,44 @@ class _Beamed:
 class _Lines:
     """The rows of the model's cache, whether it decodes alone or beside a memory."""
 
-    def __init__(
-        self, session: Session | Stepper, prompts: Sequence[Sequence[int]], longest: int, context: int | None
-    ) -> None:
-        """`longest` is the greatest number of new tokens of any prompt."""
-        self.count, self._context = len(prompts), context
+    def __init__(self, session: Session | Stepper, prompts: Sequence[Sequence[int]], context: int | None) -> None:
+        self.count, self._made = len(prompts), 0
         self._ids, self._mask, self._positions = _pad_left(prompts)
-        self._next = np.empty((len(prompts), 1), np.int64)
-        self._at: list[int] = self._positions[:, -1].tolist()
-        self._decoder: Any
+        self._next, self._at = np.empty((len(prompts), 1), np.int64), self._positions[:, -1]
+        self._last = maxsize if context is None else context - 1
+        self._free = self._last - int(self._at.max())  # steps that there is a position for in every row
+        self._alone = not isinstance(session, Stepper)
+        self._decoder: Any = session
         if not isinstance(session, Stepper):
             if session.signature.cache is None:
                 raise InputError(
                     "this model does not generate text: it has no key/value cache; export or open it for "
                     "text-generation"
                 )
-            self._alone = True
-            # Columns for what is to come, so that a step's mask is a view.
-            self._seen = np.concatenate((self._mask, np.ones((len(prompts), longest), np.int64)), 1)
             self._decoder = session.decoder(len(prompts))
-        else:
-            if not self._mask.all():
-                raise InputError("prompts of different lengths have no common decoder here; group them by length")
-            self._alone, self._decoder = False, session
+        elif not self._mask.all():
+            raise InputError("prompts of different lengths have no common decoder here; group them by length")
 
     def begin(self) -> NDArray[np.float32]:
         """The logits (B, V) after the prompts."""
-        return self._step(self._ids)
+        given = (self._mask, self._positions) if self._alone else ()
+        logits: NDArray[np.float32] = self._decoder.step(self._ids, *given)
+        return logits
 
     def feed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """The logits (B, V) after one more token per row.
-
-        A step writes into the arrays of the one before: what is the same object a decoder need not look at again.
-        """
+        """The logits (B, V) after one more token per row."""
         for row, token in enumerate(tokens):  # what NumPy does to whole arrays takes longer than so few numbers
             self._next[row, 0] = token
-        if self._alone:
-            if self._positions.shape[1] > 1:
-                self._positions = np.ascontiguousarray(self._positions[:, -1:])
-            last = maxsize if self._context is None else self._context - 1
-            for row, at in enumerate(self._at):
-                self._at[row] = self._positions[row, 0] = min(at + 1, last)
-            self._mask = self._seen[:, : self._mask.shape[1] + 1]
-        return self._step(self._next)
+        self._made += 1
+        more = self._beyond() if self._made > self._free and self._alone else ()
+        logits: NDArray[np.float32] = self._decoder.step(self._next, *more)
+        return logits
+
+    def _beyond(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The mask and the positions of a step that some rows have no position for, which have ended: padding."""
+        places = self._at[:, None] + np.arange(1, self._made + 1)
+        real = places <= self._last
+        return np.concatenate((self._mask, real), 1), np.where(real, places, 0)[:, -1:]
 
     def select(self, order: Sequence[int]) -> None:
         if not hasattr(self._decoder, "select"):
@@ -517,16 +513,7 @@ class _Lines:
         rows = np.array(order, np.int64)
         self._decoder.select(rows)
         self.count, self._next = len(order), np.empty((len(order), 1), np.int64)
-        if self._alone:
-            length = self._mask.shape[1]
-            self._seen, self._positions = self._seen[rows], self._positions[rows]
-            self._at = self._positions[:, -1].tolist()
-            self._mask = self._seen[:, :length]
-
-    def _step(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32]
-        logits = self._decoder.step(ids, self._mask, self._positions) if self._alone else self._decoder.step(ids)
-        return logits
+        self._mask, self._at = self._mask[rows], self._at[rows]
 
 
 def _limit(row: Row, config: GenerationConfig, context: int | None) -> int:

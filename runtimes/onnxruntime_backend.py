@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from sys import getrefcount
+from sys import maxsize
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,11 +24,13 @@ from isoform.runtimes.onnx_file import (
 )
 from isoform.runtimes.prepared_graph import PreparedGraph, prepare
 from isoform.runtimes.side_by_side import in_turn
-from isoform.runtimes.stepping import MemoryDecoder, SteppingDecoder
-from isoform.signature import TOTAL, Axis, CacheLayout, Port, Signature
+from isoform.signature import Axis, CacheLayout, Port, Signature
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from isoform.runtimes.onnxruntime_decoder import OnnxRuntimeDecoder
+    from isoform.runtimes.stepping import MemoryDecoder
 
 PACKAGES = (
     "pip install onnxruntime-gpu[cuda,cudnn] (and remove onnxruntime), with an NVIDIA driver for that CUDA version"
@@ -44,12 +46,12 @@ _QUIET = 3  # errors only
 CACHE = "isoform.cache"  # in the graph's metadata, where it is our own
 IN_PLACE, GROWS = "in_place", "grows"  # one buffer may be past and present; present is a new tensor
 SPINNING = "session.intra_op.allow_spinning"
-START = "logits_start"  # a constant of the graph that may be an input instead: the first slot that gets logits
-SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds as many floats for every head
+START, MASK_END = "logits_start", "mask_end"
+SETTINGS: Mapping[str, int] = {START: 0, MASK_END: maxsize}
+"""Constants of a graph that become inputs: the first slot that gets logits, and how many columns of the mask count."""
 COPYING = 0.5  # seconds that the kernel may take to move weights into huge pages, before a decoder, until it has
 ENOUGH = 4  # runs per CPU from which on they go side by side
 TWICE = 2**30  # bytes of weights that may be held twice for that
-FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
 
 
 class OnnxRuntimeSession:
@@ -93,7 +95,7 @@ class OnnxRuntimeSession:
             _need_cuda(ort, index)
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": index, "use_tf32": int(not strict)}))
         self._graph: PreparedGraph = (
-            prepare(path, START, strict=strict, on_cpu=index is None) if like is None else like._graph
+            prepare(path, SETTINGS, strict=strict, on_cpu=index is None) if like is None else like._graph
         )
         for name, value in self._graph.values.items():
             options.add_initializer(name, value)
@@ -115,9 +117,10 @@ class OnnxRuntimeSession:
         self._weights = huge_pages.regions() - before if index is None else set()
         self.types = {port.name: _type(path, port) for port in session.get_inputs()}
         self.types |= {port.name: _TYPES[port.type] for port in session.get_outputs() if port.type in _TYPES}
-        self.trims = START in self.types
+        self.settings = {name: np.array([value]) for name, value in SETTINGS.items() if name in self.types}
+        self.trims, self.follows = START in self.settings, len(self.settings) == len(SETTINGS)
         self.cache = session.get_modelmeta().custom_metadata_map.get(CACHE)
-        inputs = [port for port in session.get_inputs() if port.name != START]
+        inputs = [port for port in session.get_inputs() if port.name not in SETTINGS]
         self.signature = signature or graph_signature(path, inputs, session.get_outputs())
         for kind, ports, found in (
             ("inputs", self.signature.inputs, inputs),
@@ -140,8 +143,7 @@ class OnnxRuntimeSession:
         """See `Session.run`."""
         arrays = checked(self.signature, inputs)
         feeds = {name: array.astype(self.types[name], copy=False) for name, array in arrays.items()}
-        if self.trims:
-            feeds[START] = np.zeros(1, np.int64)
+        feeds |= self.settings
         names = [port.name for port in self.signature.outputs]
         try:
             if self.extends_rows_alone and self._appends(arrays):
@@ -184,7 +186,7 @@ class OnnxRuntimeSession:
 
     @staticmethod
     def _row(feeds: Mapping[str, NDArray[Any]], n: int) -> dict[str, NDArray[Any]]:
-        return {name: array if name == START else array[n : n + 1] for name, array in feeds.items()}
+        return {name: array if name in SETTINGS else array[n : n + 1] for name, array in feeds.items()}
 
     def value(self, array: NDArray[Any]) -> Any:
         """An OrtValue on the session's device: on the CPU the array itself, which must outlive it."""
@@ -192,6 +194,8 @@ class OnnxRuntimeSession:
 
     def decoder(self, batch: int) -> OnnxRuntimeDecoder:
         """See `Session.decoder`; any number of decoders may be alive."""
+        from isoform.runtimes.onnxruntime_decoder import OnnxRuntimeDecoder
+
         self._weights = huge_pages.ask(self._weights, COPYING)
         return OnnxRuntimeDecoder(self, batch)
 
@@ -213,182 +217,6 @@ class OnnxRuntimeSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class OnnxRuntimeDecoder(SteppingDecoder):
-    """The cache stays on the device.
-
-    Where the graph says that it appends in place, past and present are one buffer with room to spare; elsewhere what
-    it gives as present goes in again as past, a copy of the whole cache per pass.
-    """
-
-    def __init__(self, session: OnnxRuntimeSession, batch: int) -> None:
-        super().__init__(session.signature, batch)
-        self._session = session
-        self._in_place = session.cache == IN_PLACE
-        self._capacity = FIRST_CAPACITY if self._in_place else 0
-        self._plain = session.types.get(session.signature.outputs[0].name) == "float32"
-        self._keep(self._room(batch))
-
-    def _piece(self, total: int) -> int:
-        if self._session.trims:
-            return max(SCORES // (len(self._mask) * total), 1)
-        return super()._piece(total)
-
-    def _room(self, batch: int) -> dict[str, NDArray[Any]]:
-        """Zeros (B, heads, capacity, D) for every cache input."""
-        shape = batch, self.cache.heads, self._capacity, self.cache.head_dim
-        names = (port.name for port in self.cache.ports("past_key_values", 0))
-        return {name: np.zeros(shape, self._session.types[name]) for name in names}
-
-    def _keep(self, room: Mapping[str, NDArray[Any]]) -> None:
-        """Take these arrays as the cache; on the CPU it is in them, and elsewhere copied from them."""
-        self._on_cpu = room if self._session.device[0] == "cpu" else {}
-        past = {name: self._session.value(array) for name, array in room.items()}
-        self._bound = Bound(self._session, past, self._in_place)
-
-    def _reorder(self, rows: NDArray[np.int64], past: int) -> None:
-        if not self._in_place:
-            self._bound.reorder({name: value.numpy()[rows] for name, value in self._bound.past.items()})
-            return
-        room = self._room(len(rows))
-        for name, value in self._bound.past.items():
-            room[name][:, :, :past] = value.numpy()[rows, :, :past]
-        self._keep(room)
-
-    def _grow(self, batch: int, past: int, needed: int) -> None:
-        while self._capacity < needed:
-            self._capacity *= 2
-        room = self._room(batch)
-        for name, value in self._bound.past.items():
-            room[name][:, :, :past] = value.numpy()[:, :, :past]
-        self._keep(room)
-
-    def _pass(
-        self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool
-    ) -> NDArray[np.float32]:
-        batch = len(feeds["input_ids"])
-        if self._in_place and past + length > self._capacity:
-            self._grow(batch, past, past + length)
-        if batch == 1 or length == 1 or not (past and self._session.extends_rows_alone):
-            logits = self._bound.run(feeds, all_logits)
-        elif self._in_place and self._on_cpu:
-            logits = np.concatenate([self._row(feeds, n, all_logits) for n in range(batch)])
-        else:
-            slots = [self._bound.run(self._slot(feeds, past, n), True) for n in range(length)]
-            logits = np.concatenate(slots, 1) if all_logits else slots[-1]
-        logits = logits if all_logits else logits[:, -1]
-        return logits if self._plain else logits.astype(np.float32)
-
-    def _row(self, feeds: dict[str, NDArray[Any]], n: int, all_logits: bool) -> NDArray[Any]:
-        """All new slots of row `n` alone: logits (1, T, V), or (1, 1, V) of the last."""
-        past = {name: self._session.value(array[n : n + 1]) for name, array in self._on_cpu.items()}
-        row = {name: array[n : n + 1] for name, array in feeds.items()}
-        logits = Bound(self._session, past, self._in_place).run(row, all_logits)
-        return logits if all_logits else logits[:, -1:]
-
-    def _slot(self, feeds: dict[str, NDArray[Any]], past: int, n: int) -> dict[str, NDArray[Any]]:
-        """New slot `n` alone, of all rows."""
-        axes = {port.name: port.axes for port in self._ports.inputs}
-        return {
-            name: array[:, : past + n + 1] if TOTAL in axes[name] else array[:, n : n + 1]
-            for name, array in feeds.items()
-        }
-
-
-class Bound:
-    """A session bound to a cache, which every run extends. On the CPU, an array that comes again is bound only once."""
-
-    def __init__(self, session: OnnxRuntimeSession, past: dict[str, Any], in_place: bool) -> None:
-        self.past = past
-        self._session, self._in_place = session, in_place
-        self._logits, *presents = session.signature.outputs
-        self._presents = [port.name for port in presents]
-        self._held: dict[str, NDArray[Any]] = {}  # by input: the array that is bound
-        self._starts = np.array([-1]), np.array([0])  # by whether all logits are asked for
-        self._start: bool | None = None  # which of them is bound
-        self._rooms: list[Room] = []
-        self._room_bound: Room | None = None
-        self._binding = session.native.io_binding()
-        self._bind_cache()
-
-    def _bind_cache(self) -> None:
-        for (name, value), present in zip(self.past.items(), self._presents, strict=True):
-            self._binding.bind_ortvalue_input(name, value)
-            if self._in_place:
-                self._binding.bind_ortvalue_output(present, value)
-            else:
-                self._binding.bind_output(present, *self._session.device)
-
-    def reorder(self, past: Mapping[str, NDArray[Any]]) -> None:
-        """Go on with this cache."""
-        self._own = past
-        self.past = {name: self._session.value(array) for name, array in past.items()}
-        self._bind_cache()
-
-    def run(self, feeds: Mapping[str, NDArray[Any]], all_logits: bool) -> NDArray[Any]:
-        """Logits (B, T, V), or (B, 1, V) of the last slot if only those are asked for and the graph can choose."""
-        session, (batch, length) = self._session, feeds["input_ids"].shape
-        for name, array in feeds.items():
-            self._feed(name, array)
-        if session.trims:
-            if all_logits is not self._start:
-                self._binding.bind_cpu_input(START, self._starts[all_logits])
-                self._start = all_logits
-            length = length if all_logits else 1
-        logits = self._room(batch, length)
-        try:
-            session.native.run_with_iobinding(self._binding)
-        except _errors(_library()) as error:
-            raise failed(error) from None
-        if logits is not None and self._in_place:
-            return logits
-        *presents, made = self._binding.get_outputs()  # in the order in which they were bound first
-        if not self._in_place:
-            self.past = dict(zip(self.past, presents, strict=True))
-            self._bind_cache()
-        return made.numpy() if logits is None else logits
-
-    def _feed(self, name: str, array: NDArray[Any]) -> None:
-        if self._held.get(name) is array:  # the caller writes into the array that is bound
-            return
-        own = np.ascontiguousarray(array, self._session.types[name])
-        self._binding.bind_cpu_input(name, own)
-        if self._session.device[0] == "cpu":  # elsewhere it has been copied
-            self._held[name] = own
-
-    def _room(self, batch: int, length: int) -> NDArray[Any] | None:
-        """Where the logits will be, None when only the run makes it."""
-        name, (*_, width) = self._logits.name, self._logits.axes
-        kind = self._session.types.get(name)
-        if self._session.device[0] != "cpu" or kind is None or not isinstance(width, int):
-            self._binding.bind_output(name, "cpu")
-            self._room_bound = None
-            return None
-        shape = batch, length, width
-        for room in self._rooms:
-            if room.shape == shape and room.is_free():
-                break
-        else:
-            room = Room(self._session, shape, kind)
-            self._rooms = [*self._rooms[-1:], room]
-        if room is not self._room_bound:
-            self._binding.bind_ortvalue_output(name, room.value)
-            self._room_bound = room
-        return room.array
-
-
-class Room:
-    """An array for logits, used again once nobody else holds it: fresh memory costs more than what is done with it."""
-
-    def __init__(self, session: OnnxRuntimeSession, shape: tuple[int, ...], kind: str) -> None:
-        self.shape = shape
-        self.array: NDArray[Any] = np.empty(shape, kind)
-        self.value = session.value(self.array)
-        self._own = getrefcount(self.array)
-
-    def is_free(self) -> bool:
-        return getrefcount(self.array) == self._own
 
 
 def graph_signature(path: Path, found_inputs: Sequence[Any], found_outputs: Sequence[Any]) -> Signature:

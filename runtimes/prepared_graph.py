@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ class PreparedGraph:
     """onnxruntime.OrtValues by the name of the weight, views of the arrays."""
 
 
-def prepare(path: Path, start: str, *, strict: bool, on_cpu: bool) -> PreparedGraph:
-    """The graph of a file: exact if it is to be `strict`, with the constant `start` as an input, and for this CPU.
+def prepare(path: Path, settings: Iterable[str], *, strict: bool, on_cpu: bool) -> PreparedGraph:
+    """The graph of a file: exact if it is to be `strict`, with these constants as inputs, and for this CPU.
 
     Three changes give the same numbers faster there: signed bytes, rows that are chosen before the last layer, and
     linear layers in blocks of channels.
@@ -45,8 +45,10 @@ def prepare(path: Path, start: str, *, strict: bool, on_cpu: bool) -> PreparedGr
         arrays.update(layers)
         if moved or layers:
             content = graph = model.SerializeToString()
-    source = with_input(content, start) or (content if arrays else graph) or path
-    return PreparedGraph(source, arrays, _values(arrays) if arrays else {})
+    for name in settings:
+        if (changed := with_input(content, name)) is not None:
+            content = graph = changed
+    return PreparedGraph((content if arrays else graph) or path, arrays, _values(arrays) if arrays else {})
 
 
 def _values(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -23,15 +23,16 @@ class Decoder(Protocol):
     def step(
         self,
         input_ids: NDArray[Any],
-        attention_mask: NDArray[Any],
-        position_ids: NDArray[Any],
+        attention_mask: NDArray[Any] | None = None,
+        position_ids: NDArray[Any] | None = None,
         *,
         all_logits: bool = False,
     ) -> NDArray[np.float32]:
         """Append T slots and return the logits of the last one, or of all T.
 
         Shapes: input_ids and position_ids (B, T), attention_mask (B, P+T), whose first P columns are those of the step
-        before -> (B, V), or (B, T, V) with `all_logits`.
+        before -> (B, V), or (B, T, V) with `all_logits`. A mask left out has tokens in all new slots, and positions
+        left out count on from each row's last token: new tokens alone will do, best in the array of the step before.
         """
         ...
 

@@ -15,7 +15,6 @@ from isoform.signature import TOTAL, USE_CACHE, CacheLayout, Signature
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_INT64 = np.dtype(np.int64)
 LOGITS = 2**26  # floats of logits that one pass may give when only the last slot's are asked for: 256 MiB
 
 
@@ -35,35 +34,38 @@ class SteppingDecoder(ABC):
             raise InputError(f"a batch of {batch} rows; at least one is needed")
         past = {port.name for port in self.cache.ports("past_key_values", 0)}
         self._ports = Signature(tuple(port for port in signature.inputs if port.name not in past), signature.outputs)
-        self._names = [port.name for port in self._ports.inputs]
-        self._usual = set(self._names) == {"input_ids", "attention_mask", "position_ids"}
-        self._append(np.zeros((batch, 0), np.int64))
+        self._mask = np.zeros((batch, 0), np.int64)  # of the slots so far
+        self._at = np.full(batch, -1)  # the position of each row's last token
 
     def step(
         self,
         input_ids: NDArray[Any],
-        attention_mask: NDArray[Any],
-        position_ids: NDArray[Any],
+        attention_mask: NDArray[Any] | None = None,
+        position_ids: NDArray[Any] | None = None,
         *,
         all_logits: bool = False,
     ) -> NDArray[np.float32]:
         """See `Decoder.step`. After an error the decoder is of no further use."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        if self._is_plain(input_ids, attention_mask, position_ids):
-            self._append(attention_mask)
-            return self._pass(given, attention_mask.shape[1] - 1, 1, all_logits=all_logits, needed=True)
-        arrays = checked(self._ports, {name: given.get(name, input_ids) for name in self._names})
-        ids, mask, (batch, past) = arrays["input_ids"], arrays["attention_mask"], self._mask.shape
-        length = ids.shape[1]
-        if ids.shape[0] != batch or length == 0:
+        ids, (batch, past) = np.asarray(input_ids), self._mask.shape
+        if ids.ndim != 2 or len(ids) != batch or not ids.shape[1]:
             raise InputError(f"input_ids has shape {ids.shape}; this decoder takes ({batch}, T), T at least 1")
+        length = ids.shape[1]
+        given = {
+            "input_ids": ids,
+            "attention_mask": extended(self._mask, length) if attention_mask is None else attention_mask,
+            "position_ids": following(self._at, length) if position_ids is None else position_ids,
+        }
+        arrays = checked(self._ports, {port.name: given.get(port.name, ids) for port in self._ports.inputs})
+        mask = arrays["attention_mask"]
         if mask.shape[1] != past + length:
             raise InputError(f"attention_mask spans {mask.shape[1]} slots, not {past} cached and {length} new ones")
-        if mask[:, :past].tobytes() != self._known:
+        if not np.array_equal(mask[:, :past], self._mask):
             raise InputError(
                 f"attention_mask differs in its first {past} columns from the step before; only append to it"
             )
-        self._append(mask)
+        if "position_ids" in arrays:
+            self._at = np.maximum(self._at, np.where(mask[:, past:], arrays["position_ids"], -1).max(1))
+        self._mask = mask if attention_mask is None else mask.copy()  # the caller may write into its own
         piece = length if all_logits else self._piece(past + length)
         if length <= piece:
             return self._pass(arrays, past, length, all_logits=all_logits, needed=True)
@@ -82,30 +84,12 @@ class SteppingDecoder(ABC):
         """See `Decoder.select`."""
         order = chosen(rows, len(self._mask))
         self._reorder(order, self._mask.shape[1])
-        self._append(self._mask[order])
+        self._mask, self._at = self._mask[order], self._at[order]
 
     def _piece(self, total: int) -> int:
         """The new slots that one pass may take for the logits of the last; `total` is with the past and all of them."""
         vocabulary = self._ports.outputs[0].axes[-1]
         return max(LOGITS // (len(self._mask) * vocabulary), 1) if isinstance(vocabulary, int) else 512
-
-    def _is_plain(self, ids: Any, mask: Any, positions: Any) -> bool:
-        """Whether this is one token per row in arrays as they should be: nearly every step is, and `checked` is slow.
-
-        So is all Python between two passes, which leave nothing of it in the processor's caches.
-        """
-        batch, past = self._mask.shape
-        return (
-            self._usual
-            and type(ids) is type(mask) is type(positions) is np.ndarray
-            and ids.dtype is mask.dtype is positions.dtype is _INT64
-            and ids.shape == positions.shape == (batch, 1)
-            and mask.shape == (batch, past + 1)
-            and mask[:, :past].tobytes() == self._known
-        )
-
-    def _append(self, mask: NDArray[np.int64]) -> None:
-        self._mask, self._known = mask, mask.tobytes()
 
     @abstractmethod
     def _pass(
@@ -182,6 +166,16 @@ class MemoryDecoder(ABC):
 
         `_memory` has those rows already.
         """
+
+
+def extended(mask: NDArray[Any], length: int) -> NDArray[np.int64]:
+    """A mask (B, P) and `length` more tokens in each row -> (B, P + length)."""
+    return np.concatenate((mask, np.ones((len(mask), length), np.int64)), 1)
+
+
+def following(at: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """The next positions (B, length) of rows whose last token stands `at` (B,)."""
+    return at[:, None] + np.arange(1, length + 1)
 
 
 def chosen(rows: Any, count: int) -> NDArray[np.int64]:

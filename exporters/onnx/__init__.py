@@ -46,7 +46,7 @@ def write(
     """
     from isoform.exporters.onnx.external import Written, write_weights
     from isoform.exporters.onnx.genai import NAME, genai_config
-    from isoform.exporters.onnx.graph import appends_in_place
+    from isoform.exporters.onnx.graph import MASK, appends_in_place, shorten_mask
     from isoform.exporters.onnx.probe import refusal
     from isoform.exporters.onnx.translate import translate
     from isoform.exporters.tracing import trace
@@ -72,8 +72,10 @@ def write(
             if kind.name == "bf16" and (reason := refusal(graph, parameters)):
                 raise UnsupportedExport(f"ONNX in bf16: {reason}; choose f32 or f16")
             if part.signature.cache is not None:
-                kept = "in_place" if appends_in_place(graph) else "grows"
-                graph.metadata_props.add(key="isoform.cache", value=kept)
+                in_place = appends_in_place(graph)
+                graph.metadata_props.add(key="isoform.cache", value="in_place" if in_place else "grows")
+                if in_place and any(port.name == MASK for port in part.signature.inputs):
+                    shorten_mask(graph)
             path.parent.mkdir(parents=True, exist_ok=True)
             data = path.with_name(f"{path.name}_data")
             plain = not (kind.bits or kind.int8)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from sys import maxsize
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from isoform.errors import UnsupportedExport
 from isoform.exporters.onnx.forms import DATA, Form
@@ -22,6 +23,7 @@ from isoform.exporters.tracing import Type
 from isoform.signature import Axis, Port, Signature
 
 MICROSOFT = "com.microsoft"
+MASK, MASK_END = "attention_mask", "mask_end"
 OPSET = 23
 IR_VERSION = 10  # the oldest that the files need; newer readers take it
 
@@ -353,6 +355,19 @@ def appends_in_place(model: onnx.ModelProto) -> bool:
         (node.domain, node.op_type) for node in model.graph.node for name in node.output if name.startswith("present.")
     }
     return makers == {(MICROSOFT, "GroupQueryAttention")}
+
+
+def shorten_mask(model: onnx.ModelProto) -> None:
+    """Let only so many columns of the attention mask count as the constant `mask_end` says: all, as it is.
+
+    The runtime makes an input of it: the mask of every step is then the same array, to which it need not be bound anew.
+    """
+    slots = f"{MASK}.slots"
+    for node in model.graph.node:
+        node.input[:] = [slots if name == MASK else name for name in node.input]
+    constants = {f"{slots}.start": 0, MASK_END: maxsize, f"{slots}.axis": 1}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array([n]), name) for name, n in constants.items())
+    model.graph.node.insert(0, helper.make_node("Slice", [MASK, *constants], [slots], slots))
 
 
 def matrix(weight: Value) -> tuple[int, int]:

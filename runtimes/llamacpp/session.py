@@ -203,22 +203,27 @@ class LlamaCppDecoder:
     def step(
         self,
         input_ids: NDArray[Any],
-        attention_mask: NDArray[Any],
-        position_ids: NDArray[Any],
+        attention_mask: NDArray[Any] | None = None,
+        position_ids: NDArray[Any] | None = None,
         *,
         all_logits: bool = False,
     ) -> NDArray[np.float32]:
         """See `Decoder.step`; logits of padded slots are zeros. After an error the decoder is of no further use."""
         import numpy as np
 
+        from isoform.runtimes.stepping import extended, following
+
         session, past = self._session, self._mask.shape[1]
         if self._number != session._latest:
             raise InputError("a newer decoder of this session has taken over the cache; use that one")
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        ids = _array(inputs, "input_ids", None)
+        ids = _array({"input_ids": input_ids}, "input_ids", None)
         length = ids.shape[1]
         if ids.shape[0] != self._batch or length == 0:
             raise InputError(f"input_ids has shape {ids.shape}; this decoder takes ({self._batch}, T), T at least 1")
+        inputs = {
+            "attention_mask": extended(self._mask, length) if attention_mask is None else attention_mask,
+            "position_ids": following(np.maximum(self._next, 0) - 1, length) if position_ids is None else position_ids,
+        }
         mask = _array(inputs, "attention_mask", (self._batch, past + length)) != 0
         positions = _array(inputs, "position_ids", ids.shape)
         if not np.array_equal(mask[:, :past], self._mask):

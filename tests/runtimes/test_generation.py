@@ -25,6 +25,7 @@ from isoform.runtimes.generation import (
     resolve,
 )
 from isoform.runtimes.preprocess.tokenizer import TextTokenizer
+from isoform.runtimes.stepping import SteppingDecoder
 from isoform.runtimes.torch_backend import TorchSession
 from isoform.signature import Signature, decoder_signature
 from tests import oracle
@@ -42,17 +43,14 @@ class Scripted:
     def __init__(self, *script: int, vocabulary: int = 16) -> None:
         self.signature: Signature = decoder_signature(1, 1, 2, vocabulary)
         self.script, self.vocabulary = script, vocabulary
-        self.fed: list[tuple[list[list[int]], list[list[int]], list[list[int]]]] = []
+        self.fed: list[tuple[list[list[int]], ...]] = []
 
-    def decoder(self, batch: int) -> Scripted:
-        self.batch = batch
-        return self
+    def decoder(self, batch: int) -> ScriptedDecoder:
+        return ScriptedDecoder(self, batch)
 
-    def step(
-        self, ids: NDArray[Any], mask: NDArray[Any], positions: NDArray[Any], *, all_logits: bool = False
-    ) -> NDArray[np.float32]:
-        self.fed.append((ids.tolist(), mask.tolist(), positions.tolist()))
-        logits = np.zeros((self.batch, self.vocabulary), np.float32)
+    def logits(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        self.fed.append(tuple(feeds[name].tolist() for name in ("input_ids", "attention_mask", "position_ids")))
+        logits = np.zeros((len(feeds["input_ids"]), self.vocabulary), np.float32)
         logits[:, self.script[min(len(self.fed), len(self.script)) - 1]] = 5
         return logits
 
@@ -67,6 +65,18 @@ class Scripted:
 
     def __exit__(self, *error: object) -> None:
         pass
+
+
+class ScriptedDecoder(SteppingDecoder):
+    def __init__(self, session: Scripted, batch: int) -> None:
+        super().__init__(session.signature, batch)
+        self.session = session
+
+    def _pass(self, feeds: dict[str, NDArray[Any]], *_: Any, **__: Any) -> NDArray[np.float32]:
+        return self.session.logits(feeds)
+
+    def _reorder(self, rows: NDArray[np.int64], past: int) -> None:
+        raise NotImplementedError
 
 
 def made(session: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
@@ -350,8 +360,8 @@ def test_the_settings_of_a_model_come_from_either_file(tmp_path: Path) -> None:
 
 def test_logits_that_are_no_numbers_stop_the_generation() -> None:
     class Broken(Scripted):
-        def step(self, *arguments: Any, **options: Any) -> NDArray[np.float32]:
-            return super().step(*arguments, **options) * np.float32(np.nan)
+        def logits(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+            return super().logits(feeds) * np.float32(np.nan)
 
     with pytest.raises(InputError, match="not numbers"):
         made(Broken(3), [[1]])

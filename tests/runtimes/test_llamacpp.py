@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError
+from isoform.runtimes.generation import generate, resolve
 from isoform.runtimes.llamacpp import session as session_module
 from isoform.runtimes.llamacpp.session import LlamaCppDecoder, LlamaCppSession
 from isoform.runtimes.session import Decoder, Session
@@ -157,6 +158,28 @@ def test_a_step_gives_the_last_logits_only(opened: Callable[[str], LlamaCppSessi
     got = step(session.decoder(2), inputs)
     assert got.shape == (2, 459)
     assert np.abs(got - session.run(inputs)["logits"][:, -1]).max() < 1e-5
+
+
+def test_tokens_alone_go_on_where_the_step_before_has_ended(opened: Callable[[str], LlamaCppSession]) -> None:
+    inputs = batch(450, [12, 9], "left")
+    ids, mask, positions = (inputs[name] for name in ("input_ids", "attention_mask", "position_ids"))
+    decoder = opened("llama").decoder(2)
+    want = steps(decoder, inputs, [8, 1, 1, 2])[:, 8:]
+    decoder = opened("llama").decoder(2)
+    decoder.step(ids[:, :8], mask[:, :8], positions[:, :8])
+    got = [decoder.step(ids[:, n : n + size], all_logits=True) for n, size in ((8, 1), (9, 1), (10, 2))]
+    np.testing.assert_array_equal(np.concatenate(got, 1), want)
+    whole = {"input_ids": ids, "attention_mask": np.ones_like(mask), "position_ids": np.arange(12) + 0 * ids}
+    first = opened("llama").decoder(2).step(ids)
+    assert np.abs(first - opened("llama").run(whole)["logits"][:, -1]).max() < 1e-4
+
+
+def test_a_row_that_fills_the_context_leaves_the_others_going_on(opened: Callable[[str], LlamaCppSession]) -> None:
+    prompts, settings = [[5, 6, 7, 8, 9, 10], [11, 12]], resolve({"max_new_tokens": 9})
+    together = generate(opened("llama"), prompts, settings, context=8)
+    alone = [generate(opened("llama"), [prompt], settings, context=8)[0] for prompt in prompts]
+    assert [(row.made, row.reason) for row in together] == [(row.made, row.reason) for row in alone]
+    assert [len(row.made) for row in together] == [3, 7]
 
 
 def test_a_run_leaves_the_decoder_alone(opened: Callable[[str], LlamaCppSession]) -> None:

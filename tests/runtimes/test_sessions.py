@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import thread_time
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,8 @@ from isoform.reference.model import Model, open_model
 from isoform.runtimes import backends, stepping, torch_backend
 from isoform.runtimes.backends import available, open_artifact, open_path, open_session
 from isoform.runtimes.onnx_file import with_input
-from isoform.runtimes.onnxruntime_backend import OnnxRuntimeDecoder, OnnxRuntimeSession
+from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
+from isoform.runtimes.onnxruntime_decoder import OnnxRuntimeDecoder
 from isoform.runtimes.session import Session
 from isoform.signature import Signature
 
@@ -211,7 +211,7 @@ def test_a_cache_grows_past_its_first_room(
     backend: str, tiny: Tiny, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_backend, "FIRST_CAPACITY", 4)
-    monkeypatch.setattr("isoform.runtimes.onnxruntime_backend.FIRST_CAPACITY", 4)
+    monkeypatch.setattr("isoform.runtimes.onnxruntime_decoder.FIRST_CAPACITY", 4)
     model, session = open_model(tiny("llama")), opened("llama", backend)
     inputs = padded(session.signature, [40, 23], "left")
     logits = decoded(session, inputs, [3, 1, 1, 20, 1, 1, 13], all_logits=True)
@@ -264,7 +264,7 @@ def test_prompts_of_a_batch_go_in_by_pieces_while_its_cache_grows(
     name: str, tiny: Tiny, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several rows, several new slots and a past: the fused kernel takes the rows one by one."""
-    monkeypatch.setattr("isoform.runtimes.onnxruntime_backend.FIRST_CAPACITY", 2)
+    monkeypatch.setattr("isoform.runtimes.onnxruntime_decoder.FIRST_CAPACITY", 2)
     model, session = open_model(tiny(name)), opened(name, "onnxruntime")
     inputs = padded(session.signature, [14, 9, 3], "left")
     want = alone(model, inputs)
@@ -308,8 +308,27 @@ def test_a_prompt_gets_the_logits_of_its_last_slot_alone(
     inputs = padded(session.signature, [11, 6], "left")
     want = session.run(inputs)["logits"][:, -1:]
     assert_close(decoded(session, inputs, [11], all_logits=False), want, FLOAT32)
-    monkeypatch.setattr("isoform.runtimes.onnxruntime_backend.SCORES", 2 * 11 * 4)  # four slots at a time
+    monkeypatch.setattr("isoform.runtimes.onnxruntime_decoder.SCORES", 2 * 11 * 4)  # four slots at a time
     assert_close(decoded(session, inputs, [11], all_logits=False), want, FLOAT32)
+
+
+@pytest.mark.parametrize(("name", "ends"), [("mistral_full", True), ("qwen2", False), ("bert", False)])
+def test_the_mask_of_a_cache_that_grows_in_place_may_be_longer_than_what_counts(
+    name: str, ends: bool, bundle: Callable[..., Path], opened: Callable[..., Session]
+) -> None:
+    path, session = bundle(name) / "onnx/model.onnx", opened(name, "onnxruntime")
+    assert isinstance(session, OnnxRuntimeSession)
+    assert session.follows is ends
+    assert (b"mask_end" in path.read_bytes()) is ends
+    assert "mask_end" not in {port.name for port in session.signature.inputs}
+    if ends:
+        inputs = padded(session.signature, [7, 4], "left")
+        want = session.run(inputs)
+        longer = np.concatenate((inputs["attention_mask"], np.ones((2, 20), np.int64)), 1)
+        feeds = {**inputs, "attention_mask": longer, "mask_end": np.array([7]), "logits_start": np.array([0])}
+        got = session.native.run([*want], feeds)
+        for one, expected in zip(got, want.values(), strict=True):
+            np.testing.assert_array_equal(one, expected)
 
 
 def test_a_constant_becomes_an_input(bundle: Callable[..., Path]) -> None:
@@ -353,35 +372,52 @@ def test_logits_that_nobody_holds_leave_their_room_to_the_next(opened: Callable[
     assert len(places) == 2
 
 
-def test_a_step_takes_python_less_than_a_tenth_of_a_millisecond(
-    opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("backend", GRAPHS)
+@pytest.mark.parametrize("name", ["gemma3_b", "mistral_full", "qwen2"])
+def test_tokens_alone_go_on_where_the_step_before_has_ended(
+    backend: str, name: str, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session: Any = opened("mistral_full", "onnxruntime")
-    inside: list[float] = []
+    monkeypatch.setattr(torch_backend, "FIRST_CAPACITY", 4)
+    monkeypatch.setattr("isoform.runtimes.onnxruntime_decoder.FIRST_CAPACITY", 4)
+    session: Any = opened(name, backend)
+    total = 30
+    inputs = padded(session.signature, [total, total - 4], "left")
+    ids, mask, positions = (inputs[key] for key in ("input_ids", "attention_mask", "position_ids"))
+    want, got = session.decoder(2), session.decoder(2)
+    token = np.zeros((2, 1), np.int64)
 
-    class Timed:
-        def __init__(self, native: Any) -> None:
-            self._native = native
+    def check(size: int, how: str) -> None:
+        start = want._mask.shape[1]
+        new, all_logits = slice(start, start + size), how == "all"
+        token[:] = ids[:, start : start + 1]
+        given = token if how in ("follows", "with mask") else ids[:, new].copy()
+        more = (mask[:, : new.stop], positions[:, new]) if how == "with mask" else ()
+        expected = want.step(ids[:, new], mask[:, : new.stop], positions[:, new], all_logits=all_logits)
+        kept.append((got.step(given, *more, all_logits=all_logits), expected))
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._native, name)
+    kept: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    got.step(ids[:, :6], mask[:, :6], positions[:, :6])
+    want.step(ids[:, :6], mask[:, :6], positions[:, :6])
+    for how in (*["follows"] * 5, "with mask", *["follows"] * 3, "all", "other array", *["follows"] * 4):
+        check(2 if how == "all" else 1, how)
+    order = np.array([1, 0])
+    ids, mask, positions = ids[order], mask[order], positions[order]
+    got.select(order)
+    want.select(order)
+    for _ in range(4):
+        check(1, "follows")
+    for one, expected in kept:  # compared last: nothing that was given is written into
+        assert_close(one, expected, FLOAT32)
 
-        def run_with_iobinding(self, binding: Any) -> None:
-            start = thread_time()
-            self._native.run_with_iobinding(binding)
-            inside.append(thread_time() - start)
 
-    monkeypatch.setattr(session, "_session", Timed(session._session))
-    for rows in (1, 3):
-        decoder = session.decoder(rows)
-        mask, ids = np.ones((rows, 200), np.int64), np.full((rows, 1), 7)
-        outside = []
-        for n in range(200):
-            part = mask[:, : n + 1]
-            start = thread_time()
-            decoder.step(ids, part, ids)
-            outside.append(thread_time() - start - inside[-1])
-        assert np.median(outside) < 1e-4
+def test_a_first_step_without_mask_is_of_tokens_only(opened: Callable[..., Session]) -> None:
+    for backend in GRAPHS:
+        session = opened("qwen2", backend)
+        inputs = padded(session.signature, [5], "left")
+        ids, mask, positions = (inputs[key] for key in ("input_ids", "attention_mask", "position_ids"))
+        np.testing.assert_array_equal(session.decoder(1).step(ids), session.decoder(1).step(ids, mask, positions))
+        with pytest.raises(InputError, match="takes"):
+            session.decoder(2).step(ids)
 
 
 def test_integers_of_any_width_are_taken(opened: Callable[..., Session]) -> None:

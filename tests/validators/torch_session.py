@@ -69,11 +69,13 @@ class TorchDecoder:
     def step(
         self,
         input_ids: NDArray[Any],
-        attention_mask: NDArray[Any],
-        position_ids: NDArray[Any],
+        attention_mask: NDArray[Any] | None = None,
+        position_ids: NDArray[Any] | None = None,
         *,
         all_logits: bool = False,
     ) -> NDArray[Any]:
+        assert attention_mask is not None
+        assert position_ids is not None
         outputs = self.session.run(
             {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **self.past}
         )
