@@ -2,16 +2,19 @@
 
 A linear layer is a convolution of 1 x 1. For those ONNX Runtime has kernels that hold channels in blocks (NCHWc, by the
 width of the processor's vectors) and read weights faster than its matrix product does: a step of a decoder, which
-reads every weight once, takes a sixth less time, and a long prompt no more. The file keeps the plain layer; this is
-done to a graph when it is opened for an x86-64 CPU. The weights are laid out here, in one array that sessions of the
-same file share.
+reads every weight once, takes a sixth less time, and a long prompt no more. They add a bias and a residual, too, and
+a constant that scales the result goes into the weights. The file keeps the plain layer; this is done to a graph when it
+is opened for an x86-64 CPU. The weights are laid out here, in one array that sessions of the same file share.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,7 @@ BLOCKS = "com.microsoft.nchwc"
 LINEAR = "FusedMatMul"
 RANK = 3  # (B, T, C), here (1, channels, B, T): so the rows of a batch are one picture, and weights are read once
 SIZES = (16, 8)  # channels of a block: vectors of 512 and of 256 bits
+RESIDUAL_DEPTH = 16  # operations between the input of a residual block and its last linear layer, at most
 _AXIS, _START = "channel_blocks.axis", "channel_blocks.input"
 
 
@@ -40,69 +44,135 @@ def in_blocks(model: Any, folder: Path) -> dict[str, NDArray[np.float32]]:
 
     if (size := block_size()) is None or misplaced(folder, model):
         return {}  # the session says what is wrong
-    scope = Scope(Facts.of(model.graph), size)
-    names = sorted({layer.input[1] for layer in scope.every_layer()})
-    if not names:
+    uses = Counter(name for node in nodes(model.graph) for name in node.input)
+    scope = Scope(Facts.of(model.graph), size, uses)
+    layers = {layer.weight.name: layer for layer in scope.every_layer()}
+    if not layers:
         return {}
-    shapes = {name: tuple(scope.constants[name].dims) for name in names}
-    weights = _laid_out(shapes, lambda name: _matrix(scope.constants[name], folder), size)
-    scope.change()
+    names = sorted(layers)
+    shapes = {name: tuple(layers[name].weight.dims) for name in names}
+    weights = _laid_out(shapes, lambda name: layers[name].matrix(folder), size)
+    scope.change(folder)
     graph = model.graph
     used = {name for node in nodes(graph) for name in node.input} | {value.name for value in graph.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:], graph.value_info[:]
     graph.initializer.extend(kept)
     graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.int64), _AXIS))
-    graph.initializer.extend(_elsewhere(scope.constants[name], weights[_named(name)]) for name in names)
+    graph.initializer.extend(_elsewhere(layers[name].weight, weights[_named(name)]) for name in names)
     model.opset_import.append(onnx.helper.make_opsetid(BLOCKS, 1))
     return weights
+
+
+@dataclass
+class Layer:
+    """A linear layer and what is done to its result at once: (x W^T + bias) * scale + residual."""
+
+    node: Any
+    weight: Any
+    result: str
+    bias: Any = None  # tensors (out,)
+    scale: Any = None
+    residual: str = ""
+    folded: list[str] = field(default_factory=list)
+    """The results of the operations that the convolution does as well."""
+
+    @property
+    def channels(self) -> int:
+        return int(self.weight.dims[0])
+
+    def can_scale(self, scale: Any) -> bool:
+        """Whether all numbers that it would change can be read, and are not scaled yet."""
+        return self.scale is None and _is_beside(scale) and (self.bias is None or _is_beside(self.bias))
+
+    def matrix(self, folder: Path) -> NDArray[np.float32]:
+        """(out, in), scaled."""
+        matrix = _floats(self.weight, folder)
+        return matrix if self.scale is None else matrix * _floats(self.scale, folder)[:, None]
+
+    def scaled_bias(self, folder: Path) -> Any:
+        """The tensor to add, None where there is none."""
+        from onnx.numpy_helper import from_array
+
+        if self.bias is None or self.scale is None:
+            return self.bias
+        return from_array(_floats(self.bias, folder) * _floats(self.scale, folder), f"{self.bias.name}.{self.result}")
 
 
 class Scope:
     """The linear layers of a graph, or of a branch inside one, that become convolutions."""
 
-    def __init__(self, facts: Facts, size: int) -> None:
+    def __init__(self, facts: Facts, size: int, uses: Mapping[str, int]) -> None:
+        """`uses` says how often every value is taken."""
         self.facts, self.graph, self.constants, self.size = facts, facts.graph, facts.constants, size
-        self.branches = [Scope(inner, size) for inner in facts.branches]
-        self.layers = {node.output[0]: node for node in facts.graph.node if self._is_linear(node)}
-        """By their result."""
+        self.branches = [Scope(inner, size, uses) for inner in facts.branches]
+        linear = [node for node in facts.graph.node if self._is_linear(node)]
+        self.layers = {node.output[0]: Layer(node, self.constants[node.input[1]], node.output[0]) for node in linear}
+        """By the result of the product."""
+        self._users = facts.users()
+        self._makers = {name: node for node in self.graph.node for name in node.output}
+        for layer in self.layers.values():
+            self._fold(layer, alone=uses[layer.weight.name] == 1)
 
-    def every_layer(self) -> Iterator[Any]:
+    def every_layer(self) -> Iterator[Layer]:
         yield from self.layers.values()
         for branch in self.branches:
             yield from branch.every_layer()
 
     def _is_linear(self, node: Any) -> bool:
-        from onnx import TensorProto
-
         if node.op_type != LINEAR or len(node.input) != 2 or self.facts.ranks.get(node.input[0]) != RANK:
             return False
         if {attribute.name: attribute.i for attribute in node.attribute} != {"transB": 1}:
             return False
         weight = self.constants.get(node.input[1])
-        if weight is None or weight.data_type != TensorProto.FLOAT or len(weight.dims) != 2:
-            return False
-        out, width = weight.dims
-        place = place_of(weight)
-        return place is not None and place[2] == 4 * out * width > 0 and width % self.size == 0
+        return weight is not None and len(weight.dims) == 2 and _is_beside(weight) and weight.dims[1] % self.size == 0
 
-    def change(self) -> None:
+    def _fold(self, layer: Layer, *, alone: bool) -> None:
+        """Take along what follows, while nothing else is done with the result; `alone`: nobody else has the weight."""
+        while layer.channels % self.size == 0 and not layer.residual:
+            match self._users.get(layer.result, ()):
+                case [node] if node is not None and node.op_type in ("Add", "Mul") and len(node.input) == 2:
+                    other = node.input[1] if node.input[0] == layer.result else node.input[0]
+                case _:
+                    return
+            constant = self.constants.get(other)
+            vector = constant is not None and list(constant.dims) == [layer.channels]
+            if node.op_type == "Add" and vector and layer.bias is None and layer.scale is None:
+                layer.bias = constant
+            elif node.op_type == "Mul" and vector and alone and layer.can_scale(constant):
+                layer.scale = constant
+            elif node.op_type == "Add" and self._has_rows_of(layer.node.input[0], other, RESIDUAL_DEPTH):
+                layer.residual = other
+            else:
+                return
+            layer.result = node.output[0]
+            layer.folded.append(layer.result)
+
+    def _has_rows_of(self, value: str, other: str, depth: int) -> bool:
+        """Whether a value is made of this one alone, row by row: then none of its axes is longer."""
+        if value == other or depth == 0:
+            return value == other and self.facts.ranks.get(value) == RANK and value not in self.constants
+        node: Any = self._makers.get(value)
+        inputs = [] if node is None else [node.input[n] for n in self.facts.rows(node)]
+        return bool(inputs) and all(self._has_rows_of(name, other, depth - 1) for name in inputs)
+
+    def change(self, folder: Path) -> None:
         """Put convolutions in the place of the layers."""
         from onnx.helper import make_node
 
         for branch in self.branches:  # first: the nodes that hold them are copied
-            branch.change()
-        users = self.facts.users()
-        biases = self._biases(users)
-        results = {biases[name].output[0] if name in biases else name: name for name in self.layers}
-        stay = self._stay(results, users)
+            branch.change(folder)
+        results = {layer.result: layer for layer in self.layers.values()}
+        stay = self._stay(results)
         made: list[Any] = []
         inputs: dict[str, str] = {}
-        folded = {node.output[0] for node in biases.values()}
+        folded = {name for layer in self.layers.values() for name in layer.folded}
 
         def into_blocks(name: str) -> str:
             if name in stay:
                 return name
+            if name in results and results[name].channels % self.size == 0:
+                return f"{name}.blocks"
             if name not in inputs:
                 flat, inputs[name] = f"{_START}.{name}.4d", f"{_START}.{name}"
                 made.append(make_node("Unsqueeze", [name, _AXIS], [flat]))
@@ -110,63 +180,49 @@ class Scope:
             return inputs[name]
 
         for node in self.graph.node:
-            if node.output[0] not in self.layers:
+            if (layer := self.layers.get(node.output[0])) is None:
                 made += [] if node.output[0] in folded else [node]
                 continue
-            name = node.output[0]
-            result = biases[name].output[0] if name in biases else name
-            bias = [self._bias(biases[name], name)] if name in biases else []
-            channels = self.constants[node.input[1]].dims[0]
-            product = result if result in stay else f"{result}.blocks"
-            taken = [into_blocks(node.input[0]), _named(node.input[1]), *bias]
+            name, bias = layer.result, layer.scaled_bias(folder)
+            if bias is not None and bias is not layer.bias:
+                self.graph.initializer.append(bias)
+            taken = [into_blocks(node.input[0]), _named(layer.weight.name), "" if bias is None else bias.name]
+            taken += [into_blocks(layer.residual)] if layer.residual else []
+            product = name if name in stay else f"{name}.blocks"
             made.append(make_node("Conv", taken, [product], node.name, domain=BLOCKS, group=1))
-            if result not in stay:
-                flat = f"{result}.4d"
-                settings = {"channels": channels, "channels_last": 1}
-                made.append(make_node("ReorderOutput", [product], [flat], domain=BLOCKS, **settings))
-                made.append(make_node("Squeeze", [flat, _AXIS], [result]))
+            if name not in stay:
+                last: dict[str, Any] = {"channels": layer.channels, "channels_last": 1}
+                made.append(make_node("ReorderOutput", [product], [f"{name}.4d"], domain=BLOCKS, **last))
+                made.append(make_node("Squeeze", [f"{name}.4d", _AXIS], [name]))
         del self.graph.node[:]
         self.graph.node.extend(made)
 
-    def _biases(self, users: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        """By layer: the node that adds its bias, where that is all that is done with its result."""
-        found = {}
-        for name, layer in self.layers.items():
-            channels = self.constants[layer.input[1]].dims[0]
-            match users.get(name, ()):
-                case [node] if node is not None and node.op_type == "Add" and channels % self.size == 0:
-                    bias = self.constants.get(self._bias(node, name))
-                    if bias is not None and list(bias.dims) == [channels]:
-                        found[name] = node
-        return found
-
-    @staticmethod
-    def _bias(node: Any, result: str) -> str:
-        """The other summand."""
-        return str(node.input[1] if node.input[0] == result else node.input[0])
-
-    def _stay(self, results: Mapping[str, str], users: Mapping[str, Sequence[Any]]) -> set[str]:
+    def _stay(self, results: Mapping[str, Layer]) -> set[str]:
         """The values that stay in blocks: made by a linear layer or elementwise of such, and taken by such alone."""
-        widths = {result: self.constants[self.layers[name].input[1]].dims[0] for result, name in results.items()}
-        widths = {result: width for result, width in widths.items() if width % self.size == 0}
+        widths = {name: layer.channels for name, layer in results.items() if layer.channels % self.size == 0}
         made = {}
         for node in self.graph.node:
-            wide = {widths.get(name) for name in node.input if not self.facts.is_number(name)}
-            if node.op_type in ELEMENTWISE and node.output[0] not in results and len(wide) == 1 and None not in wide:
+            wide = {widths.get(name, 0) for name in node.input if not self.facts.is_number(name)}
+            if node.op_type in ELEMENTWISE and node.output[0] not in results and len(wide) == 1 and 0 not in wide:
                 widths[node.output[0]] = wide.pop()
                 made[node.output[0]] = node
         stay = set(widths)
 
         def is_taken(name: str, user: Any) -> bool:
-            if user is None or user.output[0] not in self.layers:
-                return user is not None and user.output[0] in stay
-            return bool(user.input[0] == name)
+            if user is None:
+                return False
+            if user.output[0] in self.layers:
+                return bool(user.input[0] == name)
+            layer = results.get(user.output[0])
+            return layer.residual == name if layer is not None else user.output[0] in stay
 
         def is_given(name: str) -> bool:
             return name not in made or all(v in stay or self.facts.is_number(v) for v in made[name].input)
 
         while lost := {
-            name for name in stay if not (is_given(name) and all(is_taken(name, user) for user in users.get(name, ())))
+            name
+            for name in stay
+            if not (is_given(name) and all(is_taken(name, user) for user in self._users.get(name, ())))
         }:
             stay -= lost
         return stay
@@ -176,8 +232,16 @@ def _named(weight: str) -> str:
     return f"{weight}.blocks"
 
 
-def _matrix(tensor: Any, folder: Path) -> NDArray[np.float32]:
-    """A weight (out, in) as it lies in its file, which `misplaced` has found whole."""
+def _is_beside(tensor: Any) -> bool:
+    """Whether these are float32 numbers in a file beside the graph, as many as its shape says."""
+    from onnx import TensorProto
+
+    place = place_of(tensor)
+    return tensor.data_type == TensorProto.FLOAT and place is not None and place[2] == 4 * prod(tensor.dims) > 0
+
+
+def _floats(tensor: Any, folder: Path) -> NDArray[np.float32]:
+    """Numbers as they lie in their file, which `misplaced` has found whole."""
     location, offset, _ = place_of(tensor) or ("", 0, 0)
     return np.memmap(folder / location, np.float32, "r", offset, tuple(tensor.dims))
 

@@ -21,6 +21,12 @@ _AS_FIRST = ELEMENTWISE | {
 """What gives values of the rank of its first input."""
 _SEVERAL = frozenset(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Split"))
 """Whose results all have one rank."""
+PRODUCTS = frozenset(("FusedMatMul", "MatMul"))
+_NORMS = frozenset(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"))
+_SUMMED_NORMS = frozenset(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"))
+_BY_ROWS = ELEMENTWISE | PRODUCTS | _NORMS | _SUMMED_NORMS
+ROWS_RANK = 3
+"""Of (B, T, C): the rows are axis 1."""
 _AS_LARGEST = frozenset(("Add", "Div", "FusedMatMul", "MatMul", "Mul", "Pow", "Sub", "Where"))
 
 
@@ -64,6 +70,26 @@ class Facts:
                 found.setdefault(name, []).append(node)
             for inner in (inner for attribute in node.attribute for inner in nodes(attribute.g)):
                 found.update({name: [*found.get(name, ()), None] for name in inner.input})
+        return found
+
+    def rows(self, node: Any) -> list[int]:
+        """The inputs whose rows are those of the results, (B, T, C) each; none where that cannot be told."""
+        settings = {attribute.name: attribute.i for attribute in node.attribute}
+        first = bool(node.input) and self.ranks.get(node.input[0]) == ROWS_RANK
+        if node.op_type == "MultiHeadAttention":
+            return [0] if first and len(node.input) == 3 and not settings.get("unidirectional") else []
+        if node.op_type not in _BY_ROWS or (node.op_type in _NORMS and settings.get("axis", -1) not in (-1, 2)):
+            return []
+        if node.op_type in PRODUCTS:
+            weight = self.ranks.get(node.input[1]) == 2 and node.input[1] in self.constants
+            return [0] if first and weight and not settings.keys() - {"transB"} else []
+        found = []
+        for n, name in enumerate(node.input):
+            rank, constant = self.ranks.get(name), name in self.constants
+            if rank == ROWS_RANK and not constant:
+                found.append(n)
+            elif name and not self.is_number(name) and not (constant and rank == 1):
+                return []
         return found
 
     def _look_at(self, node: Any) -> None:

@@ -7,18 +7,13 @@ as well as before it, and then costs only the rows that are left: nine tenths of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from isoform.runtimes.onnx_facts import ELEMENTWISE, Facts
+from isoform.runtimes.onnx_facts import PRODUCTS, ROWS_RANK, Facts
 
-_PRODUCTS = frozenset(("FusedMatMul", "MatMul"))
-_NORMS = frozenset(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"))
-_SUMMED_NORMS = frozenset(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"))
-_BY_ROWS = ELEMENTWISE | _PRODUCTS | _NORMS | _SUMMED_NORMS
-_RANK = 3  # (B, T, C): the rows are axis 1
 _PREFIX = "selected_rows"
 
 
@@ -36,7 +31,7 @@ def select_early(graph: Any) -> bool:
 
 def _chooses(node: Any, facts: Facts) -> bool:
     settings = {attribute.name: attribute.i for attribute in node.attribute}
-    if len(node.input) < 2 or facts.ranks.get(node.input[0]) != _RANK:
+    if len(node.input) < 2 or facts.ranks.get(node.input[0]) != ROWS_RANK:
         return False
     if node.op_type == "Gather":
         index = _number(facts.constants.get(node.input[1]))
@@ -75,9 +70,9 @@ def _move(choice: Any, facts: Facts) -> bool:
 
     for node in reversed(order[:last]):
         taken = [name for name in node.output if name and users.get(name)]
-        if taken and (rows := _rows(node, facts)) and all(map(only_chosen, taken)):
+        if taken and (rows := facts.rows(node)) and all(map(only_chosen, taken)):
             late[node.output[0]] = rows
-    if not any(node.op_type in _PRODUCTS for node in order if node.output[0] in late):
+    if not any(node.op_type in PRODUCTS for node in order if node.output[0] in late):
         return False
     made = {name for node in order if node.output[0] in late for name in node.output}
     chosen: dict[str, str] = {}
@@ -94,28 +89,6 @@ def _move(choice: Any, facts: Facts) -> bool:
     del graph.node[:]
     graph.node.extend(found)
     return True
-
-
-def _rows(node: Any, facts: Facts) -> list[int]:
-    """The inputs whose rows are those of the results, none where that cannot be told."""
-    settings: Mapping[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
-    if node.op_type == "MultiHeadAttention":
-        plain = len(node.input) == 3 and not settings.get("unidirectional") and facts.ranks.get(node.input[0]) == _RANK
-        return [0] if plain else []
-    if node.op_type not in _BY_ROWS or (node.op_type in _NORMS and settings.get("axis", -1) not in (-1, _RANK - 1)):
-        return []
-    if node.op_type in _PRODUCTS:
-        weight = facts.ranks.get(node.input[1]) == 2 and node.input[1] in facts.constants
-        plain = weight and not settings.keys() - {"transB"} and facts.ranks.get(node.input[0]) == _RANK
-        return [0] if plain else []
-    found = []
-    for n, name in enumerate(node.input):
-        rank, constant = facts.ranks.get(name), name in facts.constants
-        if rank == _RANK and not constant:
-            found.append(n)
-        elif name and not facts.is_number(name) and not (constant and rank == 1):
-            return []
-    return found
 
 
 def _choice(choice: Any, facts: Facts, value: str, name: str) -> Any:

@@ -38,13 +38,13 @@ def run_each(
 
 
 def in_turn(work: Callable[[_In], _Out], items: Iterable[_In], threads: int) -> Iterator[_Out]:
-    """`work` of each item by so many threads, in order. No more than one item waits for a thread."""
+    """`work` of each item by so many threads, in order. An item waits for each of them, so that none has to wait."""
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[_Out]] = deque()
         try:
             for item in items:
                 pending.append(pool.submit(work, item))
-                if len(pending) > threads:
+                if len(pending) >= 2 * threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

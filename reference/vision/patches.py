@@ -125,19 +125,16 @@ def bicubic(like: Tensor, old: int, new: Any, smooth: bool = False) -> Tensor:
     Keys 1981, https://doi.org/10.1109/TASSP.1981.1163711, with a = -0.75 and the border repeated; `smooth` widens the
     kernel when shrinking, with a = -0.5 and nothing beyond the border, as Pillow does.
     """
+    beyond = 0 if smooth else 2  # the points of a border that is repeated
     places = (like.new_ones(new).cumsum(0) - 0.5) * old / new  # of the new points, where the old ones are at n + 1/2
-    points = like.new_ones(old).cumsum(0) - 0.5
+    points = like.new_ones(old + 2 * beyond).cumsum(0) - (beyond + 0.5)
+    distances = (points - places.unsqueeze(-1)).abs()
     if smooth:
         shrunk = (like.new_ones(new) * old / new).clamp(min=1).unsqueeze(-1)
-        weights = cubic((points - places.unsqueeze(-1)).abs() / shrunk, -0.5)
+        weights = cubic(distances / shrunk, -0.5)
         return weights / weights.sum(-1, True)
-    first = (places - 0.5).floor()
-    matrix = like.new_zeros(1)
-    for tap in (-1, 0, 1, 2):
-        weight = cubic((places - 0.5 - first - tap).abs(), -0.75)
-        index = (first + tap).clamp(0, old - 1) + 0.5
-        matrix = matrix + weight.unsqueeze(-1) * (index.unsqueeze(-1) == points).to(like.dtype)
-    return matrix
+    repeated = points.clamp(0.5, old - 0.5).unsqueeze(-1) == points[beyond:-beyond]
+    return cubic(distances, -0.75) @ repeated.to(like.dtype)
 
 
 def cubic(x: Tensor, a: float) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import Pipeline, tokenizer_options
+from isoform.runtimes.pipelines.nested_lists import nested
 from isoform.runtimes.pipelines.pooling import Recipe, normalize, pool
 
 
@@ -51,5 +52,5 @@ class FeatureExtraction(Pipeline):
             else:
                 states = states[None]
             states = normalize(states) if normalized else states
-            answers.append(states if return_tensors else states.tolist())
+            answers.append(states if return_tensors else nested(states))
         return answers

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from isoform.errors import InputError
+from isoform.runtimes.pipelines.nested_lists import nested
 from isoform.runtimes.pipelines.pictures import Pictures
 
 POOLED = "pooler_output"
@@ -31,5 +32,5 @@ class ImageFeatureExtraction(Pictures):
         if pool and POOLED not in [port.name for port in self.session.signature.outputs]:
             raise InputError("pool=True needs a model with a pooler, and this one has none; leave pool out")
         name = POOLED if pool else "last_hidden_state"
-        states = [out[name][None] for out in self._outputs(items, batch_size, timeout)]
-        return states if return_tensors else [state.tolist() for state in states]
+        states = (out[name][None] for out in self._outputs(items, batch_size, timeout))
+        return [state if return_tensors else nested(state) for state in states]  # while the next ones are computed

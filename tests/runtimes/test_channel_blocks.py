@@ -63,6 +63,71 @@ def test_a_bias_goes_into_whole_blocks(out: int, tmp_path: Path, monkeypatch: py
     np.testing.assert_allclose(blocks, plain, rtol=0, atol=SUMS)
 
 
+def residual_layer(graph: Graph, x: str, name: str, *, scaled: bool = True) -> str:
+    """x + scale * (linear(gelu(linear(norm(x)))) + bias), as a transformer's second half has it."""
+    wide = graph.linear(graph.norm(x, f"{name}.norm"), f"{name}.up", 3 * WIDTH)
+    wide = graph.op(
+        "Gelu", [graph.op("Add", [wide, graph.weight(f"{name}.up.bias", 3 * WIDTH)], f"{name}.b")], f"{name}.g"
+    )
+    y = graph.linear(wide, f"{name}.down", WIDTH, 3 * WIDTH)
+    y = graph.op("Add", [y, graph.weight(f"{name}.bias", WIDTH)], f"{name}.y")
+    y = graph.op("Mul", [y, graph.weight(f"{name}.scale", WIDTH)], f"{name}.scaled") if scaled else y
+    return graph.op("Add", [x, y], f"{name}.sum")
+
+
+@needs_blocks
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 7), (3, 1), (4, 9)])
+def test_scales_and_residuals_are_part_of_the_convolution(
+    batch: int, length: int, scaled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Graph(tmp_path)
+    first = residual_layer(graph, "x", "first", scaled=scaled)
+    second = residual_layer(graph, first, "second", scaled=scaled)
+    graph.norm(second, "y")
+    graph.write(["y"])
+    found = in_graph(graph)
+    assert not {"Add", "Mul"} & {*kinds(found)}
+    assert kinds(found).count("ReorderInput") == 3  # of two norms, and of the first residual
+    for outputs in (["y"], ["y", first, "second.up"]):
+        graph.write(outputs)
+        plain, blocks = both(graph, given(batch, length, WIDTH), monkeypatch)
+        for one, other in zip(plain, blocks, strict=True):
+            np.testing.assert_allclose(other, one, rtol=0, atol=SUMS)
+
+
+@needs_blocks
+@pytest.mark.parametrize("how", ["shorter", "elsewhere", "used", "given", "twice", "wide", "shared"])
+def test_what_is_no_residual_or_scale_stays(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has other axes or another origin, or where somebody else needs what comes before it."""
+    graph = Graph(tmp_path)
+    inside = graph.linear(graph.norm("x", "norm"), "inside", WIDTH)
+    outputs = ["y"]
+    if how == "shorter":  # (B, 1, C)
+        bounds = [graph.integers(name, [value]) for name, value in (("start", 0), ("end", 1), ("axis", 1))]
+        graph.op("Add", [graph.op("Slice", ["x", *bounds], "row"), inside], "y")
+    elif how == "elsewhere":  # as large, but nothing says so
+        turned = graph.op("Transpose", [graph.op("Transpose", ["x"], "t", perm=[0, 2, 1])], "u", perm=[0, 2, 1])
+        graph.op("Add", [turned, inside], "y")
+    elif how == "used":
+        graph.op("Mul", [graph.op("Add", ["x", inside], "sum"), inside], "y")
+    elif how == "given":
+        graph.op("Add", ["x", inside], "y")
+        outputs = ["y", "inside"]
+    elif how == "twice":
+        graph.op("Add", [inside, inside], "y")
+    elif how == "wide":
+        graph.op("Add", [graph.op("Mul", [inside, graph.weight("scale", 1, 1, WIDTH)], "scaled"), "x"], "y")
+    else:
+        again = graph.op(LINEAR, [inside, "inside.weight"], "again", "com.microsoft", transB=1)
+        graph.op("Mul", [again, graph.weight("scale", WIDTH)], "y")
+    graph.write(outputs)
+    assert {"Add", "Mul"} & {*kinds(in_graph(graph))}
+    plain, blocks = both(graph, given(2, 5, WIDTH), monkeypatch)
+    for one, other in zip(plain, blocks, strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=SUMS)
+
+
 @needs_blocks
 def test_what_lies_between_layers_stays_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gated activation, with a bias, a number and a use of one of the values outside."""

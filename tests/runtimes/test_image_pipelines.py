@@ -15,6 +15,7 @@ import pytest
 from isoform import api
 from isoform.cli import app
 from isoform.errors import InputError, UnsupportedModel
+from isoform.runtimes.pipelines.nested_lists import nested
 from isoform.validators.media import drawn
 from tests import oracle
 
@@ -191,3 +192,16 @@ def test_the_command_line_classifies_a_file(tiny: Tiny, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert [list(row) for row in json.loads(done.stdout)[0]] == [["label", "score"]] * 5
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_nested_lists_leave_the_collector_as_it_was(collects: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    switched: list[str] = []
+    monkeypatch.setattr("gc.isenabled", lambda: collects)
+    for name in ("disable", "enable"):
+        monkeypatch.setattr(f"gc.{name}", lambda name=name: switched.append(name))
+    array = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    assert nested(array) == array.tolist()
+    with pytest.raises(AttributeError):
+        nested(None)  # type: ignore[arg-type]
+    assert switched == (["disable", "enable"] if collects else ["disable"]) * 2
