@@ -78,10 +78,10 @@ def contestants(folder: Path, install: bool, threads: int, beams: int, sound: Pa
     if not source.exists():
         convert(model, source)
     out = ("--out", bundle, "--no-check")
-    prepare(bundle, *OURS, "export", source, "--to", "onnx", "--onnx-type", "f32,int8", *out)
+    prepare(bundle, *OURS, "export", source, "--to", "onnx", "--onnx-type", "f32,q8_0,int8", *out)
     settings = (str(threads), str(beams), str(sound))
     ours = (sys.executable, str(CONTESTANTS / "speech_isoform.py"), str(bundle))
-    found = [Contestant(f"isoform, {kind}", (*ours, *settings, kind)) for kind in ("f32", "int8")]
+    found = [Contestant(f"isoform, {kind}", (*ours, *settings, kind)) for kind in ("f32", "q8_0", "int8")]
     if find_spec("transformers"):
         script = str(CONTESTANTS / "speech_transformers.py")
         found.append(Contestant("transformers' pipeline, f32", (sys.executable, script, str(source), *settings)))
@@ -99,7 +99,7 @@ def race(found: list[Contestant], title: str, seconds: float, rounds: int) -> Ta
     def spent(n: int, what: str) -> list[float]:
         return [cost[what][1] for cost in costs[n]]
 
-    names = ("CPU s", "sound s / CPU s", "÷ isoform f32", "÷ isoform int8", "wall s", "wall ÷ f32", "wall ÷ int8")
+    names = ("CPU s", "sound s / CPU s", "÷ isoform f32", "÷ isoform q8_0", "wall s", "wall ÷ f32", "wall ÷ q8_0")
     table = Table(title, *names, "peak MB")
     for n, contestant in enumerate(found):
         cpu, wall = (
