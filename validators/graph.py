@@ -145,6 +145,8 @@ class _Check:
 
     def _decoder(self) -> tuple[Callable[[dict[str, NDArray[Any]], bool], NDArray[Any]], Callable[..., None]]:
         """How to take a step (inputs, whether all logits are asked for), and how to choose rows."""
+        import numpy as np
+
         from isoform.validators.seq2seq import decoder_of, reads_memory
 
         signature, session = self.truth.model.signature, self.session
@@ -153,12 +155,19 @@ class _Check:
             decoder = decoder_of(session, self.case, signature)
             return lambda feed, every: decoder.step(feed["input_ids"], all_logits=every), decoder.select
         decoder = session.decoder(len(self.case.rows))
-        names = ("input_ids", "attention_mask", "position_ids")
+        token = np.zeros((len(self.case.rows), 1), np.int64)
+
+        def step(feed: dict[str, NDArray[Any]], every: bool) -> NDArray[Any]:
+            ids, mask, positions = (feed[name] for name in ("input_ids", "attention_mask", "position_ids"))
+            if every or ids.shape != token.shape or ids.shape == mask.shape or not mask[:, -1].all():
+                return decoder.step(ids, mask, positions, all_logits=every)
+            token[:] = ids
+            return decoder.step(token)  # as generation does it: a token alone, in the array of the one before
 
         def select(rows: NDArray[Any]) -> None:
             decoder.select(rows)
 
-        return lambda feed, every: decoder.step(*(feed[n] for n in names), all_logits=every), select
+        return step, select
 
     def _judge(self, parts: list[tuple[int, int, NDArray[Any], NDArray[Any]]]) -> None:
         """One result per metric: the output nearest to its limit; the cache's ports have metrics of their own."""

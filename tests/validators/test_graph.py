@@ -24,7 +24,7 @@ from isoform.validators.graph import check_graph
 from isoform.validators.report import Report
 from isoform.validators.truth import Truth
 from tests import oracle
-from tests.validators.torch_session import Inputs, TorchSession
+from tests.validators.torch_session import Inputs, TorchDecoder, TorchSession
 
 ENCODER, CLASSIFIER, PLAIN, WINDOWED, CAPPED = "bert", "bert_seqcls", "llama_b", "mistral_b", "gemma2_b"
 
@@ -288,6 +288,25 @@ def test_a_cache_that_is_stale_fails_in_cached_decoding_only() -> None:
 
     known = truth(PLAIN)
     report = check_graph(known.model, Stale(known.model), truth=known)
+    assert {result.group for result in report.results if not result.passed} == {"f32 cached decoding"}
+
+
+def test_a_decoder_that_miscounts_tokens_given_alone_fails_in_cached_decoding_only() -> None:
+    class Miscounting(TorchSession):
+        def decoder(self, batch: int) -> TorchDecoder:
+            decoder = super().decoder(batch)
+            plain = decoder.step
+
+            def step(input_ids: NDArray[Any], *given: Any, **options: Any) -> NDArray[Any]:
+                if not given:
+                    decoder.mask = np.concatenate((1 - decoder.mask[:, :1], decoder.mask[:, 1:]), 1)
+                return plain(input_ids, *given, **options)
+
+            decoder.step = step  # type: ignore[method-assign]
+            return decoder
+
+    known = truth(PLAIN)
+    report = check_graph(known.model, Miscounting(known.model), truth=known)
     assert {result.group for result in report.results if not result.passed} == {"f32 cached decoding"}
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from isoform.reference.model import Model
+from isoform.runtimes.stepping import extended
 
 Inputs = dict[str, NDArray[Any]]
 
@@ -61,6 +62,7 @@ class TorchDecoder:
         self.session = session
         cache = session.signature.cache
         assert cache is not None
+        self.mask = np.zeros((batch, 0), np.int64)
         self.past = {
             port.name: np.zeros((batch, cache.heads, 0, cache.head_dim), np.float32)
             for port in cache.ports("past_key_values", 0)
@@ -74,8 +76,10 @@ class TorchDecoder:
         *,
         all_logits: bool = False,
     ) -> NDArray[Any]:
-        assert attention_mask is not None
-        assert position_ids is not None
+        if attention_mask is None or position_ids is None:
+            attention_mask = extended(self.mask, input_ids.shape[1])
+            position_ids = attention_mask.cumsum(1)[:, -input_ids.shape[1] :] - 1
+        self.mask = attention_mask
         outputs = self.session.run(
             {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **self.past}
         )
