@@ -61,8 +61,10 @@ class OnnxRuntimeDecoder(SteppingDecoder):
         takes as long as ten do elsewhere: there are few where tokens come in the array of the step before.
         """
         if attention_mask is None and position_ids is None and not all_logits:
-            if input_ids is self._token and (followed := self._followed or self._follow(input_ids)).has_room:
-                return followed.step()
+            if input_ids is self._token:
+                followed = self._followed or self._follow(input_ids)
+                if followed.past < self._capacity:
+                    return followed.step()
             self._token = input_ids if self._follows and is_token(input_ids) else None
         self._leave()
         return super().step(input_ids, attention_mask, position_ids, all_logits=all_logits)
@@ -151,15 +153,11 @@ class Followed:
         self, bound: Bound, token: NDArray[np.int64], mask: NDArray[np.int64], at: NDArray[np.int64], capacity: int
     ) -> None:
         self.past = self._start = mask.shape[1]
-        self._bound, self._first, self._capacity = bound, at.tolist(), capacity
+        self._bound, self._first = bound, at.tolist()
         self._mask, self._end = extended(mask, capacity - self.past), np.array([self.past])
         self._positions = following(at, 1)
         feeds = {"input_ids": token, "attention_mask": self._mask, "position_ids": self._positions}
         bound.bind(feeds, all_logits=False, end=self._end)
-
-    @property
-    def has_room(self) -> bool:
-        return self.past < self._capacity
 
     @property
     def mask(self) -> NDArray[np.int64]:
