@@ -22,7 +22,7 @@ from isoform.runtimes.onnx_file import (
     complaint,
     is_larger,
 )
-from isoform.runtimes.prepared_graph import PreparedGraph, prepare
+from isoform.runtimes.prepared_graph import CACHE, PreparedGraph, prepare
 from isoform.runtimes.side_by_side import in_turn
 from isoform.signature import Axis, CacheLayout, Port, Signature
 
@@ -43,7 +43,6 @@ _TYPES = {
     "tensor(int64)": "int64",
 }
 _QUIET = 3  # errors only
-CACHE = "isoform.cache"  # in the graph's metadata, where it is our own
 IN_PLACE, GROWS = "in_place", "grows"  # one buffer may be past and present; present is a new tensor
 SPINNING = "session.intra_op.allow_spinning"
 START, MASK_END = "logits_start", "mask_end"

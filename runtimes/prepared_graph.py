@@ -14,6 +14,7 @@ from isoform.runtimes.selected_rows import select_early
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+CACHE = "isoform.cache"  # in the metadata of a decoder that is our own: how its cache grows
 LARGE = 2**26  # bytes of a graph with its weights inside: nothing is changed there
 
 
@@ -45,7 +46,7 @@ def prepare(path: Path, settings: Iterable[str], *, strict: bool, on_cpu: bool) 
         arrays.update(layers)
         if moved or layers:
             content = graph = model.SerializeToString()
-    for name in settings:
+    for name in settings if CACHE.encode() in content else ():  # elsewhere the name may mean anything
         if (changed := with_input(content, name)) is not None:
             content = graph = changed
     return PreparedGraph((content if arrays else graph) or path, arrays, _values(arrays) if arrays else {})

@@ -75,7 +75,7 @@ def outputs_of(path: Path, x: np.ndarray) -> list[Any]:
     """As a session opens the graph: changed for this processor."""
     import onnxruntime
 
-    graph = prepared_graph.prepare(path, "none", strict=False, on_cpu=True)
+    graph = prepared_graph.prepare(path, (), strict=False, on_cpu=True)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     for name, value in graph.values.items():
