@@ -42,7 +42,8 @@ class OnnxRuntimeDecoder(SteppingDecoder):
         self._plain = session.types.get(session.signature.outputs[0].name) == "float32"
         inputs = {port.name: session.types[port.name] for port in self._ports.inputs}
         usual = inputs == dict.fromkeys(("input_ids", "attention_mask", "position_ids"), "int64")
-        self._follows = usual and self._plain and session.follows and session.device[0] == "cpu"
+        alike = usual and self._plain and session.follows and session.device[0] == "cpu"
+        self._follows = self._in_place and alike  # whether the steps of single tokens read and fill the same arrays
         self._token: NDArray[np.int64] | None = None  # where the last step's tokens were, if they can be followed
         self._followed: Followed | None = None
         self._keep(self._room(batch))

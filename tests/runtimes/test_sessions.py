@@ -410,6 +410,26 @@ def test_tokens_alone_go_on_where_the_step_before_has_ended(
         assert_close(one, expected, FLOAT32)
 
 
+@pytest.mark.parametrize("kept", ["in_place", "grows", "sideways", None])
+def test_what_a_file_says_of_its_cache_changes_no_number(
+    kept: str | None, bundle: Callable[..., Path], opened: Callable[..., Session], tmp_path: Path
+) -> None:
+    whole = bundle("mistral_full") / "onnx"
+    model = onnx.load(whole / "model.onnx", load_external_data=False)
+    (entry,) = model.metadata_props
+    entry.value = kept or ""
+    if kept is None:
+        del model.metadata_props[:]
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "model.onnx_data").write_bytes((whole / "model.onnx_data").read_bytes())
+    token = np.array([[7]])
+    want = opened("mistral_full", "onnxruntime").decoder(1)
+    with OnnxRuntimeSession(tmp_path / "model.onnx") as session:
+        got = session.decoder(1)
+        for _ in range(5):
+            assert_close(got.step(token), want.step(token), FLOAT32)
+
+
 def test_a_first_step_without_mask_is_of_tokens_only(opened: Callable[..., Session]) -> None:
     for backend in GRAPHS:
         session = opened("qwen2", backend)
