@@ -20,12 +20,12 @@ from isoform.errors import UnsupportedExport
 from isoform.exporters import gguf, onnx, torchscript
 from isoform.manifest import Artifact
 from isoform.reference.model import Model, open_model
-from isoform.runtimes.backends import open_session
-from isoform.validators.bundle import BACKEND_OF
-from isoform.validators.cases import cases_of
-from isoform.validators.graph import check_graph
-from isoform.validators.report import Result
-from isoform.validators.truth import Truth
+from isoform.runtimes.open import open_session
+from isoform.validators.cases.cases import cases_of
+from isoform.validators.check.bundle import BACKEND_OF
+from isoform.validators.levels.graph import check_graph
+from isoform.validators.report.records import Result
+from isoform.validators.truth.reference import Truth
 from tests import oracle
 
 

@@ -104,7 +104,7 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def same(a: Path, b: Path) -> str:
     """How many tensors are the same in both files, of how many."""
-    from isoform.reference.gguf_file import read_gguf
+    from isoform.reference.checkpoints.gguf_file import read_gguf
 
     left, right = read_gguf(a).tensors, read_gguf(b).tensors
     equal = 0

@@ -26,12 +26,12 @@ from rich.table import Table
 
 from isoform.exporters import gguf
 from isoform.reference.model import Model, open_model
-from isoform.runtimes.backends import open_session
-from isoform.validators.answers import Answers, imitation
-from isoform.validators.deployment import Loss, measure, session_run
-from isoform.validators.prose import TEXT, prose_rows
-from isoform.validators.tolerance import BUDGETS
-from isoform.validators.weights import check_weights
+from isoform.runtimes.open import open_session
+from isoform.validators.cases.prose import TEXT, prose_rows
+from isoform.validators.levels.deployment import Loss, measure, session_run
+from isoform.validators.levels.weights import check_weights
+from isoform.validators.truth.answers import Answers, imitation
+from isoform.validators.truth.tolerances import BUDGETS
 
 
 def rows(model: Model, types: list[str], text: str, folder: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from isoform import api  # noqa: E402
 from isoform.exporters import gguf  # noqa: E402
-from isoform.reference.gguf_file import GgufFile, read_gguf  # noqa: E402
+from isoform.reference.checkpoints.gguf_file import GgufFile, read_gguf  # noqa: E402
 from isoform.reference.model import open_model  # noqa: E402
 
 TINY = ("llama", "llama3_instruct", "mistral_full", "qwen2", "qwen3_b", "gemma2_b", "gemma3_b", "bert_embed")

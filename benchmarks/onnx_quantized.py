@@ -22,8 +22,8 @@ import numpy as np
 from isoform.exporters.onnx import write
 from isoform.exporters.onnx.types import CHOICES
 from isoform.reference.model import open_model
-from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
-from isoform.runtimes.preprocess.tokenizer import TextTokenizer
+from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -67,8 +67,8 @@ def read_hour(path: Path, wanted: bool) -> tuple[float, float]:
     import resource
     import time
 
-    from isoform.runtimes.preprocess.audio import audio_blocks
-    from isoform.runtimes.preprocess.log_mel import LogMelSettings, log_mel_blocks
+    from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel_blocks
+    from isoform.runtimes.preprocess.audio.source import audio_blocks
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
@@ -101,7 +101,7 @@ def extract() -> dict[str, list[float]]:
     import torch
     from transformers import WhisperFeatureExtractor
 
-    from isoform.runtimes.preprocess.log_mel import LogMelSettings, log_mel
+    from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel
 
     torch.set_num_threads(1)
     samples = np.random.default_rng(0).normal(0, 0.1, 30 * RATE).astype(np.float32)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origi
 from isoform.errors import CheckpointError, UnsupportedModel
 
 if TYPE_CHECKING:
-    from isoform.reference.checkpoint import Checkpoint
+    from isoform.reference.checkpoints.checkpoint import Checkpoint
 
 _LARGEST = 2**31 - 1
 _MAY_BE_ZERO = ("max_window_layers",)

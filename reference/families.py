@@ -10,7 +10,7 @@ from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family
 
 if TYPE_CHECKING:
-    from isoform.reference.checkpoint import Checkpoint
+    from isoform.reference.checkpoints.checkpoint import Checkpoint
 
 FAMILIES = {
     "bert": "text.bert",

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.manifest import WHOLE
 from isoform.reference.card import Family, Part, Task
-from isoform.reference.checkpoint import HUB_OPTIONS, Checkpoint, first_line, open_checkpoint
+from isoform.reference.checkpoints.checkpoint import HUB_OPTIONS, Checkpoint, first_line, open_checkpoint
+from isoform.reference.checkpoints.safetensors_writer import SHARD, Entry, Progress, Rows, read_back, write_safetensors
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
-from isoform.reference.saving import SHARD, Entry, Progress, Rows, read_back, write_safetensors
 from isoform.reference.weights import (
     Fold,
     Rename,
@@ -217,7 +217,7 @@ class Model:
         """What `save` writes: the tensors as they are stored, where neither `module` nor `dtype` changes them."""
         import torch
 
-        from isoform.reference.dtypes import DTYPES
+        from isoform.reference.checkpoints.dtypes import DTYPES
 
         changed = dict(module.named_parameters()) if module is not None else {}
         carried = tuple(f"{name}." for name in self.task.carried)
@@ -249,7 +249,7 @@ class Model:
         dtype: torch.dtype | None,
     ) -> Iterator[Entry]:
         """Length and direction as they are stored; a changed weight, or one stored whole, is taken apart."""
-        from isoform.reference.dtypes import DTYPES
+        from isoform.reference.checkpoints.dtypes import DTYPES
 
         key = key.removeprefix(f"{self.family.prefix}.") if headless else key
         stored = halves(weight.hub)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from isoform.errors import CheckpointError
-from isoform.reference.checkpoint import ITEM_BYTES, Checkpoint, TensorInfo
+from isoform.reference.checkpoints.checkpoint import ITEM_BYTES, Checkpoint, TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +132,7 @@ class Weight:
 
     @property
     def dtype(self) -> torch.dtype:
-        from isoform.reference.dtypes import DTYPES
+        from isoform.reference.checkpoints.dtypes import DTYPES
 
         return DTYPES[self.stored]
 

@@ -11,7 +11,7 @@ answers = begin()
 
 import numpy as np  # noqa: E402
 
-from isoform.runtimes.backends import open_path  # noqa: E402
+from isoform.runtimes.open import open_path  # noqa: E402
 from isoform.runtimes.pipelines import build_pipeline  # noqa: E402
 
 session, folder = open_path(Path(sys.argv[2]), sys.argv[1], threads=1)

@@ -14,9 +14,9 @@ answers = begin()
 import numpy as np  # noqa: E402
 
 from isoform.manifest import Manifest  # noqa: E402
-from isoform.runtimes.backends import open_bundle  # noqa: E402
-from isoform.runtimes.pipelines.speech.transcriber import Transcriber  # noqa: E402
-from isoform.runtimes.preprocess.tokenizer import TextTokenizer  # noqa: E402
+from isoform.runtimes.open import open_bundle  # noqa: E402
+from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber  # noqa: E402
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer  # noqa: E402
 
 folder, threads, beams = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 samples = np.load(sys.argv[4])

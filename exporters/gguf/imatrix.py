@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoform.errors import CheckpointError, InputError
-from isoform.reference.gguf_file import read_gguf
+from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.names import GGUF, rename
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, InputError, UnsupportedExport
 from isoform.exporters.gguf.mixes import MIXES
-from isoform.reference.checkpoint import first_line, read_json
-from isoform.reference.gguf_file import interleaved, is_rotary
+from isoform.reference.checkpoints.checkpoint import first_line, read_json
+from isoform.reference.checkpoints.gguf_file import interleaved, is_rotary
 from isoform.reference.names import GGUF, rename
 from isoform.reference.weights import Drop, find
 

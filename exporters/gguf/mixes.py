@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from isoform.errors import InputError, UnsupportedExport
-from isoform.reference.gguf_file import TYPES
+from isoform.reference.checkpoints.gguf_file import TYPES
 
 BLOCKS = {name: block for name, block, _ in TYPES.values()}
 SIZES = {name: nbytes / block for name, block, nbytes in TYPES.values()}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, UnsupportedExport
-from isoform.reference.checkpoint import ITEM_BYTES
-from isoform.reference.gguf_file import TYPES, is_rotary
+from isoform.reference.checkpoints.checkpoint import ITEM_BYTES
+from isoform.reference.checkpoints.gguf_file import TYPES, is_rotary
 from isoform.reference.names import GGUF, rename
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.reference.card import Gguf
-    from isoform.reference.checkpoint import TensorInfo
+    from isoform.reference.checkpoints.checkpoint import TensorInfo
     from isoform.reference.model import Model
     from isoform.reference.weights import Weight
 

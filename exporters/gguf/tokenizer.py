@@ -36,8 +36,8 @@ from string import ascii_letters, digits
 from typing import Any
 
 from isoform.errors import CheckpointError, InputError, UnsupportedExport
-from isoform.reference import sentencepiece_model
-from isoform.reference.pretokenizers import (
+from isoform.reference.checkpoints import sentencepiece_model
+from isoform.reference.checkpoints.pretokenizers import (
     CLS_SEP,
     CLS_SEP_SEP,
     GGUF_BYTE_BPE,
@@ -53,7 +53,7 @@ from isoform.reference.pretokenizers import (
     pre_tokenizer,
     splits_of,
 )
-from isoform.reference.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from isoform.reference.checkpoints.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 JSON_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from isoform.errors import CheckpointError
 from isoform.reference.card import Family, Part, Task
-from isoform.reference.checkpoint import Checkpoint
+from isoform.reference.checkpoints.checkpoint import Checkpoint
 from isoform.reference.config import Config
 from isoform.reference.layers import MLP, Attention, CrossAttention, Embedding, Linear, begun, causal_bias, head_size
 from isoform.reference.weights import Rename, Rule

@@ -20,7 +20,7 @@ from isoform.reference.weights import Rename, Rule
 from isoform.signature import BATCH, Port, Signature
 
 if TYPE_CHECKING:
-    from isoform.reference.checkpoint import Checkpoint
+    from isoform.reference.checkpoints.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

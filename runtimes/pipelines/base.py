@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
-from isoform.runtimes.generation import context_length
-from isoform.runtimes.preprocess.tokenizer import TextTokenizer, read_object
-from isoform.runtimes.side_by_side import run_each
+from isoform.runtimes.backends.parallel_runs import run_each
+from isoform.runtimes.generation.loop import context_length
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer, read_object
 from isoform.signature import LENGTH
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from isoform.manifest import Manifest
     from isoform.runtimes.pipelines.base import Pipeline
-    from isoform.validators.diff import Diff
-    from isoform.validators.forecast import Forecast
-    from isoform.validators.report import Report
-    from isoform.validators.settings import Settings
-    from isoform.validators.side_by_side import Comparison
+    from isoform.validators.check.settings import Settings
+    from isoform.validators.report.records import Report
+    from isoform.validators.tools.compare import Comparison
+    from isoform.validators.tools.diff import Diff
+    from isoform.validators.tools.forecast import Forecast
 
 Progress = Callable[[str, int, int], None]
 
@@ -42,7 +42,7 @@ def load(
     token, cache_dir and offline.
     """
     from isoform.reference.model import open_model
-    from isoform.runtimes.torch_backend import torch_device
+    from isoform.runtimes.backends.torch.session import torch_device
 
     if isinstance(dtype, str):
         dtype = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(dtype, dtype)  # torch's names
@@ -134,7 +134,7 @@ def export_and_check(
     )
     if not check:
         return manifest, None
-    from isoform.validators.bundle import check_bundle
+    from isoform.validators.check.bundle import check_bundle
 
     report = check_bundle(folder, model, progress=progress)
     if warning:
@@ -144,7 +144,7 @@ def export_and_check(
 
 def _overflow(model: Any, progress: Progress | None) -> str:
     """What float16 does not hold of the model, or holds only just."""
-    from isoform.validators.forecast import float16
+    from isoform.validators.tools.forecast import float16
 
     if progress is not None:
         progress("float16 forecast", 0, 0)
@@ -201,7 +201,7 @@ def imatrix(
     """
     from isoform.exporters.gguf.imatrix import make_importance
     from isoform.reference.model import open_model
-    from isoform.runtimes.preprocess.tokenizer import TextTokenizer
+    from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
     model = open_model(source, **hub)
     tokenizer = TextTokenizer(model.checkpoint.folder)
@@ -256,10 +256,11 @@ def check(
     if it is installed. `layers` measures how far off every module of the bundle's float forms is. `text` is a file that
     the quantized forms of the bundle are measured on instead of our own text. `announce` is told the estimated cost.
     """
-    from isoform.validators import matrix, reports, settings
-    from isoform.validators.baseline import compare_with_baseline
-    from isoform.validators.bundle import Limits, check_bundle
-    from isoform.validators.prose import read_text
+    from isoform.validators.cases.prose import read_text
+    from isoform.validators.check import matrix, settings
+    from isoform.validators.check.baseline import compare_with_baseline
+    from isoform.validators.check.bundle import Limits, check_bundle
+    from isoform.validators.report import formats as reports
 
     chosen = _check_settings(config, here=bundle is None and cell is None)
     stored = baseline or (None if write_baseline else chosen.baseline)
@@ -298,7 +299,7 @@ def check(
 def check_changed(files: Sequence[str | Path]) -> list[tuple[Path, Report]]:
     """Check every bundle that one of the files is part of, and leave its manifest as it is: for commit hooks."""
     from isoform.manifest import NAME
-    from isoform.validators.bundle import Limits, check_bundle
+    from isoform.validators.check.bundle import Limits, check_bundle
 
     folders = (parent for file in files for parent in list(Path(file).parents)[:3] if (parent / NAME).is_file())
     return [(folder, check_bundle(folder, limits=Limits(keep=False))) for folder in dict.fromkeys(folders)]
@@ -306,7 +307,7 @@ def check_changed(files: Sequence[str | Path]) -> list[tuple[Path, Report]]:
 
 def _check_settings(config: str | Path | None, *, here: bool) -> Settings:
     """What `config` says, or the isoform.toml in the working directory (`here`)."""
-    from isoform.validators.settings import NAME, Settings, read_settings
+    from isoform.validators.check.settings import NAME, Settings, read_settings
 
     if config is None and not here:
         return Settings()
@@ -315,21 +316,21 @@ def _check_settings(config: str | Path | None, *, here: bool) -> Settings:
 
 def compare(a: str, b: str, *, progress: Progress | None = None) -> Comparison:
     """Two artifacts or backends on the same inputs; each is "PATH", "PATH::BACKEND" or "PATH::BACKEND:TYPE"."""
-    from isoform.validators import side_by_side
+    from isoform.validators.tools import compare as side_by_side
 
     return side_by_side.compare(a, b, progress=progress)
 
 
 def diff(a: str, b: str, *, raw: bool = False, progress: Progress | None = None) -> Diff:
     """The tensors and metadata in which two checkpoints or artifacts differ; `raw` keeps the files' own names."""
-    from isoform.validators import diff as differences
+    from isoform.validators.tools import diff as differences
 
     return differences.diff(a, b, raw=raw, progress=progress)
 
 
 def write_report(report: Report, kind: str, path: str | Path) -> None:
     """Write a report as "html", "json", "junit" or "markdown"."""
-    from isoform.validators import reports
+    from isoform.validators.report import formats as reports
 
     _one_of("kind", kind, tuple(reports.KINDS))
     reports.save(report, kind, Path(path))
@@ -338,7 +339,7 @@ def write_report(report: Report, kind: str, path: str | Path) -> None:
 def forecast(source: str | Path, task: str | None = None, **hub: Any) -> Forecast:
     """The largest activations of a model, and whether half precision holds them: before an export to f16."""
     from isoform.reference.model import open_model
-    from isoform.validators.forecast import float16
+    from isoform.validators.tools.forecast import float16
 
     return float16(open_model(source, task, **hub))
 
@@ -362,8 +363,9 @@ def pipeline(
     `revision`, `token`, `cache_dir` and `offline` are for Hub ids; the other parameters (batch_size, max_new_tokens, …)
     hold for every call of the pipeline.
     """
-    from isoform.reference.checkpoint import HUB_OPTIONS
-    from isoform.runtimes import backends, pipelines
+    from isoform.reference.checkpoints.checkpoint import HUB_OPTIONS
+    from isoform.runtimes import open as backends
+    from isoform.runtimes import pipelines
 
     if backend != "auto":
         _one_of("backend", backend, backends.BACKENDS)
@@ -408,9 +410,9 @@ def subtitles(
 
     `parameters` are those of speech recognition; times are asked for where they do not say which.
     """
-    from isoform.runtimes.pipelines import subtitles as writer
-    from isoform.runtimes.pipelines.automatic_speech_recognition import AutomaticSpeechRecognition
-    from isoform.runtimes.preprocess.audio import duration
+    from isoform.runtimes.pipelines.audio import subtitles as writer
+    from isoform.runtimes.pipelines.audio.automatic_speech_recognition import AutomaticSpeechRecognition
+    from isoform.runtimes.preprocess.audio.source import duration
 
     _one_of("--format", form, (*writer.FORMATS, "text"))
     if not isinstance(pipe, AutomaticSpeechRecognition):

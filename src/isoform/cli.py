@@ -252,7 +252,7 @@ def diff(
 def schema() -> None:
     """Print the JSON Schema of `check --json`."""
     from isoform import show
-    from isoform.validators.reports import schema as published
+    from isoform.validators.report.formats import schema as published
 
     show.json(published())
 
@@ -327,7 +327,7 @@ def inspect(
 ) -> None:
     """Show what a checkpoint, bundle, GGUF or ONNX file holds, without loading its weights."""
     from isoform import show
-    from isoform.validators.inspection import inspect as look
+    from isoform.validators.tools.inspection import inspect as look
 
     facts = look(path)
     show.json(facts) if json else show.facts(facts)
@@ -354,7 +354,7 @@ def backends(json: Json = False) -> None:
     from dataclasses import asdict
 
     from isoform import show
-    from isoform.runtimes.backends import available
+    from isoform.runtimes.open import available
 
     found = [asdict(state) for state in available()]
     show.json(found) if json else show.backends(found)

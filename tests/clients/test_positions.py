@@ -9,7 +9,7 @@ import pytest
 
 from isoform.exporters import onnx
 from isoform.reference.model import open_model
-from isoform.runtimes.backends import open_session
+from isoform.runtimes.open import open_session
 from tests.oracle import tiny
 
 SHIFT = 2e-4  # absolute, on logits of about 10: the angles of the rotation are others, and rounded otherwise

@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from isoform import api
-from isoform.runtimes.backends import open_path
-from isoform.runtimes.generation import generate, model_settings, resolve
-from isoform.runtimes.preprocess.audio import load_audio
-from isoform.runtimes.preprocess.log_mel import LogMelSettings, log_mel, pad
-from isoform.runtimes.preprocess.tokenizer import TextTokenizer
+from isoform.runtimes.generation.loop import generate, model_settings, resolve
+from isoform.runtimes.open import open_path
+from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel, pad
+from isoform.runtimes.preprocess.audio.source import load_audio
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from tests.clients.environments import HOME, environment
 from tests.clients.test_clients import PROGRAMS, client
 from tests.oracle.ct2_whisper import convert

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from isoform import api
-from isoform.validators.media import drawn
+from isoform.validators.cases.media import drawn
 from tests.clients.environments import HOME, environment
 from tests.clients.test_clients import PROGRAMS, client
 from tests.oracle import tiny

@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from isoform.errors import CheckpointError, InputError, UnsupportedExport
 from isoform.exporters.gguf import path_of, refusal, write
 from isoform.exporters.gguf.mixes import CONVERTED
-from isoform.reference.gguf_file import read_gguf
+from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import Model, open_model
 from isoform.reference.text.qwen2 import FAMILY, Qwen2Config
 from isoform.reference.weights import hub_names
-from isoform.runtimes.llamacpp.session import LlamaCppSession
-from isoform.validators.deviations import deviation
+from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
+from isoform.validators.truth.deviations import deviation
 from tests.oracle.convert_gguf import oracle_convert
 
 Tiny = Callable[[str], Path]

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from isoform.exporters.gguf import write
-from isoform.reference.gguf_file import read_gguf
+from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import open_model
 from tests.oracle import tiny
 

@@ -25,11 +25,11 @@ from isoform.exporters.gguf.imatrix import (
     write_importance,
 )
 from isoform.exporters.gguf.mixes import MIXES
-from isoform.reference.gguf_file import read_gguf
+from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import Model, open_model
 from isoform.reference.names import GGUF, rename
 from isoform.validators.bisection.llamacpp_probe import LlamaCppProbe
-from isoform.validators.cases import Case, Row
+from isoform.validators.cases.cases import Case, Row
 from tests.oracle.convert_gguf import oracle_convert
 from tests.oracle.quantize_gguf import oracle_quantize
 from tests.oracle.wide import wide

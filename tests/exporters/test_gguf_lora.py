@@ -28,7 +28,7 @@ STRICT = 2e-5  # of the logits' spread: float32 on both sides, summed in another
 PROGRAM = """
 import json, sys
 import numpy as np
-from isoform.runtimes.llamacpp.api import Api
+from isoform.runtimes.backends.llamacpp.api import Api
 api = Api()
 ffi, lib = api.ffi, api.lib
 ffi.cdef('''
@@ -36,7 +36,7 @@ void * llama_adapter_lora_init(void * model, const char * path);
 int32_t llama_set_adapters_lora(void * context, void ** adapters, size_t count, float * scales);
 llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
 ''')
-lib = ffi.dlopen(str(__import__('isoform.runtimes.llamacpp.api', fromlist=['x']).library_path()))
+lib = ffi.dlopen(str(__import__('isoform.runtimes.backends.llamacpp.api', fromlist=['x']).library_path()))
 base, adapter, ids = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 model = lib.llama_model_load_from_file(base.encode(), lib.llama_model_default_params())
 params = lib.llama_context_default_params()

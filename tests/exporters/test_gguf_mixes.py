@@ -21,8 +21,8 @@ from isoform.exporters.gguf.mixes import (
     tensor_types,
 )
 from isoform.exporters.gguf.tensors import Files
-from isoform.reference.checkpoint import TensorInfo
-from isoform.reference.gguf_file import read_gguf
+from isoform.reference.checkpoints.checkpoint import TensorInfo
+from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import open_model
 from tests.oracle.convert_gguf import oracle_convert
 from tests.oracle.quantize_gguf import oracle_quantize

@@ -16,9 +16,9 @@ from isoform import cli
 from isoform.errors import InputError
 from isoform.exporters.gguf import Options, path_of, write
 from isoform.manifest import describe
-from isoform.reference.gguf_file import read_gguf
+from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import open_model
-from isoform.runtimes.llamacpp.session import LlamaCppSession
+from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
 from tests.exporters.test_gguf_lora import adapter_for
 from tests.oracle.convert_gguf import oracle_convert
 

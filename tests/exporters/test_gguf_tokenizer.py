@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 
 from isoform.errors import CheckpointError, InputError, UnsupportedExport
 from isoform.exporters.gguf.tokenizer import tokenizer_files, tokenizer_metadata
-from isoform.reference import sentencepiece_model
-from isoform.reference.gguf_tokenizer import tokenizer_from_gguf
-from isoform.reference.pretokenizers import PRE_TOKENIZERS, PreTokenizer, match, pre_tokenizer_steps
-from isoform.runtimes.llamacpp.vocabulary import Vocabulary
+from isoform.reference.checkpoints import sentencepiece_model
+from isoform.reference.checkpoints.gguf_tokenizer import tokenizer_from_gguf
+from isoform.reference.checkpoints.pretokenizers import PRE_TOKENIZERS, PreTokenizer, match, pre_tokenizer_steps
+from isoform.runtimes.backends.llamacpp.vocabulary import Vocabulary
 from tests.oracle.convert_gguf import oracle_convert
 from tests.oracle.texts import DECOMPOSED, HAND, LITERAL_ESCAPES, crossing_merges, random_texts
 from tests.oracle.vocabulary import read_metadata, write_vocabulary

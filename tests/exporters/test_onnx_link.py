@@ -21,8 +21,8 @@ from isoform.exporters import onnx as exporter
 from isoform.exporters.bundle import export
 from isoform.manifest import Manifest, describe
 from isoform.reference.model import open_model
-from isoform.runtimes.backends import open_path
-from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
+from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
+from isoform.runtimes.open import open_path
 from tests import oracle
 from tests.exporters.test_onnx import inputs, quiet
 

@@ -24,8 +24,8 @@ from isoform.errors import CheckpointError, InputError
 from isoform.exporters.onnx import write
 from isoform.exporters.onnx.forms import DATA, SCALES, ZEROS, Blocks, Channels
 from isoform.reference.model import open_model
-from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
-from isoform.validators.packed import check_packed
+from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
+from isoform.validators.levels.packed import check_packed
 from tests import oracle
 from tests.exporters.test_onnx import Export, forward, inputs, quiet
 

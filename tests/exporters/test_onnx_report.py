@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from isoform.exporters.onnx import write
 from isoform.reference.model import open_model
-from isoform.validators.inspection import inspect_onnx
+from isoform.validators.tools.inspection import inspect_onnx
 from tests import oracle
 from tests.exporters.test_onnx import quiet
 

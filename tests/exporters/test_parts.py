@@ -16,8 +16,8 @@ from isoform.exporters import bundle
 from isoform.exporters.onnx import Options
 from isoform.manifest import Manifest
 from isoform.reference.model import open_model
-from isoform.validators.bundle import Limits, check_bundle
-from isoform.validators.report import Report
+from isoform.validators.check.bundle import Limits, check_bundle
+from isoform.validators.report.records import Report
 from tests.oracle import tiny
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from isoform import api
 from isoform.errors import InputError, UnsupportedExport
-from isoform.runtimes.backends import open_path
+from isoform.runtimes.open import open_path
 from tests.oracle import tiny
 
 NAMES = ("dinov2_b", "dinov2_giant", "dinov2_registers", "vit_cls", "vit_b", "clip", "siglip")

@@ -7,8 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from isoform.validators.bundle import check_bundle
-from isoform.validators.report import Report, remarks
+from isoform.validators.check.bundle import check_bundle
+from isoform.validators.report.records import Report, remarks
 from tests.mutants.faults import Fault
 from tests.mutants.planting import Sources, make_bundle
 

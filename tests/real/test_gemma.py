@@ -12,7 +12,7 @@ import pytest
 
 from isoform import api
 from isoform.manifest import Manifest
-from isoform.validators.report import Report
+from isoform.validators.report.records import Report
 
 pytestmark = pytest.mark.slow
 
@@ -80,10 +80,10 @@ def test_the_imported_checkpoint_continues_alike_in_transformers(source: Path, t
 def test_torch_quantized_alike_loses_what_llamacpp_loses(source: Path, kind: str, tmp_path: Path) -> None:
     from isoform.exporters import gguf
     from isoform.reference.model import open_model
-    from isoform.runtimes.backends import open_session
-    from isoform.validators.answers import Answers, imitation
-    from isoform.validators.deployment import measure, session_run
-    from isoform.validators.prose import prose_rows
+    from isoform.runtimes.open import open_session
+    from isoform.validators.cases.prose import prose_rows
+    from isoform.validators.levels.deployment import measure, session_run
+    from isoform.validators.truth.answers import Answers, imitation
 
     model = open_model(source)
     answers = Answers(model, prose_rows(model)[:2])

@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
-from isoform.reference.checkpoint import ITEM_BYTES, open_checkpoint, read_header
+from isoform.reference.checkpoints.checkpoint import ITEM_BYTES, open_checkpoint, read_header
+from isoform.reference.checkpoints.dtypes import DTYPES
 from isoform.reference.config import Config, read_rope
-from isoform.reference.dtypes import DTYPES
 from isoform.reference.model import open_model
 from tests.oracle import tiny
 

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.exporters.gguf.tokenizer import tokenizer_files, tokenizer_metadata
-from isoform.reference.gguf_tokenizer import merges_from_scores, tokenizer_from_gguf
-from isoform.reference.pretokenizers import PRE_TOKENIZERS
-from isoform.runtimes.llamacpp.vocabulary import Vocabulary
+from isoform.reference.checkpoints.gguf_tokenizer import merges_from_scores, tokenizer_from_gguf
+from isoform.reference.checkpoints.pretokenizers import PRE_TOKENIZERS
+from isoform.runtimes.backends.llamacpp.vocabulary import Vocabulary
 from tests.oracle.texts import DECOMPOSED, HAND, LITERAL_ESCAPES, crossing_merges, random_texts
 from tests.oracle.vocabulary import read_metadata, write_vocabulary
 

@@ -16,8 +16,8 @@ import torch
 from isoform import api
 from isoform.errors import CheckpointError, InputError
 from isoform.exporters import gguf
-from isoform.reference.checkpoint import open_checkpoint
-from isoform.reference.gguf_file import GgufCheckpoint, read_gguf
+from isoform.reference.checkpoints.checkpoint import open_checkpoint
+from isoform.reference.checkpoints.gguf_file import GgufCheckpoint, read_gguf
 from isoform.reference.model import Model, open_model
 from isoform.reference.weights import Fold, WeightNorm, hub_names
 from tests.cli.test_bad_input import run
@@ -246,7 +246,7 @@ def test_sampling_and_ends_come_back(tiny: Tiny, tmp_path: Path) -> None:
 def test_generation_ends_where_llamacpp_ends(tiny: Tiny, tmp_path: Path, name: str) -> None:
     file = exported(source_of(tiny(name)), tmp_path)
     program = (
-        "import sys\nfrom isoform.runtimes.llamacpp.api import Api\napi = Api()\n"
+        "import sys\nfrom isoform.runtimes.backends.llamacpp.api import Api\napi = Api()\n"
         "api.ffi.cdef('bool llama_vocab_is_eog(const void * vocab, int32_t token);')\n"
         "params = api.lib.llama_model_default_params()\nparams.vocab_only = True\n"
         "vocab = api.lib.llama_model_get_vocab(api.lib.llama_model_load_from_file(sys.argv[1].encode(), params))\n"
@@ -276,7 +276,7 @@ def test_the_command_says_what_it_wrote(
 def test_no_tensor_is_held_whole(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = exported(source_of(tiny("llama")), tmp_path, "q8_0")
     api.import_gguf(file, tmp_path / "whole")
-    monkeypatch.setattr("isoform.reference.saving.PIECE", 1)
+    monkeypatch.setattr("isoform.reference.checkpoints.safetensors_writer.PIECE", 1)
     monkeypatch.delattr(GgufCheckpoint, "__getitem__")
     monkeypatch.setattr(GgufCheckpoint, "__abstractmethods__", frozenset(), raising=False)
     api.import_gguf(file, tmp_path / "rows")

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from isoform.errors import CheckpointError
-from isoform.reference.checkpoint import open_checkpoint
+from isoform.reference.checkpoints.checkpoint import open_checkpoint
+from isoform.reference.checkpoints.safetensors_writer import INDEX, Entry, write_safetensors
 from isoform.reference.model import open_model
-from isoform.reference.saving import INDEX, Entry, write_safetensors
 from isoform.reference.weights import Fold, Rename, find, hub_names
 from tests.oracle import FIRST, MORE, SECOND, tiny
 
@@ -121,7 +121,7 @@ def entry(name: str, tensor: Tensor, *, finite: bool = False, dtype: torch.dtype
 def test_a_file_is_the_one_that_the_safetensors_library_writes(
     piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isoform.reference.saving.PIECE", piece)
+    monkeypatch.setattr("isoform.reference.checkpoints.safetensors_writer.PIECE", piece)
     shapes: list[tuple[int, ...]] = [(), (3,), (5, 4), (2, 3, 2), (0, 3)]
     dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool)
     tensors = {f"é.{n}.{dtype}": torch.ones(s).to(dtype) for n, s in enumerate(shapes) for dtype in dtypes}

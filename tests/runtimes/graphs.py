@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from isoform.runtimes import prepared_graph
-from isoform.runtimes.channel_blocks import LINEAR
-from isoform.runtimes.onnx_file import nodes
+from isoform.runtimes.backends.onnxruntime.graph_file import nodes
+from isoform.runtimes.backends.onnxruntime.prepare import prepared_graph
+from isoform.runtimes.backends.onnxruntime.prepare.channel_blocks import LINEAR
 
 WIDTH = 32  # a multiple of every block of channels
 SUMS = 1e-5  # what another order of adding changes in float32, in outputs of about 1

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
-from isoform.runtimes.preprocess import log_mel, waveform
-from isoform.runtimes.preprocess.log_mel import LogMelSettings
-from isoform.runtimes.preprocess.waveform import WaveformSettings
+from isoform.runtimes.preprocess.audio import log_mel, waveform
+from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings
+from isoform.runtimes.preprocess.audio.waveform import WaveformSettings
 
 LOG_MEL = 1e-5  # log10 power / 4 against transformers' float64 path: float32's rounding in spectrum and sum
 LOG_MEL_TORCH = 5e-5  # against its torch path, which is float32 and itself that far from its float64 one

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from isoform import api
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
-from isoform.runtimes.pipelines.ctc import chunks
-from isoform.runtimes.preprocess.ctc_vocabulary import CtcVocabulary
+from isoform.runtimes.pipelines.audio.ctc import chunks
+from isoform.runtimes.preprocess.text.ctc_vocabulary import CtcVocabulary
 from tests.oracle import tiny
 
 RATE = 16000

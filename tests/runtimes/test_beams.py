@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from isoform.errors import InputError
-from isoform.runtimes.beams import largest
-from isoform.runtimes.generation import generate, model_settings, resolve
+from isoform.runtimes.generation.beams import largest
+from isoform.runtimes.generation.loop import generate, model_settings, resolve
 
 Tiny = Callable[[str], Path]
 
@@ -95,7 +95,7 @@ def test_more_rows_than_beams_are_an_input_error(tiny: Tiny) -> None:
 
 def test_rows_that_share_a_memory_are_as_rows_with_one_each(tiny: Tiny) -> None:
     from isoform.reference.model import open_model
-    from isoform.runtimes.backends import open_session
+    from isoform.runtimes.open import open_session
 
     features = np.random.default_rng(0).normal(size=(3, 128, 3000)).astype(np.float32)
     start = np.array([[401, 402]] * 3)
@@ -123,7 +123,7 @@ def test_a_cache_follows_the_beams(tiny: Tiny) -> None:
     from transformers import AutoModelForCausalLM
 
     from isoform.reference.model import open_model
-    from isoform.runtimes.torch_backend import TorchSession
+    from isoform.runtimes.backends.torch.session import TorchSession
 
     folder = tiny("qwen2_b")
     theirs = AutoModelForCausalLM.from_pretrained(folder)

@@ -12,10 +12,10 @@ import pytest
 from isoform.errors import CheckpointError
 from isoform.exporters import export
 from isoform.reference.model import open_model
-from isoform.runtimes import channel_blocks, prepared_graph
-from isoform.runtimes.channel_blocks import BLOCKS, LINEAR, block_size, in_blocks
-from isoform.runtimes.onnx_file import nodes
-from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
+from isoform.runtimes.backends.onnxruntime.graph_file import nodes
+from isoform.runtimes.backends.onnxruntime.prepare import channel_blocks, prepared_graph
+from isoform.runtimes.backends.onnxruntime.prepare.channel_blocks import BLOCKS, LINEAR, block_size, in_blocks
+from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
 from tests.runtimes.graphs import SUMS, WIDTH, Graph, given, kinds, outputs_of
 
 pytest.importorskip("onnxruntime")

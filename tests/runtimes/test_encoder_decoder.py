@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from isoform.errors import InputError
 from isoform.exporters import bundle
 from isoform.reference.model import open_model
-from isoform.runtimes.backends import open_path, open_session
+from isoform.runtimes.open import open_path, open_session
 from tests.oracle import tiny
 
 BACKENDS = ("onnxruntime", "torch", "torchscript")

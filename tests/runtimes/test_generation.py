@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from isoform.errors import InputError
 from isoform.reference.model import open_model
-from isoform.runtimes import sampling
-from isoform.runtimes.generation import (
+from isoform.runtimes.backends.decoder import SteppingDecoder
+from isoform.runtimes.backends.torch.session import TorchSession
+from isoform.runtimes.generation import processors as sampling
+from isoform.runtimes.generation.loop import (
     GenerationConfig,
     TextStream,
     context_length,
@@ -24,9 +26,7 @@ from isoform.runtimes.generation import (
     model_settings,
     resolve,
 )
-from isoform.runtimes.preprocess.tokenizer import TextTokenizer
-from isoform.runtimes.stepping import SteppingDecoder
-from isoform.runtimes.torch_backend import TorchSession
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from isoform.signature import Signature, decoder_signature
 from tests import oracle
 from tests.oracle.texts import HAND

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isoform.runtimes import huge_pages
+from isoform.runtimes.backends.onnxruntime.prepare import huge_pages
 
 
 def test_memory_keeps_what_it_holds() -> None:
@@ -57,7 +57,7 @@ def test_gathered_blocks_lie_side_by_side() -> None:
         import sys
         from pathlib import Path
         import numpy as np
-        from isoform.runtimes import huge_pages
+        from isoform.runtimes.backends.onnxruntime.prepare import huge_pages
         if sys.argv[1] == "gather":
             huge_pages.gather()
         blocks = [np.ones(2**20, np.uint8) for _ in range(8)]

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
-from isoform.runtimes.preprocess import image_source
-from isoform.runtimes.preprocess.image import ImageProcessor, Settings
-from isoform.runtimes.preprocess.image_source import load_image
-from isoform.validators.media import drawn
+from isoform.runtimes.preprocess.image import source as image_source
+from isoform.runtimes.preprocess.image.processor import ImageProcessor, Settings
+from isoform.runtimes.preprocess.image.source import load_image
+from isoform.validators.cases.media import drawn
 
 PROCESSORS = ("Bit", "ViT", "CLIP", "Siglip", "Blip", "DeiT")
 MODES = ("RGB", "RGBA", "LA", "L", "P", "1", "CMYK", "I;16", "YCbCr", "PA", "I", "F", "HSV", "LAB")

@@ -16,7 +16,7 @@ from isoform import api
 from isoform.cli import app
 from isoform.errors import InputError, UnsupportedModel
 from isoform.runtimes.pipelines.nested_lists import nested
-from isoform.validators.media import drawn
+from isoform.validators.cases.media import drawn
 from tests import oracle
 
 Tiny = Callable[[str], Path]
@@ -77,7 +77,7 @@ def test_a_batch_changes_nothing(tiny: Tiny) -> None:
 def test_the_function_follows_what_the_model_was_trained_for(
     kind: str | None, count: int, function: str, tiny: Tiny, tmp_path: Path
 ) -> None:
-    from isoform.runtimes.pipelines.image_classification import ImageClassification
+    from isoform.runtimes.pipelines.vision.image_classification import ImageClassification
 
     with api.pipeline("image-classification", tiny("vit_cls")) as pipe:
         assert isinstance(pipe, ImageClassification)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
-from isoform.runtimes.llamacpp import api, frames
-from isoform.runtimes.llamacpp import session as session_module
-from isoform.runtimes.llamacpp.session import LlamaCppSession
+from isoform.runtimes.backends.llamacpp import api, frames
+from isoform.runtimes.backends.llamacpp import session as session_module
+from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
 from isoform.signature import decoder_signature
 from tests.oracle.convert_gguf import oracle_convert
 
@@ -56,7 +56,7 @@ def gone(pid: int) -> bool:
 
 def test_the_worker_starts_light() -> None:
     heavy = "{'numpy', 'torch', 'xllamacpp', 'transformers'} & set(sys.modules)"
-    code = f"import sys, isoform.runtimes.llamacpp.worker as w; w.Worker(); sys.exit(str({heavy} or ''))"
+    code = f"import sys, isoform.runtimes.backends.llamacpp.worker as w; w.Worker(); sys.exit(str({heavy} or ''))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == ""
 
@@ -135,7 +135,7 @@ def test_a_forgotten_session_ends_its_worker(path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_the_worker_ends_with_its_parent(how: signal.Signals, path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from isoform.runtimes.llamacpp.process import Process\n"
+        "import sys, time; from pathlib import Path; from isoform.runtimes.backends.llamacpp.process import Process\n"
         "process = Process(Path(sys.argv[1])); print(process.pid, flush=True)\n"
         "time.sleep(60)"
     )
@@ -243,7 +243,7 @@ def test_a_frame_arrives_as_it_was_sent(blocks: list[bytes], tmp_path: Path) -> 
 
 def test_a_process_is_found_without_installation(path: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from isoform.runtimes.llamacpp.process import Process\n"
+        "import sys; from pathlib import Path; from isoform.runtimes.backends.llamacpp.process import Process\n"
         "Process(Path(sys.argv[1])).close()"
     )
     source = Path(__file__).parents[2] / "src"

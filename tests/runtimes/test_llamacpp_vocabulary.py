@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.llamacpp.session import LlamaCppSession
-from isoform.runtimes.llamacpp.vocabulary import Vocabulary
+from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
+from isoform.runtimes.backends.llamacpp.vocabulary import Vocabulary
 from isoform.signature import decoder_signature
 from tests.oracle.convert_gguf import oracle_convert
 

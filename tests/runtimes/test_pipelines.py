@@ -13,10 +13,10 @@ import pytest
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.reference.model import open_model
+from isoform.runtimes.backends.torch.session import TorchSession
 from isoform.runtimes.pipelines import ALIASES, TASKS, build_pipeline, model_task
 from isoform.runtimes.pipelines.base import READ, TOKENS, batches
-from isoform.runtimes.pipelines.pooling import MODES
-from isoform.runtimes.torch_backend import TorchSession
+from isoform.runtimes.pipelines.text.pooling import MODES
 
 Tiny = Callable[[str], Path]
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}  # float32 through a few layers, summed in another order

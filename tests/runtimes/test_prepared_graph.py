@@ -12,8 +12,8 @@ import pytest
 from isoform.errors import CheckpointError
 from isoform.exporters import export
 from isoform.reference.model import open_model
-from isoform.runtimes.onnxruntime_backend import MASK_END, SETTINGS, OnnxRuntimeSession
-from isoform.runtimes.prepared_graph import prepare
+from isoform.runtimes.backends.onnxruntime.prepare.prepared_graph import prepare
+from isoform.runtimes.backends.onnxruntime.session import MASK_END, SETTINGS, OnnxRuntimeSession
 from tests.runtimes.graphs import WIDTH, Graph, given
 
 pytest.importorskip("onnxruntime")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.preprocess import chat
-from isoform.runtimes.preprocess.chat import ChatTemplate
-from isoform.runtimes.preprocess.tokenizer import SPECIAL, TextTokenizer
+from isoform.runtimes.preprocess.text import chat
+from isoform.runtimes.preprocess.text.chat import ChatTemplate
+from isoform.runtimes.preprocess.text.tokenizer import SPECIAL, TextTokenizer
 from tests import oracle
 from tests.oracle.texts import DECOMPOSED, HAND, LITERAL_ESCAPES, random_texts
 

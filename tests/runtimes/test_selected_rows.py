@@ -11,9 +11,9 @@ import pytest
 
 from isoform.exporters import export
 from isoform.reference.model import open_model
-from isoform.runtimes import prepared_graph
-from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
-from isoform.runtimes.selected_rows import select_early
+from isoform.runtimes.backends.onnxruntime.prepare import prepared_graph
+from isoform.runtimes.backends.onnxruntime.prepare.selected_rows import select_early
+from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
 from tests.runtimes.graphs import SUMS, WIDTH, Graph, given, kinds, outputs_of
 
 pytest.importorskip("onnxruntime")

@@ -18,11 +18,13 @@ from isoform.errors import BackendUnavailable, CheckpointError, InputError, Isof
 from isoform.exporters import export
 from isoform.manifest import Manifest
 from isoform.reference.model import Model, open_model
-from isoform.runtimes import backends, stepping, torch_backend
-from isoform.runtimes.backends import available, open_artifact, open_path, open_session
-from isoform.runtimes.onnx_file import with_input
-from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
-from isoform.runtimes.onnxruntime_decoder import OnnxRuntimeDecoder
+from isoform.runtimes import open as backends
+from isoform.runtimes.backends import decoder as stepping
+from isoform.runtimes.backends.onnxruntime.decoder import OnnxRuntimeDecoder
+from isoform.runtimes.backends.onnxruntime.graph_file import with_input
+from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
+from isoform.runtimes.backends.torch import session as torch_backend
+from isoform.runtimes.open import available, open_artifact, open_path, open_session
 from isoform.runtimes.session import Session
 from isoform.signature import Signature
 
@@ -211,7 +213,7 @@ def test_a_cache_grows_past_its_first_room(
     backend: str, tiny: Tiny, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_backend, "FIRST_CAPACITY", 4)
-    monkeypatch.setattr("isoform.runtimes.onnxruntime_decoder.FIRST_CAPACITY", 4)
+    monkeypatch.setattr("isoform.runtimes.backends.onnxruntime.decoder.FIRST_CAPACITY", 4)
     model, session = open_model(tiny("llama")), opened("llama", backend)
     inputs = padded(session.signature, [40, 23], "left")
     logits = decoded(session, inputs, [3, 1, 1, 20, 1, 1, 13], all_logits=True)
@@ -264,7 +266,7 @@ def test_prompts_of_a_batch_go_in_by_pieces_while_its_cache_grows(
     name: str, tiny: Tiny, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several rows, several new slots and a past: the fused kernel takes the rows one by one."""
-    monkeypatch.setattr("isoform.runtimes.onnxruntime_decoder.FIRST_CAPACITY", 2)
+    monkeypatch.setattr("isoform.runtimes.backends.onnxruntime.decoder.FIRST_CAPACITY", 2)
     model, session = open_model(tiny(name)), opened(name, "onnxruntime")
     inputs = padded(session.signature, [14, 9, 3], "left")
     want = alone(model, inputs)
@@ -308,7 +310,7 @@ def test_a_prompt_gets_the_logits_of_its_last_slot_alone(
     inputs = padded(session.signature, [11, 6], "left")
     want = session.run(inputs)["logits"][:, -1:]
     assert_close(decoded(session, inputs, [11], all_logits=False), want, FLOAT32)
-    monkeypatch.setattr("isoform.runtimes.onnxruntime_decoder.SCORES", 2 * 11 * 4)  # four slots at a time
+    monkeypatch.setattr("isoform.runtimes.backends.onnxruntime.decoder.SCORES", 2 * 11 * 4)  # four slots at a time
     assert_close(decoded(session, inputs, [11], all_logits=False), want, FLOAT32)
 
 
@@ -378,7 +380,7 @@ def test_tokens_alone_go_on_where_the_step_before_has_ended(
     backend: str, name: str, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_backend, "FIRST_CAPACITY", 4)
-    monkeypatch.setattr("isoform.runtimes.onnxruntime_decoder.FIRST_CAPACITY", 4)
+    monkeypatch.setattr("isoform.runtimes.backends.onnxruntime.decoder.FIRST_CAPACITY", 4)
     session: Any = opened(name, backend)
     total = 30
     inputs = padded(session.signature, [total, total - 4], "left")
@@ -640,7 +642,7 @@ def test_every_backend_is_ready_here() -> None:
 
 def test_asking_for_the_backends_loads_none_of_them() -> None:
     script = (
-        "import sys; from isoform.runtimes.backends import available; available()\n"
+        "import sys; from isoform.runtimes.open import available; available()\n"
         "print([m for m in ('torch', 'onnxruntime', 'xllamacpp', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -16,9 +16,9 @@ from isoform import api
 from isoform.errors import InputError
 from isoform.exporters import export
 from isoform.reference.model import open_model
-from isoform.runtimes.onnxruntime_backend import ENOUGH, OnnxRuntimeSession
-from isoform.runtimes.side_by_side import in_turn, run_each
-from isoform.validators.media import drawn
+from isoform.runtimes.backends.onnxruntime.session import ENOUGH, OnnxRuntimeSession
+from isoform.runtimes.backends.parallel_runs import in_turn, run_each
+from isoform.validators.cases.media import drawn
 
 pytest.importorskip("onnxruntime")
 
@@ -70,7 +70,7 @@ def test_a_closed_session_runs_nothing(bundle: Path) -> None:
 
 
 def test_weights_that_are_too_large_are_held_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isoform.runtimes.onnxruntime_backend.TWICE", 1000)
+    monkeypatch.setattr("isoform.runtimes.backends.onnxruntime.session.TWICE", 1000)
     with opened(bundle, 2) as session:
         assert len(list(run_each(session, feeds(session, MANY), MANY))) == MANY
         assert session._single is None

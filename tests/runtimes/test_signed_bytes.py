@@ -10,9 +10,9 @@ import pytest
 
 from isoform.exporters import export
 from isoform.reference.model import open_model
-from isoform.runtimes import prepared_graph
-from isoform.runtimes.onnx_file import multiplies_signed_bytes, nodes, with_signed_bytes
-from isoform.runtimes.onnxruntime_backend import OnnxRuntimeSession
+from isoform.runtimes.backends.onnxruntime.graph_file import multiplies_signed_bytes, nodes, with_signed_bytes
+from isoform.runtimes.backends.onnxruntime.prepare import prepared_graph
+from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
 
 pytest.importorskip("onnxruntime")
 

@@ -13,15 +13,15 @@ import pytest
 from numpy.typing import NDArray
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.pipelines.speech import windows
-from isoform.runtimes.pipelines.speech.alignment import median_filter, token_times, warp
-from isoform.runtimes.pipelines.speech.joining import Piece, Timestamps, join, merge
-from isoform.runtimes.pipelines.speech.rules import timestamps
-from isoform.runtimes.pipelines.speech.settings import SpeechModel
-from isoform.runtimes.pipelines.speech.transcriber import Transcriber
-from isoform.runtimes.pipelines.speech.words import words
-from isoform.runtimes.preprocess.log_mel import LogMelSettings, log_mel
-from isoform.runtimes.preprocess.tokenizer import TextTokenizer
+from isoform.runtimes.pipelines.audio.speech import windows
+from isoform.runtimes.pipelines.audio.speech.alignment import median_filter, token_times, warp
+from isoform.runtimes.pipelines.audio.speech.joining import Piece, Timestamps, join, merge
+from isoform.runtimes.pipelines.audio.speech.rules import timestamps
+from isoform.runtimes.pipelines.audio.speech.settings import SpeechModel
+from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber
+from isoform.runtimes.pipelines.audio.speech.words import words
+from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from tests.runtimes.heard import TransformersSpeech
 
 Tiny = Callable[[str], Path]

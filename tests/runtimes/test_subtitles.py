@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoform.errors import InputError
-from isoform.runtimes.pipelines.subtitles import LINE, LONGEST, Cue, join_words, subtitles
+from isoform.runtimes.pipelines.audio.subtitles import LINE, LONGEST, Cue, join_words, subtitles
 
 SEGMENTS: dict[str, Any] = {
     "text": " Ever tried. Ever failed.",

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from isoform.validators.baseline import compare_with_baseline
-from isoform.validators.report import Report, Result, Skip
+from isoform.validators.check.baseline import compare_with_baseline
+from isoform.validators.report.records import Report, Result, Skip
 from tests.validators.sample_report import sample
 
 

@@ -17,10 +17,10 @@ from isoform.exporters import gguf, onnx, torchscript
 from isoform.manifest import NAME, Artifact, Manifest, describe
 from isoform.reference.model import open_model
 from isoform.signature import Port
-from isoform.validators.bundle import check_bundle
-from isoform.validators.metadata import check_metadata
-from isoform.validators.report import Report
-from isoform.validators.weights import check_weights
+from isoform.validators.check.bundle import check_bundle
+from isoform.validators.levels.metadata import check_metadata
+from isoform.validators.levels.weights import check_weights
+from isoform.validators.report.records import Report
 from tests import oracle
 from tests.validators.torch_session import TorchSession
 

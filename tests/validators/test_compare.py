@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from isoform.validators.compare import choices, difference, kl_divergence, largest_relative
+from isoform.validators.truth.distances import choices, difference, kl_divergence, largest_relative
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ARRAYS = arrays(np.float32, array_shapes(max_dims=3, max_side=5), elements=FINITE)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from isoform.validators.compare import Difference, choices, difference, kl_divergence, largest_relative
+from isoform.validators.truth.distances import Difference, choices, difference, kl_divergence, largest_relative
 
 SHAPE = array_shapes(max_dims=3, max_side=4)
 ANY64 = st.floats(width=64, allow_subnormal=True)  # NaN and infinities among them

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from isoform.errors import CheckpointError
-from isoform.validators.diff import diff
+from isoform.validators.tools.diff import diff
 from tests import oracle
 from tests.validators.test_bundle import write
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from isoform import api
 from isoform.reference.model import Model, open_model
-from isoform.validators.forecast import LARGEST, Forecast, Peak, float16
-from isoform.validators.report import remarks
+from isoform.validators.report.records import remarks
+from isoform.validators.tools.forecast import LARGEST, Forecast, Peak, float16
 from tests.oracle import tiny
 
 

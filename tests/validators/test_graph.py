@@ -18,11 +18,11 @@ from torch import nn
 from isoform.errors import InputError
 from isoform.reference.layers import Attention, Rope, inverse_frequencies
 from isoform.reference.model import Model, open_model
-from isoform.validators.cases import Case, Row, token_cases
-from isoform.validators.deviations import deviation
-from isoform.validators.graph import check_graph
-from isoform.validators.report import Report
-from isoform.validators.truth import Truth
+from isoform.validators.cases.cases import Case, Row, token_cases
+from isoform.validators.levels.graph import check_graph
+from isoform.validators.report.records import Report
+from isoform.validators.truth.deviations import deviation
+from isoform.validators.truth.reference import Truth
 from tests import oracle
 from tests.validators.torch_session import Inputs, TorchDecoder, TorchSession
 

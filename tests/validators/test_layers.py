@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from isoform.reference.model import open_model
-from isoform.validators.bundle import Limits, check_bundle
-from isoform.validators.cases import cases_of
-from isoform.validators.layers import LayerProfile, by_layer, shown_case
+from isoform.validators.bisection.layers import LayerProfile, by_layer, shown_case
+from isoform.validators.cases.cases import cases_of
+from isoform.validators.check.bundle import Limits, check_bundle
 from tests import oracle
 from tests.validators.test_bundle import keep, write
 

@@ -12,11 +12,11 @@ import pytest
 
 from isoform.exporters import gguf, onnx
 from isoform.reference.model import Model, open_model
-from isoform.runtimes.backends import open_session
-from isoform.validators import cases
-from isoform.validators.cases import STEPS, token_cases
-from isoform.validators.graph import check_graph
-from isoform.validators.truth import Truth
+from isoform.runtimes.open import open_session
+from isoform.validators.cases import cases
+from isoform.validators.cases.cases import STEPS, token_cases
+from isoform.validators.levels.graph import check_graph
+from isoform.validators.truth.reference import Truth
 from tests.oracle import tiny
 from tests.validators.torch_session import TorchSession
 

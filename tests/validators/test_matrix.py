@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from isoform.errors import InputError
-from isoform.validators import reports
-from isoform.validators.matrix import Cell, make_cells, read_cell, run_cell, run_cells, write_cell
-from isoform.validators.report import Report, Result
-from isoform.validators.settings import Block, Settings
+from isoform.validators.check.matrix import Cell, make_cells, read_cell, run_cell, run_cells, write_cell
+from isoform.validators.check.settings import Block, Settings
+from isoform.validators.report import formats as reports
+from isoform.validators.report.records import Report, Result
 from tests import oracle
 
 # Stands for `isoform check --cell`: sleeps or dies as the cell's model says, then writes a report.
@@ -94,7 +94,7 @@ def test_reports_that_are_there_are_collected_and_not_made_again(tmp_path: Path)
 def test_an_interrupt_ends_the_processes_and_theirs(tmp_path: Path) -> None:
     program = (
         "import sys, subprocess, pathlib\n"
-        "from isoform.validators.matrix import Cell, run_cells\n"
+        "from isoform.validators.check.matrix import Cell, run_cells\n"
         'inner = \'import subprocess, sys, time; p = subprocess.Popen([sys.executable, "-S", "-c", "import time; '
         'time.sleep(60)"]); print(p.pid, file=open(sys.argv[1], "w"), flush=True); time.sleep(60)\'\n'
         f"command = lambda path: [sys.executable, '-S', '-c', inner, {str(tmp_path / 'pid')!r}]\n"

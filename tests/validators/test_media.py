@@ -13,12 +13,12 @@ from torch import nn
 from isoform.errors import InputError
 from isoform.reference.model import open_model
 from isoform.reference.vision import patches
-from isoform.runtimes.inputs import checked
+from isoform.runtimes.backends.inputs import checked
 from isoform.signature import BATCH, Port, Signature
-from isoform.validators.cases import Case, Row, cases_of, real
-from isoform.validators.graph import check_graph
-from isoform.validators.report import Report
-from isoform.validators.truth import Truth
+from isoform.validators.cases.cases import Case, Row, cases_of, real
+from isoform.validators.levels.graph import check_graph
+from isoform.validators.report.records import Report
+from isoform.validators.truth.reference import Truth
 from tests import oracle
 from tests.validators.torch_session import TorchSession
 

@@ -10,10 +10,10 @@ import pytest
 from isoform.errors import InputError
 from isoform.manifest import Manifest
 from isoform.reference.model import open_model
-from isoform.validators import plan as planning
-from isoform.validators.bundle import Limits, check_bundle
-from isoform.validators.cases import cases_of
-from isoform.validators.plan import Clock, Speed, machine_speed, make_plan, spoken, telling
+from isoform.validators.cases.cases import cases_of
+from isoform.validators.check import plan as planning
+from isoform.validators.check.bundle import Limits, check_bundle
+from isoform.validators.check.plan import Clock, Speed, machine_speed, make_plan, spoken, telling
 from tests import oracle
 from tests.validators.test_bundle import keep, write
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from isoform.signature import Port, Signature, decoder_signature
-from isoform.validators import preprocessing
-from isoform.validators.preprocessing import CORPUS, ask_transformers, check_preprocessing, corpus
-from isoform.validators.report import Report
+from isoform.validators.levels import preprocessing
+from isoform.validators.levels.preprocessing import CORPUS, ask_transformers, check_preprocessing, corpus
+from isoform.validators.report.records import Report
 from tests import oracle
 
 TEXT = decoder_signature(1, 1, 1, 1)

@@ -15,19 +15,19 @@ from isoform.errors import InputError
 from isoform.exporters import gguf
 from isoform.exporters.gguf.imatrix import write_importance
 from isoform.exporters.gguf.mixes import MIXES
-from isoform.reference.gguf_file import read_gguf
+from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import Model, open_model
 from isoform.reference.names import GGUF, rename
-from isoform.runtimes.llamacpp.session import LlamaCppSession
-from isoform.validators.answers import NEW, PROMPTS, Answers, imitation, run_alone
-from isoform.validators.cases import Case, token_cases
-from isoform.validators.deployment import Loss, check_deployment, measure, session_run
-from isoform.validators.deviations import HALVES, WIDE, activations
-from isoform.validators.prose import ROWS, TEXT, WINDOW, prose_rows, read_text
-from isoform.validators.report import Report
-from isoform.validators.tolerance import BUDGETS, IMPORTANCE, QUANTIZED, ROUNDING
-from isoform.validators.truth import Truth
-from isoform.validators.weights import check_weights
+from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
+from isoform.validators.cases.cases import Case, token_cases
+from isoform.validators.cases.prose import ROWS, TEXT, WINDOW, prose_rows, read_text
+from isoform.validators.levels.deployment import Loss, check_deployment, measure, session_run
+from isoform.validators.levels.weights import check_weights
+from isoform.validators.report.records import Report
+from isoform.validators.truth.answers import NEW, PROMPTS, Answers, imitation, run_alone
+from isoform.validators.truth.deviations import HALVES, WIDE, activations
+from isoform.validators.truth.reference import Truth
+from isoform.validators.truth.tolerances import BUDGETS, IMPORTANCE, QUANTIZED, ROUNDING
 from tests.oracle import tiny
 from tests.oracle.wide import wide
 from tests.validators.torch_session import TorchSession

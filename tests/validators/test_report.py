@@ -6,7 +6,7 @@ import json
 
 from rich.console import Console
 
-from isoform.validators.report import Report, Result, Skip, remarks, table, tables, worst
+from isoform.validators.report.records import Report, Result, Skip, remarks, table, tables, worst
 
 
 def result(case: str, value: float, limit: float = 1.0, metric: str = "max_abs", note: str = "") -> Result:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from isoform.errors import InputError
-from isoform.validators import reports
-from isoform.validators.evidence import BINS, Sampler
-from isoform.validators.report import Report, Result, Skip
-from isoform.validators.reports.charts import histogram, line, scatter
-from isoform.validators.reports.page import colour, ink
+from isoform.validators.report import formats as reports
+from isoform.validators.report.charts import histogram, line, scatter
+from isoform.validators.report.evidence import BINS, Sampler
+from isoform.validators.report.page import colour, ink
+from isoform.validators.report.records import Report, Result, Skip
 from tests.validators.sample_report import sample
 
 

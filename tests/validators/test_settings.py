@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from isoform.errors import InputError
-from isoform.validators import tolerance
-from isoform.validators.settings import duration, read_settings, size
+from isoform.validators.check.settings import duration, read_settings, size
+from isoform.validators.truth import tolerances as tolerance
 
 WHOLE = """
 [check]

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from isoform.errors import InputError
-from isoform.validators.side_by_side import compare
-from isoform.validators.sides import find_side
+from isoform.validators.tools.compare import compare
+from isoform.validators.tools.sides import find_side
 from tests import oracle
 from tests.validators.test_bundle import flip, write
 

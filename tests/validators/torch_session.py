@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from isoform.reference.model import Model
-from isoform.runtimes.stepping import extended
+from isoform.runtimes.backends.decoder import extended
 
 Inputs = dict[str, NDArray[Any]]
 

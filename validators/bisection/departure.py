@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.validators import tolerance
 from isoform.validators.bisection.points import Point, recorded
 from isoform.validators.bisection.probes import Inside, fitting, is_cache, open_probe
-from isoform.validators.cases import Case, Row
-from isoform.validators.compare import Difference, difference
-from isoform.validators.deviations import REASONS, deviation
-from isoform.validators.truth import trimmed
+from isoform.validators.cases.cases import Case, Row
+from isoform.validators.truth import tolerances as tolerance
+from isoform.validators.truth.deviations import REASONS, deviation
+from isoform.validators.truth.distances import Difference, difference
+from isoform.validators.truth.reference import trimmed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.reference.model import Model
-    from isoform.validators.cases import Case
+    from isoform.validators.cases.cases import Case
 
 ROTATED = {"Qcur": 1, "Kcur": 2}  # in the order in which the reference rotates them
 OPERATIONS = ("ADD", "GET_ROWS", "MUL", "MUL_MAT")
@@ -30,7 +30,7 @@ class LlamaCppProbe:
 
     def __init__(self, model: Model, path: Path, threads: int | None = None) -> None:
         from isoform.reference.names import GGUF, rename
-        from isoform.runtimes.llamacpp.process import Process
+        from isoform.runtimes.backends.llamacpp.process import Process
 
         card = model.family.gguf
         self._interleaved = card is not None and card.interleaved_rope

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.reference.model import Model
-    from isoform.validators.cases import Case
+    from isoform.validators.cases.cases import Case
 
 ROTATIONS = ("RotaryEmbedding",)
 EXACT = ".Exact."  # weights that a strict graph computes from integers
@@ -34,8 +34,8 @@ class OnnxProbe:
         import onnx
         import onnxruntime as ort
 
+        from isoform.runtimes.backends.onnxruntime.graph_file import FOLDER_KEY, exact
         from isoform.runtimes.devices import cpus
-        from isoform.runtimes.onnx_file import FOLDER_KEY, exact
 
         content = exact(path)
         graph = onnx.load_model_from_string(content) if content else onnx.load(str(path), load_external_data=False)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoform.errors import IsoformError
-from isoform.validators.report import Report, Skip
+from isoform.validators.report.records import Report, Skip
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
-    from isoform.validators.cases import Case
+    from isoform.validators.cases.cases import Case
 
 LEVEL = "graph"
 ENOUGH = 16  # tokens

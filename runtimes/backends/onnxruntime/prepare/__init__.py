@@ -1,0 +1,1 @@
+"""What is changed in a graph when it is opened, for speed."""

@@ -1,0 +1,294 @@
+"""An ONNX graph as a `Session`, through ONNX Runtime's CPU or CUDA provider."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from sys import maxsize
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
+from isoform.runtimes.backends.inputs import checked
+from isoform.runtimes.backends.onnxruntime.graph_file import (
+    FOLDER_KEY,
+    LARGEST,
+    brief,
+    complaint,
+    is_larger,
+)
+from isoform.runtimes.backends.onnxruntime.prepare import huge_pages
+from isoform.runtimes.backends.onnxruntime.prepare.prepared_graph import CACHE, PreparedGraph, prepare
+from isoform.runtimes.backends.parallel_runs import in_turn
+from isoform.runtimes.devices import cpus, gpus, parse_device
+from isoform.signature import Axis, CacheLayout, Port, Signature
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from isoform.runtimes.backends.decoder import MemoryDecoder
+    from isoform.runtimes.backends.onnxruntime.decoder import OnnxRuntimeDecoder
+
+PACKAGES = (
+    "pip install onnxruntime-gpu[cuda,cudnn] (and remove onnxruntime), with an NVIDIA driver for that CUDA version"
+)
+_TYPES = {
+    "tensor(bool)": "bool",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+_QUIET = 3  # errors only
+IN_PLACE, GROWS = "in_place", "grows"  # one buffer may be past and present; present is a new tensor
+SPINNING = "session.intra_op.allow_spinning"
+START, MASK_END = "logits_start", "mask_end"
+SETTINGS: Mapping[str, int] = {START: 0, MASK_END: maxsize}
+"""Constants of a graph that become inputs: the first slot that gets logits, and how many columns of the mask count."""
+COPYING = 0.5  # seconds that the kernel may take to move weights into huge pages, before a decoder, until it has
+ENOUGH = 4  # runs per CPU from which on they go side by side
+TWICE = 2**30  # bytes of weights that may be held twice for that
+
+
+class OnnxRuntimeSession:
+    """A graph with its weights beside it; `signature` is read from the graph when there is none.
+
+    `threads` defaults to the CPUs this process may use. `strict` keeps TF32 off on a GPU, and quantized layers from
+    quantizing their input. Threads that `spin` while they wait are ready sooner, and keep a CPU from others. A session
+    that is `like` an open one of the same file, device and strictness shares the weights that were laid out for it.
+    """
+
+    backend: str = "onnxruntime"
+
+    def __init__(
+        self,
+        path: Path,
+        signature: Signature | None = None,
+        *,
+        device: str = "cpu",
+        strict: bool = False,
+        threads: int | None = None,
+        spin: bool = True,
+        like: OnnxRuntimeSession | None = None,
+    ) -> None:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; export the model again")
+        ort = _library()
+        if path.stat().st_size > LARGEST:
+            raise CheckpointError(complaint(path, "", ort.__version__))
+        options = ort.SessionOptions()
+        options.log_severity_level = _QUIET
+        options.enable_mem_pattern = False  # every length of the mask would leave one, and cost more than it saves
+        self.threads = options.intra_op_num_threads = cpus() if threads is None else threads
+        if self.threads < 1:
+            raise InputError(f"threads={threads}: at least one is needed")
+        if not spin:
+            options.add_session_config_entry(SPINNING, "0")
+        index = parse_device(device)
+        self.device = ("cpu", 0) if index is None else ("cuda", index)
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if index is not None:
+            _need_cuda(ort, index)
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": index, "use_tf32": int(not strict)}))
+        self._graph: PreparedGraph = (
+            prepare(path, SETTINGS, strict=strict, on_cpu=index is None) if like is None else like._graph
+        )
+        for name, value in self._graph.values.items():
+            options.add_initializer(name, value)
+        source = self._graph.source
+        if source != path:
+            options.add_session_config_entry(FOLDER_KEY, str(path.parent))
+        if index is None:
+            huge_pages.gather()
+        before = huge_pages.regions() if index is None else set()
+        try:
+            session = ort.InferenceSession(source, options, providers=providers)
+        except _errors(ort) as error:
+            raise CheckpointError(complaint(path, str(error), ort.__version__)) from None
+        if index is not None and session.get_providers()[0] != "CUDAExecutionProvider":
+            raise BackendUnavailable(f"ONNX Runtime's CUDA provider does not start here; {PACKAGES}")
+        self._session: Any = session
+        self._path = path
+        self._single: OnnxRuntimeSession | None = None
+        self._weights = huge_pages.regions() - before if index is None else set()
+        self.types = {port.name: _type(path, port) for port in session.get_inputs()}
+        self.types |= {port.name: _TYPES[port.type] for port in session.get_outputs() if port.type in _TYPES}
+        self.settings = {name: np.array([value]) for name, value in SETTINGS.items() if name in self.types}
+        self.trims, self.follows = START in self.settings, len(self.settings) == len(SETTINGS)
+        self.cache = session.get_modelmeta().custom_metadata_map.get(CACHE)
+        inputs = [port for port in session.get_inputs() if port.name not in SETTINGS]
+        self.signature = signature or graph_signature(path, inputs, session.get_outputs())
+        for kind, ports, found in (
+            ("inputs", self.signature.inputs, inputs),
+            ("outputs", self.signature.outputs, session.get_outputs()),
+        ):
+            names = {port.name for port in found}
+            if {port.name for port in ports} != names:
+                raise CheckpointError(
+                    f"{path} has the {kind} {', '.join(sorted(names))}, not those of its signature; export it again"
+                )
+
+    @property
+    def native(self) -> Any:
+        """The onnxruntime.InferenceSession. Raises InputError when the session is closed."""
+        if self._session is None:
+            raise InputError("this onnxruntime session is closed; open a new one")
+        return self._session
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """See `Session.run`."""
+        arrays = checked(self.signature, inputs)
+        feeds = {name: array.astype(self.types[name], copy=False) for name, array in arrays.items()}
+        feeds |= self.settings
+        names = [port.name for port in self.signature.outputs]
+        try:
+            if self.extends_rows_alone and self._appends(arrays):
+                rows = [self.native.run(names, self._row(feeds, n)) for n in range(len(arrays["input_ids"]))]
+                outputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+            else:
+                outputs = self.native.run(names, feeds)
+        except _errors(_library()) as error:
+            raise failed(error) from None
+        return {name: np.asarray(output, np.float32) for name, output in zip(names, outputs, strict=True)}
+
+    def run_each(
+        self, feeds: Iterable[Mapping[str, NDArray[Any]]], count: int
+    ) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """See `SideBySide.run_each`: on several CPUs each run has one, which wastes less than sharing every product.
+
+        Kernels that keep a copy of their weights keep a second one for that, and take the time to make it: so not for
+        few runs, or a large model.
+        """
+        many = self.device[0] == "cpu" and self.threads > 1 and count >= ENOUGH * self.threads
+        single = self._alone() if many else None
+        yield from map(self.run, feeds) if single is None else in_turn(single.run, feeds, self.threads)
+
+    def _alone(self) -> OnnxRuntimeSession | None:
+        """The same graph with one thread, opened when it is asked for first; None when it is too large for that."""
+        once = sum(array.nbytes for array in self._graph.arrays.values())
+        if self._single is None and self.native is not None and not is_larger(self._path, TWICE + once):
+            self._single = OnnxRuntimeSession(self._path, self.signature, threads=1, like=self)
+        return self._single
+
+    @property
+    def extends_rows_alone(self) -> bool:
+        """Whether several new slots after a past are for a batch of one only: so is grouped-query attention."""
+        return self.signature.cache is not None and self.cache != GROWS
+
+    def _appends(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether these are several new slots after a past, of several rows."""
+        first = next(array for name, array in arrays.items() if name.startswith("past_key_values."))
+        return 0 not in first.shape and 1 not in arrays["input_ids"].shape
+
+    @staticmethod
+    def _row(feeds: Mapping[str, NDArray[Any]], n: int) -> dict[str, NDArray[Any]]:
+        return {name: array if name in SETTINGS else array[n : n + 1] for name, array in feeds.items()}
+
+    def value(self, array: NDArray[Any]) -> Any:
+        """An OrtValue on the session's device: on the CPU the array itself, which must outlive it."""
+        return _library().OrtValue.ortvalue_from_numpy(array, *self.device)
+
+    def decoder(self, batch: int) -> OnnxRuntimeDecoder:
+        """See `Session.decoder`; any number of decoders may be alive."""
+        from isoform.runtimes.backends.onnxruntime.decoder import OnnxRuntimeDecoder
+
+        self._weights = huge_pages.ask(self._weights, COPYING)
+        return OnnxRuntimeDecoder(self, batch)
+
+    def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> MemoryDecoder:
+        """Decode the rows of a memory; see `EncoderDecoderSession.decoder`."""
+        from isoform.runtimes.backends.onnxruntime.memory_decoder import OnnxRuntimeMemoryDecoder
+
+        self._weights = huge_pages.ask(self._weights, COPYING)
+        return OnnxRuntimeMemoryDecoder(self, memory)
+
+    def close(self) -> None:
+        self._session = self._single = None
+        self._graph = PreparedGraph(self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def graph_signature(path: Path, found_inputs: Sequence[Any], found_outputs: Sequence[Any]) -> Signature:
+    """The signature of a graph that came without one: its ports by name, a cache by `past_key_values.N.key`."""
+
+    def port(value: Any) -> Port:
+        axes: tuple[Axis, ...] = tuple(
+            size if isinstance(size, int) else size or f"{value.name}_{n}" for n, size in enumerate(value.shape)
+        )
+        return Port(value.name, "bool" if "bool" in value.type else "int64" if "int" in value.type else "float", axes)
+
+    inputs, outputs = tuple(map(port, found_inputs)), tuple(map(port, found_outputs))
+    pasts = {p.name: p for p in inputs if re.fullmatch(r"past_key_values\.\d+\.(key|value)", p.name)}
+    if not pasts:
+        return Signature(inputs, outputs)
+    shapes = {p.axes[1::2] for p in pasts.values() if len(p.axes) == 4}
+    cache = None
+    if len(shapes) == 1:
+        heads, head_dim = shapes.pop()
+        if isinstance(heads, int) and isinstance(head_dim, int):
+            cache = CacheLayout(len(pasts) // 2, heads, head_dim)
+    past_names = [p.name for p in cache.ports("past_key_values", 0)] if cache else []
+    present_names = [p.name for p in cache.ports("present", 0)] if cache else []
+    by_name = {p.name: p for p in outputs}
+    if cache is None or set(past_names) != pasts.keys() or not set(present_names) <= by_name.keys():
+        raise CheckpointError(
+            f"{path}: its cache inputs {', '.join(sorted(pasts)[:3])}… are not a key and a value of one shape per "
+            "layer, with outputs present.N.key|value; export the model with `isoform export`"
+        )
+    return Signature(
+        (*(p for p in inputs if p.name not in pasts), *(pasts[name] for name in past_names)),
+        (*(p for p in outputs if p.name not in present_names), *(by_name[name] for name in present_names)),
+        cache,
+    )
+
+
+def _type(path: Path, port: Any) -> str:
+    if port.type not in _TYPES:
+        raise CheckpointError(
+            f"{path}: input {port.name} is a {port.type}, which isoform does not feed ({', '.join(_TYPES)})"
+        )
+    return _TYPES[port.type]
+
+
+def _library() -> Any:
+    """onnxruntime, or BackendUnavailable."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"the onnxruntime backend needs the package ({error}); pip install onnxruntime"
+        ) from None
+    return onnxruntime
+
+
+def _errors(ort: Any) -> tuple[type[Exception], ...]:
+    """Its exceptions have no common base but Exception."""
+    state = ort.capi.onnxruntime_pybind11_state
+    found = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*found, RuntimeError)
+
+
+def _need_cuda(ort: Any, index: int) -> None:
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise BackendUnavailable(f"the installed onnxruntime {ort.__version__} has no CUDA provider; {PACKAGES}")
+    count = gpus()
+    if index >= count:
+        raise BackendUnavailable(
+            f"the NVIDIA driver shows {count} devices, so cuda:{index} is not there; use device='cpu'"
+        )
+    ort.preload_dlls()  # from torch or the nvidia packages, wherever they are
+
+
+def failed(error: BaseException) -> IsoformError:
+    """What a run that ONNX Runtime refused becomes."""
+    return InputError(f"ONNX Runtime could not run the model on these inputs: {brief(str(error))}")

@@ -1,0 +1,1 @@
+"""The torch definition itself as a backend."""

@@ -1,0 +1,1 @@
+"""Generation: settings, logits processors, searches, and one loop for every backend."""

@@ -1,0 +1,194 @@
+"""Which backends there are, what this machine can run, and how to open a model on one of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from isoform.errors import BackendUnavailable, CheckpointError, InputError
+from isoform.manifest import Artifact, Manifest
+from isoform.runtimes.devices import gpus, parse_device
+from isoform.signature import Signature
+
+if TYPE_CHECKING:
+    from isoform.reference.model import Model
+    from isoform.runtimes.session import Session
+
+FORMAT_OF = {"llamacpp": "gguf", "onnxruntime": "onnx", "torchscript": "torchscript"}
+"""The format that a backend reads; torch runs the checkpoint itself."""
+
+BACKENDS = ("torch", *sorted(FORMAT_OF))
+PREFERENCE = ("onnxruntime", "llamacpp", "torchscript")  # what "auto" tries, in order
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Whether a backend runs here: `detail` is its version, or what to install; `devices` are the names to ask for."""
+
+    backend: str
+    ready: bool
+    detail: str
+    devices: list[str]
+
+
+def available() -> list[State]:
+    """The state of every backend. Loads a library only to ask it about a GPU that is there."""
+    count = gpus()
+    return [_torch("torch", count), _torch("torchscript", count), _onnxruntime(count), _llamacpp()]
+
+
+def _devices(count: int) -> list[str]:
+    return ["cpu", *(["cuda"] if count == 1 else [f"cuda:{n}" for n in range(count)])]
+
+
+def _torch(backend: str, count: int) -> State:
+    if (found := _version("torch")) is None:
+        return State(backend, False, "pip install torch", [])
+    if count:
+        import torch
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return State(backend, True, f"torch {found}", _devices(count))
+
+
+def _onnxruntime(count: int) -> State:
+    for package in ("onnxruntime-gpu", "onnxruntime"):
+        found = _version(package)
+        if found is not None and importlib.util.find_spec("onnxruntime") is not None:
+            if count:
+                import onnxruntime
+
+                count = count if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else 0
+            return State("onnxruntime", True, f"{package} {found}", _devices(count))
+    return State("onnxruntime", False, "pip install onnxruntime-gpu (or onnxruntime)", [])
+
+
+def _llamacpp() -> State:
+    if (found := _version("xllamacpp")) is None:
+        return State("llamacpp", False, "pip install xllamacpp", [])
+    return State("llamacpp", True, f"xllamacpp {found}", _devices(0))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def open_session(
+    source: Path | Model,
+    backend: str,
+    *,
+    signature: Signature | None = None,
+    dtype: str = "f32",
+    device: str = "cpu",
+    strict: bool = False,
+    threads: int | None = None,
+    beside: bool = False,
+) -> Session:
+    """One file (or, for torch, an opened model in `dtype`) on one backend.
+
+    A `.onnx` file needs no `signature`, the other files do. `strict` turns off what trades exactness for speed.
+    `beside`: other sessions of the same model run in turn with this one. A model of several parts becomes an
+    `EncoderDecoderSession`.
+    """
+    parse_device(device)
+    if backend == "torch":
+        from isoform.runtimes.backends.torch.session import TorchSession, open_parts
+
+        if isinstance(source, Path):
+            raise InputError(f"the torch backend runs checkpoints, not the file {source}; open the checkpoint")
+        if len(source.parts) > 1:
+            several: Any = open_parts(source, dtype=dtype, device=device, threads=threads)
+            return cast("Session", several)
+        return TorchSession(source, dtype=dtype, device=device, threads=threads)
+    if backend not in FORMAT_OF:
+        raise InputError(f"backend {backend!r} is not known; choose from {', '.join(BACKENDS)}")
+    if not isinstance(source, Path):
+        raise InputError(f"the {backend} backend reads {FORMAT_OF[backend]} files; export {source.name} first")
+    if backend == "onnxruntime":
+        from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(source, signature, device=device, strict=strict, threads=threads, spin=not beside)
+    if signature is None:
+        raise InputError(f"{source} has no signature; open the bundle it belongs to, or the checkpoint")
+    if backend == "torchscript":
+        from isoform.runtimes.backends.torchscript.session import TorchScriptSession
+
+        return TorchScriptSession(source, signature, device=device, threads=threads)
+    from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
+
+    return LlamaCppSession(source, signature, device=device, strict=strict, threads=threads)
+
+
+def open_artifact(folder: Path, artifact: Artifact, backend: str, **options: Any) -> Session:
+    """An artifact of the bundle in `folder`, its files checked to be there in full; options as in `open_session`."""
+    for file in artifact.files:
+        path = folder / file.path
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; export the model again")
+        if path.stat().st_size != file.size:
+            raise CheckpointError(
+                f"{path} has {path.stat().st_size} bytes, the manifest says {file.size}; export the model again"
+            )
+    return open_session(folder / artifact.files[0].path, backend, signature=artifact.signature, **options)
+
+
+def open_bundle(folder: Path, artifacts: Sequence[Artifact], backend: str, **options: Any) -> Session:
+    """One form of the model in `folder`: its artifact, or those of its parts; options as in `open_session`."""
+    from isoform.runtimes.backends.parts import EncoderDecoderSession
+
+    if len(artifacts) == 1:
+        return open_artifact(folder, artifacts[0], backend, **options)
+    several: Any = EncoderDecoderSession(
+        {a.part: partial(open_artifact, folder, a, backend, beside=True, **options) for a in artifacts}
+    )
+    return cast("Session", several)
+
+
+def open_path(path: Path, backend: str = "auto", *, task: str | None = None, **options: Any) -> tuple[Session, Path]:
+    """A bundle or a bare `.onnx` file, and the folder where its configuration and tokenizer lie.
+
+    "auto" takes the first backend of `PREFERENCE` whose form the bundle holds and that runs here. The torch backend
+    opens the checkpoint that the bundle was made from. Raises InputError when the bundle serves another `task`.
+    """
+    if backend not in (*BACKENDS, "auto"):
+        raise InputError(f"backend {backend!r} is not known; choose from {', '.join(BACKENDS)}, or auto")
+    parse_device(options.get("device", "cpu"))
+    if path.suffix == ".onnx":
+        if backend not in ("auto", "onnxruntime"):
+            raise InputError(f"the {backend} backend does not read {path}; use onnxruntime")
+        return open_session(path, "onnxruntime", **options), _folder_of(path)
+    manifest = Manifest.read(path)
+    if task is not None and manifest.task != task:
+        raise InputError(f"{path} was exported for {manifest.task}, not {task}; export the model with --task {task}")
+    if backend == "torch":
+        from isoform.runtimes.backends.torch.session import open_source
+
+        return open_session(open_source(manifest.source["path"], manifest.task), "torch", **options), path
+    refused = []
+    for name in PREFERENCE if backend == "auto" else (backend,):
+        forms = [a for a in manifest.artifacts if a.format == FORMAT_OF[name]]
+        if not forms:
+            reason = manifest.missing.get(FORMAT_OF[name], f"export it with --to {FORMAT_OF[name]}")
+            refused.append(f"{name}: no {FORMAT_OF[name]} in {path} ({reason})")
+            continue
+        try:
+            return open_bundle(path, [a for a in forms if a.dtype == forms[0].dtype], name, **options), path
+        except BackendUnavailable as error:
+            refused.append(f"{name}: {error}")
+    raise BackendUnavailable("; ".join(refused))
+
+
+def _folder_of(path: Path) -> Path:
+    """Where config.json lies: beside the graph, or above it as in a bundle."""
+    for folder in (path.parent, path.parent.parent):
+        if (folder / "config.json").is_file():
+            return folder
+    return path.parent

@@ -1,0 +1,95 @@
+"""automatic-speech-recognition: the words of a recording, with their times if asked for.
+
+A model that has a character for every frame (CTC) is read by `ctc`, one that writes the text and its times by `speech`,
+one that writes the text alone by `waveform_writer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from isoform.errors import InputError
+from isoform.runtimes.pipelines.base import Pipeline
+from isoform.runtimes.preprocess.audio.source import is_audio, load_audio
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from isoform.runtimes.pipelines.audio.ctc import CtcRecognizer
+    from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber
+    from isoform.runtimes.pipelines.audio.waveform_writer import WaveformWriter
+    from isoform.runtimes.session import Session
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, seconds done, seconds in all."""
+
+_CTC = ("chunk_length_s", "ignore_warning", "return_timestamps", "stride_length_s")
+
+
+class AutomaticSpeechRecognition(Pipeline):
+    """`pipe("speech.wav")` -> {"text": "…"}, and "chunks" of {"text", "timestamp": (start, end)} with timestamps.
+
+    A recording is a path, an address, a file's bytes, samples, or {"array" or "raw": samples, "sampling_rate": Hz}.
+    `return_timestamps` is "char" or "word" for CTC, True (segments) or "word" for a model that writes.
+    """
+
+    task: ClassVar[str] = "automatic-speech-recognition"
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    reads_text: ClassVar[bool] = False
+
+    def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
+        self._ctc: CtcRecognizer | None = None
+        self._transcriber: Transcriber | None = None
+        self._writer: WaveformWriter | None = None
+        self.progress: Progress | None = None  # told how much of a recording has been heard
+        super().__init__(session, folder, **parameters)
+        if not hasattr(session, "encode"):
+            from isoform.runtimes.pipelines.audio.ctc import CtcRecognizer
+
+            self._ctc = CtcRecognizer(session, self.folder, self.config)
+            return
+        several: Any = session
+        if any(port.name == "input_values" for port in several.part("encoder").signature.inputs):
+            from isoform.runtimes.pipelines.audio.waveform_writer import WaveformWriter
+
+            self._writer = WaveformWriter(several, self.folder)
+        else:
+            from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber
+
+            self._transcriber = Transcriber(several, self.folder, TextTokenizer(self.folder))
+
+    @property
+    def timestamps(self) -> bool | str:
+        """What to ask for as `return_timestamps` where the pieces of a transcript are wanted."""
+        if self._writer is not None:
+            raise InputError("this model writes no times; use Whisper or a CTC model for subtitles")
+        return "word" if self._ctc is not None else True
+
+    def _is_one(self, inputs: Any) -> bool:
+        return is_audio(inputs)
+
+    def _takes(self) -> str:
+        return 'a path, bytes, samples, {"array", "sampling_rate"}, or a list of these'
+
+    def _answer(self, items: Sequence[Any], batch_size: int | None, **parameters: Any) -> list[Any]:
+        if self._ctc is not None:
+            for name in parameters:
+                if name not in _CTC:
+                    raise InputError(
+                        f"a CTC model has no parameter {name!r}; it has {', '.join(['batch_size', *_CTC])}"
+                    )
+            parameters.pop("ignore_warning", None)
+            timestamps = parameters.pop("return_timestamps", None) or None
+            return self._ctc.recognize(
+                items, batch_size, return_timestamps=timestamps, progress=self.progress, **parameters
+            )
+        parameters.pop("ignore_warning", None)
+        if self._writer is not None:
+            return self._writer.transcribe(items, batch_size, progress=self.progress, **parameters)
+        assert self._transcriber is not None
+        rate = self._transcriber.features.sampling_rate
+        recordings = [load_audio(item, rate) for item in items]
+        return self._transcriber.transcribe_many(
+            recordings, batch_size=batch_size, progress=self.progress, **parameters
+        )

@@ -1,0 +1,117 @@
+"""Speech to text by an encoder over the waveform and a decoder that writes the text, without times (Moonshine).
+
+Jeffries et al. 2024, https://arxiv.org/abs/2410.15608. A recording is read at once; chunks, if asked for, are written
+one after the other, as transformers' pipeline does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoform.errors import CheckpointError, InputError
+from isoform.runtimes.generation.loop import context_length, generate, model_settings, resolve
+from isoform.runtimes.pipelines.audio.ctc import Progress, chunks
+from isoform.runtimes.pipelines.audio.waveforms import MASK, WAVEFORM
+from isoform.runtimes.preprocess.audio.source import audio_blocks, load_audio, name_of
+from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, pad
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer, read_object
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from isoform.runtimes.backends.parts import EncoderDecoderSession
+
+DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "num_beams": 5}
+"""Those of transformers' pipeline, where neither the call nor the model says otherwise."""
+TOGETHER = 8  # rows of the decoder at a time, beams included
+
+
+class WaveformWriter:
+    """Recordings to texts, over an open session and the folder with the model's files."""
+
+    def __init__(self, session: EncoderDecoderSession, folder: Path) -> None:
+        self._session, self._tokenizer = session, TextTokenizer(folder)
+        self.settings = WaveformSettings.read(folder)
+        config = read_object(folder / "config.json")
+        self._model = model_settings(folder)
+        start = self._model.get("decoder_start_token_id", config.get("decoder_start_token_id"))
+        if not isinstance(start, int):
+            raise CheckpointError(f"{folder}/config.json: decoder_start_token_id is {start!r}, not a token's number")
+        self._start, self._context = start, context_length(config)
+        encoder = session.part("encoder").signature
+        port = next(port for port in encoder.inputs if port.name == WAVEFORM)
+        self._shortest = encoder.units.get(str(port.axes[1]), 1)
+        self._ports = {port.name for port in encoder.inputs}
+
+    def transcribe(
+        self,
+        sources: Sequence[Any],
+        size: int | None,
+        *,
+        return_timestamps: bool | None = None,
+        chunk_length_s: float | None = None,
+        stride_length_s: float | Sequence[float] | None = None,
+        progress: Progress | None = None,
+        **asked: Any,
+    ) -> list[dict[str, Any]]:
+        """Each gives {"text"}. `asked` are the settings of `GenerationConfig`."""
+        if return_timestamps:
+            raise InputError("this model writes no times; leave return_timestamps out")
+        asked = {**asked, **(asked.pop("generate_kwargs", None) or {})}
+        asked.pop("return_timestamps", None)
+        config = resolve(asked, self._model, DEFAULTS)
+        limit = size or max(TOGETHER // config.num_beams, 1)
+        written: list[list[int]] = [[] for _ in sources]
+        group: list[tuple[int, NDArray[np.float32]]] = []
+        for n, samples in self._pieces(sources, chunk_length_s, stride_length_s):
+            # The first norm sees the whole row, so that only rows of one length share a batch.
+            if group and (len(group) == limit or len(samples) != len(group[0][1])):
+                self._write(group, config, written)
+                group = []
+            group.append((n, samples))
+            if progress is not None:
+                progress("recognize", n, len(sources))
+        if group:
+            self._write(group, config, written)
+        return [{"text": self._tokenizer.decode(ids, skip_special_tokens=True)} for ids in written]
+
+    def _write(self, group: Sequence[tuple[int, NDArray[np.float32]]], config: Any, written: list[list[int]]) -> None:
+        values, mask = pad([samples for _, samples in group], self.settings)
+        feed: dict[str, NDArray[Any]] = {WAVEFORM: values, MASK: mask}
+        memory = self._session.encode({name: array for name, array in feed.items() if name in self._ports})
+        decoder = self._session.decoder(memory)
+        prompts = [[self._start] for _ in group]
+        decode = self._tokenizer.decode
+        for (n, _), row in zip(
+            group, generate(decoder, prompts, config, context=self._context, decode=decode), strict=True
+        ):
+            written[n] += [*row.prompt, *row.made]
+
+    def _pieces(
+        self, sources: Sequence[Any], length: float | None, stride: float | Sequence[float] | None
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        rate = self.settings.sampling_rate
+        for n, source in enumerate(sources):
+            if not length:
+                samples = load_audio(source, rate)
+                if samples.size < self._shortest:
+                    raise InputError(
+                        f"{name_of(source)} is too short: {samples.size} of the {self._shortest} samples that the "
+                        "model reads at once"
+                    )
+                yield n, samples
+                continue
+            parts = length / 6 if stride is None else stride
+            left, right = (parts, parts) if isinstance(parts, int | float) else tuple(parts)
+            window = round(length * rate), round(left * rate), round(right * rate)
+            if min(window) < 0 or window[0] <= window[1] + window[2] or window[0] < self._shortest:
+                raise InputError(
+                    f"chunk_length_s={length} must be longer than the strides on its sides, {left} s and {right} s"
+                )
+            for samples, _ in chunks(audio_blocks(source, rate), window):
+                if samples.size >= self._shortest:
+                    yield n, samples

@@ -1,0 +1,88 @@
+"""Running a model over waveforms of any lengths, in batches that change no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, pad
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from isoform.runtimes.session import Session
+
+SAMPLES = 160_000  # in a batch, where no size is asked for: ten seconds fill the cores, and more would leave the caches
+WAVEFORM, MASK = "input_values", "attention_mask"
+
+
+class WaveformModel:
+    """A session whose input is a waveform. `stride` samples lie between two frames of its output."""
+
+    def __init__(self, session: Session, folder: Path, config: Mapping[str, Any]) -> None:
+        """Raises UnsupportedModel when the session wants something else."""
+        names = [port.name for port in session.signature.inputs]
+        if WAVEFORM not in names or any(name not in (WAVEFORM, MASK) for name in names):
+            raise UnsupportedModel(f"a model that reads {', '.join(names)} does not run over waveforms here")
+        self._session, self._masked = session, MASK in names
+        self._framed = len(session.signature.outputs[0].axes) == 3
+        self.settings = WaveformSettings.read(folder)
+        self._kernels = _numbers(config, "conv_kernel", (10, 3, 3, 3, 3, 2, 2), folder)
+        self._strides = _numbers(config, "conv_stride", (5, 2, 2, 2, 2, 2, 2), folder)
+        self.stride = prod(self._strides)
+        self.shortest = 1 + sum((k - 1) * prod(self._strides[:n]) for n, k in enumerate(self._kernels))
+        self._shortened = int(config.get("num_adapter_layers") or 3) if config.get("add_adapter") else 0
+        self._step, self._kernel = int(config.get("adapter_stride") or 2), int(config.get("adapter_kernel_size") or 3)
+
+    def frames(self, samples: int) -> int:
+        """How many frames a waveform of so many samples gives."""
+        count = (samples - self.shortest) // self.stride + 1
+        for _ in range(self._shortened):
+            count = (count + 2 - self._kernel) // self._step + 1
+        return count
+
+    def check(self, samples: NDArray[np.float32], name: str) -> None:
+        """InputError for a waveform that is shorter than what the model reads for one frame."""
+        if samples.size < self.shortest:
+            ms = 1000 * self.shortest / self.settings.sampling_rate
+            raise InputError(
+                f"{name} is too short: {samples.size} of the {self.shortest} samples ({ms:.1f} ms) that the model "
+                "reads at once"
+            )
+
+    def run(self, waveforms: Iterable[NDArray[np.float32]], size: int | None) -> Iterator[NDArray[np.float32]]:
+        """The first output of each, without batch axis and padding, in order; waveforms are read as they are needed.
+
+        Each runs as if alone: a model without a mask of the padding gets waveforms of one length at a time.
+        """
+        group: list[NDArray[np.float32]] = []
+        for waveform in waveforms:
+            longest = max((len(waveform), *map(len, group)))
+            full = len(group) >= size if size else (len(group) + 1) * longest > SAMPLES
+            if group and (full or (not self._masked and len(waveform) != len(group[0]))):
+                yield from self._run(group)
+                group = []
+            group.append(waveform)
+        if group:
+            yield from self._run(group)
+
+    def _run(self, group: list[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        values, mask = pad(group, self.settings)
+        feed: dict[str, NDArray[Any]] = {WAVEFORM: values}
+        if self._masked:
+            feed[MASK] = mask
+        rows = self._session.run(feed)[self._session.signature.outputs[0].name]
+        for row, waveform in zip(rows, group, strict=True):
+            yield row[: self.frames(len(waveform))] if self._framed else row
+
+
+def _numbers(config: Mapping[str, Any], name: str, default: tuple[int, ...], folder: Path) -> tuple[int, ...]:
+    values = config.get(name, default)
+    if not isinstance(values, list | tuple) or not all(isinstance(n, int) and n > 0 for n in values):
+        raise CheckpointError(f"{folder}/config.json: {name} is {values!r:.60}, not a list of sizes")
+    return tuple(values)

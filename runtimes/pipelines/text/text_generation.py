@@ -1,0 +1,325 @@
+"""text-generation: a text or a conversation goes on.
+
+Defaults are those of transformers 5's pipeline: at most 256 new tokens, sampled at temperature 0.7 from the 50 best,
+each unless the model's generation_config.json or the call says otherwise. Pass do_sample=False for greedy text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from isoform.errors import InputError
+from isoform.runtimes.generation.loop import GenerationConfig, Row, TextStream, model_settings, resolve, steps
+from isoform.runtimes.pipelines.base import Pipeline, tokenizer_options
+from isoform.runtimes.preprocess.text.chat import ChatTemplate, is_chat
+
+if TYPE_CHECKING:
+    from isoform.runtimes.session import Session
+
+DEFAULTS = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
+TOGETHER = 8  # prompts of a list that are decoded together
+
+
+class TokenStreamer(Protocol):
+    """transformers' streamers: arrays of ids, the prompt first, then one token at a time."""
+
+    def put(self, value: Any) -> None: ...
+
+    def end(self) -> None: ...
+
+
+Streamer = Callable[[str], None] | TokenStreamer
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What was given, as text or conversation, and its ids."""
+
+    given: Any
+    ids: list[int]
+    continues: bool  # a conversation whose last message goes on
+    limit: int | None = None  # new tokens, where the settings of the call do not say
+
+
+class TextGeneration(Pipeline):
+    """`pipe("Once upon")` -> [{"generated_text": "Once upon a time"}].
+
+    A conversation (a list of {"role", "content"}) gives [{"generated_text": the conversation with the answer added}];
+    if its last message is the assistant's, that message goes on. Lists of texts or conversations give lists.
+    """
+
+    task: ClassVar[str] = "text-generation"
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+
+    def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
+        super().__init__(session, folder, **parameters)
+        if session.signature.cache is None:
+            raise InputError("text-generation needs a decoder with a key/value cache; this model is not one")
+        self.chat_template = ChatTemplate.read(self.folder, self.tokenizer.special)
+        self.settings = model_settings(self.folder)
+        if "eos_token_id" not in self.settings and (end := self.tokenizer.token_id("eos_token")) is not None:
+            self.settings["eos_token_id"] = end
+        self._defaults: dict[str, Any] = dict(DEFAULTS)
+        if (pad := self.tokenizer.token_id("pad_token")) is not None:
+            self._defaults["pad_token_id"] = pad
+        resolve({k: v for k, v in self._parameters.items() if k not in self._own()}, self.settings, self._defaults)
+
+    def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
+        """A text, a conversation, or a list or an iterable of either -> what was generated."""
+        if isinstance(inputs, Iterator):  # a generator of messages is one conversation
+            first = next(inputs, None)
+            if first is None:
+                return []
+            inputs = chain([first], inputs)
+            if isinstance(first, Mapping):
+                inputs = list(inputs)
+        return super().__call__(inputs, batch_size=batch_size, **parameters)
+
+    def stream(self, inputs: Any, **parameters: Any) -> Iterator[str]:
+        """The new text of one input, piece by piece as it comes; the parameters are those of a call."""
+        if not self._is_one(inputs):
+            raise InputError(f"stream() takes one text or one conversation, not {inputs!r:.80}")
+        together = {**self._parameters, **parameters}
+        own = {name: together.pop(name) for name in self._own() if name in together}
+        settings, prompts = self._prepare([inputs], together, **{k: v for k, v in own.items() if k in _PREPARED})
+        if settings.num_return_sequences > 1:
+            raise InputError("stream() makes one text; pass num_return_sequences=1")
+        if settings.num_beams > 1:
+            raise InputError("beams are known when they end, so stream() has no pieces of them; pass num_beams=1")
+        text = TextStream(partial(self.tokenizer.decode, skip_special_tokens=own.get("skip_special_tokens", True)))
+        for (row,) in self._steps(prompts, settings, 0):
+            if piece := text.push(row.made[-1]):
+                yield piece
+        if piece := text.end():
+            yield piece
+
+    def _is_one(self, inputs: Any) -> bool:
+        return isinstance(inputs, str) or is_chat(inputs)
+
+    def _takes(self) -> str:
+        return "a text, a conversation (a list of {'role', 'content'}), or a list of either"
+
+    @classmethod
+    def _own(cls) -> frozenset[str]:
+        """The call's parameters that are not generation's."""
+        import inspect
+
+        known = inspect.signature(cls._answer).parameters.values()
+        return frozenset(p.name for p in known if p.kind is p.KEYWORD_ONLY)
+
+    def _answer(
+        self,
+        items: Sequence[Any],
+        batch_size: int | None,
+        *,
+        return_full_text: bool | None = None,
+        return_text: bool | None = None,
+        return_tensors: bool | None = None,
+        clean_up_tokenization_spaces: bool | None = None,
+        skip_special_tokens: bool = True,
+        prefix: str = "",
+        stop_sequence: str | Sequence[str] | None = None,
+        handle_long_generation: str | None = None,
+        truncation: bool | str | None = None,
+        add_special_tokens: bool | None = None,
+        padding: Any = None,
+        continue_final_message: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        tokenizer_encode_kwargs: Mapping[str, Any] | None = None,
+        generation_config: Mapping[str, Any] | GenerationConfig | None = None,
+        streamer: Streamer | None = None,
+        **generation: Any,
+    ) -> list[Any]:
+        """`return_full_text=False` leaves the prompt out; `return_tensors` gives {"generated_token_ids"} instead.
+
+        `stop_sequence` ends a text, which keeps it. `tokenizer_encode_kwargs` go to the tokenizer or, for a
+        conversation, to the chat template (enable_thinking=False). `streamer` is called with new text as it comes, one
+        input after the other (or is one of transformers' streamers). `**generation` are the settings of
+        `GenerationConfig`: max_new_tokens, do_sample, temperature, top_k, top_p, seed, …
+        """
+        if return_full_text is not None and (return_text is not None or return_tensors is not None):
+            raise InputError("return_full_text excludes return_text and return_tensors; pass one of them")
+        if return_text is not None and return_tensors is not None:
+            raise InputError("return_text and return_tensors exclude each other; pass one of them")
+        if stop_sequence is not None:
+            generation["stop_strings"] = stop_sequence
+        settings, prompts = self._prepare(
+            items,
+            generation,
+            prefix=prefix,
+            handle_long_generation=handle_long_generation,
+            truncation=truncation,
+            add_special_tokens=add_special_tokens,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            documents=documents,
+            chat_template=chat_template,
+            tokenizer_encode_kwargs=tokenizer_encode_kwargs,
+            generation_config=generation_config,
+        )
+        if streamer is not None and settings.num_return_sequences > 1:
+            raise InputError("a streamer takes one text at a time; pass num_return_sequences=1")
+        if streamer is not None and settings.num_beams > 1:
+            raise InputError("beams are known when they end, so a streamer gets no pieces of them; pass num_beams=1")
+        decode = partial(
+            self.tokenizer.decode,
+            skip_special_tokens=skip_special_tokens,
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+        )
+        size, count = 1 if streamer is not None else batch_size or TOGETHER, settings.num_return_sequences
+        answers: list[Any] = []
+        for start in range(0, len(prompts), size):
+            group = prompts[start : start + size]
+            if streamer is None:
+                *_, rows = self._steps(group, settings, start)
+            else:
+                rows = self._told(group, settings, start, streamer, decode)
+            for n, prompt in enumerate(group):
+                made = self._even([row.made for row in rows[n * count : (n + 1) * count]], settings)
+                if return_tensors:
+                    answers.append([{"generated_token_ids": [*prompt.ids, *ids]} for ids in made])
+                else:
+                    full = return_full_text is None or return_full_text
+                    answers.append([{"generated_text": _joined(prompt, decode(ids), full)} for ids in made])
+        return answers
+
+    # ------------------------------------------------------------------ prompts
+    def _prepare(
+        self,
+        items: Sequence[Any],
+        generation: Mapping[str, Any],
+        *,
+        prefix: str = "",
+        handle_long_generation: str | None = None,
+        truncation: bool | str | None = None,
+        add_special_tokens: bool | None = None,
+        continue_final_message: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        tokenizer_encode_kwargs: Mapping[str, Any] | None = None,
+        generation_config: Mapping[str, Any] | GenerationConfig | None = None,
+    ) -> tuple[GenerationConfig, list[Prompt]]:
+        if isinstance(generation_config, GenerationConfig):
+            if generation:
+                raise InputError(
+                    f"generation_config comes with {', '.join(generation)}; give all settings in one place"
+                )
+            settings = generation_config
+        else:
+            settings = resolve({**(generation_config or {}), **generation}, self.settings, self._defaults)
+        if handle_long_generation not in (None, "hole"):
+            raise InputError(f"handle_long_generation={handle_long_generation!r} is not None or 'hole'")
+        prompts = []
+        for item in items:
+            if isinstance(item, str):
+                options = tokenizer_options(tokenizer_encode_kwargs, "tokenizer_encode_kwargs")
+                if truncation is not None:
+                    options.setdefault("truncation", truncation)
+                if add_special_tokens is not None:
+                    options.setdefault("add_special_tokens", add_special_tokens)
+                text, continues = prefix + item, False
+            elif is_chat(item):
+                by_role = item[-1].get("role") == "assistant"
+                continues = by_role if continue_final_message is None else continue_final_message
+                text = self.chat_template.render(
+                    item,
+                    add_generation_prompt=not continues,
+                    continue_final_message=continues,
+                    tools=tools,
+                    documents=documents,
+                    chat_template=chat_template,
+                    **(tokenizer_encode_kwargs or {}),
+                )
+                options = {"add_special_tokens": False, "truncation": truncation or False}
+            else:
+                raise InputError(f"text-generation takes {self._takes()}, not {item!r:.80}")
+            ids = self._ids(text, options)
+            if handle_long_generation == "hole":
+                ids = self._with_room(ids, settings)
+            prompts.append(Prompt(item, ids, continues))
+        return settings, prompts
+
+    def _ids(self, text: str, options: dict[str, Any]) -> list[int]:
+        options.setdefault("truncation", False)
+        if options["truncation"] and options.get("max_length") is None:
+            limits = [n for n in (self.tokenizer.max_length, self.context) if n]
+            options["max_length"] = min(limits, default=None)
+        (row,) = self.tokenizer.encode([text], **options)
+        return list(row.ids)
+
+    def _with_room(self, ids: list[int], settings: GenerationConfig) -> list[int]:
+        """The end of the prompt, cut so that the new tokens fit into the model ("hole")."""
+        limits = [n for n in (self.tokenizer.max_length, self.context) if n]
+        new = settings.max_new_tokens
+        new = new if new is not None else (settings.max_length or len(ids) + 20) - len(ids)
+        limit = min(limits, default=len(ids) + new)
+        if len(ids) + new <= limit:
+            return ids
+        if limit <= new:
+            raise InputError(f"{new} new tokens leave no room for a prompt in {limit} positions; ask for fewer")
+        return ids[new - limit :]
+
+    # ------------------------------------------------------------------ generation
+    def _steps(self, prompts: Sequence[Prompt], settings: GenerationConfig, first: int) -> Iterator[list[Row]]:
+        begin = settings.bos_token_id
+        ids = [prompt.ids or ([] if begin is None else [begin]) for prompt in prompts]
+        return steps(self.session, ids, settings, context=self.context, decode=self.tokenizer.decode, first_row=first)
+
+    def _told(
+        self,
+        prompts: Sequence[Prompt],
+        settings: GenerationConfig,
+        first: int,
+        streamer: Any,
+        decode: Callable[[Sequence[int]], str],
+    ) -> list[Row]:
+        """Generate one text and tell the streamer every piece or token of it."""
+        put = getattr(streamer, "put", None)
+        if put is None and not callable(streamer):
+            raise InputError(f"a streamer is a function of a text, or has put() and end(), unlike {streamer!r:.60}")
+        text, rows = TextStream(decode), []
+        if put is not None:
+            put(np.array([prompts[0].ids], np.int64))
+        for rows in self._steps(prompts, settings, first):
+            token = rows[0].made[-1]
+            if put is not None:
+                put(np.array([token], np.int64))
+            elif piece := text.push(token):
+                streamer(piece)
+        if put is not None:
+            streamer.end()
+        elif piece := text.end():
+            streamer(piece)
+        return rows
+
+    def _even(self, made: Sequence[list[int]], settings: GenerationConfig) -> list[list[int]]:
+        """The rows of one prompt, the shorter ones padded, as transformers returns them."""
+        longest = max(map(len, made))
+        ends = settings.eos_token_id or (0,)
+        pad = settings.pad_token_id if settings.pad_token_id is not None else ends[0]
+        return [ids + [pad] * (longest - len(ids)) for ids in made]
+
+
+_PREPARED = frozenset(TextGeneration._prepare.__kwdefaults__ or ())
+
+
+def _joined(prompt: Prompt, text: str, full: bool) -> Any:
+    """What a record holds: the text alone, after its prompt, or as a message of the conversation."""
+    if not full:
+        return text
+    if isinstance(prompt.given, str):
+        return prompt.given + text
+    *before, last = prompt.given
+    if not prompt.continues:
+        return [*before, last, {"role": "assistant", "content": text}]
+    return [*before, {"role": last["role"], "content": last["content"] + text}]

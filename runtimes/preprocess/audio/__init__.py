@@ -1,0 +1,1 @@
+"""Sound to features: reading, resampling, log-mel spectrograms, waveforms."""

@@ -1,0 +1,1 @@
+"""Pictures to pixel values: reading, resizing, cropping, normalising."""

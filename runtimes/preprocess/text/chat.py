@@ -1,0 +1,388 @@
+"""Chat templates: a conversation to the text a model was trained on, rendered as transformers renders it.
+
+A template comes from the Hub with the model and is untrusted code. It runs in jinja2's immutable sandbox with
+transformers' helpers, sees only plain JSON values, and is stopped when it takes too long or grows too large.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import CheckpointError, InputError
+from isoform.runtimes.preprocess.text.tokenizer import read_object
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+Message = Mapping[str, Any]
+"""{"role": "user", "content": "…"}; content may be a list of {"type": "text", "text": "…"} parts."""
+
+SECONDS = 10.0
+"""How long a template may take; real ones take milliseconds."""
+
+_MAX_TEXT = 64 * 2**20  # characters that a template may write
+_MAX_SIZE = 10**6  # of a repetition, a width or a string made by one operation
+_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
+_REASONING = ("reasoning_content", "thinking", "reasoning")  # the names under which reasoning is passed
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The templates of a model by name ("default", "tool_use", …) and the special tokens they may write."""
+
+    templates: Mapping[str, str]
+    special: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path, special: Mapping[str, str]) -> ChatTemplate:
+        """The templates of a folder: chat_template.jinja and additional_chat_templates/*.jinja, else the entry of
+        tokenizer_config.json (a text, or a list of named texts), else chat_template.json. There may be none."""
+        templates: dict[str, str] = {}
+        files = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+        named = [("default", folder / "chat_template.jinja")] + [(path.stem, path) for path in files]
+        for name, path in named:
+            if path.is_file():
+                templates[name] = path.read_text(encoding="utf-8")
+        if not templates:
+            entry = read_object(folder / "tokenizer_config.json").get("chat_template")
+            if entry is None:
+                entry = read_object(folder / "chat_template.json").get("chat_template")
+            if isinstance(entry, str):
+                templates["default"] = entry
+            elif isinstance(entry, list):
+                try:
+                    templates |= {item["name"]: item["template"] for item in entry}
+                except (KeyError, TypeError):
+                    raise CheckpointError(
+                        f"{folder}: chat_template is a list whose entries lack 'name' or 'template'; fetch it again"
+                    ) from None
+            elif entry is not None:
+                kind = type(entry).__name__
+                raise CheckpointError(f"{folder}: chat_template is a {kind}, not a text; fetch the model again")
+        return cls(templates, special)
+
+    def choose(self, name: str | None = None, tools: bool = False) -> str:
+        """The template of that name, or `name` itself when it is a template; InputError when there is none."""
+        if name is not None:
+            return self.templates.get(name, name)
+        if tools and "tool_use" in self.templates:
+            return self.templates["tool_use"]
+        if "default" in self.templates:
+            return self.templates["default"]
+        if self.templates:
+            raise InputError(
+                f"this model has chat templates named {', '.join(sorted(self.templates))} and no default; pass "
+                "chat_template= with one of the names"
+            )
+        raise InputError(
+            "this model has no chat template, so it takes no chat messages; pass plain text, or a template with "
+            "chat_template="
+        )
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        **variables: Any,
+    ) -> str:
+        """The prompt of a conversation. `variables` reach the template under their names.
+
+        `continue_final_message` leaves the last message open, so that the model goes on with it (a text names the
+        field of the message to continue). `tools` are JSON schemas. InputError says what template or messages lack.
+        """
+        if not messages:
+            raise InputError("the conversation is empty; give at least one message")
+        if continue_final_message and add_generation_prompt:
+            raise InputError("continue_final_message and add_generation_prompt exclude each other; pass one of them")
+        for tool in tools or ():
+            if not isinstance(tool, Mapping):
+                raise InputError(f"a tool is a JSON schema (a dict), not a {type(tool).__name__}; describe it as one")
+        for document in documents or ():
+            if not isinstance(document, Mapping):
+                raise InputError(f"a document is a dict with 'title' and 'text', not {type(document).__name__}")
+        chat = [_message(message) for message in messages]
+        template = self.choose(chat_template, tools is not None)
+        final = _leave_open(chat, continue_final_message, template) if continue_final_message else ""
+        values = {
+            **self.special,
+            **plain(variables),
+            "messages": chat,
+            "tools": plain(list(tools)) if tools is not None else None,
+            "documents": plain(list(documents)) if documents is not None else None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        text = _render(_compile(template), values)
+        return _cut(text, final) if continue_final_message else text
+
+
+def is_chat(value: Any) -> bool:
+    """Whether a pipeline's input is one conversation: a non-empty list of messages with a role and a content."""
+    return (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and isinstance(value[0], Mapping)
+        and "role" in value[0]
+        and "content" in value[0]
+    )
+
+
+def plain(value: Any) -> Any:
+    """A copy made of JSON types only, so that a template finds no method it could misuse; others become "<type>"."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain(item) for item in value) if type(value) in (list, tuple) else [plain(v) for v in value]
+    return f"<{type(value).__name__}>"
+
+
+def _message(message: Any) -> dict[str, Any]:
+    """A message as the template sees it: no empty keys, and reasoning under the names that templates know."""
+    if not isinstance(message, Mapping):
+        raise InputError(f"a chat message is a dict with 'role' and 'content', not {message!r:.80}")
+    if "role" not in message or ("content" not in message and "tool_calls" not in message):
+        found = ", ".join(map(str, message)) or "neither"
+        raise InputError(f"a chat message needs 'role' and 'content'; this one has {found}")
+    clean: dict[str, Any] = {key: plain(value) for key, value in message.items() if value is not None}
+    reasoning = next((clean[key] for key in _REASONING if key in clean), None)
+    if reasoning is not None:
+        clean = {"thinking": reasoning, **clean, "reasoning_content": reasoning}
+    return clean
+
+
+def _leave_open(chat: list[dict[str, Any]], which: bool | str, template: str) -> str:
+    """Mark where the last message ends, in place, and return its text."""
+    name = which if isinstance(which, str) else "content"
+    last = chat[-1]
+    final = last.get(name)
+    if final is None:
+        raise InputError(f"continue_final_message: the last message has no {name!r} to continue")
+    names = [key for key in _REASONING if last.get(key) == final] if name in _REASONING else [name]
+    if not any(key in template for key in names):
+        raise InputError(f"continue_final_message: this model's chat template does not use {name!r}")
+    if isinstance(final, list | tuple):
+        for block in reversed(final):
+            if "text" in block:
+                text: str = block["text"]
+                block["text"] = text + _TAG
+                return text
+        raise InputError("continue_final_message: the last message holds no text to continue")
+    for key in names:
+        last[key] = last[key] + _TAG
+    return str(final)
+
+
+def _cut(text: str, final: str) -> str:
+    """Everything before the mark."""
+    if final.strip() not in text or _TAG.strip() not in text:
+        raise InputError(
+            "continue_final_message: the chat template drops or rewrites the last message, so it cannot be continued; "
+            "pass continue_final_message=False"
+        )
+    at = text.rindex(_TAG.strip())
+    return text[:at] if text[at : at + len(_TAG)] == _TAG else text[:at].rstrip()
+
+
+# ------------------------------------------------------------------ jinja2
+def _render(template: Template, values: dict[str, Any]) -> str:
+    """Render in a thread of its own, which is stopped after `SECONDS`."""
+    from jinja2 import TemplateError
+
+    done: list[str] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            parts, size = [], 0
+            for part in template.generate(values):
+                parts.append(part)
+                size += len(part)
+                if size > _MAX_TEXT:
+                    raise MemoryError(f"it writes more than {_MAX_TEXT} characters")
+            done.append("".join(parts))
+        except BaseException as error:  # noqa: BLE001  raised again by the caller's thread
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="chat template", daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    if thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        raise InputError(f"the chat template was stopped after {SECONDS:g} seconds; it does not seem to end")
+    if not failed:
+        return done[0]
+    error = failed[0]
+    if isinstance(error, TemplateError):
+        raise InputError(f"the chat template refuses this conversation: {error.message or error}") from error
+    if isinstance(error, RecursionError | MemoryError | OverflowError):
+        raise InputError(f"the chat template was stopped: {error}") from error
+    if isinstance(error, Exception):
+        raise InputError(f"the chat template fails on this conversation ({type(error).__name__}: {error})") from error
+    raise error
+
+
+@lru_cache(maxsize=16)
+def _compile(source: str) -> Template:
+    import jinja2
+    from jinja2 import nodes
+    from jinja2.exceptions import SecurityError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
+
+    def bounded(*sizes: Any) -> None:
+        for size in sizes:
+            if isinstance(size, int) and abs(size) > _MAX_SIZE:
+                raise SecurityError(f"a chat template may not ask for a size of {size}")
+
+    class Environment(ImmutableSandboxedEnvironment):
+        """The sandbox, with limits on what one operation can make: C code cannot be interrupted."""
+
+        intercepted_binops = frozenset(("*", "**", "%"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if operator == "**" and not (isinstance(right, int | float) and abs(right) <= 64 and _small(left)):
+                raise SecurityError(f"a chat template may not compute {left!r:.20} ** {right!r:.20}")
+            if operator == "*":
+                for some, times in ((left, right), (right, left)):
+                    if isinstance(some, str | list | tuple) and isinstance(times, int):
+                        bounded(len(some) * times)
+                if isinstance(left, int) and isinstance(right, int) and not (_small(left) and _small(right)):
+                    raise SecurityError("a chat template may not multiply such large numbers")
+            if operator == "%" and isinstance(left, str):
+                _check_widths(left)
+            return super().call_binop(context, operator, left, right)
+
+        def call(self, context: Any, method: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(getattr(method, "__self__", None), str):
+                bounded(*args, *kwargs.values())
+            return super().call(context, method, *args, **kwargs)
+
+        def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+            wrapped = super().wrap_str_format(value)
+            if wrapped is not None:
+                _check_widths(str(value.__self__))
+            return wrapped
+
+    class Generation(Extension):
+        """{% generation %} … {% endgeneration %} marks what the assistant wrote; here it is just its content."""
+
+        tags = {"generation"}  # noqa: RUF012  jinja2's own declaration
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
+
+        def _content(self, caller: Callable[[], str]) -> str:
+            return caller()
+
+    def check_name(name: Any) -> None:
+        if isinstance(name, str) and name.startswith("_"):
+            raise SecurityError(f"a chat template may not store {name!r} on a namespace")
+
+    class SafeNamespace(Namespace):
+        """A namespace without underscored attributes."""
+
+        def __init__(*args: Any, **kwargs: Any) -> None:
+            self, args = args[0], args[1:]
+            attributes = dict(*args, **kwargs)
+            for name in attributes:
+                check_name(name)
+            Namespace.__init__(self, attributes)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            check_name(name)
+            Namespace.__setitem__(self, name, value)
+
+    class Dict:
+        """`dict(…)` without the attributes of the type."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+            return dict(*args, **kwargs)
+
+        def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+            return dict.fromkeys(*args, **kwargs)
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(
+        x: Any,
+        ensure_ascii: bool = False,
+        indent: int | str | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        bounded(indent)
+        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    def limited(name: str) -> Callable[..., Any]:
+        original = environment.filters[name]
+
+        @wraps(original)  # jinja2's marks as well: some filters get the environment first
+        def filter_(value: Any, *args: Any, **kwargs: Any) -> Any:
+            bounded(*args, *kwargs.values())
+            return original(value, *args, **kwargs)
+
+        return filter_
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    for name in ("batch", "center", "indent", "slice", "truncate", "wordwrap"):
+        environment.filters[name] = limited(name)
+    original_format = environment.filters["format"]
+
+    def format_(value: str, *args: Any, **kwargs: Any) -> str:
+        _check_widths(str(value))
+        return original_format(value, *args, **kwargs)
+
+    environment.filters["format"] = format_
+    environment.filters["tojson"] = tojson
+    environment.globals.pop("lipsum", None)
+    environment.globals |= {
+        "raise_exception": raise_exception,
+        "strftime_now": lambda format: datetime.now().strftime(format),
+        "dict": Dict(),
+        "namespace": SafeNamespace,
+    }
+    try:
+        return environment.from_string(source)
+    except RecursionError:
+        raise InputError("the chat template is nested too deeply; pass another with chat_template=") from None
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(
+            f"the chat template is not valid jinja2: {error.message} (line {error.lineno}); fetch the model again, or "
+            "pass another with chat_template="
+        ) from None
+
+
+def _small(number: Any) -> bool:
+    return isinstance(number, float) or (isinstance(number, int) and abs(number) < 2**256)
+
+
+def _check_widths(text: str) -> None:
+    from jinja2.exceptions import SecurityError
+
+    if re.search(r"[%{][^%{}]*(\d{5,}|\*)|\{[^{}]*:[^{}]*\{", text):
+        raise SecurityError("a chat template may not format to such a width")

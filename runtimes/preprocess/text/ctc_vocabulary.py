@@ -1,0 +1,103 @@
+"""The characters of a CTC model, and how frames become text: what transformers' Wav2Vec2CTCTokenizer does.
+
+Its vocabulary is `vocab.json` alone; such a folder has no tokenizer.json. Graves et al. 2006 (CTC): a character that
+lasts over several frames is one, and a blank lies between two that are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.runtimes.preprocess.text.tokenizer import SPECIAL, clean_up, read_object, read_settings, text_of
+
+_CLASSES = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
+_DEFAULTS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A character or a word, and the frames over which it lasts: `start` to `end`, the last not included."""
+
+    text: str
+    start: int
+    end: int
+
+
+class CtcVocabulary:
+    """Frames' best characters to text. `blank` is the token that stands for none."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises CheckpointError for a folder without a readable vocab.json, UnsupportedModel for another class."""
+        folder = Path(folder)
+        path = folder / "vocab.json"
+        settings, added = read_settings(folder)
+        kind = settings.get("tokenizer_class") or _CLASSES[0]
+        if kind not in _CLASSES:
+            raise UnsupportedModel(
+                f"{folder}: the tokenizer class {kind} is not supported for speech recognition; isoform knows "
+                f"{_CLASSES[0]}"
+            )
+        table: Any = read_object(path)
+        if not table:
+            raise CheckpointError(f"{folder} has no vocab.json, the characters of the model; fetch it from the Hub")
+        if (language := settings.get("target_lang")) is not None:
+            if not isinstance(table.get(language), dict):
+                raise CheckpointError(f"{path} has no language {language!r}, which tokenizer_config.json asks for")
+            table = table[language]
+        if not all(isinstance(index, int) for index in table.values()):
+            raise CheckpointError(
+                f"{path} holds a vocabulary per language ({', '.join(list(table)[:4])}, …); say which with "
+                '"target_lang" in tokenizer_config.json'
+            )
+        named = {name: settings.get(name, _DEFAULTS.get(name)) for name in SPECIAL}
+        self._tokens: dict[int, str] = {index: token.content for index, token in added.items()}
+        self._tokens |= {index: token for token, index in table.items()}
+        known = set(self._tokens.values())
+        for token in (text_of(token) for token in named.values() if token):
+            if token not in known:  # as transformers adds it: behind all others
+                known.add(token)
+                self._tokens[len(self._tokens)] = token
+        self.blank: str | None = named["pad_token"] and text_of(named["pad_token"])
+        self._unknown: str = text_of(named["unk_token"]) if named["unk_token"] else ""
+        self._delimiter: str | None = settings.get("word_delimiter_token", "|")
+        self._space: str = settings.get("replace_word_delimiter_char", " ")
+        self._lowers = bool(settings.get("do_lower_case", False))
+        self._cleans_up = bool(settings.get("clean_up_tokenization_spaces", False))
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of frames' ids (T,)."""
+        text = "".join(span.text for span in self.characters(ids)).strip()
+        text = text.lower() if self._lowers else text
+        return clean_up(text) if self._cleans_up else text
+
+    def spans(self, ids: Sequence[int], kind: Literal["char", "word"]) -> list[Span]:
+        """Characters, spaces among them, or words."""
+        characters = self.characters(ids)
+        return characters if kind == "char" else self._words(characters)
+
+    def characters(self, ids: Sequence[int]) -> list[Span]:
+        """What is not blank, in the vocabulary's own case; repeated ids are one."""
+        found: list[Span] = []
+        start = 0
+        for token, run in groupby(self._tokens.get(int(index), self._unknown) for index in ids):
+            end = start + sum(1 for _ in run)
+            if token != self.blank:
+                found.append(Span(self._space if token == self._delimiter else token, start, end))
+            start = end
+        return found
+
+    def _words(self, characters: Sequence[Span]) -> list[Span]:
+        found = []
+        for is_space, run in groupby(characters, lambda span: span.text == self._space):
+            if not is_space:
+                word = list(run)
+                found.append(Span("".join(span.text for span in word), word[0].start, word[-1].end))
+        return found

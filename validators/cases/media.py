@@ -1,0 +1,187 @@
+"""The cases of a model that takes pictures or sound: noise of several sizes, and what its own processor makes of one.
+
+A port of four axes holds pictures (B, C, H, W), one of two sound (B, samples), one of three what was made of it
+(B, bands, frames). Which sizes are free, and in which steps, says the signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import IsoformError
+from isoform.signature import LENGTH, PAST, Port
+from isoform.validators.cases.cases import SHORT, Case, Row, positions, text_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from isoform.reference.model import Model
+
+MOST = 16  # units of a free axis in a check: 256 patches of a picture
+SOUND = (1, 4, 11)  # units of sound in the rows of a check; a little more each, so that no size is a whole number
+
+
+def media_cases(model: Model, seed: int = 0) -> list[Case]:
+    """Alone, in a batch, of every shape that the signature leaves free, padded where there is a mask."""
+    import numpy as np
+
+    maker = _Maker(model, np.random.default_rng(seed))
+    shapes = list(maker.shapes())
+    cases = [Case(f"noise, {_shape(shape)}", (maker.row(shape),)) for shape in shapes]
+    first = shapes[0]
+    cases.append(Case(f"batch of 3, {_shape(first)}", tuple(maker.row(first) for _ in range(3))))
+    if maker.reads_text and maker.masked:
+        mixed = tuple(maker.row(first, length) for length in (SHORT, 1, 2 * SHORT))
+        lengths = " ".join(str(len(row)) for row in mixed)
+        cases += [Case(f"{side} padding, texts of {lengths}", mixed, side) for side in ("left", "right")]
+    elif maker.masked and len(shapes) > 1:
+        mixed = tuple(maker.row(shape) for shape in shapes)
+        lengths = " ".join(str(len(row)) for row in mixed)
+        cases.append(Case(f"right padding, rows of {lengths}", mixed))
+    real = maker.real()
+    if real:
+        cases.append(Case(f"{real[0]}, {_shape(real[1].media)}", (real[1],)))
+    return cases
+
+
+def _shape(media: Mapping[str, Any]) -> str:
+    shapes = (getattr(value, "shape", value) for value in media.values())
+    return " and ".join("x".join(map(str, shape[-2:])) for shape in shapes)
+
+
+class _Maker:
+    """Rows for one model. `masked`: shorter ones can be padded."""
+
+    def __init__(self, model: Model, random: np.random.Generator) -> None:
+        self.model, self.random, self.signature = model, random, model.signature
+        self.ports = [port for port in self.signature.inputs if port.dtype == "float" and PAST not in port.axes]
+        self.reads_text = any(port.name == "input_ids" for port in self.signature.inputs)
+        masks = [port for port in self.signature.inputs if port.name == "attention_mask"]
+        own = LENGTH if self.reads_text else self.ports[0].axes[-1]
+        self.masked = any(port.axes[1] == own for port in masks)
+
+    def row(self, shape: Mapping[str, tuple[int, ...]], length: int = SHORT) -> Row:
+        """Noise of this shape by port, and `length` random tokens where the model reads text."""
+        import numpy as np
+
+        media = {name: self.random.standard_normal(size).astype(np.float32) for name, size in shape.items()}
+        length = min(length, positions(self.model)) if self.reads_text else 0
+        vocabulary = getattr(self.model.config, "vocab_size", 1)
+        tokens = self.random.integers(0, vocabulary, length)
+        return Row(tokens, np.zeros(length, np.int64), media)
+
+    def shapes(self) -> Iterator[dict[str, tuple[int, ...]]]:
+        """Shapes by port without the batch: the model's own first."""
+        free = [axis for port in self.ports for axis in port.axes[1:] if isinstance(axis, str)]
+        units = [self.signature.units.get(axis, 1) for axis in free]
+        if not free:
+            yield self._sized({})
+        elif len(self.ports[0].axes) == 4:
+            own = min(self._own() // max(units), MOST)
+            for factors in ((own, own), (3, 5), (own + 2, own + 1)):
+                yield self._sized(
+                    dict(zip(free, (f * unit for f, unit in zip(factors, units, strict=True)), strict=True))
+                )
+        else:
+            for count in SOUND[::-1]:
+                yield self._sized({axis: count * unit + count // 2 for axis, unit in zip(free, units, strict=True)})
+
+    def _own(self) -> int:
+        """The size of picture that the config names, or a middling one."""
+        size = getattr(self.model.config, "image_size", None)
+        size = max(size) if isinstance(size, tuple) else size
+        return size if isinstance(size, int) else MOST * max(self.signature.units.values(), default=1)
+
+    def _sized(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        return {
+            port.name: tuple(sizes[axis] if isinstance(axis, str) else axis for axis in port.axes[1:])
+            for port in self.ports
+        }
+
+    def real(self) -> tuple[str, Row] | None:
+        """What it is and a row of it, when the checkpoint has a processor and its result fits the ports."""
+        import numpy as np
+
+        media = {}
+        for port in self.ports:
+            found = _picture(self.model) if len(port.axes) == 4 else _speech(self.model, len(port.axes) == 3)
+            if found is None or not _fits(port, found):
+                return None
+            media[port.name] = found
+        texts = text_rows(self.model, getattr(self.model.config, "vocab_size", 0), positions(self.model))
+        none = np.zeros(0, np.int64)
+        if self.reads_text:
+            row = texts[0] if texts else self.row({})
+            return "a picture and a text", Row(row.tokens, row.types, media)
+        what = "a picture" if any(len(port.axes) == 4 for port in self.ports) else "speech"
+        return what, Row(none, none, media)
+
+
+def _fits(port: Port, array: NDArray[Any]) -> bool:
+    pairs = zip(port.axes[1:], array.shape, strict=True) if array.ndim == len(port.axes) - 1 else ()
+    return bool(pairs) and all(isinstance(axis, str) or axis == size for axis, size in pairs)
+
+
+def _picture(model: Model) -> NDArray[np.float32] | None:
+    """The drawn picture as the checkpoint's processor prepares it; None without one."""
+    from isoform.runtimes.preprocess.image.processor import ImageProcessor
+
+    folder = model.checkpoint.folder
+    if not ImageProcessor.is_in(folder):
+        return None
+    try:
+        return ImageProcessor(folder)([drawn()])[0]
+    except IsoformError:
+        return None
+
+
+def _speech(model: Model, spectra: bool) -> NDArray[np.float32] | None:
+    """The made-up voice as the checkpoint's processor prepares it, as spectra (bands, frames) or samples; or None."""
+    from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel, pad
+    from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, normalize
+
+    folder = model.checkpoint.folder
+    if not (folder / "preprocessor_config.json").is_file():
+        return None
+    try:
+        if not spectra:
+            return normalize(voice()) if WaveformSettings.read(folder).do_normalize else voice()
+        settings = LogMelSettings.read(folder)
+        return log_mel(pad(voice(), settings), settings)
+    except IsoformError:
+        return None
+
+
+def voice() -> NDArray[np.float32]:
+    """A second of something like a voice at 16 kHz: a gliding pitch with overtones, in four syllables, and hiss."""
+    import numpy as np
+
+    at = np.arange(16000) / 16000
+    turns = np.cumsum(110 + 40 * np.sin(2 * np.pi * 1.3 * at)) / 16000
+    formants = (500 + 250 * np.sin(2 * np.pi * 2 * at), 1500 + 400 * np.cos(2 * np.pi * 3 * at))
+    sound = np.zeros_like(at)
+    for n in range(1, 25):
+        pitch = n * np.gradient(turns, at)
+        loud = sum(np.exp(-(((pitch - formant) / 180) ** 2)) for formant in formants)
+        sound += (loud + 0.3 / n) * np.sin(2 * np.pi * n * turns)
+    syllables = np.clip(np.sin(2 * np.pi * 4 * at), 0, 1)
+    hiss = np.random.default_rng(5).standard_normal(len(at)) * 0.02
+    return (0.2 * sound * syllables + hiss).astype(np.float32)
+
+
+def drawn() -> Any:
+    """A PIL picture (RGB, 160 x 120) with edges, gradients, fine lines and noise, the same every time."""
+    import numpy as np
+    from PIL import Image
+
+    y, x = np.mgrid[0:120, 0:160]
+    sky = np.stack((90 + x // 4, 140 + y // 2, 230 - y), -1)
+    hills = y > 80 + 12 * np.sin(x / 17)
+    sun = (x - 120) ** 2 + (y - 28) ** 2 < 18**2
+    fence = (x % 6 < 2) & (y > 95) & (x < 70)
+    for where, colour in ((hills, (60, 130, 50)), (sun, (250, 220, 90)), (fence, (110, 70, 40))):
+        sky[where] = colour
+    noise = np.random.default_rng(7).integers(-12, 13, sky.shape)
+    return Image.fromarray(np.clip(sky + noise, 0, 255).astype(np.uint8))

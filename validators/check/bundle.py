@@ -1,0 +1,381 @@
+"""A whole bundle: its files against the manifest, its weights against the source, each form against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import InputError, IsoformError
+from isoform.manifest import NAME, WHOLE, Artifact, File, Manifest
+from isoform.validators.report.records import Report, Result, Skip
+
+if TYPE_CHECKING:
+    from isoform.reference.model import Model
+    from isoform.runtimes.session import Session
+    from isoform.validators.check.plan import Clock
+    from isoform.validators.truth.reference import Truth
+
+Progress = Callable[[str, int, int], None]
+OpenSession = Callable[..., "Session"]
+
+BACKEND_OF = {"gguf": "llamacpp", "onnx": "onnxruntime", "torchscript": "torchscript"}
+"""The format of an artifact -> the backend that it is checked on."""
+FLOATS = ("f32", "f16", "bf16")
+VERSIONED = ("isoform", "torch", "onnxruntime-gpu", "onnxruntime", "xllamacpp", "transformers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a check may cost and must hold: `seconds` and `bytes` bound it, `tolerances` are chosen by name.
+
+    `only` picks artifacts; with `oracle`, transformers is asked about the tokenizer; `keep` stores the result in the
+    manifest; `layers` looks into every float form, for the report's heat map; quantized forms are measured on `text`
+    instead of our own; `announce` is told the estimate.
+    """
+
+    seconds: float | None = None
+    bytes: int | None = None
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    only: Callable[[Artifact], bool] = lambda artifact: True
+    oracle: bool = False
+    keep: bool = True
+    layers: bool = False
+    text: str = ""
+    announce: Callable[[str], None] = lambda text: None
+
+
+def check_bundle(
+    folder: Path,
+    against: str | Path | Model | None = None,
+    *,
+    progress: Progress | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    open_session: OpenSession | None = None,
+    limits: Limits | None = None,
+) -> Report:
+    """Compare every artifact of a bundle with its source, or with `against`, and keep the summary in its manifest.
+
+    What cannot be opened or read is a failed result, not an error; only a folder that is no bundle, a source that is
+    not there, and limits that leave room for nothing raise InputError.
+    """
+    from isoform.validators.truth.tolerances import chosen
+
+    limits = limits or Limits()
+    with chosen(limits.tolerances):
+        return _check(folder, against, progress, threads, seed, open_session or _opener(), limits)
+
+
+def _check(
+    folder: Path,
+    against: str | Path | Model | None,
+    progress: Progress | None,
+    threads: int | None,
+    seed: int,
+    open_session: OpenSession,
+    limits: Limits,
+) -> Report:
+    from isoform.validators.cases.cases import cases_of
+    from isoform.validators.cases.prose import ROWS
+    from isoform.validators.check.plan import Clock, in_all, make_plan
+    from isoform.validators.levels.preprocessing import check_preprocessing
+    from isoform.validators.truth.reference import Truth
+
+    clock = Clock(limits.seconds)
+    manifest, report = Manifest.read(folder), Report()
+    model = _source(manifest, folder, against, report)
+    artifacts = [artifact for artifact in manifest.artifacts if limits.only(artifact)]
+    if not artifacts:
+        raise InputError(f"{folder} holds none of the forms that are asked for; `isoform inspect {folder}` lists them")
+    parts = [part for part in model.parts if any(artifact.part == part.part for artifact in artifacts)]
+    share = None if limits.seconds is None else limits.seconds / max(1, len(parts))
+    plans = {
+        part.part: make_plan(part, [a for a in artifacts if a.part == part.part], cases_of(part, seed), ROWS, share)
+        for part in parts
+    }
+    plan = in_all(list(plans.values()))
+    report.about = _about(folder, manifest, model, limits) | {
+        "estimate": {"seconds": round(plan.seconds, 1), "bytes": plan.bytes}
+    }
+    if limits.bytes is not None and plan.bytes > limits.bytes:
+        need, have = plan.bytes / 1e9, limits.bytes / 1e9
+        raise InputError(f"{folder} needs up to {need:.1f} GB to be checked, --memory allows {have:.1f} GB; allow more")
+    limits.announce(str(plan))
+    report.skipped += [Skip("", "graph", case.name, clock.planned) for case in plan.left_out]
+    show = progress or (lambda text, done, total: None)
+    steps = len(artifacts) + 1
+    show("reference", 0, steps)
+    truths = {part.part: Truth(part, plans[part.part].cases, plans[part.part].passages, limits.text) for part in parts}
+    for truth in truths.values():
+        truth.prepare(
+            [dtype for dtype in FLOATS if any(a.dtype == dtype for a in artifacts)],
+            [BACKEND_OF[a.format] for a in artifacts if a.dtype in FLOATS],
+        )
+    stored = (manifest.parity or {}).get("preprocessing")
+    features, known = check_preprocessing(
+        folder, model.checkpoint.folder, model.parts[0].signature, stored=stored, oracle=limits.oracle
+    )
+    report.add(features)
+    for n, artifact in enumerate(artifacts, 1):
+        show(f"{artifact.files[0].path}", n, steps)
+        left = None if clock.seconds is None else max(0.0, clock.seconds - clock.spent) / (len(artifacts) - n + 1)
+        if artifact.part not in truths:
+            report.results.append(_unknown(artifact, model))
+            continue
+        one = _Artifact(folder, artifact, truths[artifact.part], open_session, threads, Clock(left), clock.reason)
+        report.add(one.check())
+        if limits.layers:
+            report.add(one.layers())
+    show("checked", steps, steps)
+    report.about["seconds"] = round(clock.spent, 2)
+    if not limits.keep:
+        return report
+    manifest.parity = report.summary() | ({"preprocessing": known} if known else {})
+    try:
+        manifest.write(folder)
+    except OSError as error:
+        reason = f"the result is not kept: {error.strerror or error}"
+        report.skipped.append(Skip("", "files", NAME, reason))
+    return report
+
+
+def _about(folder: Path, manifest: Manifest, model: Model, limits: Limits) -> dict[str, Any]:
+    about = {
+        "bundle": str(folder),
+        "source": model.name,
+        "family": manifest.family,
+        "task": manifest.task,
+        "versions": {name: found for name in VERSIONED if (found := _version(name))},
+    }
+    if limits.tolerances:
+        about["tolerances"] = dict(limits.tolerances)
+    return about
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _source(manifest: Manifest, folder: Path, against: str | Path | Model | None, report: Report) -> Model:
+    """The model to compare with; the files of the manifest's own source are checked as well."""
+    from isoform.reference.model import Model, open_model
+
+    if isinstance(against, Model):
+        if against.task.name != manifest.task:
+            raise InputError(f"{folder} was exported for {manifest.task}, not {against.task.name}; open that task")
+        return against
+    if against is not None:
+        return open_model(against, manifest.task)
+    path = manifest.source.get("path")
+    if not path or not Path(path).exists():
+        name = manifest.source.get("name") or "CHECKPOINT"
+        raise InputError(
+            f"the source of {folder}, {path or name}, is not there any more; say where it is: --against {name}"
+        )
+    base = Path(path) if Path(path).is_dir() else Path(path).parent
+    files = [File(**entry) if isinstance(entry, dict) else entry for entry in manifest.source.get("files", ())]
+    if files:
+        report.results.append(_files("torch", "source", base, files))
+    return open_model(path, manifest.task)
+
+
+def _files(backend: str, what: str, folder: Path, files: Sequence[File]) -> Result:
+    """How many files are not what the manifest says; the note names them."""
+    changed = [difference for file in files if (difference := file.difference(folder))]
+    case = f"{what} files, {', '.join(file.path for file in files)}"
+    return Result(backend, "files", case, "changed", len(changed), 0, not changed, "; ".join(changed))
+
+
+def _unknown(artifact: Artifact, model: Model) -> Result:
+    """A graph that is of no part of the model."""
+    parts = ", ".join(part.part for part in model.parts)
+    note = f"{NAME} says that it is the {artifact.part}; {model.name} has {parts}"
+    case = f"{artifact.dtype} file, {artifact.files[0].path}"
+    return Result(BACKEND_OF[artifact.format], "files", case, "error", 1, 0, False, note)
+
+
+def _named(report: Report, dtype: str, part: str) -> None:
+    """Say in every case of the report which part of the model it is about."""
+
+    def named(entry: Any) -> Any:
+        return replace(entry, case=entry.case.replace(f"{dtype} ", f"{dtype} {part}, ", 1))
+
+    report.results = [entry if entry.level == "files" else named(entry) for entry in report.results]
+    report.skipped = [replace(entry, case=f"{part}, {entry.case}") for entry in report.skipped]
+    report.evidence = [named(entry) for entry in report.evidence]
+    report.departures = [named(entry) for entry in report.departures]
+    report.layers = [named(entry) for entry in report.layers]
+
+
+@dataclass
+class _Artifact:
+    """One artifact, its levels one after the other; what the clock leaves no time for is skipped for `reason`."""
+
+    folder: Path
+    artifact: Artifact
+    truth: Truth
+    open_session: OpenSession
+    threads: int | None
+    clock: Clock
+    reason: str
+
+    def check(self) -> Report:
+        report = self._levels()
+        if self.artifact.part != WHOLE:
+            _named(report, self.dtype, self.artifact.part)
+        return report
+
+    def layers(self) -> Report:
+        """How far off every module is; a form that cannot be looked into is skipped with the reason."""
+        from isoform.validators.bisection.layers import profile, shown_case
+
+        case, report = shown_case(self.truth.cases), Report()
+        if case is None or self.level != "graph":
+            return report
+        try:
+            if self.clock.up:
+                raise InputError(self.reason)
+            report.layers.append(profile(self.truth.model, self.path, self.backend, self.dtype, case, self.threads))
+        except Exception as error:  # noqa: BLE001  it explains, and decides nothing
+            text = str(error) if isinstance(error, IsoformError) else f"{type(error).__name__}: {error}"
+            report.skipped.append(Skip(self.backend, "layers", f"{self.dtype} {case.name}", " ".join(text.split())))
+        if self.artifact.part != WHOLE:
+            _named(report, self.dtype, self.artifact.part)
+        return report
+
+    def _levels(self) -> Report:
+        report = Report([_files(self.backend, self.dtype, self.folder, self.artifact.files)])
+        if self.clock.seconds is None:
+            self._weights(report)
+            self._run(report)
+            return report
+        # What a user would notice first comes first, but is reported in the usual order.
+        weights, run = Report(), Report()
+        self._run(run, lambda: self._weights(weights))
+        report.add(weights)
+        report.add(run)
+        return report
+
+    @property
+    def backend(self) -> str:
+        return BACKEND_OF[self.artifact.format]
+
+    @property
+    def dtype(self) -> str:
+        return self.artifact.dtype
+
+    @property
+    def level(self) -> str:
+        return "graph" if self.dtype in FLOATS else "deployment"
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.artifact.files[0].path
+
+    def _failed(self, report: Report, level: str, error: Exception) -> None:
+        text = str(error) if isinstance(error, IsoformError) else f"{type(error).__name__}: {error}"
+        case, note = f"{self.dtype} file, {self.artifact.files[0].path}", " ".join(text.split())
+        report.results.append(Result(self.backend, level, case, "error", 1, 0, False, note))
+
+    def _weights(self, report: Report) -> None:
+        from isoform.validators.levels.metadata import check_metadata
+        from isoform.validators.levels.packed import check_packed
+        from isoform.validators.levels.weights import check_weights
+
+        if self.clock.up:
+            report.skipped.append(Skip(self.backend, "weights", self.dtype, self.reason))
+            return
+        model = self.truth.model
+        try:
+            if self.artifact.format == "onnx" and self.dtype not in FLOATS:
+                report.add(check_packed(model, self.path, self.dtype, self.backend))
+            else:
+                report.add(
+                    check_weights(
+                        model, self.path, self.artifact.format, self.dtype, self.backend, self.artifact.options
+                    )
+                )
+            if self.artifact.format == "gguf":
+                pre = self.artifact.options.get("pre")
+                report.add(check_metadata(model, self.path, self.dtype, self.backend, pre))
+        except Exception as error:  # noqa: BLE001  a file that no reader takes is a finding, not the end of the check
+            self._failed(report, "weights", error)
+
+    def _run(self, report: Report, between: Callable[[], None] = lambda: None) -> None:
+        """Graph or deployment; with a clock `between` runs after the most telling case."""
+        from isoform.validators.bisection.search import departures
+        from isoform.validators.levels.deployment import check_deployment
+
+        if self.artifact.signature != self.truth.model.signature:
+            text = f"the signature in {NAME} is not the one of {self.truth.model.name}; export the model again"
+            self._failed(report, self.level, InputError(text))
+            between()
+            return
+        strict = self.level == "graph"
+        options = {"signature": self.artifact.signature, "strict": strict, "threads": self.threads}
+        try:
+            session = self.open_session(self.path, self.backend, **options)
+        except Exception as error:  # noqa: BLE001  as above
+            self._failed(report, self.level, error)
+            between()
+            return
+        with session:
+            if strict:
+                self._graph(report, session, between)
+            elif self.clock.up:
+                self._failed(report, self.level, InputError(self.reason))
+            else:
+                report.add(check_deployment(session, self.path, self.dtype, self.truth))
+                between()
+        if strict:
+            cases, model = self.truth.cases, self.truth.model
+            report.add(departures(model, self.path, self.backend, self.dtype, report, cases, threads=self.threads))
+        elif self.artifact.format == "onnx" and not self.clock.up:
+            self._exact(report)
+
+    def _exact(self, report: Report) -> None:
+        """The graph level of a quantized graph, where its activations can be left in float: no skip then."""
+        from isoform.validators.levels.dequantized import check_dequantized, weights_only
+
+        try:
+            if not weights_only(self.path):
+                return
+            options = {"signature": self.artifact.signature, "strict": True, "threads": self.threads}
+            with self.open_session(self.path, self.backend, **options) as session:
+                model, cases = self.truth.model, self.truth.cases
+                found = check_dequantized(model, session, self.path, self.dtype, cases, self.threads)
+        except Exception as error:  # noqa: BLE001  as above
+            self._failed(report, "graph", error)
+            return
+        report.skipped = [skip for skip in report.skipped if (skip.level, skip.case) != ("graph", self.dtype)]
+        report.add(found)
+
+    def _graph(self, report: Report, session: Session, between: Callable[[], None]) -> None:
+        from isoform.validators.check.plan import telling
+        from isoform.validators.levels.graph import check_graph
+
+        if self.clock.seconds is None:
+            report.add(check_graph(self.truth.model, session, self.dtype, truth=self.truth))
+            return
+        order = {f"{self.dtype} {case.name}": n for n, case in enumerate(self.truth.cases)}
+        for n, case in enumerate(sorted(self.truth.cases, key=telling, reverse=True)):
+            if n and self.clock.up:
+                report.skipped.append(Skip(self.backend, "graph", f"{self.dtype} {case.name}", self.reason))
+            else:
+                report.add(check_graph(self.truth.model, session, self.dtype, truth=self.truth, cases=[case]))
+            if n == 0:
+                between()
+        for entries in (report.results, report.skipped, report.evidence):
+            entries.sort(key=lambda entry: order.get(entry.case, -1))
+
+
+def _opener() -> Any:
+    from isoform.runtimes.open import open_session
+
+    return open_session

@@ -1,0 +1,1 @@
+"""The levels of a check: weights, metadata, graph, deployment, preprocessing."""

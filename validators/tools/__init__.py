@@ -1,0 +1,1 @@
+"""Commands beside the check: compare, diff, forecast, inspect."""

@@ -1,0 +1,97 @@
+"""One of the two things that `compare` and `diff` put side by side: `PATH`, `PATH::BACKEND` or `PATH::BACKEND:TYPE`.
+
+PATH is a bundle, a checkpoint folder, a Hub id, or a file: .gguf, .onnx, .pt, .safetensors. BACKEND may be the name of
+a format too. Of a bundle with several forms it says which one, and TYPE which of its types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from isoform.errors import InputError
+from isoform.manifest import NAME, Artifact, Manifest
+from isoform.validators.check.settings import FORMATS, nearest
+
+SUFFIXES = {".gguf": "gguf", ".onnx": "onnx", ".pt": "torchscript", ".ts": "torchscript"}
+"""The ending of a file -> its format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """`path` is what to open: a file of `format`, or a checkpoint where that is "". It may be an `artifact` of the
+    bundle `folder`."""
+
+    text: str
+    path: Path
+    format: str
+    dtype: str
+    folder: Path | None = None
+    artifact: Artifact | None = None
+
+    @property
+    def backend(self) -> str:
+        return FORMATS.get(self.format, "torch")
+
+
+def find_side(text: str) -> Side:
+    """Raises InputError for what is not there, and for a backend that does not read it."""
+    place, mark, asked = text.partition("::")
+    backend, _, dtype = asked.partition(":")
+    if not place or (mark and not backend):
+        raise InputError(f"{text!r} is not PATH, PATH::BACKEND or PATH::BACKEND:TYPE")
+    known = ("torch", *FORMATS.values(), *FORMATS)
+    if backend and backend not in known:
+        raise InputError(f"{text}: backend {backend!r} is not known; {nearest(backend, known)}")
+    form = next((f for f, b in FORMATS.items() if backend in (f, b)), "")
+    path = Path(place).expanduser()
+    if (path / NAME).is_file() and backend != "torch":
+        return _of_bundle(text, path, form, dtype)
+    if (path / NAME).is_file():
+        source = Manifest.read(path).source.get("path") or ""
+        if not Path(source).exists():
+            raise InputError(f"the source of {path}, {source}, is not there any more; name the checkpoint itself")
+        return Side(text, Path(source), "", dtype or "f32")
+    if (path.suffix in SUFFIXES or path.suffix == ".safetensors") and not path.is_file():
+        raise InputError(f"{path} is not there; give the path of a file, folder or bundle")
+    own = SUFFIXES.get(path.suffix, "")
+    if own == "gguf" and backend == "torch":
+        return Side(text, path, "", dtype or "f32")
+    if form and form != own:
+        what = f"a {own} file" if own else "a checkpoint; export it first"
+        raise InputError(f"{text}: {backend} reads {form}, {path} is {what}")
+    if not own and path.is_dir() and not (path / "config.json").is_file():
+        raise InputError(f"{path} is neither a bundle ({NAME}) nor a checkpoint (config.json)")
+    artifact, folder = _owner(path) if own else (None, None)
+    return Side(text, path, own, dtype or (artifact.dtype if artifact else _type_of(path, own)), folder, artifact)
+
+
+def _of_bundle(text: str, folder: Path, form: str, dtype: str) -> Side:
+    artifacts = Manifest.read(folder).artifacts
+    fitting = [a for a in artifacts if form in ("", a.format) and dtype in ("", a.dtype)]
+    if not fitting:
+        held = ", ".join(f"{a.format}:{a.dtype}" for a in artifacts) or "nothing"
+        raise InputError(f"{text}: {folder} holds {held}")
+    first = fitting[0]
+    return Side(text, folder / first.files[0].path, first.format, first.dtype, folder, first)
+
+
+def _owner(path: Path) -> tuple[Artifact | None, Path | None]:
+    """The artifact that a file is, and its bundle, when it lies in one."""
+    for folder in list(path.resolve().parents)[:2]:
+        if (folder / NAME).is_file():
+            for artifact in Manifest.read(folder).artifacts:
+                if (folder / artifact.files[0].path).resolve() == path.resolve():
+                    return artifact, folder
+    return None, None
+
+
+def _type_of(path: Path, form: str) -> str:
+    """What a GGUF file says that it is; other files are taken for float32."""
+    if form != "gguf":
+        return "f32"
+    from isoform.exporters.gguf.mixes import MIXES
+    from isoform.reference.checkpoints.gguf_file import read_gguf
+
+    number = read_gguf(path).metadata.get("general.file_type")
+    return next((name for name, mix in MIXES.items() if mix.file_type == number), "f32")
