@@ -113,7 +113,16 @@ def export(
     check_target(out, overwrite)
     report = progress or (lambda text, done, total: None)
     with _part(out, _needed(model, wanted, dtype, gguf_types, onnx_options)) as part:
-        manifest = Manifest(family=model.family.name, task=model.task.name, source={}, versions=_versions())
+        manifest = Manifest(
+            family=model.family.name,
+            task=model.task.name,
+            source={},
+            versions=_versions(),
+            wires=dict(model.task.wires),
+            steps={name: dict(settings) for name, settings in model.task.steps(model.config).items()},
+            loop=model.task.loop,
+            facts=dict(model.task.facts(model.config)),
+        )
         _copy_sidecars(model, part)
         for name in wanted:
             try:

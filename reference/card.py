@@ -16,37 +16,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One graph of a model that is several: a module that is built alone, and what goes in and out.
-
-    `root` is where its parameters lie in the whole module, its own name when that is "". Two parts may have one root:
-    the same weights, run in another way.
-    """
-
-    build: Callable[[Any], nn.Module]
-    signature: Callable[[Any], Signature]
-    root: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One way to run a family: the pipeline's name, the Hub's classes, the module, its signature.
-
-    `architectures` begins with the class of each of the family's `model_types`, in their order; more may follow.
-    `carried`: top-level canonical modules that those classes hold and ours has no use for, to be saved all the same.
-    `shapes` says what parameters `build` makes, in their order, without torch; without it the module is built to see.
-    """
-
-    name: str
-    architectures: tuple[str, ...]
-    build: Callable[[Any], nn.Module]
-    signature: Callable[[Any], Signature]
-    carried: tuple[str, ...] = ()
-    parts: Mapping[str, Part] = field(default_factory=dict)
-    shapes: Callable[[Any], Mapping[str, tuple[int, ...]]] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Gguf:
     """How llama.cpp names the family: `general.architecture` and the metadata under it.
 
@@ -68,6 +37,62 @@ class Gguf:
     refuse: Callable[[Any], str] = lambda config: ""
     large: Callable[[Any], bool] = lambda config: False
     tasks: tuple[str, ...] = ()  # the tasks that llama.cpp can serve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One graph of a model of several: a module that is built alone, and what goes in and out.
+
+    `roots` says where its parameters are in the whole model: prefix in the part -> prefix in the whole. Without it,
+    all of them are below the part's own name. Two parts may have one root: the same weights, run in another way.
+    `gguf`: how llama.cpp stores this part in a file of its own. `on_demand`: opened when it is first needed.
+    """
+
+    build: Callable[[Any], nn.Module]
+    signature: Callable[[Any], Signature]
+    roots: Mapping[str, str] = field(default_factory=dict)
+    gguf: Gguf | None = None
+    on_demand: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One way to run a family: the pipeline's name, the Hub's classes, and the module with its signature, or parts.
+
+    `architectures` begins with the class of each of the family's `model_types`, in their order; more may follow.
+    `carried`: top-level canonical modules that those classes hold and ours has no use for, to be saved all the same.
+    `parts` run in their order. `wires` connects them: "part.input" -> "part.output", or another part's input, which is
+    then given once ("decoder.encoder_hidden_states": "encoder.last_hidden_state"). The whole model is generated from
+    both, so such a task has neither `build` nor `signature`.
+    `steps`: host steps between graphs by name (`isoform.steps`), each with its settings. `facts`: what preprocessing
+    and pipelines must know. Both are copied into the manifest. `loop` names the loop that decodes.
+    `shapes` gives the parameters that `build` makes, in their order, without torch; without it the module is built.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    build: Callable[[Any], nn.Module] | None = None
+    signature: Callable[[Any], Signature] | None = None
+    carried: tuple[str, ...] = ()
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    wires: Mapping[str, str] = field(default_factory=dict)
+    steps: Callable[[Any], Mapping[str, Mapping[str, Any]]] = lambda config: {}
+    facts: Callable[[Any], Mapping[str, Any]] = lambda config: {}
+    loop: str = "tokens"
+    shapes: Callable[[Any], Mapping[str, tuple[int, ...]]] | None = None
+
+    def built(self, config: Any) -> nn.Module:
+        """The module, which of a task of several parts is generated from them."""
+        if self.build is not None:
+            return self.build(config)
+        from isoform.reference.wired import Wired
+
+        return Wired(
+            {name: part.build(config) for name, part in self.parts.items()},
+            {name: part.signature(config) for name, part in self.parts.items()},
+            {name: part.roots or {"": name} for name, part in self.parts.items()},
+            self.wires,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

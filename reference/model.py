@@ -33,6 +33,7 @@ from isoform.reference.weights import (
     same,
 )
 from isoform.signature import Signature
+from isoform.wiring import main_part
 
 if TYPE_CHECKING:
     import torch
@@ -57,14 +58,17 @@ class Model:
         return self.checkpoint.name
 
     @property
-    def root(self) -> str:
-        """Where the parameters of this part lie in the whole module."""
-        return ""
+    def roots(self) -> Mapping[str, str]:
+        """Where the parameters of this part are in the whole module: prefix here -> prefix there."""
+        return {"": ""}
 
     @cached_property
     def signature(self) -> Signature:
-        """What goes in and out; of a model of several parts, the decoder's."""
-        return self.task.signature(self.config)
+        """What goes in and out; of a model of several parts, that of its decoder, or else of the last part."""
+        if self.task.signature is not None:
+            return self.task.signature(self.config)
+        signatures = {part.part: part.signature for part in self.parts}
+        return signatures[main_part(signatures)]
 
     @cached_property
     def parts(self) -> tuple[Model, ...]:
@@ -127,7 +131,7 @@ class Model:
             )
 
     def _build(self) -> nn.Module:
-        return self.task.build(self.config)
+        return self.task.built(self.config)
 
     def skeleton(self, dtype: torch.dtype | None = None) -> nn.Module:
         """The module with parameters on the meta device and its buffers real: for tracing; float32 unless said."""
@@ -159,6 +163,8 @@ class Model:
         for name, stored in self.tied.items():
             (owner, _, leaf), (source, _, source_leaf) = name.rpartition("."), stored.rpartition(".")
             owners[owner]._parameters[leaf] = owners[source]._parameters[source_leaf]
+        if (share := getattr(module, "share", None)) is not None:
+            share()
         return module.eval().requires_grad_(False)
 
     def save(
@@ -292,8 +298,8 @@ class PartOf(Model):
         return self.task.parts[self.part]
 
     @property
-    def root(self) -> str:
-        return f"{self._card.root or self.part}."
+    def roots(self) -> Mapping[str, str]:
+        return self._card.roots or {"": self.part}
 
     @cached_property
     def signature(self) -> Signature:
@@ -303,15 +309,21 @@ class PartOf(Model):
     def parts(self) -> tuple[Model, ...]:
         return (self,)
 
+    def whole_name(self, name: str) -> str:
+        """The name that a parameter of this part has in the whole model."""
+        for inner, outer in sorted(self.roots.items(), key=lambda item: -len(item[0])):
+            if not inner or name.startswith(f"{inner}."):
+                rest = name[len(inner) + 1 :] if inner else name
+                return f"{outer}.{rest}" if outer else rest
+        raise UnsupportedModel(f"{self.family.name}: the part {self.part} has no root for its parameter {name}")
+
     @cached_property
     def tied(self) -> Mapping[str, str]:
         """Parameters that share another's tensor within this part."""
-        below = {
-            name.removeprefix(self.root): source.removeprefix(self.root)
-            for name, source in self.whole.tied.items()
-            if name.startswith(self.root) and source.startswith(self.root)
+        below = {self.whole_name(name): name for name in self._shapes}
+        return {
+            below[name]: below[source] for name, source in self.whole.tied.items() if name in below and source in below
         }
-        return {name: source for name, source in below.items() if {name, source} <= self._shapes.keys()}
 
     @cached_property
     def all_weights(self) -> Mapping[str, Weight]:
@@ -322,7 +334,7 @@ class PartOf(Model):
         """The parameters that this part's module has, out of the whole model's, all of which are accounted for."""
         found = self.whole.weights
         return {
-            name: found[self.whole.tied.get(self.root + name, self.root + name)]
+            name: found[self.whole.tied.get(whole := self.whole_name(name), whole)]
             for name in self._shapes
             if name not in self.tied
         }

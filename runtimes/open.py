@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -96,7 +95,7 @@ def open_session(
 
     A `.onnx` file needs no `signature`, the other files do. `strict` turns off what trades exactness for speed.
     `beside`: other sessions of the same model run in turn with this one. A model of several parts becomes an
-    `EncoderDecoderSession`.
+    `PartsSession`.
     """
     parse_device(device)
     if backend == "torch":
@@ -140,14 +139,21 @@ def open_artifact(folder: Path, artifact: Artifact, backend: str, **options: Any
     return open_session(folder / artifact.files[0].path, backend, signature=artifact.signature, **options)
 
 
-def open_bundle(folder: Path, artifacts: Sequence[Artifact], backend: str, **options: Any) -> Session:
+def open_bundle(
+    folder: Path, manifest: Manifest, artifacts: Sequence[Artifact], backend: str, **options: Any
+) -> Session:
     """One form of the model in `folder`: its artifact, or those of its parts; options as in `open_session`."""
-    from isoform.runtimes.backends.parts import EncoderDecoderSession
+    from isoform.runtimes.backends.parts import PartsSession
 
     if len(artifacts) == 1:
         return open_artifact(folder, artifacts[0], backend, **options)
-    several: Any = EncoderDecoderSession(
-        {a.part: partial(open_artifact, folder, a, backend, beside=True, **options) for a in artifacts}
+    parts = {artifact.part: artifact for artifact in artifacts}
+
+    def open_part(name: str) -> Session:
+        return open_artifact(folder, parts[name], backend, beside=True, **options)
+
+    several: Any = PartsSession(
+        {name: artifact.signature for name, artifact in parts.items()}, open_part, manifest.wires, manifest.steps
     )
     return cast("Session", several)
 
@@ -180,7 +186,7 @@ def open_path(path: Path, backend: str = "auto", *, task: str | None = None, **o
             refused.append(f"{name}: no {FORMAT_OF[name]} in {path} ({reason})")
             continue
         try:
-            return open_bundle(path, [a for a in forms if a.dtype == forms[0].dtype], name, **options), path
+            return open_bundle(path, manifest, [a for a in forms if a.dtype == forms[0].dtype], name, **options), path
         except BackendUnavailable as error:
             refused.append(f"{name}: {error}")
     raise BackendUnavailable("; ".join(refused))

@@ -20,8 +20,9 @@ from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer  # noqa: E4
 
 folder, threads, beams = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 samples = np.load(sys.argv[4])
-forms = [artifact for artifact in Manifest.read(folder).artifacts if artifact.dtype == sys.argv[5]]
-session: Any = open_bundle(folder, forms, "onnxruntime", threads=threads)
+manifest = Manifest.read(folder)
+forms = [artifact for artifact in manifest.artifacts if artifact.dtype == sys.argv[5]]
+session: Any = open_bundle(folder, manifest, forms, "onnxruntime", threads=threads)
 transcriber = Transcriber(session, folder, TextTokenizer(folder))
 
 

@@ -268,7 +268,7 @@ def make_importance(
         content = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{text} is no readable text ({error}); give a text file in UTF-8") from None
-    decoder = model.signature.cache is not None
+    decoder = bool(model.signature.states)
     ids, frame = encode(content, decoder), encode("", True)
     chunks = list(chunks_of(ids, frame, context, decoder=decoder))[:limit]
     if not chunks:

@@ -57,7 +57,7 @@ def write_adapter(model: Model, adapter: Path, out: Path, kind: str = "f32") -> 
     if kind not in TYPES:
         raise InputError(f"an adapter is not written as {kind!r}; choose from {', '.join(TYPES)}")
     gguf = card_of(model)
-    head_dim = model.signature.cache.head_dim if model.signature.cache else 0
+    head_dim = layout[2] if (layout := model.signature.layout()) else 0
     tensors: dict[str, tuple[str, tuple[int, ...], NDArray[Any]]] = {}
     alpha, matrices = _in_one_scale(_pairs(model, adapter, _config(adapter)))
     total = 0

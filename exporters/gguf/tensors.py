@@ -65,7 +65,7 @@ def nbytes(shape: tuple[int, ...], kind: str) -> int:
 def entries(model: Model, gguf: Gguf) -> list[Entry]:
     """The extra tensors of the card, then the model's in its own order; tied ones appear once."""
     result = [_constant(name, values) for name, values in gguf.extra(model.config).items()]
-    head_dim = model.signature.cache.head_dim if model.signature.cache else 0
+    head_dim = layout[2] if (layout := model.signature.layout()) else 0
     files = Files()
     for key, weight in model.weights.items():
         name = rename(key, GGUF)

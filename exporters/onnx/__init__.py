@@ -46,7 +46,7 @@ def write(
     """
     from isoform.exporters.onnx.external import Written, write_weights
     from isoform.exporters.onnx.genai import NAME, genai_config
-    from isoform.exporters.onnx.graph import MASK, appends_in_place, shorten_mask
+    from isoform.exporters.onnx.graph import appends_in_place, shorten_mask
     from isoform.exporters.onnx.probe import refusal
     from isoform.exporters.onnx.translate import translate
     from isoform.exporters.tracing import trace
@@ -55,7 +55,8 @@ def write(
     traces: dict[tuple[str, torch.dtype], Trace] = {}
     artifacts: list[Artifact] = []
     for kind in wanted:
-        written: dict[str, Written] = {}  # by root: two graphs over the same weights share their file
+        written: dict[tuple[tuple[str, str], ...], Written] = {}
+        # By roots: two graphs over the same weights share their file.
         for part in model.parts:
             path = folder / "onnx" / part_file(part.part, kind.file)
             if (part.part, kind.dtype) not in traces:
@@ -71,10 +72,10 @@ def write(
             )
             if kind.name == "bf16" and (reason := refusal(graph, parameters)):
                 raise UnsupportedExport(f"ONNX in bf16: {reason}; choose f32 or f16")
-            if part.signature.cache is not None:
+            if part.signature.states:
                 in_place = appends_in_place(graph)
                 graph.metadata_props.add(key="isoform.cache", value="in_place" if in_place else "grows")
-                if in_place and any(port.name == MASK for port in part.signature.inputs):
+                if in_place and part.signature.takes("mask"):
                     shorten_mask(graph)
             path.parent.mkdir(parents=True, exist_ok=True)
             data = path.with_name(f"{path.name}_data")
@@ -87,7 +88,7 @@ def write(
                 folder,
                 progress,
                 link=link and plain,
-                written=written.setdefault(part.root, Written()),
+                written=written.setdefault(tuple(part.roots.items()), Written()),
             )
             content = graph.SerializeToString(deterministic=True)
             path.write_bytes(content)

@@ -30,9 +30,10 @@ SEARCH = (
 def genai_config(model: Model, graph: onnx.ModelProto, filename: str) -> str | None:
     """The file's text for the graph at `filename`; None for a model that gives no logits or keeps no cache."""
     signature = model.signature
-    cache, context = signature.cache, getattr(model.config, "max_position_embeddings", None)
-    if cache is None or cache.cross or context is None or signature.outputs[0].name != "logits":
+    layout, context = signature.layout(), getattr(model.config, "max_position_embeddings", None)
+    if layout is None or context is None or signature.outputs[0].role != "logits":
         return None
+    layers, heads, head_size = layout
     settings = generation_settings(model)
     ends = settings.get("eos_token_id")
     first = ends[0] if isinstance(ends, list) and ends else ends
@@ -47,12 +48,12 @@ def genai_config(model: Model, graph: onnx.ModelProto, filename: str) -> str | N
             "decoder": {
                 "filename": filename,
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "head_size": cache.head_dim,
-                "num_key_value_heads": cache.heads,
-                "num_hidden_layers": cache.layers,
+                "head_size": head_size,
+                "num_key_value_heads": heads,
+                "num_hidden_layers": layers,
                 **{name: value for name in SIZES if (value := getattr(model.config, name, None)) is not None},
                 "inputs": {
-                    **{p.name: p.name for p in signature.inputs[: -2 * cache.layers]},
+                    **{p.name: p.name for p in signature.given},
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",
                 },

@@ -92,7 +92,7 @@ class Graph:
     @property
     def decodes(self) -> bool:
         """Whether the model keeps a cache."""
-        return self._signature.cache is not None
+        return bool(self._signature.states)
 
     # Values
 

@@ -30,7 +30,7 @@ from isoform.reference.layers import (
     head_size,
 )
 from isoform.reference.weights import Rename, Rule
-from isoform.signature import BATCH, MEMORY, Port, Signature, memory_decoder_signature
+from isoform.signature import BATCH, MEMORY, Port, Signature, encoder_decoder_signature
 
 SAMPLES = "num_samples"
 FIELD = 127 + 64 * (7 - 1) + 64 * 3 * (3 - 1)  # samples that the convolutions read for one position
@@ -226,19 +226,6 @@ class Decoder(nn.Module):
         return self.head(self.norm(x)), *present
 
 
-class Moonshine(nn.Module):
-    """Encoder and decoder, for people; exporters and runtimes take them apart."""
-
-    def __init__(self, c: MoonshineConfig) -> None:
-        super().__init__()
-        self.encoder, self.decoder = Encoder(c), Decoder(c)
-
-    def forward(self, input_values: Tensor, decoder_input_ids: Tensor) -> tuple[Tensor, ...]:
-        """Shapes: input_values (B, samples), decoder_input_ids (B, T) -> logits (B, T, V) and the cache."""
-        outputs: tuple[Tensor, ...] = self.decoder(decoder_input_ids, *self.encoder(input_values))
-        return outputs
-
-
 def encoder_signature(c: MoonshineConfig) -> Signature:
     states = Port("last_hidden_state", "float", (BATCH, MEMORY, c.hidden_size))
     return Signature((Port("input_values", "float", (BATCH, SAMPLES)),), (states,), units={SAMPLES: FIELD})
@@ -246,7 +233,7 @@ def encoder_signature(c: MoonshineConfig) -> Signature:
 
 def decoder_signature(c: MoonshineConfig) -> Signature:
     layers = c.decoder_num_hidden_layers
-    return memory_decoder_signature(layers, c.heads, c.head_dim, c.vocab_size, c.hidden_size)
+    return encoder_decoder_signature(layers, c.heads, c.head_dim, c.vocab_size, c.hidden_size)
 
 
 RULES: tuple[Rule, ...] = (
@@ -284,12 +271,11 @@ FAMILY = Family(
         Task(
             name="automatic-speech-recognition",
             architectures=("MoonshineForConditionalGeneration",),
-            build=Moonshine,
-            signature=decoder_signature,
             parts={
                 "encoder": Part(build=Encoder, signature=encoder_signature),
                 "decoder": Part(build=Decoder, signature=decoder_signature),
             },
+            wires={"decoder.encoder_hidden_states": "encoder.last_hidden_state"},
         ),
     ),
     prefix="model",

@@ -19,7 +19,7 @@ from isoform.reference.checkpoints.checkpoint import Checkpoint
 from isoform.reference.config import Config
 from isoform.reference.layers import MLP, Attention, CrossAttention, Embedding, Linear, begun, causal_bias, head_size
 from isoform.reference.weights import Rename, Rule
-from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, memory_decoder_signature
+from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,19 +211,6 @@ class Alignment(Decoder):
         return (torch.stack([found[pair] for pair in self.aligned], 1),)
 
 
-class Whisper(nn.Module):
-    """Encoder and decoder, for people; exporters and runtimes take them apart."""
-
-    def __init__(self, c: WhisperConfig) -> None:
-        super().__init__()
-        self.encoder, self.decoder = Encoder(c), Decoder(c)
-
-    def forward(self, input_features: Tensor, decoder_input_ids: Tensor) -> tuple[Tensor, ...]:
-        """Shapes: input_features (B, mels, frames), decoder_input_ids (B, T) -> logits (B, T, V) and the cache."""
-        outputs: tuple[Tensor, ...] = self.decoder(decoder_input_ids, *self.encoder(input_features))
-        return outputs
-
-
 class Classifier(nn.Module):
     """The encoder, its last state or a weighted sum of all layers', averaged over time, to logits."""
 
@@ -263,7 +250,7 @@ def encoder_signature(c: WhisperConfig) -> Signature:
 
 def decoder_signature(c: WhisperConfig) -> Signature:
     heads = c.decoder_attention_heads
-    return memory_decoder_signature(c.decoder_layers, heads, c.head_dim(heads), c.vocab_size, c.d_model)
+    return encoder_decoder_signature(c.decoder_layers, heads, c.head_dim(heads), c.vocab_size, c.d_model)
 
 
 def alignment_signature(c: WhisperConfig) -> Signature:
@@ -311,12 +298,16 @@ FAMILY = Family(
         Task(
             name="automatic-speech-recognition",
             architectures=("WhisperForConditionalGeneration",),
-            build=Whisper,
-            signature=decoder_signature,
             parts={
                 "encoder": Part(build=Encoder, signature=encoder_signature),
                 "decoder": Part(build=Decoder, signature=decoder_signature),
-                "alignment": Part(build=Alignment, signature=alignment_signature, root="decoder"),
+                "alignment": Part(
+                    build=Alignment, signature=alignment_signature, roots={"": "decoder"}, on_demand=True
+                ),
+            },
+            wires={
+                "decoder.encoder_hidden_states": "encoder.last_hidden_state",
+                "alignment.encoder_hidden_states": "encoder.last_hidden_state",
             },
         ),
         Task(

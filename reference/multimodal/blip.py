@@ -30,7 +30,7 @@ from isoform.reference.layers import (
 from isoform.reference.multimodal.towers import TextConfig, TowersConfig, VisionConfig, tower
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
 from isoform.reference.weights import Drop, Rename, Rule
-from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, memory_decoder_signature
+from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,35 +216,6 @@ class Decoder(Text):
         return self.head(self.mlm(x)), *present
 
 
-class Answering(nn.Module):
-    """All three, for people; exporters and runtimes take them apart."""
-
-    def __init__(self, c: BlipConfig) -> None:
-        super().__init__()
-        self.vision, self.encoder, self.decoder = Vision(c), Question(c), Decoder(c, True)
-
-    def forward(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Pictures (B, 3, H, W), questions (B, S) and their mask, answers (B, T) -> logits (B, T, V) and the cache."""
-        states = self.encoder(input_ids, attention_mask, *self.vision(pixel_values))
-        outputs: tuple[Tensor, ...] = self.decoder(decoder_input_ids, attention_mask, *states)
-        return outputs
-
-
-class Captioning(nn.Module):
-    """Both, for people."""
-
-    def __init__(self, c: BlipConfig) -> None:
-        super().__init__()
-        self.vision, self.decoder = Vision(c), Decoder(c, False)
-
-    def forward(self, pixel_values: Tensor, decoder_input_ids: Tensor) -> tuple[Tensor, ...]:
-        """Pictures (B, 3, H, W), captions (B, T) -> logits (B, T, V) and the cache."""
-        outputs: tuple[Tensor, ...] = self.decoder(decoder_input_ids, *self.vision(pixel_values))
-        return outputs
-
-
 def vision_signature(c: BlipConfig) -> Signature:
     v = c.vision
     rows, columns = grid(v.image_size, v.patch_size)
@@ -262,7 +233,7 @@ def decoder_signature(c: BlipConfig, asked: bool) -> Signature:
     t, heads = c.text, c.text.num_attention_heads
     width = t.hidden_size if asked else c.vision.hidden_size
     size = head_size(t.hidden_size, heads)
-    return memory_decoder_signature(t.num_hidden_layers, heads, size, t.vocab_size, width, masked=asked)
+    return encoder_decoder_signature(t.num_hidden_layers, heads, size, t.vocab_size, width, masked=asked)
 
 
 def _text_rules(hub: str, canonical: str) -> tuple[Rule, ...]:
@@ -318,23 +289,25 @@ FAMILY = Family(
         Task(
             name="visual-question-answering",
             architectures=("BlipForQuestionAnswering",),
-            build=Answering,
-            signature=lambda c: decoder_signature(c, True),
             parts={
                 "vision": Part(build=Vision, signature=vision_signature),
                 "encoder": Part(build=Question, signature=question_signature),
                 "decoder": Part(build=lambda c: Decoder(c, True), signature=lambda c: decoder_signature(c, True)),
             },
+            wires={
+                "encoder.encoder_hidden_states": "vision.last_hidden_state",
+                "decoder.encoder_attention_mask": "encoder.attention_mask",
+                "decoder.encoder_hidden_states": "encoder.last_hidden_state",
+            },
         ),
         Task(
             name="image-to-text",
             architectures=("BlipForConditionalGeneration",),
-            build=Captioning,
-            signature=lambda c: decoder_signature(c, False),
             parts={
                 "vision": Part(build=Vision, signature=vision_signature),
                 "decoder": Part(build=lambda c: Decoder(c, False), signature=lambda c: decoder_signature(c, False)),
             },
+            wires={"decoder.encoder_hidden_states": "vision.last_hidden_state"},
         ),
     ),
     prefix="blip",

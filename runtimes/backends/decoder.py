@@ -10,7 +10,7 @@ import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.backends.inputs import checked
-from isoform.signature import TOTAL, USE_CACHE, CacheLayout, Signature
+from isoform.signature import TOTAL, Signature, State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,22 +18,21 @@ if TYPE_CHECKING:
 LOGITS = 2**26  # floats of logits that one pass may give when only the last slot's are asked for: 256 MiB
 
 
-def cache_of(signature: Signature) -> CacheLayout:
+def states_of(signature: Signature) -> tuple[State, ...]:
     """Raises InputError for a model that decodes nothing."""
-    if signature.cache is None:
+    if not signature.states:
         raise InputError("this model keeps no cache and decodes nothing; call run")
-    return signature.cache
+    return signature.states
 
 
 class SteppingDecoder(ABC):
     """A `Decoder` over a graph: subclasses run one pass and keep the cache."""
 
     def __init__(self, signature: Signature, batch: int) -> None:
-        self.cache = cache_of(signature)
+        self.states = states_of(signature)
         if batch < 1:
             raise InputError(f"a batch of {batch} rows; at least one is needed")
-        past = {port.name for port in self.cache.ports("past_key_values", 0)}
-        self._ports = Signature(tuple(port for port in signature.inputs if port.name not in past), signature.outputs)
+        self._ports = Signature(signature.given, signature.results, sizes=signature.sizes)
         self._mask = np.zeros((batch, 0), np.int64)  # of the slots so far
         self._at = np.full(batch, -1)  # the position of each row's last token
 
@@ -115,9 +114,10 @@ class MemoryDecoder(ABC):
         """`memory` has what the signature's ports take from an encoder, by name."""
         import numpy as np
 
-        self.cache = cache_of(signature)
-        cached = {port.name for port in self.cache.ports("past_key_values", 0)} | {USE_CACHE, "input_ids"}
-        ports = tuple(port for port in signature.inputs if port.name not in cached)
+        self.states = states_of(signature)
+        ports = tuple(port for port in signature.given if port.role != "tokens")
+        switch = signature.port("switch")
+        self._switch = "" if switch is None else switch.name
         self._signature = signature
         self._memory = checked(Signature(ports, ()), {port.name: memory[port.name] for port in ports})
         self._rows = len(next(iter(self._memory.values())))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
-from isoform.signature import LENGTH, PAST, TOTAL, Port, Signature
+from isoform.signature import Port, Signature
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,10 +33,14 @@ def checked(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> dict[st
     for axis, unit in signature.units.items():
         if sizes.get(axis, unit) < unit:
             raise InputError(f"{axis} {sizes[axis]} is too small: the model reads at least {unit}")
-    if {LENGTH, PAST, TOTAL} <= sizes.keys() and sizes[TOTAL] != sizes[PAST] + sizes[LENGTH]:
-        raise InputError(
-            f"attention_mask spans {sizes[TOTAL]} slots, not {sizes[PAST]} cached and {sizes[LENGTH]} new ones"
-        )
+    for relation in signature.sizes:
+        expected = relation.value(sizes)
+        if expected is not None and sizes.get(relation.axis, expected) != expected:
+            spanning = next(port.name for port in signature.inputs if relation.axis in port.axes)
+            terms = ", ".join(f"{term} {sizes[term]}" for term in relation.terms)
+            raise InputError(
+                f"{spanning}: {relation.axis} is {sizes[relation.axis]}, not {expected} ({relation}; {terms})"
+            )
     return arrays
 
 

@@ -1,12 +1,12 @@
-"""A model of several graphs as one session: encoders that fill a memory, a decoder that reads it, what stands beside.
+"""A model of several graphs as one session: its parts and host steps, connected by the wires of its card.
 
-The graphs are wired by the names of their ports. Those before the decoder run in order, each with the inputs of the
-call and what the ones before it gave; what the last gives as `last_hidden_state` is the memory.
+Nothing here knows what the parts are. The main part is the one that decodes, or else the last; parts that do not feed
+it are opened when they are first needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -14,113 +14,145 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from isoform.errors import InputError
 from isoform.runtimes.backends.decoder import MemoryDecoder
 from isoform.runtimes.session import Session
-from isoform.signature import Signature
+from isoform.signature import BATCH, PICTURES, SENTENCES, Port, Role, Signature
+from isoform.steps import load_step
+from isoform.wiring import main_part, needed
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-DECODER, ALIGNMENT = "decoder", "alignment"
-STATES, MEMORY = "last_hidden_state", "encoder_hidden_states"
-MASK, MEMORY_MASK = "attention_mask", "encoder_attention_mask"
+_ROWS = (BATCH, PICTURES, SENTENCES)
 
 
 class DecodingSession(Session, Protocol):
-    """A session over the decoder of an encoder-decoder model."""
+    """A session over a decoder that reads encoder states."""
 
     def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> MemoryDecoder: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Memory:
-    """What the encoders gave, by the decoder's names: `encoder_hidden_states` (B, S, C), and its mask if it has one."""
+class Encoded:
+    """What the parts before the main one gave, by "node.port", as far as a wire reads it; `rows` in a batch.
 
-    values: Mapping[str, NDArray[Any]]
-
-    def __len__(self) -> int:
-        return len(self.values[MEMORY])
-
-    def select(self, rows: Any) -> Memory:
-        """These rows of it, in this order: numbers or a slice."""
-        return Memory({name: array[rows] for name, array in self.values.items()})
-
-
-class EncoderDecoderSession:
-    """`open_part` opens the graph of a part; those beside encoder and decoder are opened when they are first needed.
-
-    `parts` are the names, in the order in which they run.
+    `each`: the ports whose first axis is the batch.
     """
 
-    def __init__(self, parts: Mapping[str, Callable[[], Session]]) -> None:
-        self._openers = dict(parts)
+    values: Mapping[str, NDArray[Any]]
+    rows: int
+    each: frozenset[str]
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def select(self, rows: Any) -> Encoded:
+        """These rows of it, in this order: numbers or a slice."""
+        import numpy as np
+
+        values = {name: array[rows] if name in self.each else array for name, array in self.values.items()}
+        return Encoded(values, len(np.arange(self.rows)[rows]), self.each)
+
+
+class PartsSession:
+    """`open_part(name)` opens the graph of a part; `signatures` are theirs, in the order in which they run.
+
+    `wires` connect parts and host `steps` (name -> settings), see `isoform.wiring`.
+    """
+
+    def __init__(
+        self,
+        signatures: Mapping[str, Signature],
+        open_part: Callable[[str], Session],
+        wires: Mapping[str, str],
+        steps: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._signatures, self._opener, self._wires = dict(signatures), open_part, dict(wires)
+        self._steps = dict(steps or {})
         self._open: dict[str, Session] = {}
-        if DECODER not in parts:
-            raise InputError(f"these graphs are {', '.join(parts)}, and none is a decoder; export the model again")
-        names = list(parts)
-        self._encoders = names[: names.index(DECODER)]
+        self.main = main_part(signatures)
+        order = needed([self.main], wires, signatures)
+        for name in order:
+            if name not in signatures and name not in self._steps:
+                raise InputError(f"a wire reads from {name!r}, which is no part of this model; export it again")
+        self._before = order[:-1]
         try:
-            for name in (*self._encoders, DECODER):
-                self.part(name)
+            for name in order:
+                if name in signatures:
+                    self.part(name)
         except BaseException:
             self.close()
             raise
-        self.backend: str = self._open[DECODER].backend
-        self.signature: Signature = self._open[DECODER].signature
+        self.backend: str = self._open[self.main].backend
+        self.signature: Signature = signatures[self.main]
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return tuple(self._openers)
+        return tuple(self._signatures)
 
     def part(self, name: str) -> Session:
         """The session of one graph. Raises InputError when there is none of that name, or all are closed."""
         if name not in self._open:
-            if name not in self._openers:
-                raise InputError(f"this model has no part {name!r}; it has {', '.join(self._openers) or 'been closed'}")
-            self._open[name] = self._openers[name]()
+            if name not in self._signatures:
+                raise InputError(
+                    f"this model has no part {name!r}; it has {', '.join(self._signatures) or 'been closed'}"
+                )
+            self._open[name] = self._opener(name)
         return self._open[name]
 
-    def encode(self, inputs: Mapping[str, NDArray[Any]]) -> Memory:
-        """Run the encoders; `inputs` has every port of theirs that none of them gives, by name."""
-        values = dict(inputs)
-        unused = set(inputs)
-        for name in self._encoders:
-            session = self.part(name)
-            if STATES in values:
-                values[MEMORY] = values[STATES]
-            feed = {port.name: values[port.name] for port in session.signature.inputs if port.name in values}
-            unused -= feed.keys()
-            values.update(session.run(feed))
-        if unused:
-            raise InputError(f"inputs: {', '.join(sorted(unused))} unknown to the encoder")
-        memory = {MEMORY: values[STATES]}
-        if any(port.name == MEMORY_MASK for port in self.signature.inputs):
-            memory[MEMORY_MASK] = values[MEMORY_MASK] if MEMORY_MASK in values else values[MASK]
-        return Memory(memory)
+    def taking(self, role: Role) -> str:
+        """The first part with an input of a role. Raises InputError when there is none."""
+        return self._with(role, {name: signature.port(role) for name, signature in self._signatures.items()})
 
-    def decoder(self, memory: Memory) -> MemoryDecoder:
-        """Start decoding the rows of a memory; any number of decoders may be alive."""
-        session: Any = self.part(DECODER)
-        decoder: MemoryDecoder = session.memory_decoder(memory.values)
+    def giving(self, role: Role) -> str:
+        """The first part with an output of a role. Raises InputError when there is none."""
+        return self._with(role, {name: signature.output(role) for name, signature in self._signatures.items()})
+
+    def _with(self, role: Role, ports: Mapping[str, Port | None]) -> str:
+        for name, port in ports.items():
+            if port is not None:
+                return name
+        raise InputError(f"no part of this model has a port for {role}; it has {', '.join(self._signatures)}")
+
+    def encode(self, inputs: Mapping[str, NDArray[Any]]) -> Encoded:
+        """Run what feeds the main part; `inputs` has every input of these parts that no wire feeds, by port name."""
+        values, unused = self._forward(self._before, inputs)
+        if unused:
+            raise InputError(f"inputs: {', '.join(sorted(unused))} unknown to the parts {', '.join(self._before)}")
+        read = {name: array for name, array in values.items() if name in self._wires.values()}
+        each = frozenset(name for name in read if self._axis(name) in _ROWS)
+        rows = next((len(read[name]) for name in read if name in each), 1)
+        return Encoded(read, rows, each)
+
+    def feeds(self, name: str, encoded: Encoded) -> dict[str, NDArray[Any]]:
+        """The inputs of a part that wires feed, out of what was encoded."""
+        ports = [port.name for port in self._signatures[name].inputs if f"{name}.{port.name}" in self._wires]
+        return {port: encoded.values[self._wires[f"{name}.{port}"]] for port in ports}
+
+    def decoder(self, encoded: Encoded) -> MemoryDecoder:
+        """Start decoding the rows that were encoded; any number of decoders may be alive."""
+        session: Any = self.part(self.main)
+        decoder: MemoryDecoder = session.memory_decoder(self.feeds(self.main, encoded))
         return decoder
 
-    def align(self, memory: Memory, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What the aligned heads attend to, when the decoder reads whole rows of tokens.
-
-        Shapes: input_ids (B, T) -> (B, heads, T, S). Raises InputError when the model has no such part.
-        """
-        session = self.part(ALIGNMENT)
-        values = {**memory.values, "input_ids": input_ids}
-        feed = {port.name: values[port.name] for port in session.signature.inputs}
-        return session.run(feed)[session.signature.outputs[0].name]
+    def run_part(
+        self, name: str, encoded: Encoded, inputs: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Run one part on what was encoded and these inputs, by port name."""
+        return self.part(name).run({**self.feeds(name, encoded), **inputs})
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Run the decoder once: every port of its signature by name -> its outputs by name."""
-        return self.part(DECODER).run(inputs)
+        """Run the main part once, every port by name; where it keeps no states, with all that feeds it."""
+        if self.signature.states:
+            return self.part(self.main).run(inputs)
+        values, unused = self._forward([*self._before, self.main], inputs)
+        if unused:
+            raise InputError(f"inputs: {', '.join(sorted(unused))} unknown to the parts {', '.join(self.parts)}")
+        return {port.name: values[f"{self.main}.{port.name}"] for port in self.signature.outputs}
 
     def close(self) -> None:
         for session in self._open.values():
             session.close()
-        self._open, self._openers = {}, {}
+        self._open, self._signatures = {}, {}
 
     def __enter__(self) -> Self:
         return self
@@ -129,3 +161,38 @@ class EncoderDecoderSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _forward(
+        self, nodes: Iterable[str], inputs: Mapping[str, NDArray[Any]]
+    ) -> tuple[dict[str, NDArray[Any]], set[str]]:
+        """Run these nodes in order -> their inputs and outputs by "node.port", and the inputs that no part took.
+
+        An input that two parts have is given by "part.port".
+        """
+        values: dict[str, NDArray[Any]] = {}
+        unused = set(inputs)
+        for node in nodes:
+            if node in self._steps:
+                step = load_step(node)
+                fed = {port: values[self._wires[f"{node}.{port}"]] for port in step.INPUTS}
+                values |= {f"{node}.{port}": array for port, array in step.run(fed, **self._steps[node]).items()}
+                continue
+            session, feed = self.part(node), dict[str, "NDArray[Any]"]()
+            for port in session.signature.inputs:
+                name = f"{node}.{port.name}"
+                if name in self._wires:
+                    feed[port.name] = values[self._wires[name]]
+                elif (key := name if name in inputs else port.name) in inputs:
+                    feed[port.name] = inputs[key]
+                    unused.discard(key)
+            made = session.run(feed)
+            values |= {f"{node}.{port}": array for port, array in (*feed.items(), *made.items())}
+        return values, unused
+
+    def _axis(self, name: str) -> Any:
+        """The first axis of a node's port."""
+        node, _, port = name.partition(".")
+        if node not in self._signatures:
+            return BATCH
+        signature = self._signatures[node]
+        return next(p.axes[0] for p in (*signature.inputs, *signature.outputs) if p.name == port)

@@ -477,7 +477,7 @@ class _Lines:
         self._alone = not isinstance(session, Stepper)
         self._decoder: Any = session
         if not isinstance(session, Stepper):
-            if session.signature.cache is None:
+            if not session.signature.states:
                 raise InputError(
                     "this model does not generate text: it has no key/value cache; export or open it for "
                     "text-generation"

@@ -171,9 +171,7 @@ class Pipeline(ABC):
             "token_type_ids": batch.token_type_ids,
             "position_ids": np.maximum(batch.attention_mask.cumsum(1) - 1, 0),
         }
-        if cache := signature.cache:
-            empty = np.zeros((len(rows), cache.heads, 0, cache.head_dim), np.float32)
-            feeds |= {port.name: empty for port in cache.ports("past_key_values", 0)}
+        feeds |= {state.input: np.zeros(state.shape(len(rows)), np.float32) for state in signature.states}
         unknown = [port.name for port in signature.inputs if port.name not in feeds]
         if unknown:
             raise UnsupportedModel(f"{self.task} does not know how to make the model's input {unknown[0]!r}")

@@ -11,9 +11,12 @@ from typing import Any
 
 from isoform.errors import InputError
 from isoform.signature import Signature
+from isoform.wiring import guessed_wires
 
 NAME = "isoform.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ = (1, 2)
+"""The versions that this isoform opens. Version 1 has no roles, states by kind, wires, host steps or facts."""
 WHOLE = "model"
 """The part of an artifact that is a whole model."""
 
@@ -65,7 +68,11 @@ class Artifact:
 
 @dataclass(slots=True, kw_only=True)
 class Manifest:
-    """`source` is {"name", "path", "files": [File…]} of the weights; `missing` says why a format was not written."""
+    """`source` is {"name", "path", "files": [File…]} of the weights; `missing` says why a format was not written.
+
+    `wires` connect the parts and host `steps` (name -> settings), see `isoform.wiring`; `loop` names the loop that
+    decodes; `facts` are what preprocessing and pipelines must know of the model.
+    """
 
     family: str
     task: str
@@ -74,6 +81,10 @@ class Manifest:
     artifacts: list[Artifact] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     parity: dict[str, Any] | None = None
+    wires: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    loop: str = "tokens"
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -93,6 +104,10 @@ class Manifest:
                 }
                 for a in self.artifacts
             ],
+            **({"wires": self.wires} if self.wires else {}),
+            **({"steps": self.steps} if self.steps else {}),
+            "loop": self.loop,
+            "facts": self.facts,
             "missing": self.missing,
             "parity": self.parity,
         }
@@ -116,12 +131,12 @@ class Manifest:
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); export the model again") from None
         try:
-            if data["format_version"] != FORMAT_VERSION:
+            if data["format_version"] not in _READ:
                 raise InputError(
-                    f"{path} has format version {data['format_version']}, this isoform reads {FORMAT_VERSION}; "
-                    "export the model again"
+                    f"{path} has format version {data['format_version']}, this isoform reads 1 and {FORMAT_VERSION}; "
+                    "export the model again, or install a newer isoform"
                 )
-            return cls(
+            manifest = cls(
                 family=data["family"],
                 task=data["task"],
                 source=data["source"],
@@ -139,8 +154,16 @@ class Manifest:
                 ],
                 missing=data["missing"],
                 parity=data["parity"],
+                wires=dict(data.get("wires", {})),
+                steps=dict(data.get("steps", {})),
+                loop=data.get("loop", "tokens"),
+                facts=dict(data.get("facts", {})),
             )
-        except (KeyError, TypeError, IndexError) as error:
+            if data["format_version"] == 1:
+                parts = {artifact.part: artifact.signature for artifact in manifest.artifacts}
+                manifest.wires = guessed_wires(parts) if len(parts) > 1 else {}
+            return manifest
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(f"{path} is not a manifest ({error!r}); export the model again") from None
 
 

@@ -1,144 +1,355 @@
-"""What goes into a model and what comes out: ports with a dtype and named axes, and the layout of a cache.
+"""What goes into a graph and what comes out: ports with roles, the states of a step, and how sizes depend on another.
 
 A `Signature` is data. The family card makes it, the exporters name graph inputs by it, the manifest stores it, and the
-runtimes feed by it; nothing guesses a port from a model type. Axis names are the ecosystem's (`batch_size`,
-`sequence_length`, `past_sequence_length`, `total_sequence_length`); a number is a fixed size.
+runtimes feed by it. Port and axis names are the ecosystem's (`input_ids`, `past_sequence_length`); they differ between
+ecosystems, so runtimes and validators look for a port's role. An axis that is a number has a fixed size.
 
-A model of several graphs has one signature per part. What an encoder gives (`last_hidden_state`) is the memory that the
-decoder attends to: its input `encoder_hidden_states`, with `encoder_attention_mask` where that may be padded.
+A model of several graphs has one signature per part; the card's wires say which output feeds which input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from math import prod
+from typing import Any, Literal, get_args
 
 Axis = str | int
 DType = Literal["bool", "int64", "float"]  # "float" is the dtype of the artifact's activations
+Role = Literal[
+    "",  # none of these
+    "attentions",
+    "embeddings",
+    "encoder_mask",
+    "encoder_states",
+    "features",
+    "logits",
+    "mask",
+    "pixels",
+    "pooled",
+    "positions",
+    "similarity",
+    "sound",
+    "state",
+    "states",
+    "switch",
+    "token_types",
+    "tokens",
+]
+"""What a port is for. Inputs: token ids and types, embeddings in their place, a mask of the slots, positions, encoder
+states (cross-attention) with their mask, pixels of pictures, features or the waveform of sound. Outputs: logits, hidden
+states per slot, one pooled vector per row, similarities, attention weights. Both: a state, and the switch that says
+whether the states hold something."""
+
+Kind = Literal["append", "once", "replace", "window"]
+"""How a state changes in a step. append: it grows by the new slots (self-attention's keys and values). window: it does,
+and keeps only the last ones. once: the first step computes it, later steps keep it (cross-attention's keys and values).
+replace: each step gives a new one of the same size (a recurrent state, the edge of a streaming convolution)."""
 
 BATCH, LENGTH, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 MEMORY, PAST_MEMORY = "encoder_sequence_length", "past_encoder_sequence_length"
-USE_CACHE = "use_cache_branch"
-"""The port that says whether the cache's ports hold something; the first step computes the memory's keys and values."""
 PICTURES, SENTENCES = "image_batch_size", "text_batch_size"  # where a model takes so many of each
 HEIGHT, WIDTH = "height", "width"
+
+ROLES: dict[str, Role] = {
+    "attention_mask": "mask",
+    "cross_attentions": "attentions",
+    "encoder_attention_mask": "encoder_mask",
+    "encoder_hidden_states": "encoder_states",
+    "image_embeds": "pooled",
+    "input_features": "features",
+    "input_ids": "tokens",
+    "input_values": "sound",
+    "inputs_embeds": "embeddings",
+    "last_hidden_state": "states",
+    "logits": "logits",
+    "logits_per_image": "similarity",
+    "logits_per_text": "similarity",
+    "pixel_values": "pixels",
+    "pooler_output": "pooled",
+    "position_ids": "positions",
+    "text_embeds": "pooled",
+    "token_type_ids": "token_types",
+    "use_cache_branch": "switch",
+}
+"""Role by the ecosystem's port names: for graphs that come without a signature, and manifests of version 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One named tensor that enters or leaves a model."""
+    """One named tensor that enters or leaves a graph. `role` defaults to that of the name in `ROLES`."""
 
     name: str
     dtype: DType
     axes: tuple[Axis, ...]
+    role: Role | None = None
+
+    def __post_init__(self) -> None:
+        if self.role is None:
+            object.__setattr__(self, "role", ROLES.get(self.name, ""))
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "dtype": self.dtype, "axes": list(self.axes)}
+        return {"name": self.name, "dtype": self.dtype, "axes": list(self.axes), "role": self.role}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Port:
-        return cls(data["name"], data["dtype"], tuple(data["axes"]))
+    def from_json(cls, data: Mapping[str, Any]) -> Port:
+        """Raises ValueError for a role that this isoform does not know."""
+        role = data.get("role")
+        if role is not None and role not in get_args(Role):
+            raise ValueError(f"the port {data['name']} has the unknown role {role!r}")
+        return cls(data["name"], data["dtype"], tuple(data["axes"]), role)
 
 
 @dataclass(frozen=True, slots=True)
-class CacheLayout:
-    """A decoder's key/value cache: per layer one key and one value of shape (B, heads, P, head_dim).
+class State:
+    """A tensor that a step gives as the port `output` and the next step takes as the port `input`.
 
-    With `cross` a layer also keeps those of the memory of S slots that it attends to, (B, heads, S, head_dim).
+    `axes` are the input's. `grown`: the output's, where they differ (`append`: all slots so far).
     """
 
-    layers: int
-    heads: int
-    head_dim: int
-    cross: bool = False
+    input: str
+    output: str
+    axes: tuple[Axis, ...]
+    kind: Kind = "append"
+    grown: tuple[Axis, ...] = ()
 
-    def ports(self, prefix: str, length: Axis, memory: Axis = MEMORY) -> tuple[Port, ...]:
-        """`prefix.N.key`, `prefix.N.value` for every layer N, in that order.
+    def taken(self) -> Port:
+        return Port(self.input, "float", self.axes, "state")
 
-        With `cross`: `prefix.N.decoder.key|value` and `prefix.N.encoder.key|value`, these of `memory` slots.
-        """
-        sides = (("decoder.", length), ("encoder.", memory)) if self.cross else (("", length),)
-        return tuple(
-            Port(f"{prefix}.{n}.{side}{kind}", "float", (BATCH, self.heads, slots, self.head_dim))
-            for n in range(self.layers)
-            for side, slots in sides
-            for kind in ("key", "value")
-        )
+    def given(self) -> Port:
+        return Port(self.output, "float", self.grown or self.axes, "state")
+
+    @property
+    def slots(self) -> int | None:
+        """The axis that has one entry per slot; None where the state has a fixed size."""
+        found = (n for n, axis in enumerate(self.axes) if n and isinstance(axis, str))
+        return next(found, None)
+
+    def shape(self, batch: int, slots: int = 0) -> tuple[int, ...]:
+        """The sizes of the input with so many rows and slots."""
+        return tuple(axis if isinstance(axis, int) else slots if n else batch for n, axis in enumerate(self.axes))
+
+    @property
+    def row(self) -> int:
+        """Values of one row in one slot."""
+        return prod(axis for axis in self.axes[1:] if isinstance(axis, int))
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A relation between axes: `axis` is the sum of `terms`, divided by `divisor` (merged = patches / 4)."""
+
+    axis: str
+    terms: tuple[str, ...]
+    divisor: int = 1
+
+    def value(self, sizes: Mapping[str, int]) -> int | None:
+        """The size that follows from the others; None while a term is unknown."""
+        if not all(term in sizes for term in self.terms):
+            return None
+        return sum(sizes[term] for term in self.terms) // self.divisor
+
+    def __str__(self) -> str:
+        total = " + ".join(self.terms)
+        return f"{self.axis} = {total}" if self.divisor == 1 else f"{self.axis} = ({total}) / {self.divisor}"
 
     def to_json(self) -> dict[str, Any]:
-        data = {"layers": self.layers, "heads": self.heads, "head_dim": self.head_dim}
-        return data | ({"cross": True} if self.cross else {})
+        return {"axis": self.axis, "sum": list(self.terms), "divisor": self.divisor}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Size:
+        return cls(data["axis"], tuple(data["sum"]), data["divisor"])
+
+
+SLOTS = (Size(TOTAL, (PAST, LENGTH)),)
+"""The mask of a step spans the slots before it and its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Inputs and outputs in positional order; `cache` is set when they carry one.
+    """Inputs and outputs in positional order, the ports of states among them; `states` says which belong together.
 
-    With a cache, `inputs` ends with the ports `past_key_values.N.key|value` and `outputs` with `present.N.key|value`;
-    with one over a memory as well, `use_cache_branch` is the last input.
+    A graph with states can decode: a step takes what the last one gave.
     `units`: of an axis that a convolution reads (height, samples), the least size, which is also the step that makes
     one more position; elsewhere it is 1.
     """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    cache: CacheLayout | None = None
+    states: tuple[State, ...] = ()
+    sizes: tuple[Size, ...] = ()
     units: Mapping[str, int] = field(default_factory=dict)
 
+    def port(self, role: Role) -> Port | None:
+        """The first input of a role."""
+        return next((port for port in self.inputs if port.role == role), None)
+
+    def output(self, role: Role) -> Port | None:
+        """The first output of a role."""
+        return next((port for port in self.outputs if port.role == role), None)
+
+    def takes(self, *roles: Role) -> bool:
+        """Whether there is an input of each role."""
+        return all(self.port(role) is not None for role in roles)
+
+    @property
+    def given(self) -> tuple[Port, ...]:
+        """The inputs of a step that are no states and no switch of them: what a caller brings."""
+        return tuple(port for port in self.inputs if port.role not in ("state", "switch"))
+
+    @property
+    def results(self) -> tuple[Port, ...]:
+        """The outputs that are no states."""
+        return tuple(port for port in self.outputs if port.role != "state")
+
+    def layout(self) -> tuple[int, int, int] | None:
+        """(layers, heads, head size) where every state is a growing key or value of one shape; None elsewhere."""
+        shapes = {(state.axes[1:], state.kind) for state in self.states}
+        if len(shapes) != 1 or len(self.states) % 2:
+            return None
+        axes, kind = shapes.pop()
+        if kind != "append" or len(axes) != 3 or not isinstance(axes[0], int) or not isinstance(axes[2], int):
+            return None
+        return len(self.states) // 2, axes[0], axes[2]
+
+    def kept(self, *kinds: Kind) -> tuple[State, ...]:
+        """The states of these kinds."""
+        return tuple(state for state in self.states if state.kind in kinds)
+
     def to_json(self) -> dict[str, Any]:
-        return {
-            "inputs": [p.to_json() for p in self.inputs],
-            "outputs": [p.to_json() for p in self.outputs],
-            "cache": self.cache and self.cache.to_json(),
-            **({"units": dict(self.units)} if self.units else {}),
+        data: dict[str, Any] = {
+            "inputs": [port.to_json() for port in self.inputs],
+            "outputs": [port.to_json() for port in self.outputs],
         }
+        if self.states:
+            data["states"] = [{"input": s.input, "output": s.output, "kind": s.kind} for s in self.states]
+        if self.sizes:
+            data["sizes"] = [size.to_json() for size in self.sizes]
+        if self.units:
+            data["units"] = dict(self.units)
+        return data
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Signature:
-        cache = data.get("cache")
-        return cls(
-            tuple(Port.from_json(p) for p in data["inputs"]),
-            tuple(Port.from_json(p) for p in data["outputs"]),
-            CacheLayout(**cache) if cache else None,
-            dict(data.get("units", {})),
+    def from_json(cls, data: Mapping[str, Any]) -> Signature:
+        """Of a manifest of version 1 or 2. Raises KeyError, TypeError or ValueError for what is none."""
+        inputs = tuple(Port.from_json(port) for port in data["inputs"])
+        outputs = tuple(Port.from_json(port) for port in data["outputs"])
+        if "cache" in data:  # version 1: one layout for all layers
+            return cls(*with_states(inputs, outputs), units=dict(data.get("units", {})))
+        taken, given = ({port.name: port.axes for port in ports} for ports in (inputs, outputs))
+        states = tuple(
+            State(s["input"], s["output"], taken[s["input"]], _kind(s["kind"]), _other(taken, given, s))
+            for s in data.get("states", ())
         )
+        sizes = tuple(Size.from_json(size) for size in data.get("sizes", ()))
+        return cls(inputs, outputs, states, sizes, dict(data.get("units", {})))
+
+
+def _kind(name: str) -> Kind:
+    if name not in get_args(Kind):
+        raise ValueError(f"there is no kind of state {name!r}")
+    return name  # type: ignore[return-value]
+
+
+def _other(taken: Mapping[str, Any], given: Mapping[str, Any], state: Mapping[str, str]) -> tuple[Axis, ...]:
+    """The output's axes where they are not the input's."""
+    axes: tuple[Axis, ...] = given[state["output"]]
+    return () if axes == taken[state["input"]] else axes
+
+
+_PAST_PORT = re.compile(r"past_key_values\.(\d+\.(?:(?:de|en)coder\.)?(?:key|value))")
+
+
+def with_states(
+    inputs: Iterable[Port], outputs: Iterable[Port]
+) -> tuple[tuple[Port, ...], tuple[Port, ...], tuple[State, ...], tuple[Size, ...]]:
+    """Ports without roles of states, as the ecosystem names them -> inputs, outputs, states and sizes of a signature.
+
+    `past_key_values.N.key` becomes `present.N.key`; `.encoder.` is computed once. Raises KeyError for a past whose
+    present is missing.
+    """
+    given = {port.name: port for port in outputs}
+    states: list[State] = []
+    found: list[Port] = []
+    for port in inputs:
+        match = _PAST_PORT.fullmatch(port.name)
+        if match is None:
+            found.append(port)
+            continue
+        present = given[f"present.{match[1]}"]
+        grown = () if present.axes == port.axes else present.axes
+        state = State(port.name, present.name, port.axes, "once" if ".encoder." in port.name else "append", grown)
+        states.append(state)
+        found.append(state.taken())
+        given[present.name] = state.given()
+    sizes = SLOTS if states and any(TOTAL in port.axes for port in found) else ()
+    return tuple(found), tuple(given.values()), tuple(states), sizes
+
+
+def key_values(layers: int, heads: int, head_dim: int, *, side: str = "") -> Iterator[State]:
+    """A growing key and value per layer, (B, heads, P, head_dim); `side` stands before "key" in the port's name."""
+    for n in range(layers):
+        for name in ("key", "value"):
+            yield State(
+                f"past_key_values.{n}.{side}{name}",
+                f"present.{n}.{side}{name}",
+                (BATCH, heads, PAST, head_dim),
+                "append",
+                (BATCH, heads, TOTAL, head_dim),
+            )
+
+
+def crossed_key_values(layers: int, heads: int, head_dim: int) -> Iterator[State]:
+    """Per layer a growing key and value, then those of the encoder states, which the first step computes."""
+    for n, state in enumerate(key_values(layers, heads, head_dim, side="decoder.")):
+        yield state
+        if n % 2:
+            for name in ("key", "value"):
+                yield State(
+                    f"past_key_values.{n // 2}.encoder.{name}",
+                    f"present.{n // 2}.encoder.{name}",
+                    (BATCH, heads, PAST_MEMORY, head_dim),
+                    "once",
+                    (BATCH, heads, MEMORY, head_dim),
+                )
 
 
 def decoder_signature(layers: int, heads: int, head_dim: int, vocab: int) -> Signature:
-    """Token ids in, logits out, with one cache entry per layer; serves prefill (P = 0) and decode alike."""
-    cache = CacheLayout(layers, heads, head_dim)
+    """Token ids in, logits out, with a key and a value per layer; serves prefill (P = 0) and decode alike."""
+    states = tuple(key_values(layers, heads, head_dim))
     return Signature(
         (
-            Port("input_ids", "int64", (BATCH, LENGTH)),
-            Port("attention_mask", "int64", (BATCH, TOTAL)),
-            Port("position_ids", "int64", (BATCH, LENGTH)),
-            *cache.ports("past_key_values", PAST),
+            Port("input_ids", "int64", (BATCH, LENGTH), "tokens"),
+            Port("attention_mask", "int64", (BATCH, TOTAL), "mask"),
+            Port("position_ids", "int64", (BATCH, LENGTH), "positions"),
+            *(state.taken() for state in states),
         ),
-        (Port("logits", "float", (BATCH, LENGTH, vocab)), *cache.ports("present", TOTAL)),
-        cache,
+        (Port("logits", "float", (BATCH, LENGTH, vocab), "logits"), *(state.given() for state in states)),
+        states,
+        SLOTS,
     )
 
 
-def memory_decoder_signature(
+def encoder_decoder_signature(
     layers: int, heads: int, head_dim: int, vocab: int, width: int, *, masked: bool = False
 ) -> Signature:
-    """Token ids and a memory (B, S, width) in, logits out: the decoder of an encoder-decoder model.
+    """Token ids and encoder states (B, S, width) in, logits out: the decoder of an encoder-decoder model.
 
     It has no mask of its own: token t of a step stands at position P + t. While `use_cache_branch` is false the past is
-    ignored, and `present.N.encoder` are the memory's keys and values; while it is true they are empty, for those given
-    as past stay valid. `masked`: the memory may be padded, `encoder_attention_mask` says where.
+    ignored, and the states of kind "once" are computed; while it is true what the step gives for them is empty, since
+    those given as past stay valid. `masked`: the encoder states may be padded, `encoder_attention_mask` says where.
     """
-    cache = CacheLayout(layers, heads, head_dim, cross=True)
-    mask = (Port("encoder_attention_mask", "int64", (BATCH, MEMORY)),) if masked else ()
+    states = tuple(crossed_key_values(layers, heads, head_dim))
+    mask = (Port("encoder_attention_mask", "int64", (BATCH, MEMORY), "encoder_mask"),) if masked else ()
     return Signature(
         (
-            Port("input_ids", "int64", (BATCH, LENGTH)),
+            Port("input_ids", "int64", (BATCH, LENGTH), "tokens"),
             *mask,
-            Port("encoder_hidden_states", "float", (BATCH, MEMORY, width)),
-            *cache.ports("past_key_values", PAST, PAST_MEMORY),
-            Port(USE_CACHE, "bool", (1,)),
+            Port("encoder_hidden_states", "float", (BATCH, MEMORY, width), "encoder_states"),
+            *(state.taken() for state in states),
+            Port("use_cache_branch", "bool", (1,), "switch"),
         ),
-        (Port("logits", "float", (BATCH, LENGTH, vocab)), *cache.ports("present", TOTAL)),
-        cache,
+        (Port("logits", "float", (BATCH, LENGTH, vocab), "logits"), *(state.given() for state in states)),
+        states,
     )

@@ -27,15 +27,15 @@ def written(source: Path, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "in_place"), [("llama", True), ("gemma2", True), ("qwen2", False)])
 def test_a_cache_is_shared_where_the_kernel_writes_in_place(tmp_path: Path, name: str, in_place: bool) -> None:
     config, model = written(tiny(name), tmp_path), open_model(tiny(name))
-    cache = model.signature.cache
-    assert cache is not None
     assert config["search"]["past_present_share_buffer"] is in_place
     assert config["search"]["max_length"] <= min(LENGTH, config["model"]["context_length"])
     decoder = config["model"]["decoder"]
     assert (tmp_path / decoder["filename"]).is_file()
-    assert (decoder["num_hidden_layers"], decoder["num_key_value_heads"], decoder["head_size"]) == (
-        *(cache.layers, cache.heads, cache.head_dim),
-    )
+    assert (
+        decoder["num_hidden_layers"],
+        decoder["num_key_value_heads"],
+        decoder["head_size"],
+    ) == model.signature.layout()
 
 
 def test_generation_settings_go_into_it(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ EXACT = 1e-4  # absolute, on logits of up to 30, summed in float32 in its own or
 def test_openvino_computes_what_the_module_does(name: str, tmp_path: Path) -> None:
     model = open_model(tiny(name))
     (artifact,) = write(model, tmp_path, "f32", quiet, portable=True)
-    past = 3 if model.signature.cache else 0
+    past = 3 if model.signature.states else 0
     values, valid = inputs(model.signature, 2, 5, past, "left", 100)
     given, result = tmp_path / "given.npz", tmp_path / "result.npz"
     fed = {key: value.astype(np.float32) if value.dtype == np.float64 else value for key, value in values.items()}

@@ -102,7 +102,7 @@ def cases(model: Model) -> list[dict[str, NDArray[np.int64]]]:
         mask = np.array(rows, np.int64)
         ids = draw.integers(0, model.config.vocab_size, mask.shape)  # type: ignore[attr-defined]
         case = {"input_ids": ids, "attention_mask": mask}
-        if model.signature.cache:
+        if model.signature.states:
             case["position_ids"] = (mask.cumsum(1) - 1).clip(0)
         else:
             case["token_type_ids"] = np.zeros_like(ids)
@@ -321,7 +321,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     path.write_text(json.dumps(config))
     (source / "model.safetensors").unlink()
     with torch.device("meta"):
-        shapes = {n: p.shape for n, p in FAMILY.tasks[0].build(Qwen2Config.from_dict(config)).named_parameters()}
+        shapes = {n: p.shape for n, p in FAMILY.tasks[0].built(Qwen2Config.from_dict(config)).named_parameters()}
     del shapes["head.weight"]
     names = hub_names(shapes, FAMILY.rules)
     save_file(

@@ -101,10 +101,7 @@ def inputs(signature: Signature, batch: int, length: int, past: int, side: str, 
         "position_ids": np.maximum(seen.cumsum(1) - 1, 0)[:, past:],
         "token_type_ids": rng.integers(0, 2, (batch, length)),
     }
-    cache = signature.cache
-    for port in signature.inputs:
-        if cache is not None and port.name not in values:
-            values[port.name] = rng.standard_normal((batch, cache.heads, past, cache.head_dim))
+    values |= {state.input: rng.standard_normal(state.shape(batch, past)) for state in signature.states}
     return {port.name: values[port.name] for port in signature.inputs}, seen[:, past:] != 0
 
 
@@ -112,7 +109,7 @@ def cases(signature: Signature, rows: bool) -> Iterator[tuple[int, int, int, str
     """Batch, new tokens, cached tokens, padding side. `rows`: also several rows with several tokens after a past."""
     for batch in (1, 3):
         for length in (1, 7, 20):
-            for past in (0, 1, 9) if signature.cache else (0,):
+            for past in (0, 1, 9) if signature.states else (0,):
                 if rows or batch == 1 or length == 1 or past == 0:
                     yield from (
                         (batch, length, past, side) for side in (("",) if batch == 1 else ("", "left", "right"))

@@ -33,7 +33,7 @@ def test_the_reference_evaluator_computes_what_the_module_does(name: str, tmp_pa
     (artifact,) = write(model, tmp_path, "f32", quiet, portable=True)
     evaluator = ReferenceEvaluator(str(tmp_path / artifact.files[0].path))
     module = model.module(torch.float64)
-    for past in (0, 3) if model.signature.cache else (0,):
+    for past in (0, 3) if model.signature.states else (0,):
         exact, fed, valid = feeds(model, past)
         got = [np.asarray(value) for value in evaluator.run(None, fed)]
         assert gap(model.signature, got, forward(module, exact, torch.float64), valid, past) < EXACT

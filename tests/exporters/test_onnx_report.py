@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,9 @@ def test_a_token_reads_every_weight_once_and_one_row_of_a_table(folder: Path) ->
     constants = found["read per token"] - 4 * values  # the head is the table, so all of it is read
     assert 0 < constants < 1000
     assert found["weights"] == found["read per token"]
-    cache_values = model.signature.cache
-    assert cache_values is not None
-    assert found["read per cached token"] == 2 * 4 * cache_values.layers * cache_values.heads * cache_values.head_dim
+    layout = model.signature.layout()
+    assert layout is not None
+    assert found["read per cached token"] == 2 * 4 * prod(layout)
     untied = open_model(oracle.tiny("llama3_instruct"))
     write(untied, folder / "untied", "f32", quiet)
     found = inspect_onnx(folder / "untied/onnx/model.onnx")["bytes"]

@@ -16,6 +16,7 @@ from isoform.exporters import bundle
 from isoform.exporters.onnx import Options
 from isoform.manifest import Manifest
 from isoform.reference.model import open_model
+from isoform.signature import Signature
 from isoform.validators.check.bundle import Limits, check_bundle
 from isoform.validators.report.records import Report
 from tests.oracle import tiny
@@ -58,11 +59,14 @@ def test_the_parts_of_a_manifest_survive_reading_and_old_ones_have_none(folders:
     path = folders["moonshine_b"] / "isoform.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     assert [a["part"] for a in data["artifacts"]] == ["encoder", "decoder"] * 2
-    assert data["artifacts"][1]["signature"]["cache"] == {"layers": 1, "heads": 3, "head_dim": 16, "cross": True}
+    states = data["artifacts"][1]["signature"]["states"]
+    assert [state["kind"] for state in states] == ["append", "append", "once", "once"]
+    assert data["wires"] == {"decoder.encoder_hidden_states": "encoder.last_hidden_state"}
     assert Manifest.read(folders["moonshine_b"]).to_json() == data
     whole = open_model(tiny("llama"))
     assert [part.part for part in whole.parts] == ["model"]
-    assert whole.signature.to_json()["cache"] == {"layers": 3, "heads": 2, "head_dim": 8}
+    assert whole.signature.layout() == (3, 2, 8)
+    assert Signature.from_json(whole.signature.to_json()) == whole.signature
 
 
 def test_two_graphs_over_the_same_weights_share_their_file(folders: dict[str, Path]) -> None:

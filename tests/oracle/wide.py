@@ -37,7 +37,7 @@ def wide(family: str, folder: Path, seed: int = 0, dtype: str = "float32", **con
     task = next(task for task in card.tasks if task.name == "text-generation")
     typed = card.config.from_dict(settings)
     with torch.device("meta"):
-        shapes = {key: p.shape for key, p in task.build(typed).named_parameters(remove_duplicate=False)}
+        shapes = {key: p.shape for key, p in task.built(typed).named_parameters(remove_duplicate=False)}
     tied = card.tied(typed)
     names = hub_names([key for key in shapes if key not in tied], card.rules)
     draw = torch.Generator().manual_seed(seed)

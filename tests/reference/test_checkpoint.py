@@ -568,7 +568,7 @@ def test_weights_stay_in_the_file_and_are_read_when_used(tmp_path: Path) -> None
     from isoform.reference.weights import hub_names
 
     with torch.device("meta"):
-        module = FAMILY.tasks[0].build(FAMILY.config.from_dict(data))
+        module = FAMILY.tasks[0].built(FAMILY.config.from_dict(data))
     sizes = {key: tuple(p.shape) for key, p in module.named_parameters() if key != "head.weight"}
     generator = torch.Generator().manual_seed(0)
     held = {key: torch.randn(sizes[n], generator=generator) for n, (key, _) in hub_names(sizes, FAMILY.rules).items()}

@@ -108,7 +108,7 @@ def test_outputs_have_the_shapes_of_the_signature(name: str) -> None:
         "batch_size": 2,
         "sequence_length": 5,
         "past_sequence_length": 3,
-        "total_sequence_length": 8 if signature.cache else 5,
+        "total_sequence_length": 8 if signature.states else 5,
     }
 
     def shape(axes: Sequence[str | int]) -> tuple[int, ...]:
@@ -363,7 +363,7 @@ def test_both_spellings_of_a_config_mean_the_same(name: str) -> None:
 
 def _rebuilt(name: str, typed: Any) -> Any:
     with torch.device("meta"):
-        return model(name).task.build(typed)
+        return model(name).task.built(typed)
 
 
 def test_every_family_says_what_it_is() -> None:

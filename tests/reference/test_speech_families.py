@@ -127,7 +127,7 @@ def test_parts_hold_what_they_use_and_share_what_they_can() -> None:
     assert parts["decoder"].tied == {"head.weight": "embed.weight"}
     assert not parts["encoder"].weights.keys() & {"embed.weight"}
     aligned, decoder = parts["alignment"], parts["decoder"]
-    assert aligned.root == decoder.root
+    assert aligned.roots == decoder.roots
     assert aligned.weights.keys() < decoder.weights.keys()
     assert all(weight is decoder.weights[name] for name, weight in aligned.weights.items())
     assert [part.part for part in model("whisper_labels").parts] == ["model"]

@@ -142,4 +142,4 @@ def test_configurations_without_meaning_are_refused(model_type: str, data: dict[
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     family = load_family("vit")
     with pytest.raises(CheckpointError, match="no multiple of num_attention_heads"), torch.device("meta"):
-        family.tasks[0].build(family.config.from_dict({"hidden_size": 20, "num_attention_heads": 3}))
+        family.tasks[0].built(family.config.from_dict({"hidden_size": 20, "num_attention_heads": 3}))

@@ -46,6 +46,7 @@ def expected(built: tuple[Path, Path]) -> set[str]:
     tree = built[0].parents[1]
     package = tree / "src" / "isoform"
     found = {f"isoform/{path.name}" for path in package.iterdir() if path.is_file()}
+    found |= {f"isoform/steps/{path.name}" for path in (package / "steps").glob("*.py")}
     for room in ROOMS:
         for path in (tree / room).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:

@@ -78,7 +78,9 @@ def imports(room: str) -> Iterator[Import]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_earlier_rooms(room: str) -> None:
-    reads_gguf = re.compile(r"reference/checkpoints/gguf\w*\.py")  # a .gguf file is also a checkpoint; gguf-py decodes its blocks
+    reads_gguf = re.compile(
+        r"reference/checkpoints/gguf\w*\.py"
+    )  # a .gguf file is also a checkpoint; gguf-py decodes its blocks
     wrong = [
         i
         for i in imports(room)

@@ -24,17 +24,24 @@ class TransformersSpeech:
     def decoder(self, memory: Any) -> TransformersDecoder:
         return TransformersDecoder(self.model, memory)
 
-    def align(self, memory: Any, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def giving(self, role: str) -> str:
+        assert role == "attentions"
+        return "alignment"
+
+    def run_part(self, name: str, encoded: Any, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """What the aligned heads attend to: input_ids (B, T) -> (B, heads, T, S)."""
         import torch
 
         self.model.set_attn_implementation("eager")
         with torch.no_grad():
             out = self.model(
-                encoder_outputs=(memory,), decoder_input_ids=torch.from_numpy(input_ids), output_attentions=True
+                encoder_outputs=(encoded,),
+                decoder_input_ids=torch.from_numpy(inputs["input_ids"]),
+                output_attentions=True,
             )
         heads = self.model.generation_config.alignment_heads
         weights: NDArray[np.float32] = torch.stack([out.cross_attentions[n][:, h] for n, h in heads], 1).numpy()
-        return weights
+        return {"cross_attentions": weights}
 
 
 class TransformersDecoder:

@@ -50,7 +50,7 @@ def test_rows_can_be_chosen_before_and_between_steps(backend: str, opener: Any) 
     ids, orders = tokens(3, 9), ([0, 2, 2], [2, 0, 1, 1], [1, 1, 0], [3, 2])
     with opener("whisper_b", backend) as session:
         memory = session.encode({"input_features": features(3)})
-        assert memory.values["encoder_hidden_states"].shape == (3, 50, 48)
+        assert session.feeds("decoder", memory)["encoder_hidden_states"].shape == (3, 50, 48)
         decoder = session.decoder(memory)
         rows, row_ids, start = np.arange(3), ids, 0
         for order, size in zip(orders, (4, 1, 3, 1), strict=False):
@@ -71,7 +71,8 @@ def test_all_backends_give_the_same(opener: Any) -> None:
             memory = session.encode({"input_features": features(2)})
             decoder = session.decoder(memory)
             first, second = decoder.step(tokens(2, 5)), decoder.step(tokens(2, 1))
-            found.append((first, second, session.align(memory, tokens(2, 5))))
+            aligned = session.run_part("alignment", memory, {"input_ids": tokens(2, 5)})
+            found.append((first, second, aligned["cross_attentions"]))
     for others in found[1:]:
         for mine, theirs in zip(found[0], others, strict=True):
             assert mine.dtype == np.float32
@@ -84,7 +85,7 @@ def test_decoders_beside_each_other_do_not_mix(backend: str, opener: Any) -> Non
     sound = np.random.default_rng(3).standard_normal((1, 4000)).astype(np.float32)
     with opener("moonshine_b", backend) as session:
         memories = [session.encode({"input_values": x}) for x in (sound, sound[:, :2000])]
-        assert [m.values["encoder_hidden_states"].shape[1] for m in memories] == [9, 3]
+        assert [m.values["encoder.last_hidden_state"].shape[1] for m in memories] == [9, 3]
         alone = [session.decoder(memory).step(tokens(1, 6) % 200) for memory in memories]
         pair = [session.decoder(memory) for memory in memories]
         for n in range(6):
@@ -101,7 +102,7 @@ def test_what_does_not_fit_is_refused_by_name(opener: Any) -> None:
             session.encode({"input_values": np.zeros((1, 3000), np.float32), "attention_mask": np.ones((1, 3000))})
         memory = session.encode({"input_values": np.zeros((2, 3000), np.float32)})
         with pytest.raises(InputError, match="no part 'alignment'"):
-            session.align(memory, tokens(2, 3))
+            session.run_part("alignment", memory, {"input_ids": tokens(2, 3)})
         decoder = session.decoder(memory)
         with pytest.raises(InputError, match=r"shape \(1, 3\); this decoder takes \(2, T\)"):
             decoder.step(tokens(1, 3))
@@ -115,7 +116,7 @@ def test_what_does_not_fit_is_refused_by_name(opener: Any) -> None:
 def test_parts_of_the_same_weights_share_them_in_torch(opener: Any) -> None:
     with opener("whisper_b", "torch") as session:
         memory = session.encode({"input_features": features(1)})
-        session.align(memory, tokens(1, 4))
+        session.run_part("alignment", memory, {"input_ids": tokens(1, 4)})
         own, other = (dict(session.part(name).module.named_parameters()) for name in ("decoder", "alignment"))
         assert all(parameter is own[name] for name, parameter in other.items())
 

@@ -82,9 +82,8 @@ def padded(signature: Signature, lengths: list[int], side: str, seed: int = 0) -
     ids = np.where(mask == 1, rng.integers(5, 200, mask.shape), 0)
     types = np.where(mask == 1, rng.integers(0, 2, mask.shape), 0)
     known = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "token_type_ids": types}
-    cache = signature.cache
-    empty = np.zeros((batch, cache.heads, 0, cache.head_dim) if cache else 0, np.float32)
-    return {port.name: known.get(port.name, empty) for port in signature.inputs}
+    known |= {state.input: np.zeros(state.shape(batch), np.float32) for state in signature.states}
+    return {port.name: known[port.name] for port in signature.inputs}
 
 
 def alone(model: Model, inputs: Arrays) -> list[list[NDArray[Any]]]:
@@ -152,7 +151,7 @@ def test_half_precision_is_cast_at_the_border(
     model, session = open_model(tiny(name)), opened(name, backend, dtype)
     inputs = padded(session.signature, [9, 4], "left")
     compare(session.signature, session.run(inputs), alone(model, inputs), inputs["attention_mask"], HALF[dtype])
-    if session.signature.cache:
+    if session.signature.states:
         logits = decoded(session, inputs, [6, 2, 1], all_logits=True)
         assert_close(logits[0], alone(model, inputs)[0][0], HALF[dtype])
 
@@ -474,7 +473,7 @@ def test_a_closed_session_says_so(backend: str, opened: Callable[..., Session]) 
         ({"input_ids": np.zeros((1, 3))}, "it holds integers"),
         ({"input_ids": np.zeros(3, np.int64)}, r"input_ids has shape \(3,\)"),
         ({"position_ids": np.zeros((1, 2), np.int64)}, r"position_ids has shape \(1, 2\), not \(1, 3\)"),
-        ({"attention_mask": np.ones((1, 4), np.int64)}, "4 slots, not 0 cached and 3 new"),
+        ({"attention_mask": np.ones((1, 4), np.int64)}, "total_sequence_length is 4, not 3"),
         ({"past_key_values.0.key": np.zeros((1, 2, 0, 5), np.float32)}, r"past_key_values.0.key has shape"),
     ],
 )
@@ -627,7 +626,7 @@ def test_a_gpu_gives_what_the_cpu_gives(name: str, backend: str, tiny: Tiny, ope
     model, session = open_model(tiny(name)), opened(name, backend, device="cuda", strict=True)
     inputs = padded(session.signature, [20, 1, 7], "left")
     compare(session.signature, session.run(inputs), alone(model, inputs), inputs["attention_mask"], FLOAT32)
-    if session.signature.cache:
+    if session.signature.states:
         logits = decoded(session, inputs, [17, 1, 2], all_logits=True)
         assert_close(logits[0], alone(model, inputs)[0][0], FLOAT32)
 

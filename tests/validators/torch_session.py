@@ -60,13 +60,8 @@ class TorchSession:
 class TorchDecoder:
     def __init__(self, session: TorchSession, batch: int) -> None:
         self.session = session
-        cache = session.signature.cache
-        assert cache is not None
         self.mask = np.zeros((batch, 0), np.int64)
-        self.past = {
-            port.name: np.zeros((batch, cache.heads, 0, cache.head_dim), np.float32)
-            for port in cache.ports("past_key_values", 0)
-        }
+        self.past = {state.input: np.zeros(state.shape(batch), np.float32) for state in session.signature.states}
 
     def step(
         self,

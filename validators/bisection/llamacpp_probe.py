@@ -42,7 +42,7 @@ class LlamaCppProbe:
             for name, part in skeleton.named_modules()
             if isinstance(getattr(part, "head_dim", None), int)
         }
-        self._states = model.signature.cache is None
+        self._states = not model.signature.states
         self._process = Process(path, threads=threads or 1, strict=True)
 
     def rows(self, case: Case) -> Iterator[Inside]:

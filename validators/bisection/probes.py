@@ -69,10 +69,10 @@ def graph_rows(run: Run, signature: Signature, case: Case) -> Iterator[Inside]:
             own = {point: [x[r] for x in found if len(x) == len(case.rows)] for point, found in values.items()}
             yield Inside(own, mask)
         return
-    if signature.cache is None or all(port.name != "attention_mask" for port in signature.inputs):
+    if not signature.states or not signature.takes("mask"):
         raise IsoformError("steps beside a memory are not looked into; a case in one pass would be")
-    past = [port.name for port in signature.cache.ports("past_key_values", 0)]
-    present = [port.name for port in signature.cache.ports("present", 0)]
+    past = [state.input for state in signature.states]
+    present = [state.output for state in signature.states]
     for r, mask in enumerate(case.mask):
         cache = {name: array[r : r + 1] for name, array in case.inputs(signature).items() if name in past}
         steps: list[Values] = []

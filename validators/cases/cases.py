@@ -197,7 +197,7 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
     texts = text_rows(model, vocabulary, limit)
     if texts:
         cases += [Case(f"text, {side} padding, {_lengths(texts)}", texts, side) for side in ("left", "right")]
-    if model.signature.cache is not None:
+    if model.signature.states:
         cases += _cached(long, row)
         cases += _outgrowing(model, row(_long_window(model) + STEPS + 1))
     return cases

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
-from isoform.signature import USE_CACHE, Port, Signature
+from isoform.signature import Port, Signature
 from isoform.validators.cases.cases import LONG, SHORT, Case, Row, cases_of, positions
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def memory_cases(model: Model, seed: int = 0) -> list[Case]:
         sizes = " ".join(str(len(row.media[STATES])) for row in rows)
         cases.append(Case(f"batch of {len(rows)}, memories of {sizes}", rows))
     cases += [Case(f"one row, memory of {len(memory)}", (row(SHORT, memory),)) for memory in others[:1]]
-    if model.signature.cache is None:
+    if not model.signature.states:
         return cases
     parts = (4, 3, 1, 1, 1, SHORT)
     total = sum(parts)
@@ -109,7 +109,7 @@ def fed(port: Port, rows: Sequence[Row]) -> NDArray[Any] | None:
     """What a port of a memory, or of its cache, is given for one pass; None for other ports."""
     import numpy as np
 
-    if port.name == USE_CACHE:
+    if port.role == "switch":
         return np.zeros(1, bool)
     if port.name not in (STATES, MASK):
         return None

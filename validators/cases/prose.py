@@ -94,7 +94,7 @@ def prose_rows(model: Model, text: str = TEXT) -> list[Row]:
     vocabulary = model.weights["embed.weight"].shape[0]
     if not ids or max((*ids, *around)) >= vocabulary or len(around) >= window:
         return []
-    first, last = (around[:1], around[1:]) if model.signature.cache is None else (around, [])
+    first, last = (around[:1], around[1:]) if not model.signature.states else (around, [])
     step = window - len(around)
     rows = [np.array([*first, *ids[start : start + step], *last], np.int64) for start in range(0, len(ids), step)]
     kept = [row for row in rows if len(row) > window // 2 or len(rows) == 1]

@@ -161,7 +161,7 @@ def estimate(model: Model, artifacts: Sequence[Artifact], cases: Sequence[Case],
     batched = sum(
         sum(forward(len(case.rows) * part) for part in case.parts or (max(map(len, case.rows)),)) for case in cases
     )
-    text = passages * forward(128) + (16 * forward(4) + 4 * forward(48) if model.signature.cache else 0)
+    text = passages * forward(128) + (16 * forward(4) + 4 * forward(48) if model.signature.states else 0)
     total = START + 2 * load + exact
     total += sum(load + 2 * alone for _ in {a.dtype for a in artifacts if a.dtype in FLOATS})
     quantized = [artifact for artifact in artifacts if artifact.dtype not in FLOATS]

@@ -340,7 +340,7 @@ def _speeds(half: Half, session: Session, cases: Sequence[Case]) -> NDArray[np.i
         longest = Row(ids, np.zeros_like(ids))
     inputs = Case("", (longest,)).inputs(session.signature)
     half.pass_speed = len(longest) / min(_time(lambda: session.run(inputs)) for _ in range(3))
-    if session.signature.cache is None or session.signature.outputs[0].name != "logits":
+    if not session.signature.states or session.signature.outputs[0].role != "logits":
         return None
     prompts = _prompts(cases)
     start = perf_counter()

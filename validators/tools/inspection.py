@@ -9,6 +9,7 @@ from typing import Any
 
 from isoform.errors import InputError
 from isoform.manifest import NAME, Manifest
+from isoform.signature import Signature
 
 
 def inspect(source: str) -> dict[str, Any]:
@@ -44,8 +45,15 @@ def inspect_checkpoint(source: str) -> dict[str, Any]:
         "beside": [path.relative_to(checkpoint.folder).as_posix() for path in checkpoint.sidecars()],
         "inputs": [port.to_json() for port in model.signature.inputs if "." not in port.name],
         "outputs": [port.to_json() for port in model.signature.outputs if "." not in port.name],
-        "cache": model.signature.to_json()["cache"],
+        "cache": _cache(model.signature),
     }
+
+
+def _cache(signature: Signature) -> dict[str, Any] | None:
+    """What a decoder keeps: layers, heads and channels where all states are alike, how many of each kind elsewhere."""
+    if (layout := signature.layout()) is not None:
+        return dict(zip(("layers", "heads", "head_dim"), layout, strict=True))
+    return dict(Counter(state.kind for state in signature.states)) or None
 
 
 def inspect_bundle(folder: Path) -> dict[str, Any]:

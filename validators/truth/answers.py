@@ -58,7 +58,7 @@ class Answers:
         module = model.module()
         for passage in self.passages:
             self._keep(run_alone(model, module, passage.row)[passage.asked])
-        if model.signature.cache is not None:
+        if model.signature.states:
             prompts = [row.tokens[:PROMPT] for row in given if len(row) >= PROMPT][:PROMPTS]
             for tokens, logits in _continued(model, module, np.stack(prompts)) if prompts else ():
                 row = Row(tokens, np.zeros_like(tokens))

@@ -26,7 +26,7 @@ LOGITS = 2**25  # floats of logits that one call of llama_decode may give: 128 M
 
 
 class LlamaCppSession:
-    """A decoder (`signature.cache` is set) that gives logits, or an encoder that gives its last hidden state.
+    """A decoder (the signature has states) that gives logits, or an encoder that gives its last hidden state.
 
     `strict` computes in float32 throughout (float32 cache, no flash attention), for comparison with a reference;
     otherwise llama.cpp's own settings hold (float16 cache, flash attention where it can).
@@ -46,8 +46,8 @@ class LlamaCppSession:
         device: str = "cpu",
     ) -> None:
         self.signature = signature
-        outputs = [port.name for port in signature.outputs if not port.name.startswith("present.")]
-        if outputs != (["logits"] if signature.cache else ["last_hidden_state"]):
+        outputs = [port.name for port in signature.results]
+        if outputs != (["logits"] if signature.states else ["last_hidden_state"]):
             raise BackendUnavailable(
                 "llama.cpp gives the logits of decoders and the last hidden state of encoders, not "
                 f"{', '.join(outputs)}; use the onnxruntime or torch backend for this model"
@@ -80,7 +80,7 @@ class LlamaCppSession:
             positions = np.cumsum(mask, 1) - 1
         lengths = mask.sum(1)
         longest = int(lengths.max(initial=0))
-        states = self.signature.cache is None
+        states = not self.signature.states
         limit = self._process.facts["positions"]
         if states and longest > limit:
             raise InputError(f"a row of {longest} tokens exceeds the {limit} positions of this model; truncate it")
@@ -95,7 +95,7 @@ class LlamaCppSession:
 
     def decoder(self, batch: int) -> LlamaCppDecoder:
         """Start decoding `batch` rows. There is one cache: a decoder made before this one ends here."""
-        if self.signature.cache is None:
+        if not self.signature.states:
             raise InputError("this model is an encoder and decodes nothing; call run")
         if not 1 <= batch <= MAX_SEQUENCES:
             raise InputError(f"a batch of {batch} rows: llama.cpp decodes 1 to {MAX_SEQUENCES} together; split it")
@@ -115,7 +115,7 @@ class LlamaCppSession:
 
     def _check(self, path: Path) -> None:
         """The file must be of the signature's size; a file of another model would otherwise only give odd numbers."""
-        found = self._process.facts["width" if self.signature.cache is None else "vocab"]
+        found = self._process.facts["vocab" if self.signature.states else "width"]
         want = self.signature.outputs[0].axes[-1]
         if isinstance(want, int) and found != want:
             name = self.signature.outputs[0].name
@@ -125,11 +125,11 @@ class LlamaCppSession:
         """`input_ids`, after a look at every other port."""
         import numpy as np
 
-        past = [port.name for port in self.signature.inputs if port.name.startswith("past_key_values.")]
+        past = [state.input for state in self.signature.states]
         for name in past:
             if name in inputs and np.size(inputs[name]):
                 raise InputError(f"{name} is not empty, and llama.cpp keeps its cache to itself; use decoder()")
-        names = [port.name for port in self.signature.inputs if port.name not in past]
+        names = [port.name for port in self.signature.given]
         missing, unknown = [n for n in names if n not in inputs], sorted(set(inputs) - {*names, *past})
         if missing or unknown:
             wrong = f"{', '.join(missing)} missing" if missing else f"{', '.join(unknown)} unknown"

@@ -89,10 +89,9 @@ class OnnxRuntimeDecoder(SteppingDecoder):
         return super()._piece(total)
 
     def _room(self, batch: int) -> dict[str, NDArray[Any]]:
-        """Zeros (B, heads, capacity, D) for every cache input."""
-        shape = batch, self.cache.heads, self._capacity, self.cache.head_dim
-        names = (port.name for port in self.cache.ports("past_key_values", 0))
-        return {name: np.zeros(shape, self._session.types[name]) for name in names}
+        """Zeros with the capacity's slots for every state."""
+        types = self._session.types
+        return {s.input: np.zeros(s.shape(batch, self._capacity), types[s.input]) for s in self.states}
 
     def _keep(self, room: Mapping[str, NDArray[Any]]) -> None:
         """Take these arrays as the cache; on the CPU it is in them, and elsewhere copied from them."""
@@ -186,7 +185,7 @@ class Bound:
     def __init__(self, session: OnnxRuntimeSession, past: dict[str, Any], in_place: bool) -> None:
         self.past = past
         self._session, self._in_place = session, in_place
-        self._presents = [port.name for port in session.signature.outputs[1:]]
+        self._presents = [state.output for state in session.signature.states]
         self._starts = np.array([-1]), np.array([0])  # by whether all logits are asked for
         self._whole = np.array([maxsize])
         self._held: dict[str, NDArray[Any]] = {}  # what is bound, by input: ONNX Runtime does not hold it

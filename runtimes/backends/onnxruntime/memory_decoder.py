@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.runtimes.backends.decoder import MemoryDecoder
 from isoform.runtimes.backends.onnxruntime.session import START, OnnxRuntimeSession, _errors, _library, failed
-from isoform.signature import USE_CACHE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,13 +22,11 @@ class OnnxRuntimeMemoryDecoder(MemoryDecoder):
         super().__init__(session.signature, memory)
         self._session = session
         self._device = session.device
-        self._logits, *presents = session.signature.outputs
-        cached = [port.name for port in self.cache.ports("past_key_values", 0)]
-        pairs = list(zip(cached, (port.name for port in presents), strict=True))
-        self._own = [pair for pair in pairs if ".decoder." in pair[0]]
-        self._crossed = [pair for pair in pairs if ".encoder." in pair[0]]
-        empty = (self._rows, self.cache.heads, 0, self.cache.head_dim)
-        self._start({name: np.zeros(empty, session.types[name]) for name, _ in pairs})
+        self._logits = session.signature.outputs[0]
+        self._own = [(state.input, state.output) for state in self.states if state.kind != "once"]
+        self._crossed = [(state.input, state.output) for state in self.states if state.kind == "once"]
+        types = session.types
+        self._start({s.input: np.zeros(s.shape(self._rows), types[s.input]) for s in self.states})
 
     def _start(self, past: dict[str, NDArray[Any]]) -> None:
         """Bind the memory and these arrays as the past; what has no slots yet is to be computed."""
@@ -39,7 +36,7 @@ class OnnxRuntimeMemoryDecoder(MemoryDecoder):
         self._arrays = {
             **{name: array.astype(self._session.types[name], copy=False) for name, array in self._memory.items()},
             **past,
-            USE_CACHE: np.array([self._past > 0]),
+            self._switch: np.array([self._past > 0]),
         }
         self._values = {name: self._session.value(array) for name, array in self._arrays.items()}
         for name, value in self._values.items():
@@ -84,9 +81,9 @@ class OnnxRuntimeMemoryDecoder(MemoryDecoder):
             self._arrays.pop(name, None)
             self._binding.bind_ortvalue_input(name, value)
         if past == 0:
-            self._arrays[USE_CACHE] = np.array([True])
-            self._values[USE_CACHE] = self._session.value(self._arrays[USE_CACHE])
-            self._binding.bind_ortvalue_input(USE_CACHE, self._values[USE_CACHE])
+            self._arrays[self._switch] = np.array([True])
+            self._values[self._switch] = self._session.value(self._arrays[self._switch])
+            self._binding.bind_ortvalue_input(self._switch, self._values[self._switch])
         self._bind_outputs(first=False)
         array: NDArray[Any] = logits.numpy()
         return array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from sys import maxsize
@@ -24,7 +23,7 @@ from isoform.runtimes.backends.onnxruntime.prepare import huge_pages
 from isoform.runtimes.backends.onnxruntime.prepare.prepared_graph import CACHE, PreparedGraph, prepare
 from isoform.runtimes.backends.parallel_runs import in_turn
 from isoform.runtimes.devices import cpus, gpus, parse_device
-from isoform.signature import Axis, CacheLayout, Port, Signature
+from isoform.signature import Axis, Port, Signature, with_states
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -176,11 +175,11 @@ class OnnxRuntimeSession:
     @property
     def extends_rows_alone(self) -> bool:
         """Whether several new slots after a past are for a batch of one only: so is grouped-query attention."""
-        return self.signature.cache is not None and self.cache != GROWS
+        return bool(self.signature.states) and self.cache != GROWS
 
     def _appends(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
         """Whether these are several new slots after a past, of several rows."""
-        first = next(array for name, array in arrays.items() if name.startswith("past_key_values."))
+        first = arrays[self.signature.states[0].input]
         return 0 not in first.shape and 1 not in arrays["input_ids"].shape
 
     @staticmethod
@@ -199,7 +198,7 @@ class OnnxRuntimeSession:
         return OnnxRuntimeDecoder(self, batch)
 
     def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> MemoryDecoder:
-        """Decode the rows of a memory; see `EncoderDecoderSession.decoder`."""
+        """Decode the rows of a memory; see `PartsSession.decoder`."""
         from isoform.runtimes.backends.onnxruntime.memory_decoder import OnnxRuntimeMemoryDecoder
 
         self._weights = huge_pages.ask(self._weights, COPYING)
@@ -228,27 +227,24 @@ def graph_signature(path: Path, found_inputs: Sequence[Any], found_outputs: Sequ
         return Port(value.name, "bool" if "bool" in value.type else "int64" if "int" in value.type else "float", axes)
 
     inputs, outputs = tuple(map(port, found_inputs)), tuple(map(port, found_outputs))
-    pasts = {p.name: p for p in inputs if re.fullmatch(r"past_key_values\.\d+\.(key|value)", p.name)}
-    if not pasts:
-        return Signature(inputs, outputs)
-    shapes = {p.axes[1::2] for p in pasts.values() if len(p.axes) == 4}
-    cache = None
-    if len(shapes) == 1:
-        heads, head_dim = shapes.pop()
-        if isinstance(heads, int) and isinstance(head_dim, int):
-            cache = CacheLayout(len(pasts) // 2, heads, head_dim)
-    past_names = [p.name for p in cache.ports("past_key_values", 0)] if cache else []
-    present_names = [p.name for p in cache.ports("present", 0)] if cache else []
-    by_name = {p.name: p for p in outputs}
-    if cache is None or set(past_names) != pasts.keys() or not set(present_names) <= by_name.keys():
+    try:
+        inputs, outputs, states, sizes = with_states(inputs, outputs)
+    except KeyError as error:
         raise CheckpointError(
-            f"{path}: its cache inputs {', '.join(sorted(pasts)[:3])}… are not a key and a value of one shape per "
-            "layer, with outputs present.N.key|value; export the model with `isoform export`"
+            f"{path} has a cache but no output {error.args[0]}; export the model with `isoform export`"
+        ) from None
+    if any(isinstance(axis, str) for state in states for axis in (state.axes[1:2] + state.axes[3:])):
+        raise CheckpointError(
+            f"{path}: its cache input {states[0].input} has no fixed number of heads and channels; export the model "
+            "with `isoform export`"
         )
+    # States come last, in the order of the inputs.
+    taken, given = (state.taken() for state in states), (state.given() for state in states)
     return Signature(
-        (*(p for p in inputs if p.name not in pasts), *(pasts[name] for name in past_names)),
-        (*(p for p in outputs if p.name not in present_names), *(by_name[name] for name in present_names)),
-        cache,
+        (*(port for port in inputs if port.role != "state"), *taken),
+        (*(port for port in outputs if port.role != "state"), *given),
+        states,
+        sizes,
     )
 
 

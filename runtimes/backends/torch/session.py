@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from isoform.reference.model import Model
-    from isoform.runtimes.backends.parts import EncoderDecoderSession
+    from isoform.runtimes.backends.parts import PartsSession
 
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
@@ -76,7 +76,7 @@ class TorchSession:
         return TorchDecoder(self.module, self.signature, batch, self._device, self._dtype)
 
     def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> TensorMemoryDecoder:
-        """Decode the rows of a memory; see `EncoderDecoderSession.decoder`."""
+        """Decode the rows of a memory; see `PartsSession.decoder`."""
         return TensorMemoryDecoder(self.module, self.signature, memory, self._device, self._dtype)
 
     def close(self) -> None:
@@ -104,8 +104,10 @@ class TorchDecoder(SteppingDecoder):
 
         super().__init__(signature, batch)
         self._module, self._device, self._dtype = module, device, dtype
-        shape = (batch, FIRST_CAPACITY, self.cache.heads, self.cache.head_dim)
-        self._buffers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * self.cache.layers)]
+        self._buffers = [
+            torch.zeros(state.shape(batch, FIRST_CAPACITY), dtype=dtype, device=device).transpose(1, 2).contiguous()
+            for state in self.states
+        ]
 
     def _pass(
         self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool
@@ -154,8 +156,8 @@ class TensorMemoryDecoder(MemoryDecoder):
         super().__init__(signature, memory)
         self._forward, self._device, self._dtype = forward, device, dtype
         self._held = tensors(self._memory, device, dtype)
-        empty = torch.zeros(self._rows, self.cache.heads, 0, self.cache.head_dim, dtype=dtype, device=device)
-        self._present = [empty] * (4 * self.cache.layers)
+        self._present = [torch.zeros(state.shape(self._rows), dtype=dtype, device=device) for state in self.states]
+        self._once = [state.kind == "once" for state in self.states]
         self._filled = torch.zeros(1, dtype=torch.bool, device=device)
 
     def _pass(self, ids: NDArray[np.int64], *, all_logits: bool) -> NDArray[np.float32]:
@@ -165,7 +167,7 @@ class TensorMemoryDecoder(MemoryDecoder):
             given = torch.from_numpy(ids).to(self._device)
             logits, *present = self._forward(given, *self._held, *self._present, self._filled)
             for n, new in enumerate(present):
-                if not self._past or n % 4 < 2:  # the memory's keys and values are those of the first pass
+                if not self._past or not self._once[n]:  # those of the encoder states are the first pass's
                     self._present[n] = new
             self._filled = torch.ones_like(self._filled)
             return to_numpy(logits if all_logits else logits[:, -1])
@@ -176,13 +178,13 @@ class TensorMemoryDecoder(MemoryDecoder):
         order = torch.from_numpy(rows).to(self._device)
         with torch.inference_mode():
             for n, tensor in enumerate(self._present):
-                if n % 4 < 2:
+                if not self._once[n]:
                     self._present[n] = tensor.index_select(0, order)
             if shared is not None:
                 order = torch.from_numpy(shared).to(self._device)
                 self._held = [tensor.index_select(0, order) for tensor in self._held]
                 for n, tensor in enumerate(self._present):
-                    if n % 4 >= 2:
+                    if self._once[n]:
                         self._present[n] = tensor.index_select(0, order)
 
 
@@ -215,20 +217,26 @@ def _append(past: Tensor, new: Tensor) -> Tensor:
     return whole.flatten(2)
 
 
-def open_parts(model: Model, **options: Any) -> EncoderDecoderSession:
+def open_parts(model: Model, **options: Any) -> PartsSession:
     """A session per part of the model; those of the same weights share them."""
-    from functools import partial
+    from isoform.runtimes.backends.parts import PartsSession
 
-    from isoform.runtimes.backends.parts import EncoderDecoderSession
+    parts = {part.part: part for part in model.parts}
+    opened: dict[tuple[tuple[str, str], ...], TorchSession] = {}  # by roots
 
-    opened: dict[str, TorchSession] = {}  # by root
-
-    def open_part(part: Model) -> TorchSession:
-        like = opened[part.root].module if part.root in opened else None
-        session = opened[part.root] = TorchSession(part, like=like, **options)
+    def open_part(name: str) -> TorchSession:
+        part = parts[name]
+        roots = tuple(part.roots.items())
+        like = opened[roots].module if roots in opened else None
+        session = opened[roots] = TorchSession(part, like=like, **options)
         return session
 
-    return EncoderDecoderSession({part.part: partial(open_part, part) for part in model.parts})
+    return PartsSession(
+        {name: part.signature for name, part in parts.items()},
+        open_part,
+        model.task.wires,
+        model.task.steps(model.config),
+    )
 
 
 def shared(model: Model, like: nn.Module, dtype: torch.dtype) -> nn.Module:

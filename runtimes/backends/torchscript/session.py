@@ -77,7 +77,7 @@ class TorchScriptSession:
         return TorchScriptDecoder(self, batch)
 
     def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> TensorMemoryDecoder:
-        """Decode the rows of a memory; see `EncoderDecoderSession.decoder`."""
+        """Decode the rows of a memory; see `PartsSession.decoder`."""
 
         def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
             return self.forward(list(inputs))
@@ -104,9 +104,9 @@ class TorchScriptDecoder(SteppingDecoder):
 
         super().__init__(session.signature, batch)
         self._session = session
-        shape = (batch, self.cache.heads, 0, self.cache.head_dim)
-        empty = torch.zeros(shape, dtype=session._dtype, device=session._device)
-        self._past: tuple[Tensor, ...] = (empty,) * (2 * self.cache.layers)
+        self._past: tuple[Tensor, ...] = tuple(
+            torch.zeros(state.shape(batch), dtype=session._dtype, device=session._device) for state in self.states
+        )
 
     def _pass(
         self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool

@@ -50,7 +50,7 @@ class AutomaticSpeechRecognition(Pipeline):
             self._ctc = CtcRecognizer(session, self.folder, self.config)
             return
         several: Any = session
-        if any(port.name == "input_values" for port in several.part("encoder").signature.inputs):
+        if several.part(several.parts[0]).signature.takes("sound"):
             from isoform.runtimes.pipelines.audio.waveform_writer import WaveformWriter
 
             self._writer = WaveformWriter(several, self.folder)

@@ -23,7 +23,7 @@ from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer, read_objec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from isoform.runtimes.backends.parts import EncoderDecoderSession
+    from isoform.runtimes.backends.parts import PartsSession
 
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "num_beams": 5}
 """Those of transformers' pipeline, where neither the call nor the model says otherwise."""
@@ -33,7 +33,7 @@ TOGETHER = 8  # rows of the decoder at a time, beams included
 class WaveformWriter:
     """Recordings to texts, over an open session and the folder with the model's files."""
 
-    def __init__(self, session: EncoderDecoderSession, folder: Path) -> None:
+    def __init__(self, session: PartsSession, folder: Path) -> None:
         self._session, self._tokenizer = session, TextTokenizer(folder)
         self.settings = WaveformSettings.read(folder)
         config = read_object(folder / "config.json")
@@ -42,7 +42,7 @@ class WaveformWriter:
         if not isinstance(start, int):
             raise CheckpointError(f"{folder}/config.json: decoder_start_token_id is {start!r}, not a token's number")
         self._start, self._context = start, context_length(config)
-        encoder = session.part("encoder").signature
+        encoder = session.part(session.taking("sound")).signature
         port = next(port for port in encoder.inputs if port.name == WAVEFORM)
         self._shortest = encoder.units.get(str(port.axes[1]), 1)
         self._ports = {port.name for port in encoder.inputs}

@@ -60,7 +60,7 @@ class TextGeneration(Pipeline):
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
-        if session.signature.cache is None:
+        if not session.signature.states:
             raise InputError("text-generation needs a decoder with a key/value cache; this model is not one")
         self.chat_template = ChatTemplate.read(self.folder, self.tokenizer.special)
         self.settings = model_settings(self.folder)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.runtimes.generation.processors import Processor
+    from isoform.signature import Role
 
 Progress = Callable[[str, int, int], None]
 """What is being done, seconds done, seconds in all."""
@@ -52,9 +53,11 @@ class SpeechSession(Protocol):
 
     def decoder(self, memory: Any) -> Any: ...
 
-    def align(self, memory: Any, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The attention of the aligned heads to the memory. Shapes: input_ids (B, T) -> (B, heads, T, S)."""
-        ...
+    def giving(self, role: Role) -> str: ...
+
+    def run_part(
+        self, name: str, encoded: Any, inputs: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[np.float32]]: ...
 
 
 @dataclass(slots=True)
@@ -427,7 +430,8 @@ class Transcriber:
         ids = np.full((len(rows), max(map(len, rows))), self.model.eos_token_id, np.int64)
         for n, row in enumerate(rows):
             ids[n, : len(row)] = row
-        weights = self._session.align(memory, ids)
+        part = self._session.giving("attentions")
+        (weights,) = self._session.run_part(part, memory, {"input_ids": ids}).values()
         found = []
         for n, (recording, window) in enumerate(zip(active, heard, strict=True)):
             sounding = recording.windows.sounding - recording.seek

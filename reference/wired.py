@@ -1,0 +1,72 @@
+"""A model of several parts as one torch module, generated from the parts and the wires between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from isoform.signature import Signature
+from isoform.wiring import main_part, needed
+
+
+class Wired(nn.Module):
+    """Every part at its roots, so that parameters have the whole model's names; runs those that the main part needs.
+
+    Inputs are those of the parts, in the order in which they run, that no wire feeds and that are no states; outputs
+    are the main part's.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, nn.Module],
+        signatures: Mapping[str, Signature],
+        roots: Mapping[str, Mapping[str, str]],
+        wires: Mapping[str, str],
+    ) -> None:
+        super().__init__()
+        self._ports = {
+            name: ([port.name for port in signature.given], [port.name for port in signature.outputs])
+            for name, signature in signatures.items()
+        }
+        # A tuple, so that torch does not register the parts a second time.
+        self._parts = tuple((name, parts[name]) for name in needed([main_part(signatures)], wires, parts))
+        self._wires = dict(wires)
+        self._shared: Sequence[tuple[nn.Module, nn.Module]] = ()
+        for name, part in parts.items():
+            for inner, outer in roots[name].items():
+                self._place(part.get_submodule(inner), outer)
+
+    def _place(self, module: nn.Module, path: str) -> None:
+        """Register a module at a dotted path; one that is there already shares its parameters with it."""
+        *parents, leaf = path.split(".")
+        owner: nn.Module = self
+        for name in parents:
+            if name not in owner._modules:
+                owner.add_module(name, nn.Module())
+            owner = owner.get_submodule(name)
+        if leaf in owner._modules:
+            self._shared = (*self._shared, (module, owner.get_submodule(leaf)))
+        else:
+            owner.add_module(leaf, module)
+
+    def share(self) -> None:
+        """Give modules that stand at the same path the same parameters."""
+        for module, source in self._shared:
+            found = dict(source.named_modules())
+            for path, owner in module.named_modules():
+                owner._parameters.update({name: found[path]._parameters[name] for name in owner._parameters})
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """One pass of every part, with empty states."""
+        given = iter(inputs)
+        values: dict[str, Tensor] = {}
+        outputs: tuple[Tensor, ...] = ()
+        for name, part in self._parts:
+            taken, made = self._ports[name]
+            for port in taken:
+                source = self._wires.get(f"{name}.{port}")
+                values[f"{name}.{port}"] = next(given) if source is None else values[source]
+            outputs = part(*(values[f"{name}.{port}"] for port in taken))
+            values |= {f"{name}.{port}": tensor for port, tensor in zip(made, outputs, strict=False)}
+        return outputs
