@@ -14,7 +14,7 @@ import pytest
 
 from isoform.validators.report import formats as reports
 from isoform.validators.report.records import Report
-from tests.validators.sample_report import sample
+from tests.validators.report.sample_report import sample
 
 pytestmark = pytest.mark.browser
 SECTIONS = ["Summary", "Cases", "Layers", "Errors by size", "Wanted and got", "Divergence by position", "Time"]

@@ -12,7 +12,7 @@ import torch
 from isoform.exporters.onnx import write
 from isoform.reference.model import open_model
 from tests.clients.environments import environment
-from tests.exporters.test_onnx import forward, gap, inputs, quiet
+from tests.exporters.onnx.test_files import forward, gap, inputs, quiet
 from tests.oracle import tiny
 
 pytestmark = pytest.mark.clients

@@ -8,7 +8,7 @@ import pytest
 
 from isoform.validators.check.baseline import compare_with_baseline
 from isoform.validators.report.records import Report, Result, Skip
-from tests.validators.sample_report import sample
+from tests.validators.report.sample_report import sample
 
 
 def found(report: Report, stored: Report) -> list[str]:

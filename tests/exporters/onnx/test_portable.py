@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from isoform.exporters.onnx import write
 from isoform.reference.model import Model, open_model
 from tests import oracle
-from tests.exporters.test_onnx import forward, gap, inputs, quiet, session
+from tests.exporters.onnx.test_files import forward, gap, inputs, quiet, session
 
 EXACT = 1e-4  # absolute, on logits of up to 30 that NumPy sums in float32 in its own order
 SAME_BYTES = 1e-3  # absolute: both engines round to the same bytes, up to values on the very edge of a step

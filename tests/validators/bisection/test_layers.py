@@ -11,7 +11,7 @@ from isoform.validators.bisection.layers import LayerProfile, by_layer, shown_ca
 from isoform.validators.cases.cases import cases_of
 from isoform.validators.check.bundle import Limits, check_bundle
 from tests import oracle
-from tests.validators.test_bundle import keep, write
+from tests.validators.check.test_bundle import keep, write
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from isoform.exporters.onnx.operators import ATEN, RUNTIME
 from isoform.exporters.onnx.translate import translate
 from isoform.exporters.tracing import trace
 from isoform.signature import BATCH, LENGTH, Axis, Port, Signature
-from tests.exporters.test_onnx import session
+from tests.exporters.onnx.test_files import session
 
 Body = Callable[[Tensor, Tensor], Any]
 

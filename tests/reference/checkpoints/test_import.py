@@ -21,7 +21,7 @@ from isoform.reference.checkpoints.gguf_file import GgufCheckpoint, read_gguf
 from isoform.reference.model import Model, open_model
 from isoform.reference.weights import Fold, WeightNorm, hub_names
 from tests.cli.test_bad_input import run
-from tests.reference.test_saving import in_transformers, inputs_of
+from tests.reference.checkpoints.test_saving import in_transformers, inputs_of
 
 Tiny = Callable[[str], Path]
 

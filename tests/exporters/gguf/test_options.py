@@ -19,7 +19,7 @@ from isoform.manifest import describe
 from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
-from tests.exporters.test_gguf_lora import adapter_for
+from tests.exporters.gguf.test_lora import adapter_for
 from tests.oracle.convert_gguf import oracle_convert
 
 Tiny = Callable[[str], Path]

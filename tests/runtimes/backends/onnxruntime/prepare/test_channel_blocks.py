@@ -16,7 +16,7 @@ from isoform.runtimes.backends.onnxruntime.graph_file import nodes
 from isoform.runtimes.backends.onnxruntime.prepare import channel_blocks, prepared_graph
 from isoform.runtimes.backends.onnxruntime.prepare.channel_blocks import BLOCKS, LINEAR, block_size, in_blocks
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
-from tests.runtimes.graphs import SUMS, WIDTH, Graph, given, kinds, outputs_of
+from tests.runtimes.backends.onnxruntime.prepare.graphs import SUMS, WIDTH, Graph, given, kinds, outputs_of
 
 pytest.importorskip("onnxruntime")
 

@@ -246,7 +246,7 @@ def test_a_process_is_found_without_installation(path: Path, tmp_path: Path) -> 
         "import sys; from pathlib import Path; from isoform.runtimes.backends.llamacpp.process import Process\n"
         "Process(Path(sys.argv[1])).close()"
     )
-    source = Path(__file__).parents[2] / "src"
+    source = Path(__file__).parents[4] / "src"
     env = {**os.environ, "PYTHONPATH": str(source)}
     (tmp_path / "json.py").write_text("raise SystemExit('the working folder is on the path')")
     subprocess.run([sys.executable, "-P", "-c", code, str(path)], cwd=tmp_path, env=env, check=True)

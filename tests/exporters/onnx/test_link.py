@@ -24,7 +24,7 @@ from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
 from isoform.runtimes.open import open_path
 from tests import oracle
-from tests.exporters.test_onnx import inputs, quiet
+from tests.exporters.onnx.test_files import inputs, quiet
 
 LINK = exporter.Options(link=True)
 

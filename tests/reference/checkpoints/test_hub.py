@@ -18,7 +18,7 @@ from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.checkpoint import open_checkpoint
 from isoform.reference.model import open_model
 from tests.oracle import tiny
-from tests.reference.hub_server import Hub, Repository, commit_of, files_of, serve
+from tests.reference.checkpoints.hub_server import Hub, Repository, commit_of, files_of, serve
 
 IDS = torch.tensor([[1, 5, 9, 4]])
 REST = {

@@ -14,7 +14,7 @@ from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.prepare import prepared_graph
 from isoform.runtimes.backends.onnxruntime.prepare.selected_rows import select_early
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
-from tests.runtimes.graphs import SUMS, WIDTH, Graph, given, kinds, outputs_of
+from tests.runtimes.backends.onnxruntime.prepare.graphs import SUMS, WIDTH, Graph, given, kinds, outputs_of
 
 pytest.importorskip("onnxruntime")
 

@@ -22,7 +22,7 @@ from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber
 from isoform.runtimes.pipelines.audio.speech.words import words
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
-from tests.runtimes.heard import TransformersSpeech
+from tests.runtimes.pipelines.audio.speech.transformers_session import TransformersSpeech
 
 Tiny = Callable[[str], Path]
 

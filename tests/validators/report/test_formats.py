@@ -18,7 +18,7 @@ from isoform.validators.report.charts import histogram, line, scatter
 from isoform.validators.report.evidence import BINS, Sampler
 from isoform.validators.report.page import colour, ink
 from isoform.validators.report.records import Report, Result, Skip
-from tests.validators.sample_report import sample
+from tests.validators.report.sample_report import sample
 
 
 def test_the_json_keeps_its_schema_and_reads_back(tmp_path: Path) -> None:

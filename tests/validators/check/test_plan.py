@@ -15,7 +15,7 @@ from isoform.validators.check import plan as planning
 from isoform.validators.check.bundle import Limits, check_bundle
 from isoform.validators.check.plan import Clock, Speed, machine_speed, make_plan, spoken, telling
 from tests import oracle
-from tests.validators.test_bundle import keep, write
+from tests.validators.check.test_bundle import keep, write
 
 SPEED = Speed(1e10, 2e10)
 

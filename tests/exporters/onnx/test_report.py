@@ -15,7 +15,7 @@ from isoform.exporters.onnx import write
 from isoform.reference.model import open_model
 from isoform.validators.tools.inspection import inspect_onnx
 from tests import oracle
-from tests.exporters.test_onnx import quiet
+from tests.exporters.onnx.test_files import quiet
 
 
 @pytest.fixture(scope="module")

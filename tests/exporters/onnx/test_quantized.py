@@ -27,7 +27,7 @@ from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
 from isoform.validators.levels.packed import check_packed
 from tests import oracle
-from tests.exporters.test_onnx import Export, forward, inputs, quiet
+from tests.exporters.onnx.test_files import Export, forward, inputs, quiet
 
 TYPES = ("q4_0", "q8_0", "q4a", "q4-16", "q4aw-64", "q8a-64", "q4f16", "int8")
 # The reference with the stored weights, both in float32 and summed in another order.

@@ -14,7 +14,7 @@ from isoform.exporters import export
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.prepare.prepared_graph import prepare
 from isoform.runtimes.backends.onnxruntime.session import MASK_END, SETTINGS, OnnxRuntimeSession
-from tests.runtimes.graphs import WIDTH, Graph, given
+from tests.runtimes.backends.onnxruntime.prepare.graphs import WIDTH, Graph, given
 
 pytest.importorskip("onnxruntime")
 

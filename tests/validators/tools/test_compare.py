@@ -13,7 +13,7 @@ from isoform.errors import InputError
 from isoform.validators.tools.compare import compare
 from isoform.validators.tools.sides import find_side
 from tests import oracle
-from tests.validators.test_bundle import flip, write
+from tests.validators.check.test_bundle import flip, write
 
 
 @pytest.fixture(scope="module")

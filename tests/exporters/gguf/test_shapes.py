@@ -16,7 +16,7 @@ from isoform.exporters.gguf.mixes import MIXES, Depths, tensor_types
 from isoform.exporters.gguf.tensors import Entry, Files, Piece, pieces_of
 from isoform.exporters.gguf.writer import Target, write_arrays, write_files
 from isoform.reference.checkpoints.gguf_file import read_gguf
-from tests.exporters.test_gguf_mixes import differing
+from tests.exporters.gguf.test_mixes import differing
 from tests.oracle.quantize_gguf import oracle_quantize
 
 Shapes = dict[str, tuple[int, ...]]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from isoform.errors import CheckpointError
 from isoform.validators.tools.diff import diff
 from tests import oracle
-from tests.validators.test_bundle import write
+from tests.validators.check.test_bundle import write
 
 
 @pytest.fixture(scope="module")
