@@ -1,8 +1,8 @@
-"""Tiny random checkpoints in the Hub's layout, written by transformers, with its outputs beside them.
+"""Tiny random checkpoints in the Hub's layout, written by transformers, with its outputs in the same folder.
 
-`make_tiny.py` holds the first configuration of each architecture, `second.py` a differently shaped one. `tiny(name)`
-gives the folder of any of them: config.json, weights, tokenizer, and golden.safetensors (inputs "in.*", outputs
-"out.*", greedy ids "gen.out"). Treat the folders as read-only: they are shared; copy one before changing it.
+`tests/oracle/checkpoints/` writes them, by modality. `tiny(name)` gives the folder of any of them: config.json,
+weights, tokenizer, and golden.safetensors (inputs "in.*", outputs "out.*", greedy ids "gen.out"). The folders are
+shared: copy one before changing it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+WRITERS = min(2, os.cpu_count() or 1)  # processes; each imports transformers, which takes longer than ten checkpoints
 
 FIRST = ("bert", "bert_ner", "bert_qa", "bert_seqcls", "gemma2", "llama", "llama3_instruct", "qwen2")
 SECOND = (
@@ -38,47 +39,68 @@ PICTURES = (
     *("vit_cls", "vit_b", "clip", "clip_b", "siglip", "siglip_b"),
     *("blip_vqa", "blip_caption", "blip_vqa_b", "blip_caption_b"),
 )
+# Of these only the tokenizer serves, or their family does not exist yet.
+TOKENIZERS = ("bart", "mixtral", "modernbert", "t5")
+PENDING = (
+    *("distilbert", "distilbert_b", "distilbert_base", "distilbert_ner", "distilbert_qa", "distilbert_seqcls"),
+    *("llava", "sam"),
+)
+BATCH = (*FIRST, *SECOND, *MORE, *AUDIO, *PICTURES, *TOKENIZERS)
+"""What the first call of `tiny` writes."""
 ENCODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if name.startswith("bert"))
 DECODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if not name.startswith("bert"))
 
 
 @cache
-def _folder() -> Path:
+def folder() -> Path:
     """The cache for these generators and libraries; a change in any of them makes a new one."""
     key = hashlib.sha256()
-    for script in ("make_tiny.py", "second.py", "second_audio.py", "second_blip.py", "second_vision.py"):
-        key.update((HERE / script).read_bytes())
+    for script in sorted((HERE / "checkpoints").glob("*.py")):
+        key.update(script.name.encode() + b"\n" + script.read_bytes())
     for package in ("transformers", "tokenizers", "torch", "safetensors"):
         key.update(f"{package}=={importlib.metadata.version(package)}\n".encode())
     return ROOT / ".pytest_cache" / "tiny" / key.hexdigest()[:16]
 
 
 def tiny(name: str) -> Path:
-    """The folder of the tiny checkpoint `name`; the first call of all writes the whole set (about ten seconds)."""
-    folder = _folder()
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / "lock").open("w") as lock:  # parallel test workers wait for the first one
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.exists():
-                part = folder.with_suffix(".part")
-                shutil.rmtree(part, ignore_errors=True)
-                _write(part, *FIRST, *SECOND, *MORE, *AUDIO)
-                part.replace(folder)
-    checkpoint = folder / name
-    if not checkpoint.exists():  # any other case of make_tiny.py, on demand
-        with (folder.parent / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not checkpoint.exists():
-                _write(folder / "part", name)
-                (folder / "part" / name).replace(checkpoint)
+    """The folder of the tiny checkpoint `name`; the first call of all writes the whole batch (about ten seconds)."""
+    checkpoint = folder() / name
+    if not checkpoint.exists():
+        write_missing(next((batch for batch in (BATCH, PENDING) if name in batch), (name,)))
     return checkpoint
 
 
-def _write(out: Path, *names: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "second.py"), str(out), *names], env=environment, capture_output=True, text=True
+def write_missing(names: tuple[str, ...]) -> None:
+    """Write those of the tiny checkpoints that no process wrote yet, with one import of transformers per processor."""
+    folder().mkdir(parents=True, exist_ok=True)
+    with (folder() / "lock").open("w") as lock:  # parallel test workers wait for the first one
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [name for name in names if not (folder() / name).exists()]
+        staging = folder() / "staging"
+        shutil.rmtree(staging, ignore_errors=True)
+        shares = [share for i in range(WRITERS) if (share := missing[i::WRITERS])]
+        for writer in [_start(staging, share) for share in shares]:
+            said, _ = writer.communicate()
+            if writer.returncode:
+                raise RuntimeError(f"tiny checkpoints could not be written:\n{said}")
+        for name in missing:
+            (staging / name).replace(folder() / name)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _start(out: Path, names: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "tests.oracle.checkpoints", str(out), *names],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "RAYON_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRANSFORMERS_VERBOSITY": "error",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    if done.returncode:
-        raise RuntimeError(f"tiny checkpoints {names} could not be written:\n{done.stdout}{done.stderr}")
