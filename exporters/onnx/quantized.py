@@ -12,7 +12,8 @@ import torch
 
 from isoform.exporters.onnx.forms import DATA, SCALES, ZEROS, Blocks, Channels
 from isoform.exporters.onnx.graph import MICROSOFT, Graph, Value, matrix
-from isoform.exporters.onnx.operators import ATEN, Lowering, Types
+from isoform.exporters.onnx.operators.operands import Lowering, Types
+from isoform.exporters.onnx.operators.registry import ATEN
 from isoform.exporters.tracing import Type
 
 TOKENS = "embed.weight"

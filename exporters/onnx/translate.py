@@ -12,7 +12,9 @@ import torch
 
 from isoform.errors import UnsupportedExport
 from isoform.exporters.onnx.graph import Graph, Parameter, Size, Value
-from isoform.exporters.onnx.operators import ATEN, Lowering, from_start
+from isoform.exporters.onnx.operators.layers import from_start
+from isoform.exporters.onnx.operators.operands import Lowering
+from isoform.exporters.onnx.operators.registry import ATEN
 from isoform.exporters.tracing import Node, Trace, Type
 from isoform.signature import Signature
 
@@ -88,14 +90,14 @@ def _translate(
     if lowering is None:
         raise UnsupportedExport(
             f"{node.scope or 'the model'}: {kind} has no ONNX form yet; "
-            "add one to exporters/onnx/operators.py, or write the layer with the operations listed there"
+            "add one to exporters/onnx/operators/, or write the layer with the operations listed there"
         )
     try:
         inspect.signature(lowering).bind(graph, types, *inputs)
     except TypeError as error:
         raise UnsupportedExport(
             f"{node.scope or 'the model'}: {kind} with {len(inputs)} arguments has no ONNX form yet ({error}); "
-            "leave its options at their defaults, or extend exporters/onnx/operators.py"
+            "leave its options at their defaults, or extend exporters/onnx/operators/"
         ) from None
     return lowering(graph, types, *inputs)
 

@@ -12,7 +12,7 @@ from isoform.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from isoform.exporters.onnx.operators import Lowering
+    from isoform.exporters.onnx.operators.operands import Lowering
 
 FILES = {
     "f32": "model.onnx",
@@ -71,7 +71,8 @@ class OnnxType:
         which MatMulNBits does not have, and Q8_0 elsewhere.
         """
         from isoform.exporters.onnx.forms import Blocks
-        from isoform.exporters.onnx.operators import PORTABLE, RUNTIME, cross_attention
+        from isoform.exporters.onnx.operators.attention import cross_attention
+        from isoform.exporters.onnx.operators.registry import PORTABLE, RUNTIME
         from isoform.exporters.onnx.quantized import block_tables, byte_tables
 
         table = base = PORTABLE if portable else RUNTIME
