@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from isoform.exporters.gguf import ggml  # noqa: E402
 from isoform.exporters.gguf.quantize import GGML, KERNELS, NEED_IMPORTANCE, kernel  # noqa: E402
-from isoform.exporters.gguf.tensors import NUMBERS  # noqa: E402
+from isoform.exporters.gguf.types import NUMBERS  # noqa: E402
 
 IGNORE_IMPORTANCE = ("MXFP4", "NVFP4", "Q8_0", "TQ1_0", "TQ2_0")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from isoform.exporters.gguf import ggml
 from isoform.exporters.gguf.quantize import KERNELS, kernel
-from isoform.exporters.gguf.tensors import NUMBERS
+from isoform.exporters.gguf.types import NUMBERS
 
 IGNORE_IMPORTANCE = ("MXFP4", "Q8_0", "TQ1_0", "TQ2_0")
 SLOW_ROWS = 32  # for ggml, once it took longer than SLOW for them

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoform.errors import BackendUnavailable
-from isoform.exporters.gguf.tensors import NUMBERS
+from isoform.exporters.gguf.types import NUMBERS
 
 _DECLARATIONS = """
 void ggml_quantize_init(int type);

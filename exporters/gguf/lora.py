@@ -49,9 +49,9 @@ def write_adapter(model: Model, adapter: Path, out: Path, kind: str = "f32") -> 
     more than add a product of two matrices.
     """
     from isoform.exporters.gguf import card_of
+    from isoform.exporters.gguf.conversion import Buffers, convert
     from isoform.exporters.gguf.imatrix import write_whole
     from isoform.exporters.gguf.metadata import QUANTIZATION_VERSION, facts_of
-    from isoform.exporters.gguf.tensors import Room, convert
     from isoform.exporters.gguf.writer import write_arrays
 
     if kind not in TYPES:
@@ -72,7 +72,7 @@ def write_adapter(model: Model, adapter: Path, out: Path, kind: str = "f32") -> 
             a = a.T
         for suffix, matrix in (("lora_a", a), ("lora_b", b)):
             stored = "F16" if kind == "q8_0" and matrix.shape[1] % 32 else MIXES[kind].base
-            raw = convert(f"{name}.{suffix}", matrix.contiguous().numpy(), [stored], None, Room())[stored]
+            raw = convert(f"{name}.{suffix}", matrix.contiguous().numpy(), [stored], None, Buffers())[stored]
             tensors[f"{name}.{suffix}"] = stored, tuple(matrix.shape), raw
     metadata = {
         "general.architecture": gguf.arch,

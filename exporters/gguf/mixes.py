@@ -11,10 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from isoform.errors import InputError, UnsupportedExport
-from isoform.reference.checkpoints.gguf_file import TYPES
+from isoform.exporters.gguf.types import BYTES_PER_WEIGHT, NUMBERS
 
-BLOCKS = {name: block for name, block, _ in TYPES.values()}
-SIZES = {name: nbytes / block for name, block, nbytes in TYPES.values()}
+BLOCKS = {name: block for name, (_, block, _) in NUMBERS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ def mix_name(name: str) -> str:
 
 def bytes_per_weight(name: str) -> float:
     """Of a mix's base type: a little less than a file of it takes."""
-    return SIZES[MIXES[mix_name(name)].base]
+    return BYTES_PER_WEIGHT[MIXES[mix_name(name)].base]
 
 
 def parse_overrides(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:

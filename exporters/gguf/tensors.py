@@ -1,22 +1,21 @@
-"""The tensors of a GGUF file: llama.cpp's names, shapes and order of rows, converted piece by piece."""
+"""The tensors of a GGUF file: llama.cpp's names, shapes and order of rows, read piece by piece."""
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import CheckpointError, UnsupportedExport
+from isoform.errors import UnsupportedExport
 from isoform.reference.checkpoints.checkpoint import ITEM_BYTES
-from isoform.reference.checkpoints.gguf_file import TYPES, is_rotary
+from isoform.reference.checkpoints.gguf_file import is_rotary
 from isoform.reference.names import GGUF, rename
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from isoform.reference.card import Gguf
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from isoform.reference.weights import Weight
 
 PIECE = 2**20  # elements handed to a thread
-CHUNK = 2**17  # elements converted at a time: few enough for the cache of a core
-NUMBERS = {name: (number, block, nbytes) for number, (name, block, nbytes) in TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +51,6 @@ class Entry:
     shape: tuple[int, ...]
     pieces: Callable[[], Iterator[Piece]]
     release: Callable[[], None] = lambda: None
-
-
-def nbytes(shape: tuple[int, ...], kind: str) -> int:
-    """The size of a tensor in ggml's type `kind`."""
-    _, block, size = NUMBERS[kind]
-    return prod(shape) // block * size
 
 
 def entries(model: Model, gguf: Gguf) -> list[Entry]:
@@ -180,91 +171,3 @@ class Files:
             with path.open("rb") as stream:
                 self._maps[path] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         return self._maps[path]
-
-
-class Room:
-    """Memory that is used again: fresh pages cost more than filling them. Safe to share between threads."""
-
-    def __init__(self) -> None:
-        self._free: list[NDArray[np.uint8]] = []
-        self._all: set[int] = set()
-
-    def take(self, size: int) -> NDArray[np.uint8]:
-        """Some `size` bytes."""
-        import numpy as np
-
-        while self._free:
-            try:
-                block = self._free.pop()
-            except IndexError:
-                break
-            if block.nbytes >= size:
-                return block[:size]
-            self._all.discard(id(block))
-        block = np.empty(max(size, 4 * CHUNK), np.uint8)
-        self._all.add(id(block))
-        return block[:size]
-
-    def give(self, part: NDArray[np.uint8]) -> None:
-        """Take back what `take` gave; anything else is let be."""
-        if id(part.base) in self._all:
-            self._free.append(part.base)  # type: ignore[arg-type]
-
-
-def convert(
-    key: str, rows: NDArray[Any], kinds: Sequence[str], importance: NDArray[np.float32] | None, room: Room
-) -> dict[str, NDArray[np.uint8]]:
-    """Rows (n, columns) as the bytes of each of ggml's types, rounded to nearest even from float32.
-
-    `importance` (columns,) weighs the columns where a type has a choice. Rows that are stored in a type already are not
-    copied; the other results are memory of `room`. Raises CheckpointError for values that are not finite.
-    """
-    import numpy as np
-
-    if rows.dtype == np.float64:
-        rows = rows.astype(np.float32)
-    flat, columns = np.ascontiguousarray(rows).reshape(-1), rows.shape[1]
-    made: dict[str, NDArray[np.uint8]] = {}
-    for kind in (kind for kind in kinds if kind in FLOATS):
-        made[kind] = _float(key, flat, kind, room)
-    quantized = [kind for kind in kinds if kind not in FLOATS]
-    if not quantized:
-        return made
-    from isoform.exporters.gguf.quantize import kernel
-    from isoform.exporters.gguf.quantize.floats import widen
-
-    sizes = {kind: nbytes((1, columns), kind) for kind in quantized}
-    made |= {kind: room.take(len(rows) * sizes[kind]) for kind in quantized}
-    step = max(1, CHUNK // columns)
-    scratch = room.take(4 * columns * min(step, len(rows)))
-    for start in range(0, len(rows), step):
-        stop = min(start + step, len(rows))
-        wide = scratch[: 4 * columns * (stop - start)].view(np.float32)  # in the cache while every type reads it
-        widen(flat[start * columns : stop * columns], wide)
-        for kind in quantized:
-            if not kernel(kind)(wide, made[kind][start * sizes[kind] : stop * sizes[kind]], importance):
-                raise CheckpointError(f"{key} holds values that are not finite, which cannot be quantized; mend it")
-    room.give(scratch)
-    return made
-
-
-FLOATS = ("F32", "F16", "BF16")
-LARGEST_HALF = 65520  # from there on a float16 is infinite
-
-
-def _float(key: str, flat: NDArray[Any], kind: str, room: Room) -> NDArray[np.uint8]:
-    """Values as the bytes of F32, F16 or BF16; the values themselves where they are stored so."""
-    import numpy as np
-
-    from isoform.exporters.gguf.floats import STORED, convert_floats, largest
-
-    if STORED[flat.dtype.name] == kind:
-        made, most = flat.view(np.uint8), largest(flat)
-    else:
-        made = room.take(flat.size * (4 if kind == "F32" else 2))
-        most = convert_floats(flat, kind, made)
-    if not most < float("inf"):
-        raise CheckpointError(f"{key} holds values that are not finite, which no model computes with; mend it")
-    if kind == "F16" and most >= LARGEST_HALF:
-        raise UnsupportedExport(f"{key} holds {most:g}, which float16 cannot; take f32, bf16 or q8_0")
-    return made

@@ -17,7 +17,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from isoform.exporters.gguf.tensors import NUMBERS, Room, convert, nbytes
+from isoform.exporters.gguf.conversion import Buffers, convert
+from isoform.exporters.gguf.types import NUMBERS, nbytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,13 +180,13 @@ def _converted(
     What is yielded is overwritten after the next one has been asked for.
     """
     waiting: deque[tuple[Entry, int, Future[dict[str, NDArray[np.uint8]]]]] = deque()
-    room, read = Room(), 0
+    buffers, read = Buffers(), 0
     last: dict[str, NDArray[np.uint8]] = {}
 
     def first() -> tuple[Entry, dict[str, NDArray[np.uint8]]]:
         nonlocal read, last
         for array in last.values():
-            room.give(array)
+            buffers.give(array)
         entry, size, future = waiting.popleft()
         last = made = future.result()
         read += size
@@ -202,7 +203,7 @@ def _converted(
             for piece in entry.pieces():
                 while len(waiting) > threads:
                     yield first()
-                waiting.append((entry, piece.nbytes, pool.submit(_convert, entry.key, piece, kinds, weights, room)))
+                waiting.append((entry, piece.nbytes, pool.submit(_convert, entry.key, piece, kinds, weights, buffers)))
         while waiting:
             yield first()
     finally:
@@ -210,13 +211,13 @@ def _converted(
 
 
 def _convert(
-    key: str, piece: Piece, kinds: Sequence[str], importance: NDArray[np.float32] | None, room: Room
+    key: str, piece: Piece, kinds: Sequence[str], importance: NDArray[np.float32] | None, buffers: Buffers
 ) -> dict[str, NDArray[np.uint8]]:
     rows = piece.load()
     if importance is not None:
         columns = rows.shape[1]
         importance = importance[piece.expert * columns : (piece.expert + 1) * columns]
-    return convert(key, rows, kinds, importance, room)
+    return convert(key, rows, kinds, importance, buffers)
 
 
 def _cores() -> int:

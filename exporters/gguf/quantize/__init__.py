@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoform.errors import CheckpointError, InputError
-from isoform.exporters.gguf.tensors import LARGEST_HALF, NUMBERS
+from isoform.exporters.gguf.types import LARGEST_HALF, NUMBERS
 
 Kernel = Callable[[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32] | None], bool]
 """Takes whole rows, one after another, room for their bytes, and the importance of each column; says whether the

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from isoform.errors import CheckpointError, InputError
 from isoform.exporters.gguf import ggml
 from isoform.exporters.gguf.quantize import GGML, KERNELS, NEED_IMPORTANCE, TYPES, kernel, quantize
-from isoform.exporters.gguf.tensors import NUMBERS
+from isoform.exporters.gguf.types import NUMBERS
 
 Floats = NDArray[np.float32]
 

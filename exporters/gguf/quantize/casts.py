@@ -1,8 +1,6 @@
-"""Between float32, float16 and bfloat16, rounded to nearest even. bfloat16 is uint16 here: NumPy has no such type."""
+"""Compiled casts between float32, float16 and bfloat16, on bits, rounded to nearest even."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy import float32, int32
@@ -56,11 +54,3 @@ def single_to_bfloat(bits: Integers, out: Shorts) -> int32:
         odd = int32(int32(bits[i] >> int32(16)) & int32(1))
         out[i] = int32(int32(int32(bits[i] + int32(0x7FFF)) + odd) >> int32(16))
     return largest
-
-
-def widen(x: NDArray[Any], out: NDArray[np.float32]) -> None:
-    """float64, float32, float16 or bfloat16 as float32, of the same shape."""
-    if x.dtype == np.uint16:
-        bfloat_to_single(np.ascontiguousarray(x).reshape(-1), out.view(np.int32).reshape(-1))
-    else:
-        np.copyto(out, x, casting="same_kind")
