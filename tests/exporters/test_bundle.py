@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from isoform.errors import InputError, IsoformError, UnsupportedExport
-from isoform.exporters import FORMATS, export
 from isoform.exporters import bundle as bundles
+from isoform.exporters.bundle import FORMATS, export
 from isoform.manifest import NAME, Artifact, File, Manifest, describe
 from isoform.reference.model import Model, open_model
 
@@ -138,7 +138,8 @@ def test_a_disk_that_fills_up_while_a_form_is_written_leaves_nothing(name: str, 
     script = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
-        "from pathlib import Path; from isoform.exporters import export; from isoform.errors import IsoformError\n"
+        "from pathlib import Path; from isoform.errors import IsoformError\n"
+        "from isoform.exporters.bundle import export\n"
         "from isoform.reference.model import open_model\n"
         f"try: export(open_model({str(tiny('qwen2'))!r}), [{name!r}], Path({str(tmp_path / 'b')!r}))\n"
         "except IsoformError as error: print(error)"

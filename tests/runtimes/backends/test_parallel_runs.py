@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from isoform import api
 from isoform.errors import InputError
-from isoform.exporters import export
+from isoform.exporters.bundle import export
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.session import ENOUGH, OnnxRuntimeSession
 from isoform.runtimes.backends.parallel_runs import in_turn, run_each

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
-from isoform.exporters import export
+from isoform.exporters.bundle import export
 from isoform.manifest import Manifest
 from isoform.reference.model import Model, open_model
 from isoform.runtimes import open as backends

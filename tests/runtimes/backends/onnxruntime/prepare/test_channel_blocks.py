@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from isoform.errors import CheckpointError
-from isoform.exporters import export
+from isoform.exporters.bundle import export
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.graph_file import nodes
 from isoform.runtimes.backends.onnxruntime.prepare import channel_blocks, prepared_graph

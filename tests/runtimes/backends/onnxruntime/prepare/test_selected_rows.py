@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isoform.exporters import export
+from isoform.exporters.bundle import export
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.prepare import prepared_graph
 from isoform.runtimes.backends.onnxruntime.prepare.selected_rows import select_early

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isoform.exporters import export
+from isoform.exporters.bundle import export
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.graph_file import multiplies_signed_bytes, nodes, with_signed_bytes
 from isoform.runtimes.backends.onnxruntime.prepare import prepared_graph
