@@ -18,11 +18,11 @@ from pathlib import Path
 
 from isoform.errors import UnsupportedExport
 from isoform.exporters import gguf, onnx, torchscript
+from isoform.formats import CHECKED_ON
 from isoform.manifest import Artifact
 from isoform.reference.model import Model, open_model
 from isoform.runtimes.open import open_session
 from isoform.validators.cases.cases import cases_of
-from isoform.validators.check.bundle import BACKEND_OF
 from isoform.validators.levels.graph import check_graph
 from isoform.validators.report.records import Result
 from isoform.validators.truth.reference import Truth
@@ -49,7 +49,7 @@ def check(model: Model, dtype: str, seeds: range) -> list[Result]:
                 stack.enter_context(
                     open_session(
                         Path(folder) / artifact.files[0].path,
-                        BACKEND_OF[artifact.format],
+                        CHECKED_ON[artifact.format],
                         signature=artifact.signature,
                         strict=True,
                         threads=1,

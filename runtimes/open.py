@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError
+from isoform.formats import FORMAT_OF
 from isoform.manifest import Artifact, Manifest
 from isoform.runtimes.devices import gpus, parse_device
 from isoform.signature import Signature
@@ -17,9 +18,6 @@ from isoform.signature import Signature
 if TYPE_CHECKING:
     from isoform.reference.model import Model
     from isoform.runtimes.session import Session
-
-FORMAT_OF = {"llamacpp": "gguf", "onnxruntime": "onnx", "torchscript": "torchscript"}
-"""The format that a backend reads; torch runs the checkpoint itself."""
 
 BACKENDS = ("torch", *sorted(FORMAT_OF))
 PREFERENCE = ("onnxruntime", "llamacpp", "torchscript")  # what "auto" tries, in order

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
+from isoform.formats import FORMAT_OF, FORMATS
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
-FORMATS = ("onnx", "torchscript", "gguf")
 DTYPES = ("f32", "f16", "bf16")
 
 
@@ -387,7 +387,7 @@ def pipeline(
     elif backend in ("auto", "torch"):
         session = backends.open_session(opened, "torch", dtype=dtype or "f32", device=device, threads=threads)
     else:
-        folder = _cached(opened, backends.FORMAT_OF[backend], dtype or "f32", progress)
+        folder = _cached(opened, FORMAT_OF[backend], dtype or "f32", progress)
         session, _ = backends.open_path(folder, backend, device=device, task=served, threads=threads)
     return pipelines.build_pipeline(task, session, opened.checkpoint.folder, keep=opened, **parameters)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError
+from isoform.formats import CHECKED_ON
 from isoform.manifest import NAME, WHOLE, Artifact, File, Manifest
 from isoform.validators.report.records import Report, Result, Skip
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 OpenSession = Callable[..., "Session"]
 
-BACKEND_OF = {"gguf": "llamacpp", "onnx": "onnxruntime", "torchscript": "torchscript"}
 """The format of an artifact -> the backend that it is checked on."""
 FLOATS = ("f32", "f16", "bf16")
 VERSIONED = ("isoform", "torch", "onnxruntime-gpu", "onnxruntime", "xllamacpp", "transformers")
@@ -112,7 +112,7 @@ def _check(
     for truth in truths.values():
         truth.prepare(
             [dtype for dtype in FLOATS if any(a.dtype == dtype for a in artifacts)],
-            [BACKEND_OF[a.format] for a in artifacts if a.dtype in FLOATS],
+            [CHECKED_ON[a.format] for a in artifacts if a.dtype in FLOATS],
         )
     stored = (manifest.parity or {}).get("preprocessing")
     features, known = check_preprocessing(
@@ -197,7 +197,7 @@ def _unknown(artifact: Artifact, model: Model) -> Result:
     parts = ", ".join(part.part for part in model.parts)
     note = f"{NAME} says that it is the {artifact.part}; {model.name} has {parts}"
     case = f"{artifact.dtype} file, {artifact.files[0].path}"
-    return Result(BACKEND_OF[artifact.format], "files", case, "error", 1, 0, False, note)
+    return Result(CHECKED_ON[artifact.format], "files", case, "error", 1, 0, False, note)
 
 
 def _named(report: Report, dtype: str, part: str) -> None:
@@ -264,7 +264,7 @@ class _Artifact:
 
     @property
     def backend(self) -> str:
-        return BACKEND_OF[self.artifact.format]
+        return CHECKED_ON[self.artifact.format]
 
     @property
     def dtype(self) -> str:

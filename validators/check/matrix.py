@@ -22,10 +22,11 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError, UnsupportedExport
+from isoform.formats import CHECKED_ON
 from isoform.manifest import Artifact
 from isoform.validators.check.bundle import Limits, check_bundle
 from isoform.validators.check.plan import BASE, count_parameters
-from isoform.validators.check.settings import FORMATS, Settings
+from isoform.validators.check.settings import Settings
 from isoform.validators.report.records import Report, Result, Skip
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Cell:
 
     @property
     def backend(self) -> str:
-        return FORMATS.get(self.format, "bundle")
+        return CHECKED_ON.get(self.format, "bundle")
 
 
 # ------------------------------------------------------------------ what there is to do
@@ -84,11 +85,11 @@ def make_cells(settings: Settings) -> tuple[list[Cell], list[Skip]]:
                 if all(refused.values()):
                     raise InputError(next(reason for reason in refused.values() if reason))
                 for form in block.formats:
-                    if FORMATS[form] not in block.backends:
+                    if CHECKED_ON[form] not in block.backends:
                         continue
                     name = f"{label} {form} {quantization}"
                     if reason := refused[form]:
-                        skipped.append(Skip(FORMATS[form], LEVEL, quantization, reason, label))
+                        skipped.append(Skip(CHECKED_ON[form], LEVEL, quantization, reason, label))
                         continue
                     cell = Cell(name=name, model=path, format=form, quantization=quantization, bytes=need, **options)
                     cells.append(cell)

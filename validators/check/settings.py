@@ -29,10 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from isoform.errors import InputError
+from isoform.formats import BACKENDS, FORMAT_OF
 
 NAME = "isoform.toml"
-FORMATS = {"gguf": "llamacpp", "onnx": "onnxruntime", "torchscript": "torchscript"}
-"""Format -> the backend that it is checked on."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _BYTES = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -42,9 +41,9 @@ class Block:
     """One [[matrix]]: every model in every format and quantization, on every backend that reads the format."""
 
     models: tuple[str, ...]
-    formats: tuple[str, ...] = tuple(FORMATS)
+    formats: tuple[str, ...] = tuple(BACKENDS)
     quantizations: tuple[str, ...] = ("f32",)
-    backends: tuple[str, ...] = tuple(FORMATS.values())
+    backends: tuple[str, ...] = tuple(FORMAT_OF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +193,8 @@ class _Reader:
             raise self.wrong(where, 'names no models; give models = ["path or Hub id"]')
         given = {
             "models": self.texts(table, "models", where),
-            "formats": self.texts(table, "formats", where, FORMATS),
+            "formats": self.texts(table, "formats", where, BACKENDS),
             "quantizations": self.texts(table, "quantizations", where),
-            "backends": self.texts(table, "backends", where, FORMATS.values()),
+            "backends": self.texts(table, "backends", where, FORMAT_OF),
         }
         return Block(**{key: value for key, value in given.items() if value})

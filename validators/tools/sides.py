@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoform.errors import InputError
+from isoform.formats import BACKENDS, CHECKED_ON, FORMAT_OF
 from isoform.manifest import NAME, Artifact, Manifest
-from isoform.validators.check.settings import FORMATS, nearest
+from isoform.validators.check.settings import nearest
 
 SUFFIXES = {".gguf": "gguf", ".onnx": "onnx", ".pt": "torchscript", ".ts": "torchscript"}
 """The ending of a file -> its format."""
@@ -31,7 +32,7 @@ class Side:
 
     @property
     def backend(self) -> str:
-        return FORMATS.get(self.format, "torch")
+        return CHECKED_ON.get(self.format, "torch")
 
 
 def find_side(text: str) -> Side:
@@ -40,10 +41,10 @@ def find_side(text: str) -> Side:
     backend, _, dtype = asked.partition(":")
     if not place or (mark and not backend):
         raise InputError(f"{text!r} is not PATH, PATH::BACKEND or PATH::BACKEND:TYPE")
-    known = ("torch", *FORMATS.values(), *FORMATS)
+    known = ("torch", *FORMAT_OF, *BACKENDS)
     if backend and backend not in known:
         raise InputError(f"{text}: backend {backend!r} is not known; {nearest(backend, known)}")
-    form = next((f for f, b in FORMATS.items() if backend in (f, b)), "")
+    form = backend if backend in BACKENDS else FORMAT_OF.get(backend, "")
     path = Path(place).expanduser()
     if (path / NAME).is_file() and backend != "torch":
         return _of_bundle(text, path, form, dtype)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
 from isoform.exporters.bundle import export
+from isoform.formats import FORMAT_OF
 from isoform.manifest import Manifest
 from isoform.reference.model import Model, open_model
 from isoform.runtimes import open as backends
@@ -553,7 +554,7 @@ def test_a_damaged_file_is_one_clear_error(
 
 @pytest.mark.parametrize("backend", ["torchscript", "onnxruntime"])
 def test_a_file_of_another_model_is_refused(backend: str, bundle: Callable[..., Path]) -> None:
-    (other,) = (a for a in Manifest.read(bundle("bert")).artifacts if a.format == backends.FORMAT_OF[backend])
+    (other,) = (a for a in Manifest.read(bundle("bert")).artifacts if a.format == FORMAT_OF[backend])
     with pytest.raises(CheckpointError, match="signature"):
         open_session(bundle("qwen2") / other.files[0].path, backend, signature=other.signature)
 
@@ -589,7 +590,7 @@ def test_auto_takes_the_first_form_that_is_there(tiny: Tiny, tmp_path: Path) -> 
 def test_an_artifact_opens_on_the_backend_of_its_format(bundle: Callable[..., Path]) -> None:
     folder = bundle("bert")
     for artifact in Manifest.read(folder).artifacts:
-        (backend,) = (name for name, form in backends.FORMAT_OF.items() if form == artifact.format)
+        (backend,) = (name for name, form in FORMAT_OF.items() if form == artifact.format)
         with open_artifact(folder, artifact, backend, threads=1) as session:
             assert session.backend == backend
 
