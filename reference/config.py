@@ -6,12 +6,10 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from isoform.errors import CheckpointError, UnsupportedModel
-
-if TYPE_CHECKING:
-    from isoform.reference.checkpoints.checkpoint import Checkpoint
+from isoform.reference.checkpoints.checkpoint import Checkpoint
 
 _LARGEST = 2**31 - 1
 _MAY_BE_ZERO = ("max_window_layers",)

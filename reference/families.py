@@ -1,16 +1,13 @@
-"""The registry: model_type of config.json -> the module that holds the family."""
+"""The registry: which module holds a family, by its `model_type` in config.json or its architecture in a GGUF file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family
-
-if TYPE_CHECKING:
-    from isoform.reference.checkpoints.checkpoint import Checkpoint
+from isoform.reference.checkpoints.checkpoint import Checkpoint
 
 FAMILIES = {
     "bert": "text.bert",
@@ -31,17 +28,36 @@ FAMILIES = {
     "whisper": "audio.whisper",
 }
 
+GGUF_FAMILIES = {
+    "bert": "text.bert",
+    "gemma2": "text.gemma2",
+    "gemma3": "text.gemma3",
+    "llama": "text.llama",
+    "qwen2": "text.qwen2",
+    "qwen3": "text.qwen3",
+}
+"""`general.architecture` of a GGUF file -> the module that holds the family."""
+
 
 def load_family(model_type: str) -> Family:
     """Import one family's card."""
-    family: Family = import_module(f"isoform.reference.{FAMILIES[model_type]}").FAMILY
+    return _card(FAMILIES[model_type])
+
+
+def gguf_family(arch: str) -> Family | None:
+    """Import the card of the family that reads a GGUF architecture; None for an unknown one."""
+    return _card(GGUF_FAMILIES[arch]) if arch in GGUF_FAMILIES else None
+
+
+def _card(module: str) -> Family:
+    family: Family = import_module(f"isoform.reference.{module}").FAMILY
     return family
 
 
 def all_families() -> Iterator[Family]:
     """Every card, by name."""
     for module in sorted(set(FAMILIES.values())):
-        yield load_family(next(key for key, value in FAMILIES.items() if value == module))
+        yield _card(module)
 
 
 def family_for(checkpoint: Checkpoint) -> Family:

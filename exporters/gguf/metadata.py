@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import UnsupportedExport
 from isoform.exporters.gguf.tokenizer import tokenizer_files, tokenizer_metadata
 from isoform.exporters.gguf.writer import Signed
-from isoform.reference.checkpoints.gguf_file import GgufCheckpoint
+from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
 
 if TYPE_CHECKING:
     from isoform.exporters.gguf.tensors import Entry

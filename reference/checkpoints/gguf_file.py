@@ -1,4 +1,4 @@
-"""GGUF files as checkpoints: llama.cpp's tensors under isoform's names, its metadata as a config.json and a tokenizer.
+"""The GGUF format: a file's header, ggml's types and dequantization, and llama.cpp's order of rotary rows.
 
 The format is described in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A file is not to be trusted: every
 count, length and offset is checked against the size of the file before it is used.
@@ -8,24 +8,17 @@ Metadata holds float32 numbers; single ones are read as the shortest decimal tha
 
 from __future__ import annotations
 
-import json
 import mmap
-import re
-import shutil
 import struct
-import tempfile
-import weakref
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
-from isoform.reference.card import Family, Gguf
-from isoform.reference.checkpoints.checkpoint import Checkpoint, TensorInfo
-from isoform.reference.names import GGUF, rename
+from isoform.errors import CheckpointError
+from isoform.reference.checkpoints.checkpoint import TensorInfo
+from isoform.reference.checkpoints.mapped_file import MappedFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,21 +57,6 @@ TYPES: dict[int, tuple[str, int, int]] = {
     40: ("NVFP4", 64, 36),
 }
 """ggml's number of a type -> its name, the elements of a block and the bytes of a block."""
-
-AUXILIARY = ("rope_freqs.weight",)
-"""Tensors that llama.cpp computes with and no parameter of ours holds: `card.Gguf.config` reads them."""
-
-SAMPLING = {
-    "temperature": "temp",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "penalty_repeat",
-}
-"""Name in generation_config.json -> key under `general.sampling`."""
-
-POOLING = {1: "mean_tokens", 2: "cls_token", 3: "lasttoken"}
-"""llama.h's LLAMA_POOLING_TYPE -> sentence-transformers' mode."""
 
 # Number of a metadata type -> struct's letter. 8 is a string, 9 an array.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -259,284 +237,34 @@ def interleaved(rows: int, head_dim: int) -> Tensor:
     return torch.arange(rows).view(-1, 2, head_dim // 2).transpose(1, 2).reshape(-1)
 
 
-class GgufCheckpoint(Checkpoint):
-    """A GGUF file, or the first of its shards, with canonical keys.
+def read_tensor(file: MappedFile, info: TensorInfo, which: slice | Tensor | None = None) -> Tensor:
+    """A tensor of the file, or some of its rows: a view of the memory map, or float32 where it is quantized.
 
-    Quantized tensors come out as float32, the others as they are stored.
-
-    `folder` is a temporary one with a config.json and the tokenizer's files, written when first asked for and removed
-    with the checkpoint. `metadata` and `tensors` are the file's own, under llama.cpp's names; `family` is the one of
-    its architecture.
+    `which` selects along the first axis: a slice, or int64 indices.
     """
+    import torch
 
-    canonical = True
+    from isoform.reference.checkpoints.dtypes import DTYPES
 
-    def __init__(self, path: Path) -> None:
-        """Raises CheckpointError for a malformed file, UnsupportedModel for an architecture that no family has."""
-        header = read_gguf(path)
-        self.path, self.name = path, str(path)
-        self.metadata, self._paths = header.metadata, _shards(path, header.metadata)
-        self.tensors = dict(header.tensors)
-        for shard in self._paths[1:]:
-            self.tensors |= _following(shard, path, self.tensors)
-        if (count := header.metadata.get("split.tensors.count", len(self.tensors))) != len(self.tensors):
-            raise CheckpointError(
-                f"{path} and its shards hold {len(self.tensors)} tensors, not {count}; fetch them again"
-            )
-        self._maps: dict[Path, mmap.mmap] = {}
-        self.family, self._gguf = _family(path, header.metadata)
-        table = {target: source for source, target in GGUF.items()}
-        names = {name: rename(name, table) for name in self.tensors if name not in AUXILIARY}
-        if unknown := sorted(name for name, key in names.items() if key is None):
-            shown = ", ".join(unknown[:4]) + (" ..." if len(unknown) > 4 else "")
-            raise CheckpointError(f"{path} holds {shown}, for which isoform's {self.family.title} has no place")
-        self._names = {key: name for name, key in names.items() if key is not None}
-        self.config = self._config()
-        self._check_agreement()
+    if (dtype := DTYPES.get(info.dtype)) is not None:
+        stored = file.view(info.offset, dtype, info.shape)
+        return stored if which is None else stored[which]
+    import numpy as np
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
 
-    @cached_property
-    def folder(self) -> Path:  # type: ignore[override]
-        from isoform.reference.checkpoints.gguf_tokenizer import tokenizer_from_gguf
-
-        files: dict[str, Any] = {"config.json": self.config, **tokenizer_from_gguf(self.metadata)}
-        if "text-generation" in self._gguf.tasks and (generation := self._generation()):
-            files["generation_config.json"] = generation
-        files |= self._sentence_transformer()
-        folder = Path(tempfile.mkdtemp(prefix="isoform-"))
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        for name, content in files.items():
-            text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
-        return folder
-
-    def _generation(self) -> dict[str, Any]:
-        """generation_config.json: where llama.cpp stops, and the sampling that the file recommends."""
-        from isoform.reference.checkpoints.gguf_tokenizer import end_tokens
-
-        found: dict[str, Any] = {k: self.config[k] for k in ("bos_token_id", "pad_token_id") if k in self.config}
-        ends = end_tokens(self.metadata)
-        if ends:
-            found["eos_token_id"] = ends[0] if len(ends) == 1 else ends
-        stored = {name: self.metadata.get(f"general.sampling.{key}") for name, key in SAMPLING.items()}
-        sampling = {name: value for name, value in stored.items() if value is not None}
-        return found | ({"do_sample": True, **sampling} if sampling else {})
-
-    def _sentence_transformer(self) -> dict[str, Any]:
-        """The files by which sentence-transformers knows how a text's vector is pooled; none where the file is silent.
-
-        Their last module scales it to length 1, as llama.cpp's server does with every vector.
-        """
-        mode = POOLING.get(self.metadata.get(f"{self._gguf.arch}.pooling_type", 0))
-        if mode is None or "feature-extraction" not in self._gguf.tasks:
-            return {}
-        parts = ("Transformer", "Pooling", "Normalize")
-        paths = ("", "1_Pooling", "2_Normalize")
-        width = self.config["hidden_size"]
-        return {
-            "modules.json": [
-                {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{part}"}
-                for n, (path, part) in enumerate(zip(paths, parts, strict=True))
-            ],
-            "1_Pooling/config.json": {
-                "word_embedding_dimension": width,
-                **{f"pooling_mode_{name}": name == mode for name in POOLING.values()},
-            },
-            "sentence_bert_config.json": {"max_seq_length": self.config["max_position_embeddings"]},
-        }
-
-    def __getitem__(self, key: str) -> Tensor:
-        tensor = self._stored(self.tensors[self._names[key]])
-        if not self._permuted(key):
-            return tensor
-        return tensor[interleaved(tensor.shape[0], self._head_dim).argsort()]
-
-    def rows(self, key: str, start: int, stop: int) -> Tensor:
-        info = self.tensors[self._names[key]]
-        if not self._permuted(key):
-            return self._stored(info, slice(start, stop))
-        order = interleaved(info.shape[0], self._head_dim).argsort()
-        return self._stored(info, order[start:stop])
-
-    def blocks(self, key: str, start: int, stop: int) -> Tensor:
-        """The bytes of some rows of a matrix as they are stored, in the order of `rows`: uint8 (rows, bytes)."""
-        import torch
-
-        info = self.tensors[self._names[key]]
-        raw = torch.frombuffer(self._mapped(info.path), dtype=torch.uint8, count=info.nbytes, offset=info.offset)
-        rows = raw.view(info.shape[0], -1)
-        if not self._permuted(key):
-            return rows[start:stop]
-        return rows[interleaved(info.shape[0], self._head_dim).argsort()[start:stop]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def info(self, key: str) -> TensorInfo:
-        info = self.tensors[self._names[key]]
-        return replace(info, offset=-1) if self._permuted(key) else info
-
-    def files(self) -> list[Path]:
-        return self._paths
-
-    def release(self, key: str) -> None:
-        info = self.tensors[self._names[key]]
-        if info.path not in self._maps or not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = (info.offset + info.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
-        if length > 0:
-            self._maps[info.path].madvise(mmap.MADV_DONTNEED, start, length)
-
-    def _mapped(self, path: Path) -> mmap.mmap:
-        if path not in self._maps:
-            with path.open("rb") as stream:  # copy-on-write: torch wants writable memory, the file stays as it is
-                self._maps[path] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-        return self._maps[path]
-
-    def _stored(self, info: TensorInfo, which: slice | Tensor | None = None) -> Tensor:
-        """The tensor, or some of its rows, in the order of the file; a view of the memory map unless it is quantized.
-
-        `which` selects along the first axis: a slice, or int64 indices.
-        """
-        import torch
-
-        from isoform.reference.checkpoints.dtypes import DTYPES
-
-        mapped = self._mapped(info.path)
-        if (dtype := DTYPES.get(info.dtype)) is not None:
-            flat = torch.frombuffer(mapped, dtype=dtype, count=prod(info.shape), offset=info.offset)
-            stored = flat.view(info.shape)
-            return stored if which is None else stored[which]
-        import numpy as np
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-
-        raw = np.frombuffer(mapped, np.uint8, info.nbytes, info.offset)
-        if len(info.shape) == 1:
-            whole = torch.from_numpy(dequantize(raw, GGMLQuantizationType[info.dtype]))
-            return whole if which is None else whole[which]
-        raw = raw.reshape(info.shape[0], -1)
-        if which is not None:
-            raw = raw[which if isinstance(which, slice) else which.numpy()]
-        count = len(raw)
-        rows = raw.reshape(count * prod(info.shape[1:-1]), -1)
-        result = np.empty((len(rows), info.shape[-1]), np.float32)
-        step = max(1, _PIECE // info.shape[-1])
-        for start in range(0, len(rows), step):  # in pieces: dequantize needs twice the room of its result
-            piece = slice(start, start + step)
-            result[piece] = dequantize(rows[piece], GGMLQuantizationType[info.dtype])
-        return torch.from_numpy(result).view(count, *info.shape[1:])
-
-    def _permuted(self, key: str) -> bool:
-        """Whether the rows of this tensor stand in another order in the file."""
-        return self._gguf.interleaved_rope and is_rotary(key)
-
-    @property
-    def _head_dim(self) -> int:
-        size: int = self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"]
-        return size
-
-    def _config(self) -> dict[str, Any]:
-        """The config.json that the metadata, the shapes and the auxiliary tensors amount to."""
-        gguf = self._gguf
-        fields = {
-            key.removeprefix(f"{gguf.arch}."): value
-            for key, value in self.metadata.items()
-            if key.startswith(f"{gguf.arch}.")
-        }
-        fields |= {name: self._stored(self.tensors[name]).tolist() for name in AUXILIARY if name in self.tensors}
-        shapes = {name: info.shape for name, info in self.tensors.items()}
-        numbers = {name.split(".")[1] for name in shapes if name.startswith("blk.")}
-        layers = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
-        if fields.get("block_count") != layers:
-            raise CheckpointError(
-                f"{self.path} has {layers} layers and its metadata says {fields.get('block_count')}; fetch it again"
-            )
-        try:
-            config = gguf.config(fields, shapes)
-        except IsoformError as error:
-            raise type(error)(f"{self.path}: {error}") from None
-        except KeyError as error:
-            raise CheckpointError(
-                f"{self.path} has no {error.args[0]}, which {self.family.title} needs; convert the model again"
-            ) from None
-        except (TypeError, ValueError, ArithmeticError, IndexError) as error:
-            raise CheckpointError(
-                f"{self.path}: the metadata of {gguf.arch} is malformed ({error}); convert the model again"
-            ) from None
-        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-            if type(index := self.metadata.get(f"tokenizer.ggml.{key}_token_id")) is int:
-                config[f"{name}_token_id"] = index
-        return config
-
-    def _check_agreement(self) -> None:
-        """The metadata must be what we would write for this config; else the file means what we would not compute."""
-        gguf = self._gguf
-        try:
-            typed = self.family.config.from_dict(self.config)
-        except IsoformError as error:
-            raise type(error)(f"{self.path} as a {error}") from None
-        fields = gguf.fields(typed)
-        for key, value in fields.items():
-            stored = self.metadata.get(f"{gguf.arch}.{key}", value)
-            if isinstance(value, float) and isinstance(stored, int | float):
-                same = abs(stored - value) <= 1e-6 * abs(value)
-            else:
-                same = stored == value
-            if not same:
-                raise UnsupportedModel(
-                    f"{self.path}: {gguf.arch}.{key} is {stored!r}; isoform's {self.family.title} knows only {value!r}"
-                )
-        for key, value in self.metadata.items():
-            scale = key.startswith((f"{gguf.arch}.rope.scaling.", f"{gguf.arch}.expert")) or key.endswith("_scale")
-            if scale and key.removeprefix(f"{gguf.arch}.") not in fields and value not in (0, 1, False, "none"):
-                raise UnsupportedModel(f"{self.path}: {key} is {value!r}, which isoform's {self.family.title} has not")
-        known = gguf.extra(typed)
-        for name in AUXILIARY:
-            if name in self.tensors and name not in known:
-                raise UnsupportedModel(f"{self.path} holds {name}, which isoform's {self.family.title} has not")
-
-
-def _shards(path: Path, metadata: Mapping[str, Any]) -> list[Path]:
-    """The files of a model that was split, of which `path` must be the first; named as llama.cpp names them."""
-    count, number = metadata.get("split.count", 1), metadata.get("split.no", 0)
-    if type(count) is not int or count <= 1:
-        return [path]
-    match = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
-    if match is None or int(match[2]) != count:
-        raise CheckpointError(
-            f"{path} is one of {count} shards, which are found by their names; call it NAME-00001-of-{count:05}.gguf"
-        )
-    paths = [path.with_name(f"{match[1]}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
-    if number != 0:
-        raise CheckpointError(f"{path} is a later shard of a model; open the first, {paths[0]}")
-    if missing := [shard.name for shard in paths if not shard.is_file()]:
-        raise CheckpointError(f"{path}: {missing[0]} is missing, which holds another part of the model; fetch it again")
-    return [path, *paths[1:]]
-
-
-def _following(shard: Path, first: Path, before: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
-    """The tensors of a later shard."""
-    header = read_gguf(shard)
-    if "split.count" not in header.metadata:
-        raise CheckpointError(f"{shard} is no part of {first}; fetch it again")
-    if repeated := sorted(before.keys() & header.tensors.keys()):
-        raise CheckpointError(f"{shard} holds {repeated[0]}, which another shard of {first} holds; fetch them again")
-    return header.tensors
-
-
-def _family(path: Path, metadata: Mapping[str, Any]) -> tuple[Family, Gguf]:
-    from isoform.reference.families import all_families
-
-    arch = metadata.get("general.architecture")
-    known = []
-    for family in all_families():
-        if family.gguf is not None:
-            if family.gguf.arch == arch:
-                return family, family.gguf
-            known.append(family.gguf.arch)
-    raise UnsupportedModel(f"{path}: GGUF architecture {arch!r} is not supported; isoform knows {', '.join(known)}")
+    raw = np.frombuffer(file.bytes, np.uint8, info.nbytes, info.offset)
+    if len(info.shape) == 1:
+        whole = torch.from_numpy(dequantize(raw, GGMLQuantizationType[info.dtype]))
+        return whole if which is None else whole[which]
+    raw = raw.reshape(info.shape[0], -1)
+    if which is not None:
+        raw = raw[which if isinstance(which, slice) else which.numpy()]
+    count = len(raw)
+    rows = raw.reshape(count * prod(info.shape[1:-1]), -1)
+    result = np.empty((len(rows), info.shape[-1]), np.float32)
+    step = max(1, _PIECE // info.shape[-1])
+    for start in range(0, len(rows), step):  # in pieces: dequantize needs twice the room of its result
+        piece = slice(start, start + step)
+        result[piece] = dequantize(rows[piece], GGMLQuantizationType[info.dtype])
+    return torch.from_numpy(result).view(count, *info.shape[1:])

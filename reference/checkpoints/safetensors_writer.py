@@ -97,7 +97,7 @@ def read_back(folder: Path, entries: Sequence[Entry], *, progress: Progress | No
     """Compare what was written to `folder` with the entries, bit for bit. Raises CheckpointError for what differs."""
     import torch
 
-    from isoform.reference.checkpoints.checkpoint import open_checkpoint
+    from isoform.reference.checkpoints.opening import open_checkpoint
 
     report = progress or (lambda text, done, total: None)
     opened = open_checkpoint(folder)

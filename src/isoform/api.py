@@ -363,7 +363,7 @@ def pipeline(
     `revision`, `token`, `cache_dir` and `offline` are for Hub ids; the other parameters (batch_size, max_new_tokens, …)
     hold for every call of the pipeline.
     """
-    from isoform.reference.checkpoints.checkpoint import HUB_OPTIONS
+    from isoform.reference.checkpoints.opening import HUB_OPTIONS
     from isoform.runtimes import open as backends
     from isoform.runtimes import pipelines
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from isoform.reference.checkpoints.checkpoint import open_checkpoint
+from isoform.reference.checkpoints.opening import open_checkpoint
 from isoform.reference.families import FAMILIES, all_families, family_for, load_family
 from isoform.reference.model import Model, open_model
 from isoform.reference.weights import Rule, find

@@ -30,7 +30,7 @@ def check_metadata(model: Model, path: Path, dtype: str, backend: str, pre: str 
     from isoform.exporters.gguf import card_of
     from isoform.exporters.gguf.metadata import metadata
     from isoform.exporters.gguf.tensors import entries
-    from isoform.reference.checkpoints.gguf_file import GgufCheckpoint
+    from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
 
     file, card = GgufCheckpoint(path), card_of(model)
     tensors = entries(model, card)

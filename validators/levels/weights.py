@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from isoform.reference.checkpoints.gguf_file import GgufCheckpoint
+    from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
     from isoform.reference.model import Model
     from isoform.reference.weights import Weight
     from isoform.validators.bisection.departure import Departure
@@ -307,7 +307,7 @@ def _first(names: list[str]) -> str:
 
 @contextmanager
 def _gguf(path: Path) -> Iterator[Stored]:
-    from isoform.reference.checkpoints.gguf_file import GgufCheckpoint
+    from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
 
     file = GgufCheckpoint(path)
 

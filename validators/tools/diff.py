@@ -177,7 +177,7 @@ def _open(side: Side, raw: bool, whole: bool, notes: list[str]) -> Iterator[_Ope
 
 def _checkpoint(side: Side, raw: bool, whole: bool, notes: list[str]) -> _Opened:
     """`whole`: with the heads of other tasks than the checkpoint's own."""
-    from isoform.reference.checkpoints.checkpoint import open_checkpoint
+    from isoform.reference.checkpoints.opening import open_checkpoint
     from isoform.reference.model import open_model
 
     source = side.path if side.path.exists() else side.text.partition("::")[0]
@@ -215,7 +215,8 @@ def _kind(dtype: str) -> str:
 
 
 def _gguf(path: Path, raw: bool, notes: list[str]) -> _Opened:
-    from isoform.reference.checkpoints.gguf_file import GgufCheckpoint, read_gguf
+    from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
+    from isoform.reference.checkpoints.gguf_file import read_gguf
 
     header = read_gguf(path)
     metadata = {key: _plain(value) for key, value in header.metadata.items()}
@@ -278,7 +279,7 @@ class _RawGguf(Mapping[str, Held]):
 def _safetensors(path: Path) -> Iterator[_Opened]:
     from safetensors import SafetensorError, safe_open
 
-    from isoform.reference.checkpoints.checkpoint import read_header
+    from isoform.reference.checkpoints.safetensors_file import read_header
 
     infos = read_header(path)
     try:

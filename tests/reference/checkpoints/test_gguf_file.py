@@ -19,7 +19,8 @@ from gguf.constants import GGML_QUANT_SIZES
 from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
 from isoform.exporters.gguf import path_of, write
 from isoform.exporters.gguf.writer import write_arrays
-from isoform.reference.checkpoints.gguf_file import TYPES, GgufCheckpoint, interleaved, read_gguf
+from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
+from isoform.reference.checkpoints.gguf_file import TYPES, interleaved, read_gguf
 from isoform.reference.config import RopeConfig
 from isoform.reference.layers import inverse_frequencies, llama3_factors
 from isoform.reference.model import Model, open_model

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load
 
 from isoform.errors import CheckpointError
-from isoform.reference.checkpoints.checkpoint import open_checkpoint
+from isoform.reference.checkpoints.opening import open_checkpoint
 from isoform.reference.model import open_model
 from tests.oracle import tiny
 from tests.reference.checkpoints.hub_server import Hub, Repository, commit_of, files_of, serve

@@ -16,8 +16,9 @@ import torch
 from isoform import api
 from isoform.errors import CheckpointError, InputError
 from isoform.exporters import gguf
-from isoform.reference.checkpoints.checkpoint import open_checkpoint
-from isoform.reference.checkpoints.gguf_file import GgufCheckpoint, read_gguf
+from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
+from isoform.reference.checkpoints.gguf_file import read_gguf
+from isoform.reference.checkpoints.opening import open_checkpoint
 from isoform.reference.model import Model, open_model
 from isoform.reference.weights import Fold, WeightNorm, hub_names
 from tests.cli.test_bad_input import run

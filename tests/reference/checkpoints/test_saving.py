@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from isoform.errors import CheckpointError
-from isoform.reference.checkpoints.checkpoint import open_checkpoint
+from isoform.reference.checkpoints.opening import open_checkpoint
 from isoform.reference.checkpoints.safetensors_writer import INDEX, Entry, write_safetensors
 from isoform.reference.model import open_model
 from isoform.reference.weights import Fold, Rename, find, hub_names

@@ -1,0 +1,82 @@
+"""Opens a checkpoint: chooses the reader for a folder, a `.gguf` file or a Hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from isoform.errors import CheckpointError
+from isoform.reference.checkpoints.checkpoint import Checkpoint, first_line, read_json
+from isoform.reference.checkpoints.pickle_file import PickleCheckpoint
+from isoform.reference.checkpoints.safetensors_file import SafetensorsCheckpoint
+
+HUB_OPTIONS = ("revision", "token", "cache_dir", "offline")
+"""The keyword arguments of `open_checkpoint`."""
+
+
+def _read_index(path: Path) -> dict[str, str] | None:
+    """The weight map of an index (None without one), every file name checked to stay in the folder."""
+    index = read_json(path)
+    if index is None:
+        return None
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not shards or not all(isinstance(file, str) for file in shards.values()):
+        raise CheckpointError(f"{path} has no weight_map from tensors to files; fetch the checkpoint again")
+    for file in sorted(set(shards.values())):
+        pure = PurePosixPath(file)
+        inside = pure.parts and not pure.is_absolute() and ".." not in pure.parts and file.isprintable()
+        if not inside or "\\" in file or PureWindowsPath(file).drive:
+            raise CheckpointError(f"{path} points outside its folder ({file!r}); the checkpoint is not to be trusted")
+    return shards
+
+
+def open_checkpoint(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+) -> Checkpoint:
+    """Open a folder, a `.gguf` file or a Hub id; the keyword arguments are for Hub ids.
+
+    Raises CheckpointError when there is nothing to open, or a file is truncated, malformed or unsafe.
+    """
+    if not str(source):
+        raise CheckpointError("the name of the checkpoint is empty; give a folder, a .gguf file or a Hub id")
+    try:
+        path = Path(source).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise CheckpointError(f"{source} cannot be opened ({reason})") from None
+    if is_file:
+        if path.suffix == ".gguf":
+            from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
+
+            return GgufCheckpoint(path)
+        raise CheckpointError(f"{path} is not a checkpoint; give its folder, a .gguf file or a Hub id")
+    if is_folder:
+        return _open_folder(path, str(source))
+    from isoform.reference.checkpoints.hub import download
+
+    folder = download(str(source), revision=revision, token=token, cache_dir=cache_dir, offline=offline)
+    return _open_folder(folder, str(source))
+
+
+def _open_folder(folder: Path, name: str) -> Checkpoint:
+    ggufs = sorted(path.name for path in folder.glob("*.gguf"))
+    hint = f"it holds {ggufs[0]}: open that file" if ggufs else "give a checkpoint in the Hub's layout"
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise CheckpointError(f"{name} has no config.json; {hint}")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{name}: config.json holds a {type(config).__name__}, not an object; fetch it again")
+    if (folder / "model.safetensors").is_file():
+        return SafetensorsCheckpoint(folder, name, config, None)
+    if (shards := _read_index(folder / "model.safetensors.index.json")) is not None:
+        return SafetensorsCheckpoint(folder, name, config, shards)
+    if (folder / "pytorch_model.bin").is_file():
+        return PickleCheckpoint(folder, name, config, None)
+    if (shards := _read_index(folder / "pytorch_model.bin.index.json")) is not None:
+        return PickleCheckpoint(folder, name, config, shards)
+    raise CheckpointError(f"{name} holds no weights (model.safetensors, its index, or pytorch_model.bin); {hint}")
