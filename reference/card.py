@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from isoform.reference.config import Config
-    from isoform.reference.weights import Rule
+    from isoform.reference.rules import Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

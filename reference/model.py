@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,26 +19,17 @@ from isoform.manifest import WHOLE
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoints.checkpoint import Checkpoint, first_line
 from isoform.reference.checkpoints.opening import HUB_OPTIONS, open_checkpoint
-from isoform.reference.checkpoints.safetensors_writer import SHARD, Entry, Progress, Rows, read_back, write_safetensors
+from isoform.reference.checkpoints.safetensors_writer import SHARD, Entry, Progress, read_back, write_safetensors
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
-from isoform.reference.weights import (
-    Fold,
-    Rename,
-    Weight,
-    WeightNorm,
-    account,
-    halves,
-    hub_names,
-    map_weights,
-    same,
-)
+from isoform.reference.rules import Rule
+from isoform.reference.weights import Weight, account, map_weights, same, saved
 from isoform.signature import Signature
 from isoform.wiring import main_part
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -95,14 +86,19 @@ class Model:
         }
 
     @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """The family's weight rules, with the sizes of this config."""
+        return tuple(rule.at(self.config) for rule in self.family.rules)
+
+    @cached_property
     def all_weights(self) -> Mapping[str, Weight]:
         """Every canonical parameter of the checkpoint, those of other heads included."""
-        return map_weights(self.checkpoint, self.family.rules, self.family.prefix)
+        return map_weights(self.checkpoint, self.rules, self.family.prefix)
 
     @cached_property
     def weights(self) -> Mapping[str, Weight]:
         """The parameters that this task's module has; tied ones appear once."""
-        return account(self.name, self.all_weights, self._shapes, self.family, self.tied)
+        return account(self.name, self.all_weights, self._shapes, self.rules, self.family.heads, self.tied)
 
     @cached_property
     def _shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -222,67 +218,25 @@ class Model:
 
     def _hub_entries(self, module: nn.Module | None, dtype: torch.dtype | None) -> list[Entry]:
         """What `save` writes: the tensors as they are stored, where neither `module` nor `dtype` changes them."""
-        import torch
-
-        from isoform.reference.checkpoints.dtypes import DTYPES
-
         changed = dict(module.named_parameters()) if module is not None else {}
         carried = tuple(f"{name}." for name in self.task.carried)
         weights = {**self.weights, **{k: w for k, w in self.all_weights.items() if carried and k.startswith(carried)}}
         # The headless class holds the trunk without a prefix.
         headless = self.task is self.family.tasks[-1] and not self.task.parts
-        entries: list[Entry] = []
-        for name, (key, rule) in hub_names(weights, self.family.rules).items():
-            weight = weights[name]
-            if isinstance(rule, WeightNorm):
-                entries += self._halves(weight, rule, key, headless, changed.get(name), dtype)
-                continue
-            stored = DTYPES.get(self.checkpoint.info(weight.hub).dtype, torch.float32)
-            shape = tuple(changed[name].shape) if name in changed else weight.shape
-            rows = self._hub_rows(weight, rule, changed.get(name))
-            # A module's parameters may be the mapped pages themselves: dropped, they would lose what was changed.
-            release = weight.release if module is None else lambda: None
-            key = key.removeprefix(f"{self.family.prefix}.") if headless else key
-            entries.append(Entry(key, shape, dtype or stored, rows, release, dtype is not None))
-        return entries
-
-    def _halves(
-        self,
-        weight: Weight,
-        rule: WeightNorm,
-        key: str,
-        headless: bool,
-        changed: Tensor | None,
-        dtype: torch.dtype | None,
-    ) -> Iterator[Entry]:
-        """Length and direction as they are stored; a changed weight, or one stored whole, is taken apart."""
-        from isoform.reference.checkpoints.dtypes import DTYPES
-
-        key = key.removeprefix(f"{self.family.prefix}.") if headless else key
-        stored = halves(weight.hub)
-        whole = weight.load() if changed is None and stored[0] not in self.checkpoint else changed
-        parts = None if whole is None else (rule.length(whole.detach()), whole.detach())
-        for n, (name, half) in enumerate(zip(halves(key, like=weight.hub), stored, strict=True)):
-            if parts is not None:
-                rows = _rows_of(parts[n])
-                yield Entry(name, tuple(parts[n].shape), dtype or parts[n].dtype, rows, lambda: None, dtype is not None)
-                continue
-            info, rows = self.checkpoint.info(half), partial(self.checkpoint.rows, half)
-            release = partial(self.checkpoint.release, half)
-            yield Entry(name, info.shape, dtype or DTYPES[info.dtype], rows, release, dtype is not None)
-
-    def _hub_rows(self, weight: Weight, rule: Rename | Fold, changed: Tensor | None) -> Rows:
-        """How to get a part of what the Hub's tensor is to be; `changed` replaces the stored one."""
-        if changed is not None:
-            values = changed.detach()
-            return lambda start, stop: rule.save(values[start:stop] if values.dim() else values)
-        if self.checkpoint.canonical:
-            return lambda start, stop: rule.save(weight.rows(start, stop))
-        return lambda start, stop: self.checkpoint.rows(weight.hub, start, stop)
-
-
-def _rows_of(tensor: Tensor) -> Rows:
-    return lambda start, stop: tensor[start:stop]
+        prefix = f"{self.family.prefix}." if headless else ""
+        # A module's parameters may be the mapped pages themselves: dropped, they would lose what was changed.
+        kept = module is not None
+        return [
+            Entry(
+                one.key.removeprefix(prefix),
+                one.shape,
+                dtype or one.dtype,
+                one.rows,
+                (lambda: None) if kept else one.release,
+                dtype is not None,
+            )
+            for one in saved(self.checkpoint, weights, self.rules, changed)
+        ]
 
 
 @dataclass(frozen=True)

@@ -1,116 +1,29 @@
-"""Weight rules: how a checkpoint's keys become canonical parameters, as invertible data.
+"""Maps a checkpoint's tensors to canonical parameters by the family's rules, accounts for each, and back.
 
-A rule names modules with `*` for one dotted part (the layer); `.weight` and `.bias` follow along. The first rule that
-matches a key takes it. Every key must have a rule and every parameter a key: the rest is an error, never a warning.
+The first rule that matches a key takes it. Every key must have a rule and every parameter a key: the rest is an error,
+never a warning.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.checkpoint import ITEM_BYTES, Checkpoint, TensorInfo
+from isoform.reference.rules import Computed, Readable, Rename, Rule
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from isoform.reference.card import Family
-
 FLOATS = ("BF16", "F16", "F32", "F64")
 """What a parameter may be stored as, besides the types of ggml, which come out as F32."""
 
-
-@dataclass(frozen=True, slots=True)
-class Rename:
-    """The tensor as it is, under another name."""
-
-    hub: str
-    canonical: str
-
-    def load(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def save(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """The stored tensor is `amount` less than what the layer multiplies by (Gemma's norms: 1 + weight)."""
-
-    hub: str
-    canonical: str
-    amount: float
-
-    def load(self, tensor: Tensor) -> Tensor:
-        return tensor.float() + self.amount
-
-    def save(self, tensor: Tensor) -> Tensor:
-        return tensor.float() - self.amount
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """A key that the config determines or that repeats another; left out when saving."""
-
-    hub: str
-
-
-@dataclass(frozen=True, slots=True)
-class WeightNorm:
-    """Two tensors for one: a direction, and the length that it is to have for each index of `axis`.
-
-    Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868. `hub` and `canonical` name the module; its bias has a
-    rule of its own.
-    """
-
-    hub: str
-    canonical: str
-    axis: int
-
-    def load(self, length: Tensor, direction: Tensor) -> Tensor:
-        direction = direction.float()
-        return direction * (length.float() / self.length(direction))
-
-    def length(self, weight: Tensor) -> Tensor:
-        """Over all axes but `axis`, which keep size 1, in float32."""
-        import torch
-
-        others = [n for n in range(weight.dim()) if n != self.axis]
-        return torch.linalg.vector_norm(weight.float(), dim=others, keepdim=True)
-
-
-Rule = Rename | Fold | WeightNorm | Drop
-
-HALVES = (
-    (".weight_g", ".weight_v"),
-    (".parametrizations.weight.original0", ".parametrizations.weight.original1"),
-)
-"""How torch spells length and direction, in its older and its newer form."""
-
 LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}
 """Spellings of old checkpoints."""
-
-
-@lru_cache(maxsize=1024)
-def _pattern(name: str) -> re.Pattern[str]:
-    return re.compile(re.escape(name).replace(r"\*", r"([^.]+)") + r"(\.[^.]+)?")
-
-
-def _translate(key: str, source: str, target: str) -> str | None:
-    """`key` from one spelling to another, or None when `source` does not match it."""
-    match = _pattern(source).fullmatch(key)
-    if match is None:
-        return None
-    *parts, suffix = match.groups()
-    for part in parts:
-        target = target.replace("*", part, 1)
-    return target + (suffix or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +38,16 @@ class Weight:
     release: Callable[[], None]
     source: TensorInfo | None
     """Where exactly these bytes lie in a file, or None when the stored tensor is another one."""
-    hub: str
-    """The key in the checkpoint."""
+    keys: tuple[str, ...]
+    """The tensors of the checkpoint that it is made of."""
+    rule: Rule
     folded: tuple[TensorInfo, float] | None = None
     """Where a stored tensor lies that is this one less an amount."""
+
+    @property
+    def hub(self) -> str:
+        """The key in the checkpoint; of several, the last."""
+        return self.keys[-1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -137,104 +56,106 @@ class Weight:
         return DTYPES[self.stored]
 
 
-def find(key: str, rules: Iterable[Rule], prefix: str) -> tuple[Rule, str] | None:
-    """The rule for a checkpoint key and its canonical name ("" for a dropped key).
+class Found(NamedTuple):
+    """The rule for a key, the parameters that the key determines, and the key in the Hub's spelling of today."""
 
-    A key may lack the trunk's prefix, as a checkpoint saved without a head does.
-    """
+    rule: Rule
+    names: tuple[str, ...]
+    key: str
+
+
+def find(key: str, rules: Iterable[Rule], prefix: str) -> Found | None:
+    """The rule for a checkpoint key. It may lack the trunk's prefix, as a checkpoint saved without a head does."""
     for old, new in LEGACY_SUFFIXES.items():
         key = key.removesuffix(old) + new if key.endswith(old) else key
     for candidate in (key, f"{prefix}.{key}"):
         for rule in rules:
-            target = "" if isinstance(rule, Drop) else rule.canonical
-            name = _translate(_whole(candidate) if isinstance(rule, WeightNorm) else candidate, rule.hub, target)
-            if name is not None:
-                return rule, "" if isinstance(rule, Drop) else name
+            if (names := rule.match(candidate)) is not None:
+                return Found(rule, names, candidate)
     return None
 
 
-def halves(key: str, like: str = "") -> tuple[str, str]:
-    """The keys of length and direction for the key of either or of the weight; spelled as `like` or `key` is."""
-    spelling = next((pair for text in (like, key) for pair in HALVES if text.endswith(pair)), HALVES[0])
-    module = (_whole(key) or key).removesuffix(".weight")
-    return module + spelling[0], module + spelling[1]
-
-
-def _whole(key: str) -> str:
-    """The key of the weight that this one is half of; "" for any other key."""
-    suffix = next((suffix for pair in HALVES for suffix in pair if key.endswith(suffix)), None)
-    return "" if suffix is None else key.removesuffix(suffix) + ".weight"
-
-
-def map_weights(checkpoint: Checkpoint, rules: Iterable[Rule], prefix: str) -> dict[str, Weight]:
-    """Every key of the checkpoint as a canonical parameter. Raises CheckpointError for a key without a rule."""
+def map_weights(checkpoint: Checkpoint, rules: Sequence[Rule], prefix: str) -> dict[str, Weight]:
+    """Every key of the checkpoint as canonical parameters. Raises CheckpointError for a key without a rule."""
     if checkpoint.canonical:
-        return {key: _weight(checkpoint, key, Rename(key, key)) for key in checkpoint}
-    weights: dict[str, Weight] = {}
+        return {key: weight for key in checkpoint for weight in _weights(checkpoint, Rename(key, key), 1, (key,))}
+    groups: dict[tuple[Rule, tuple[str, ...]], dict[str, str]] = {}  # key in the Hub's spelling -> in the checkpoint
     unknown = []
     for key in checkpoint:
-        found = find(key, rules, prefix)
-        if found is None:
+        if (found := find(key, rules, prefix)) is None:
             unknown.append(key)
-            continue
-        rule, name = found
-        if isinstance(rule, Drop):
-            continue
-        if isinstance(rule, WeightNorm):
-            pair = halves(key)
-            if absent := [half for half in pair if half not in checkpoint]:
-                raise CheckpointError(f"{checkpoint.name}: the checkpoint lacks {absent[0]}, the other half of {key}")
-            if key == pair[1]:
-                weights[name] = _normed(checkpoint, pair, rule)
-            continue
-        if name in weights:
-            raise CheckpointError(f"{checkpoint.name}: {weights[name].hub} and {key} are the same parameter, {name}")
-        weights[name] = _weight(checkpoint, key, rule)
+        elif found.names:
+            group = groups.setdefault((found.rule, found.names), {})
+            if (twin := group.setdefault(found.key, key)) != key:
+                raise _twice(checkpoint, twin, key, found.names[0])
     if unknown:
         raise CheckpointError(f"{checkpoint.name}: no rule for {_list(unknown)}; not a checkpoint of this architecture")
+    weights: dict[str, Weight] = {}
+    for (rule, names), group in groups.items():
+        sources = rule.sources(names[0], group) or ()
+        if absent := [key for key in sources if key not in group]:
+            raise CheckpointError(
+                f"{checkpoint.name}: the checkpoint lacks {absent[0]}, the counterpart of {next(iter(group.values()))}"
+            )
+        if spare := [key for key in group if key not in sources]:
+            raise _twice(checkpoint, group[sources[0]], group[spare[0]], names[0])
+        keys = tuple(group[key] for key in sources)
+        for name, weight in zip(names, _weights(checkpoint, rule, len(names), keys), strict=True):
+            if name in weights:
+                raise _twice(checkpoint, weights[name].hub, weight.hub, name)
+            weights[name] = weight
     return weights
 
 
-def _weight(checkpoint: Checkpoint, key: str, rule: Rename | Fold) -> Weight:
-    info = checkpoint.info(key)
-    lies = info.offset >= 0 and info.dtype in ITEM_BYTES
-    return Weight(
-        shape=info.shape,
-        stored=info.dtype if isinstance(rule, Rename) and info.dtype in ITEM_BYTES else "F32",
-        load=lambda: rule.load(checkpoint[key]),
-        rows=lambda start, stop: rule.load(checkpoint.rows(key, start, stop)),
-        release=lambda: checkpoint.release(key),
-        source=info if lies and isinstance(rule, Rename) else None,
-        hub=key,
-        folded=(info, rule.amount) if lies and isinstance(rule, Fold) else None,
-    )
+def _twice(checkpoint: Checkpoint, one: str, other: str, name: str) -> CheckpointError:
+    return CheckpointError(f"{checkpoint.name}: {one} and {other} are the same parameter, {name}")
 
 
-def _normed(checkpoint: Checkpoint, pair: tuple[str, str], rule: WeightNorm) -> Weight:
-    def load() -> Tensor:
-        return rule.load(*(checkpoint[key] for key in pair))
+def _weights(checkpoint: Checkpoint, rule: Rule, count: int, keys: tuple[str, ...]) -> Iterator[Weight]:
+    """The parameters that a rule makes of these tensors."""
+    infos = [checkpoint.info(key) for key in keys]
+    pieces = [_piece(checkpoint, key, info) for key, info in zip(keys, infos, strict=True)]
+    try:
+        shapes = rule.shapes(*(info.shape for info in infos))
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.name}: {error}") from None
+    if rule.exact and len({info.dtype for info in infos}) > 1:
+        kinds = ", ".join(sorted({info.dtype for info in infos}))
+        raise CheckpointError(f"{checkpoint.name}: {keys[0]} and its counterparts have different dtypes ({kinds})")
+    lies = all(info.offset >= 0 and info.dtype in ITEM_BYTES for info in infos)
 
     def release() -> None:
-        for key in pair:
+        for key in keys:
             checkpoint.release(key)
 
-    info = checkpoint.info(pair[1])
-    return Weight(
-        shape=info.shape,
-        stored="F32",
-        load=load,
-        rows=lambda start, stop: load()[start:stop],
-        release=release,
-        source=None,
-        hub=pair[1],
-    )
+    for n in range(count):
+        yield Weight(
+            shape=shapes[n],
+            stored=infos[0].dtype if rule.exact and infos[0].dtype in ITEM_BYTES else "F32",
+            load=partial(_load, rule, pieces, n),
+            rows=partial(rule.load_rows, pieces, n),
+            release=release,
+            source=rule.place(infos, n) if lies else None,
+            keys=keys,
+            rule=rule,
+            folded=rule.folded(infos[0]) if lies else None,
+        )
+
+
+def _piece(checkpoint: Checkpoint, key: str, info: TensorInfo) -> Readable:
+    return Computed(info.shape, partial(checkpoint.__getitem__, key), partial(checkpoint.rows, key))
+
+
+def _load(rule: Rule, pieces: Sequence[Readable], n: int) -> Tensor:
+    return rule.load(*(piece.load() for piece in pieces))[n]
 
 
 def account(
     name: str,
     weights: Mapping[str, Weight],
     shapes: Mapping[str, tuple[int, ...]],
-    family: Family,
+    rules: Sequence[Rule],
+    heads: Sequence[str],
     tied: Mapping[str, str],
 ) -> dict[str, Weight]:
     """The weights of the parameters that have these `shapes`, in their order, each checked for shape and dtype.
@@ -251,10 +172,10 @@ def account(
     expected = {key: shape for key, shape in shapes.items() if key not in tied}
     missing = [key for key in expected if key not in weights]
     if missing:
-        keys = [key for key, _ in hub_names(missing, family.rules).values()]
+        keys = [key for key, _ in hub_names(missing, rules).values()]
         raise CheckpointError(f"{name}: the checkpoint lacks {_list(keys)}, which its config.json asks for")
-    heads = (f"{head}." for head in family.heads)
-    spare = tuple(head for head in heads if not any(key.startswith(head) for key in shapes))
+    modules = (f"{head}." for head in heads)
+    spare = tuple(head for head in modules if not any(key.startswith(head) for key in shapes))
     unexpected = [
         weight.hub
         for key, weight in weights.items()
@@ -285,19 +206,69 @@ def same(a: Weight, b: Weight, rows: int = 4096) -> bool:
     return equal
 
 
-def hub_names(names: Iterable[str], rules: Iterable[Rule]) -> dict[str, tuple[str, Rename | Fold | WeightNorm]]:
-    """Canonical name -> (the Hub's key, the rule to undo). Of a `WeightNorm`, the key is the direction's."""
-    result: dict[str, tuple[str, Rename | Fold | WeightNorm]] = {}
+def hub_names(names: Iterable[str], rules: Iterable[Rule]) -> dict[str, tuple[str, Rule]]:
+    """Canonical name -> (the Hub's key, the rule that saves it). Of several keys, the last."""
+    result: dict[str, tuple[str, Rule]] = {}
     for name in names:
-        for rule in rules:
-            if isinstance(rule, Drop) or (isinstance(rule, WeightNorm) and not name.endswith(".weight")):
-                continue
-            if (key := _translate(name, rule.canonical, rule.hub)) is not None:
-                result[name] = halves(key)[1] if isinstance(rule, WeightNorm) else key, rule
-                break
-        else:
-            raise CheckpointError(f"{name} has no rule that leads back to the Hub's spelling")
+        rule, keys = _saving(name, rules)
+        result[name] = keys[-1], rule
     return result
+
+
+def _saving(name: str, rules: Iterable[Rule]) -> tuple[Rule, tuple[str, ...]]:
+    for rule in rules:
+        if rule.written and (keys := rule.sources(name)) is not None:
+            return rule, keys
+    raise CheckpointError(f"{name} has no rule that leads back to the Hub's spelling")
+
+
+class Saved(NamedTuple):
+    """One tensor of a checkpoint to be written: its key, and how to get rows of it."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    rows: Callable[[int, int], Tensor]
+    release: Callable[[], None]
+
+
+def saved(
+    checkpoint: Checkpoint, weights: Mapping[str, Weight], rules: Sequence[Rule], changed: Mapping[str, Tensor]
+) -> Iterator[Saved]:
+    """The Hub's tensors of these weights, of which those in `changed` have other values.
+
+    What is unchanged and stored as the rules save it is copied; the rest is computed and keeps the stored dtype.
+    """
+    import torch
+
+    from isoform.reference.checkpoints.dtypes import DTYPES
+
+    done: set[str] = set()
+    for name, weight in weights.items():
+        if name in done:
+            continue
+        rule, keys = _saving(name, rules)
+        names = rule.match(keys[0]) or (name,)
+        done |= set(names)
+        if absent := [one for one in names if one not in weights]:
+            raise CheckpointError(f"{name} cannot be saved without {absent[0]}, which is stored in the same tensor")
+        parts = [_changed(changed[one]) if one in changed else weights[one] for one in names]
+        keys = rule.sources(name, weight.keys, parts[0].shape) or keys
+        if weight.rule == rule and not checkpoint.canonical and not changed.keys() & set(names):
+            for key, held in zip(keys, weight.keys, strict=True):
+                info, release = checkpoint.info(held), partial(checkpoint.release, held)
+                yield Saved(key, info.shape, DTYPES[info.dtype], partial(checkpoint.rows, held), release)
+            continue
+        dtype = DTYPES.get(checkpoint.info(weight.hub).dtype, torch.float32)
+        for n, (key, shape) in enumerate(zip(keys, rule.saved_shapes(*(part.shape for part in parts)), strict=True)):
+            yield Saved(key, shape, dtype, partial(rule.save_rows, parts, n), weight.release)
+
+
+def _changed(tensor: Tensor) -> Readable:
+    values = tensor.detach()
+    return Computed(
+        tuple(values.shape), lambda: values, lambda start, stop: values[start:stop] if values.dim() else values
+    )
 
 
 def _list(keys: list[str]) -> str:

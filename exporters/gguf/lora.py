@@ -18,7 +18,7 @@ from isoform.exporters.gguf.mixes import MIXES
 from isoform.reference.checkpoints.checkpoint import first_line, read_json
 from isoform.reference.checkpoints.gguf_file import interleaved, is_rotary
 from isoform.reference.names import GGUF, rename
-from isoform.reference.weights import Drop, find
+from isoform.reference.weights import find
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,8 +108,8 @@ def _pairs(model: Model, adapter: Path, config: Mapping[str, Any]) -> dict[str, 
                 f"{adapter} holds {key}, which is no LoRA matrix, and llama.cpp adds no other; {MERGE}"
             )
         module, letter = match[1], match[3]
-        rule = find(f"{module}.weight", model.family.rules, model.family.prefix)
-        name = None if rule is None or isinstance(rule[0], Drop) else rule[1]
+        rule = find(f"{module}.weight", model.rules, model.family.prefix)
+        name = rule.names[0] if rule is not None and rule.rule.identity else None
         if name in model.tied or name in model.tied.values():
             raise UnsupportedExport(f"{adapter} changes {module}, whose weight {model.name} uses twice; {MERGE}")
         if name is None or name not in model.weights:

@@ -29,7 +29,7 @@ from isoform.reference.layers import (
     begun,
     head_size,
 )
-from isoform.reference.weights import Rename, Rule
+from isoform.reference.rules import Rename, Rule
 from isoform.signature import BATCH, MEMORY, Port, Signature, encoder_decoder_signature
 
 SAMPLES = "num_samples"

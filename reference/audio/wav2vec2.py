@@ -22,7 +22,7 @@ from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Task
 from isoform.reference.config import Config
 from isoform.reference.layers import MLP, Attention, Linear, activation, head_size, padding_bias
-from isoform.reference.weights import Rename, Rule, WeightNorm
+from isoform.reference.rules import Rename, Rule, WeightNorm
 from isoform.signature import BATCH, Axis, Port, Signature
 
 SAMPLES, FRAMES = "samples", "frames"

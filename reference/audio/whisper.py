@@ -18,7 +18,7 @@ from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoints.checkpoint import Checkpoint
 from isoform.reference.config import Config
 from isoform.reference.layers import MLP, Attention, CrossAttention, Embedding, Linear, begun, causal_bias, head_size
-from isoform.reference.weights import Rename, Rule
+from isoform.reference.rules import Rename, Rule
 from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
 
 

@@ -28,8 +28,8 @@ from isoform.reference.layers import (
     padding_bias,
 )
 from isoform.reference.multimodal.towers import TextConfig, TowersConfig, VisionConfig, tower
+from isoform.reference.rules import Drop, Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
-from isoform.reference.weights import Drop, Rename, Rule
 from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
 
 
@@ -236,29 +236,25 @@ def decoder_signature(c: BlipConfig, asked: bool) -> Signature:
     return encoder_decoder_signature(t.num_hidden_layers, heads, size, t.vocab_size, width, masked=asked)
 
 
-def _text_rules(hub: str, canonical: str) -> tuple[Rule, ...]:
-    names = {
-        "embeddings.word_embeddings": "embed",
-        "embeddings.position_embeddings": "position_embed",
-        "embeddings.LayerNorm": "embed_norm",
-        "encoder.layer.*.attention.self.query": "layers.*.attn.q",
-        "encoder.layer.*.attention.self.key": "layers.*.attn.k",
-        "encoder.layer.*.attention.self.value": "layers.*.attn.v",
-        "encoder.layer.*.attention.output.dense": "layers.*.attn.out",
-        "encoder.layer.*.attention.output.LayerNorm": "layers.*.attn_out_norm",
-        "encoder.layer.*.crossattention.self.query": "layers.*.cross.q",
-        "encoder.layer.*.crossattention.self.key": "layers.*.cross.k",
-        "encoder.layer.*.crossattention.self.value": "layers.*.cross.v",
-        "encoder.layer.*.crossattention.output.dense": "layers.*.cross.out",
-        "encoder.layer.*.crossattention.output.LayerNorm": "layers.*.cross_out_norm",
-        "encoder.layer.*.intermediate.dense": "layers.*.mlp.up",
-        "encoder.layer.*.output.dense": "layers.*.mlp.down",
-        "encoder.layer.*.output.LayerNorm": "layers.*.out_norm",
-    }
-    dropped = Drop(f"{hub}.embeddings.position_ids")
-    return *(Rename(f"{hub}.{a}", f"{canonical}.{b}") for a, b in names.items()), dropped
-
-
+TEXT_RULES: tuple[Rule, ...] = (
+    Rename("embeddings.word_embeddings", "embed"),
+    Rename("embeddings.position_embeddings", "position_embed"),
+    Rename("embeddings.LayerNorm", "embed_norm"),
+    Rename("encoder.layer.*.attention.self.query", "layers.*.attn.q"),
+    Rename("encoder.layer.*.attention.self.key", "layers.*.attn.k"),
+    Rename("encoder.layer.*.attention.self.value", "layers.*.attn.v"),
+    Rename("encoder.layer.*.attention.output.dense", "layers.*.attn.out"),
+    Rename("encoder.layer.*.attention.output.LayerNorm", "layers.*.attn_out_norm"),
+    Rename("encoder.layer.*.crossattention.self.query", "layers.*.cross.q"),
+    Rename("encoder.layer.*.crossattention.self.key", "layers.*.cross.k"),
+    Rename("encoder.layer.*.crossattention.self.value", "layers.*.cross.v"),
+    Rename("encoder.layer.*.crossattention.output.dense", "layers.*.cross.out"),
+    Rename("encoder.layer.*.crossattention.output.LayerNorm", "layers.*.cross_out_norm"),
+    Rename("encoder.layer.*.intermediate.dense", "layers.*.mlp.up"),
+    Rename("encoder.layer.*.output.dense", "layers.*.mlp.down"),
+    Rename("encoder.layer.*.output.LayerNorm", "layers.*.out_norm"),
+    Drop("embeddings.position_ids"),
+)
 RULES: tuple[Rule, ...] = (
     Rename("vision_model.embeddings.class_embedding", "vision.class_token"),
     Rename("vision_model.embeddings.position_embedding", "vision.position_embed"),
@@ -270,8 +266,8 @@ RULES: tuple[Rule, ...] = (
     Rename("vision_model.encoder.layers.*.mlp.fc1", "vision.layers.*.mlp.up"),
     Rename("vision_model.encoder.layers.*.mlp.fc2", "vision.layers.*.mlp.down"),
     Rename("vision_model.post_layernorm", "vision.norm"),
-    *_text_rules("text_encoder", "encoder"),
-    *_text_rules("text_decoder.bert", "decoder"),
+    *below(TEXT_RULES, "text_encoder", "encoder"),
+    *below(TEXT_RULES, "text_decoder.bert", "decoder"),
     Rename("text_decoder.cls.predictions.transform.dense", "decoder.mlm.dense"),
     Rename("text_decoder.cls.predictions.transform.LayerNorm", "decoder.mlm.norm"),
     Rename("text_decoder.cls.predictions.bias", "decoder.head.bias"),

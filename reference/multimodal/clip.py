@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from isoform.reference.card import Family, Task
 from isoform.reference.layers import Embedding, Linear, causal_bias, true_positions
 from isoform.reference.multimodal.towers import (
+    TEXT_RULES,
+    VISION_RULES,
     TextConfig,
     TowersConfig,
     VisionConfig,
-    layer_rules,
     layers,
     similarity,
     tower,
     towers_signature,
 )
+from isoform.reference.rules import Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid
-from isoform.reference.weights import Drop, Rename, Rule
 
 OLD_EOS = 2
 """The eos_token_id that old configs state and that is none: the end of a text is its highest token."""
@@ -117,18 +118,10 @@ class Clip(nn.Module):
 
 
 RULES: tuple[Rule, ...] = (
-    Rename("text_model.embeddings.token_embedding", "text.embed"),
-    Rename("text_model.embeddings.position_embedding", "text.position_embed"),
-    Drop("text_model.embeddings.position_ids"),
-    *layer_rules("text_model", "text"),
-    Rename("text_model.final_layer_norm", "text.norm"),
+    *below(TEXT_RULES, "text_model", "text"),
+    *below(VISION_RULES, "vision_model", "vision"),
     Rename("vision_model.embeddings.class_embedding", "vision.class_token"),
-    Rename("vision_model.embeddings.patch_embedding", "vision.patch_embed"),
-    Rename("vision_model.embeddings.position_embedding", "vision.position_embed"),
-    Drop("vision_model.embeddings.position_ids"),
     Rename("vision_model.pre_layrnorm", "vision.embed_norm"),
-    *layer_rules("vision_model", "vision"),
-    Rename("vision_model.post_layernorm", "vision.norm"),
     Rename("visual_projection", "vision_projection"),
     Rename("text_projection", "text_projection"),
     Rename("logit_scale", "logit_scale"),

@@ -17,17 +17,18 @@ from isoform.reference import ops
 from isoform.reference.card import Family, Task
 from isoform.reference.layers import MLP, Embedding, Linear
 from isoform.reference.multimodal.towers import (
+    TEXT_RULES,
+    VISION_RULES,
     TextConfig,
     TowersConfig,
     VisionConfig,
-    layer_rules,
     layers,
     similarity,
     tower,
     towers_signature,
 )
+from isoform.reference.rules import Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid
-from isoform.reference.weights import Drop, Rename, Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,17 +134,9 @@ class Siglip(nn.Module):
 
 
 RULES: tuple[Rule, ...] = (
-    Rename("text_model.embeddings.token_embedding", "text.embed"),
-    Rename("text_model.embeddings.position_embedding", "text.position_embed"),
-    Drop("text_model.embeddings.position_ids"),
-    *layer_rules("text_model", "text"),
-    Rename("text_model.final_layer_norm", "text.norm"),
+    *below(TEXT_RULES, "text_model", "text"),
     Rename("text_model.head", "text.head"),
-    Rename("vision_model.embeddings.patch_embedding", "vision.patch_embed"),
-    Rename("vision_model.embeddings.position_embedding", "vision.position_embed"),
-    Drop("vision_model.embeddings.position_ids"),
-    *layer_rules("vision_model", "vision"),
-    Rename("vision_model.post_layernorm", "vision.norm"),
+    *below(VISION_RULES, "vision_model", "vision"),
     Rename("vision_model.head.probe", "vision.pool.probe"),
     Rename("vision_model.head.attention.in_proj_weight", "vision.pool.qkv.weight"),
     Rename("vision_model.head.attention.in_proj_bias", "vision.pool.qkv.bias"),

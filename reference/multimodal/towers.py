@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from isoform.errors import CheckpointError
 from isoform.reference.config import Config
 from isoform.reference.layers import MLP
+from isoform.reference.rules import Drop, Rename, Rule, below
 from isoform.reference.vision.patches import Layer, pixels
-from isoform.reference.weights import Rename, Rule
 from isoform.signature import LENGTH, PICTURES, SENTENCES, Port, Signature
 
 
@@ -98,19 +98,34 @@ def layers(c: TextConfig | VisionConfig) -> nn.ModuleList:
     )
 
 
-def layer_rules(hub: str, canonical: str) -> tuple[Rule, ...]:
-    """Those of one tower's layers."""
-    names = {
-        "layer_norm1": "attn_norm",
-        "self_attn.q_proj": "attn.q",
-        "self_attn.k_proj": "attn.k",
-        "self_attn.v_proj": "attn.v",
-        "self_attn.out_proj": "attn.out",
-        "layer_norm2": "mlp_norm",
-        "mlp.fc1": "mlp.up",
-        "mlp.fc2": "mlp.down",
-    }
-    return tuple(Rename(f"{hub}.encoder.layers.*.{a}", f"{canonical}.layers.*.{b}") for a, b in names.items())
+_LAYERS: tuple[Rule, ...] = below(
+    (
+        Rename("layer_norm1", "attn_norm"),
+        Rename("self_attn.q_proj", "attn.q"),
+        Rename("self_attn.k_proj", "attn.k"),
+        Rename("self_attn.v_proj", "attn.v"),
+        Rename("self_attn.out_proj", "attn.out"),
+        Rename("layer_norm2", "mlp_norm"),
+        Rename("mlp.fc1", "mlp.up"),
+        Rename("mlp.fc2", "mlp.down"),
+    ),
+    "encoder.layers.*",
+    "layers.*",
+)
+TEXT_RULES: tuple[Rule, ...] = (
+    Rename("embeddings.token_embedding", "embed"),
+    Rename("embeddings.position_embedding", "position_embed"),
+    Drop("embeddings.position_ids"),
+    *_LAYERS,
+    Rename("final_layer_norm", "norm"),
+)
+VISION_RULES: tuple[Rule, ...] = (
+    Rename("embeddings.patch_embedding", "patch_embed"),
+    Rename("embeddings.position_embedding", "position_embed"),
+    Drop("embeddings.position_ids"),
+    *_LAYERS,
+    Rename("post_layernorm", "norm"),
+)
 
 
 def similarity(text: Tensor, image: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:

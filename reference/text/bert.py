@@ -16,7 +16,7 @@ from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Gguf, Task
 from isoform.reference.config import Config
 from isoform.reference.layers import MLP, Attention, Embedding, Linear, activation, head_size, padding_bias
-from isoform.reference.weights import Drop, Rename, Rule
+from isoform.reference.rules import Drop, Rename, Rule
 from isoform.signature import BATCH, LENGTH, Port, Signature
 
 

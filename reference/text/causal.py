@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Task
-from isoform.reference.weights import Drop, Rename, Rule
+from isoform.reference.rules import Drop, Rename, Rule
 from isoform.signature import Port, Signature, decoder_signature
 
 if TYPE_CHECKING:

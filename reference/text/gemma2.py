@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.rules import Rule
 from isoform.reference.text.causal import (
     TRUNK,
     Shapes,
@@ -27,7 +28,6 @@ from isoform.reference.text.sandwich import (
     sandwich_shapes,
     score_divisor,
 )
-from isoform.reference.weights import Rule
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.rules import Fold, Rule
 from isoform.reference.text.causal import (
     TRUNK,
     Shapes,
@@ -28,7 +29,6 @@ from isoform.reference.text.sandwich import (
     sandwich_shapes,
     score_divisor,
 )
-from isoform.reference.weights import Fold, Rule
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from isoform.reference.rules import Fold, Rule
 from isoform.reference.text.causal import Shapes, decoder_shapes
-from isoform.reference.weights import Fold, Rule
 
 if TYPE_CHECKING:
     from isoform.reference.decoder import DecoderLayer

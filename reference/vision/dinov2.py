@@ -16,8 +16,8 @@ from isoform.errors import CheckpointError
 from isoform.reference.card import Family, Task
 from isoform.reference.config import Config, with_labels
 from isoform.reference.layers import MLP, Linear
+from isoform.reference.rules import Rename, Rule
 from isoform.reference.vision.patches import SEQUENCE, GatedUp, Layer, PatchEmbed, grid, pixels, resized, units
-from isoform.reference.weights import Rename, Rule
 from isoform.signature import BATCH, Port, Signature
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isoform.reference.card import Family
+from isoform.reference.rules import Rename
 from isoform.reference.vision.dinov2 import Dinov2Config, rules, tasks
-from isoform.reference.weights import Rename
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from isoform.reference.card import Family, Task
 from isoform.reference.config import Config, with_labels
 from isoform.reference.layers import MLP, Linear, activation
+from isoform.reference.rules import Rename, Rule
 from isoform.reference.vision.patches import Layer, PatchEmbed, grid, pixels
-from isoform.reference.weights import Rename, Rule
 from isoform.signature import BATCH, Port, Signature
 
 if TYPE_CHECKING:
