@@ -64,6 +64,26 @@ class RMSNorm(nn.Module):
         return ops.rms_norm(x, self.weight, self.eps)
 
 
+class FrozenBatchNorm(nn.Module):
+    """Batch normalization by the statistics of the training, which the checkpoint stores: they are parameters too.
+
+    Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167. `rules.batch_norm` gives the names of the Hub.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
+        self.mean, self.var = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Channels are the second axis: (B, C, ...) -> (B, C, ...)."""
+        scale = self.weight / torch.sqrt(self.var + self.eps)
+        shift = self.bias - self.mean * scale
+        shape = (-1, *(1,) * (x.dim() - 2))
+        return x * scale.view(shape) + shift.view(shape)
+
+
 class Rope(nn.Module):
     """Cosines and sines of the rotary angles. Frequencies stay float32 whatever the module's dtype.
 

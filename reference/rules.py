@@ -532,6 +532,18 @@ def below(rules: Iterable[Rule], hub: str, canonical: str) -> tuple[Rule, ...]:
     return tuple(rule.below(hub, canonical) for rule in rules)
 
 
+def batch_norm(hub: str, canonical: str) -> tuple[Rule, ...]:
+    """The rules of a `layers.FrozenBatchNorm`, whose statistics the Hub stores as buffers."""
+    rules = (
+        Rename("weight", "weight"),
+        Rename("bias", "bias"),
+        Rename("running_mean", "mean"),
+        Rename("running_var", "var"),
+        Drop("num_batches_tracked"),  # counts the steps of a training
+    )
+    return below(rules, hub, canonical)
+
+
 def translate(key: str, source: str, target: str) -> str | None:
     """`key` from one spelling to another, or None when `source` does not match it."""
     match = _pattern(source).fullmatch(key)

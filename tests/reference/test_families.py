@@ -377,6 +377,13 @@ def test_every_family_says_what_it_is() -> None:
         assert (family.gguf is None) == bool(family.no_gguf)
 
 
+@pytest.mark.parametrize("name", (*NAMES, *AUDIO, *PICTURES))
+def test_what_a_checkpoint_stores_is_a_parameter_and_no_buffer(name: str) -> None:
+    for part in open_model(tiny(name)).parts:
+        skeleton = part.skeleton()
+        assert set(skeleton.state_dict()) == {key for key, _ in skeleton.named_parameters(remove_duplicate=False)}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_named_and_ordered_as_the_modules_parameters(name: str) -> None:
     opened = model(name)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from isoform.reference import ops
 from isoform.reference.config import RopeConfig
 from isoform.reference.layers import (
+    FrozenBatchNorm,
     Rope,
     causal_bias,
     hidden,
@@ -32,6 +33,16 @@ ROPES = [
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# ------------------------------------------------------------------ batch normalization
+@pytest.mark.parametrize("sizes", [(3, 5), (3, 5, 7), (3, 5, 7, 2)])
+def test_frozen_batch_norm_is_torchs_in_evaluation(sizes: tuple[int, ...]) -> None:
+    x, weight, bias, mean, var = random(*sizes), *(random(5, seed=n) for n in range(1, 4)), random(5, seed=4).exp()
+    layer = FrozenBatchNorm(5, 1e-3).double()
+    layer.load_state_dict({"weight": weight, "bias": bias, "mean": mean, "var": var})
+    expected = torch.nn.functional.batch_norm(x, mean, var, weight, bias, eps=1e-3)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 
 # ------------------------------------------------------------------ rotary positions

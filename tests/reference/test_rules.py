@@ -31,6 +31,7 @@ from isoform.reference.rules import (
     Stack,
     Transpose,
     WeightNorm,
+    batch_norm,
     below,
 )
 from isoform.reference.weights import account, find, hub_names, map_weights, saved
@@ -168,6 +169,21 @@ def test_what_is_read_in_two_spellings_is_saved_in_the_first() -> None:
         assert found is not None
         assert found.names == ("norm.weight",)
     assert hub_names(["norm.weight"], rules)["norm.weight"][0] == "model.language_model.norm.weight"
+
+
+BATCH_NORM = {
+    "weight": "weight",
+    "bias": "bias",
+    "running_mean": "mean",
+    "running_var": "var",
+    "num_batches_tracked": "",
+}
+
+
+def test_batch_norm_s_statistics_are_parameters() -> None:
+    rules = batch_norm("backbone.*.bn", "stages.*.norm")
+    names = {key: found.names for key in BATCH_NORM if (found := find(f"backbone.3.bn.{key}", rules, "")) is not None}
+    assert names == {key: (f"stages.3.norm.{name}",) if name else () for key, name in BATCH_NORM.items()}
 
 
 # ------------------------------------------------------------------ checkpoints
