@@ -22,7 +22,7 @@ from isoform.formats import CHECKED_ON
 from isoform.manifest import Artifact
 from isoform.reference.model import Model, open_model
 from isoform.runtimes.open import open_session
-from isoform.validators.cases.cases import cases_of
+from isoform.validators.cases.registry import cases_of
 from isoform.validators.levels.graph import check_graph
 from isoform.validators.report.records import Result
 from isoform.validators.truth.reference import Truth

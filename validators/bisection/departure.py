@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.validators.bisection.points import Point, recorded
 from isoform.validators.bisection.probes import Inside, fitting, is_cache, open_probe
-from isoform.validators.cases.cases import Case, Row
+from isoform.validators.cases.case import Case, Row
 from isoform.validators.truth import tolerances as tolerance
 from isoform.validators.truth.deviations import REASONS, deviation
 from isoform.validators.truth.distances import Difference, difference

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
-    from isoform.validators.cases.cases import Case
+    from isoform.validators.cases.case import Case
 
 
 CACHE = "present"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.reference.model import Model
-    from isoform.validators.cases.cases import Case
+    from isoform.validators.cases.case import Case
 
 ROTATED = {"Qcur": 1, "Kcur": 2}  # in the order in which the reference rotates them
 OPERATIONS = ("ADD", "GET_ROWS", "MUL", "MUL_MAT")

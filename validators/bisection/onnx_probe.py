@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.reference.model import Model
-    from isoform.validators.cases.cases import Case
+    from isoform.validators.cases.case import Case
 
 ROTATIONS = ("RotaryEmbedding",)
 EXACT = ".Exact."  # weights that a strict graph computes from integers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from isoform.errors import IsoformError
 from isoform.validators.bisection.points import Point
-from isoform.validators.cases.cases import Case
+from isoform.validators.cases.case import Case
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,7 +11,7 @@ from isoform.validators.report.records import Report, Skip
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
-    from isoform.validators.cases.cases import Case
+    from isoform.validators.cases.case import Case
 
 LEVEL = "graph"
 ENOUGH = 16  # tokens

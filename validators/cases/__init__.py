@@ -1,1 +1,1 @@
-"""The inputs of a check: rows of tokens, pictures and sound, and how they are batched."""
+"""The cases of a check: rows of tokens, pictures, sound and encoder states, and how they are batched."""

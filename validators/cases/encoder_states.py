@@ -1,75 +1,75 @@
-"""The cases of a graph that attends to a memory: rows of tokens beside what the reference's encoder made of its cases.
+"""The cases of a part that reads encoder states: rows of tokens, and what the reference's encoder gives for its cases.
 
-Where the memory has no mask, all rows of a case attend to memories of one length. Shorter rows of tokens are padded on
-the right only: there is no mask for tokens, and nothing looks ahead. `select` reorders the rows between two steps.
+Where the encoder states have no mask, those of all rows of a case have one length. Shorter rows of tokens are padded on
+the right only: there is no mask for tokens, and no position attends to a later one. `select` reorders the rows between
+two steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from isoform.errors import InputError
-from isoform.signature import Port, Signature
-from isoform.validators.cases.cases import LONG, SHORT, Case, Row, cases_of, positions
+from isoform.validators.cases.case import LONG, SHORT, STATES, STATES_MASK, Case, Row
+from isoform.validators.cases.text import positions
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from isoform.reference.model import Model
+    from isoform.signature import Signature
 
-STATES = "encoder_hidden_states"
-MASK = "encoder_attention_mask"
 DECODER = "decoder"
 
 
-def reads_memory(signature: Signature) -> bool:
+def reads_states(signature: Signature) -> bool:
+    """Whether encoder states go in."""
     return any(port.name == STATES for port in signature.inputs)
 
 
 def reads_prose(signature: Signature) -> bool:
     """Whether a text alone says what goes in."""
-    return any(port.name == "input_ids" for port in signature.inputs) and not reads_memory(signature)
+    return any(port.name == "input_ids" for port in signature.inputs) and not reads_states(signature)
 
 
-def memory_cases(model: Model, seed: int = 0) -> list[Case]:
-    """The cases of a part that reads a memory, the same for the same seed."""
+def encoder_states_cases(model: Model, states: Sequence[NDArray[np.float32]], seed: int = 0) -> list[Case]:
+    """The cases of a part that reads encoder states, here `states` (S, C), the same for the same seed."""
     import numpy as np
 
-    memories = _memories(model, seed)
     random = np.random.default_rng(seed)
     limit, vocabulary = positions(model), model.weights["embed.weight"].shape[0]
-    masked = any(port.name == MASK for port in model.signature.inputs)
+    masked = any(port.name == STATES_MASK for port in model.signature.inputs)
 
-    def row(length: int, memory: NDArray[np.float32]) -> Row:
+    def row(length: int, own: NDArray[np.float32]) -> Row:
         length = max(1, min(length, limit))
-        return Row(random.integers(0, vocabulary, length), np.zeros(length, np.int64), {STATES: memory})
+        return Row(random.integers(0, vocabulary, length), np.zeros(length, np.int64), {STATES: own})
 
-    lengths = [len(memory) for memory in memories]
+    lengths = [len(own) for own in states]
     usual = max(lengths, key=lengths.count)
-    alike = [memory for memory in memories if len(memory) == usual]
+    alike = [own for own in states if len(own) == usual]
     first, second, third = ((alike * 3)[n] for n in range(3))
     mixed = (row(SHORT, first), row(1, second), row(LONG, third))
     cases = [
         Case("one row, length 1", (row(1, first),)),
         Case(f"one row, length {SHORT}", (row(SHORT, first),)),
-        Case(f"one row, length {LONG}", (row(LONG, memories[-1]),)),  # of the real sound or picture, if there is one
-        Case(f"batch of 3, length {SHORT}", tuple(row(SHORT, memory) for memory in (first, second, third))),
+        Case(f"one row, length {LONG}", (row(LONG, states[-1]),)),  # of the real sound or picture, if there is one
+        Case(f"batch of 3, length {SHORT}", tuple(row(SHORT, own) for own in (first, second, third))),
         Case(f"right padding, rows of {' '.join(str(len(r)) for r in mixed)}", mixed),
     ]
-    others = list({len(memory): memory for memory in memories if len(memory) != usual}.values())
+    others = list({len(own): own for own in states if len(own) != usual}.values())
     if masked and others:
-        rows = tuple(row(SHORT, memory) for memory in (first, *others[:2]))
+        rows = tuple(row(SHORT, own) for own in (first, *others[:2]))
         sizes = " ".join(str(len(row.media[STATES])) for row in rows)
-        cases.append(Case(f"batch of {len(rows)}, memories of {sizes}", rows))
-    cases += [Case(f"one row, memory of {len(memory)}", (row(SHORT, memory),)) for memory in others[:1]]
+        cases.append(Case(f"batch of {len(rows)}, encoder states of {sizes}", rows))
+    cases += [Case(f"one row, encoder states of {len(own)}", (row(SHORT, own),)) for own in others[:1]]
     if not model.signature.states:
         return cases
     parts = (4, 3, 1, 1, 1, SHORT)
     total = sum(parts)
     steps = " ".join(map(str, parts))
-    three = tuple(row(total, memory) for memory in (first, second, third))
+    three = tuple(row(total, own) for own in (first, second, third))
     if total <= limit:
         cases += [
             Case(f"cached decoding, 1 row, parts {steps}", (row(total, first),), parts=parts),
@@ -79,13 +79,11 @@ def memory_cases(model: Model, seed: int = 0) -> list[Case]:
     return cases
 
 
-def _memories(model: Model, seed: int) -> list[NDArray[np.float32]]:
-    """What the encoder before this part gives for the rows of its own cases: (S, C) each, of one row at a time."""
+def made_states(encoder: Model, rows: Iterable[Row]) -> list[NDArray[np.float32]]:
+    """What the reference's encoder gives for each row alone: (S, C)."""
     import torch
 
-    encoder = encoder_of(model)
     module, found = encoder.module(), []
-    rows = dict.fromkeys(row for case in cases_of(encoder, seed) for row in case.rows)
     with torch.inference_mode():
         for row in rows:
             inputs = Case("", (row,)).inputs(encoder.signature).values()
@@ -98,35 +96,8 @@ def encoder_of(part: Model) -> Model:
     from isoform.reference.model import PartOf
 
     if not isinstance(part, PartOf):
-        raise InputError(f"{part.name} reads a memory, but is no part of a model with an encoder")
+        raise InputError(f"{part.name} reads encoder states, but is no part of a model with an encoder")
     parts = list(part.whole.parts)
     names = [other.part for other in parts]
     end = names.index(DECODER)
     return parts[(names.index(part.part) if part.part in names[:end] else end) - 1]
-
-
-def fed(port: Port, rows: Sequence[Row]) -> NDArray[Any] | None:
-    """What a port of a memory, or of its cache, is given for one pass; None for other ports."""
-    import numpy as np
-
-    if port.role == "switch":
-        return np.zeros(1, bool)
-    if port.name not in (STATES, MASK):
-        return None
-    lengths = [len(row.media[STATES]) for row in rows]
-    if port.name == MASK:
-        return (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    out = np.zeros((len(rows), max(lengths), rows[0].media[STATES].shape[-1]), np.float32)
-    for line, row, length in zip(out, rows, lengths, strict=True):
-        line[:length] = row.media[STATES]
-    return out
-
-
-def longest_memory(rows: Sequence[Row]) -> int:
-    return max(len(row.media[STATES]) if STATES in row.media else 0 for row in rows)
-
-
-def decoder_of(session: Any, case: Case, signature: Signature) -> Any:
-    """A decoder beside the memories of a case's rows."""
-    ports = (port for port in signature.inputs if port.name in (STATES, MASK))
-    return session.memory_decoder({port.name: fed(port, case.rows) for port in ports})

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import IsoformError
 from isoform.signature import LENGTH, PAST, Port
-from isoform.validators.cases.cases import SHORT, Case, Row, positions, text_rows
+from isoform.validators.cases.case import SHORT, Case, Row
+from isoform.validators.cases.text import positions, text_rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isoform.errors import InputError
-from isoform.validators.cases.cases import Row, positions, tokenizer
+from isoform.validators.cases.case import Row
+from isoform.validators.cases.text import positions, tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -78,8 +78,8 @@ def _check(
     open_session: OpenSession,
     limits: Limits,
 ) -> Report:
-    from isoform.validators.cases.cases import cases_of
     from isoform.validators.cases.prose import ROWS
+    from isoform.validators.cases.registry import cases_of
     from isoform.validators.check.plan import Clock, in_all, make_plan
     from isoform.validators.levels.preprocessing import check_preprocessing
     from isoform.validators.truth.reference import Truth

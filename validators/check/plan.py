@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from isoform.manifest import Artifact
     from isoform.reference.model import Model
-    from isoform.validators.cases.cases import Case
+    from isoform.validators.cases.case import Case
 
 START = 4.0  # seconds to import torch and the backends
 BASE = 600_000_000  # bytes of them

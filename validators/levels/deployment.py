@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import IsoformError, ParityError
 from isoform.signature import LENGTH
-from isoform.validators.cases.cases import Case, Row
+from isoform.validators.cases.case import Case, Row
 from isoform.validators.levels.packed import imitate
 from isoform.validators.report.evidence import Sampler
 from isoform.validators.report.records import Report, Result, Skip

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.validators.bisection.search import departures
-from isoform.validators.cases.cases import Case
+from isoform.validators.cases.case import Case
 from isoform.validators.levels.graph import check_graph
 from isoform.validators.levels.packed import TURNED, held_weights
 from isoform.validators.report.records import Report

@@ -12,7 +12,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError, ParityError
-from isoform.validators.cases.cases import Case, cases_of, real
+from isoform.validators.cases.case import STATES, STATES_MASK, Case, real, states_fed
+from isoform.validators.cases.encoder_states import reads_states
+from isoform.validators.cases.registry import cases_of
 from isoform.validators.report.evidence import Sampler
 from isoform.validators.report.records import Report, Result, Skip
 from isoform.validators.truth import tolerances as tolerance
@@ -147,12 +149,12 @@ class _Check:
         """How to take a step (inputs, whether all logits are asked for), and how to choose rows."""
         import numpy as np
 
-        from isoform.validators.cases.encoder_states import decoder_of, reads_memory
-
-        signature, session = self.truth.model.signature, self.session
+        signature = self.truth.model.signature
+        session: Any = self.session
         decoder: Any
-        if reads_memory(signature):
-            decoder = decoder_of(session, self.case, signature)
+        if reads_states(signature):
+            fed = {port.name: states_fed(port, self.case.rows) for port in signature.inputs}
+            decoder = session.memory_decoder({name: fed[name] for name in (STATES, STATES_MASK) if name in fed})
             return lambda feed, every: decoder.step(feed["input_ids"], all_logits=every), decoder.select
         decoder = session.decoder(len(self.case.rows))
         token = np.zeros((len(self.case.rows), 1), np.int64)

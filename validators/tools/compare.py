@@ -14,7 +14,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError
-from isoform.validators.cases.cases import LONG, SHORT, Case, Row, cases_of
+from isoform.validators.cases.case import LONG, SHORT, Case, Row
+from isoform.validators.cases.registry import cases_of
 from isoform.validators.levels.deployment import Loss
 from isoform.validators.levels.graph import DIGITS
 from isoform.validators.tools.sides import Side, find_side
@@ -209,7 +210,7 @@ def _run(
     sessions: Sequence[Session], signature: Signature, case: Case, found: Comparison
 ) -> list[tuple[NDArray[Any], NDArray[Any]]] | None:
     """The first outputs (a, b) for each row of a case, at its real tokens; None when one of them refuses the case."""
-    from isoform.validators.cases.cases import real
+    from isoform.validators.cases.case import real
 
     port, outputs = signature.outputs[0], []
     for session, half in zip(sessions, (found.a, found.b), strict=True):

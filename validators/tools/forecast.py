@@ -127,8 +127,9 @@ def float16(model: Model, *, seed: int = 0) -> Forecast:
     """
     import torch
 
-    from isoform.validators.cases.cases import Case, cases_of
+    from isoform.validators.cases.case import Case
     from isoform.validators.cases.prose import prose_rows
+    from isoform.validators.cases.registry import cases_of
 
     peaks: list[Peak] = []
     weights: list[Peak] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from isoform.signature import LENGTH
-from isoform.validators.cases.cases import Case, Row
+from isoform.validators.cases.case import Case, Row
 from isoform.validators.cases.prose import TEXT, prose_rows
 
 if TYPE_CHECKING:

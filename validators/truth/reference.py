@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from isoform.validators.cases.cases import Case, Row
+from isoform.validators.cases.case import Case, Row
 from isoform.validators.truth.deviations import REASONS, deviation
 from isoform.validators.truth.distances import difference
 

@@ -29,7 +29,7 @@ from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import Model, open_model
 from isoform.reference.names import GGUF, rename
 from isoform.validators.bisection.llamacpp_probe import LlamaCppProbe
-from isoform.validators.cases.cases import Case, Row
+from isoform.validators.cases.case import Case, Row
 from tests.oracle.convert_gguf import oracle_convert
 from tests.oracle.quantize_gguf import oracle_quantize
 from tests.oracle.wide import wide

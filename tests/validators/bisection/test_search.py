@@ -24,7 +24,8 @@ from isoform.validators.bisection.points import Point, recorded
 from isoform.validators.bisection.probes import fitting, open_probe
 from isoform.validators.bisection.search import departures
 from isoform.validators.bisection.stored import missing_departure, weight_departure
-from isoform.validators.cases.cases import Case, token_cases
+from isoform.validators.cases.case import Case
+from isoform.validators.cases.text import token_cases
 from isoform.validators.report.records import Report, Result, remarks
 from tests.oracle import tiny
 

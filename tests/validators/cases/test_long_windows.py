@@ -13,8 +13,9 @@ import pytest
 from isoform.exporters import gguf, onnx
 from isoform.reference.model import Model, open_model
 from isoform.runtimes.open import open_session
-from isoform.validators.cases import cases
-from isoform.validators.cases.cases import STEPS, token_cases
+from isoform.validators.cases import text
+from isoform.validators.cases.case import STEPS
+from isoform.validators.cases.text import token_cases
 from isoform.validators.levels.graph import check_graph
 from isoform.validators.truth.reference import Truth
 from tests.oracle import tiny
@@ -47,7 +48,7 @@ def test_there_is_one_case_and_it_asks_for_few_logits(truth: Truth) -> None:
 
 
 def test_a_dear_row_is_left_out(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases, "AFFORDABLE", 1000)
+    monkeypatch.setattr(text, "AFFORDABLE", 1000)
     assert not any(case.name.startswith("past the window") for case in token_cases(model))
 
 

@@ -15,7 +15,8 @@ from isoform.reference.model import open_model
 from isoform.reference.vision import patches
 from isoform.runtimes.backends.inputs import checked
 from isoform.signature import BATCH, Port, Signature
-from isoform.validators.cases.cases import Case, Row, cases_of, real
+from isoform.validators.cases.case import Case, Row, real
+from isoform.validators.cases.registry import cases_of
 from isoform.validators.levels.graph import check_graph
 from isoform.validators.report.records import Report
 from isoform.validators.truth.reference import Truth

@@ -10,7 +10,7 @@ import pytest
 from isoform.errors import InputError
 from isoform.manifest import Manifest
 from isoform.reference.model import open_model
-from isoform.validators.cases.cases import cases_of
+from isoform.validators.cases.registry import cases_of
 from isoform.validators.check import plan as planning
 from isoform.validators.check.bundle import Limits, check_bundle
 from isoform.validators.check.plan import Clock, Speed, machine_speed, make_plan, spoken, telling

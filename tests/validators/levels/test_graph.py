@@ -18,7 +18,8 @@ from torch import nn
 from isoform.errors import InputError
 from isoform.reference.layers import Attention, Rope, inverse_frequencies
 from isoform.reference.model import Model, open_model
-from isoform.validators.cases.cases import Case, Row, token_cases
+from isoform.validators.cases.case import Case, Row
+from isoform.validators.cases.text import token_cases
 from isoform.validators.levels.graph import check_graph
 from isoform.validators.report.records import Report
 from isoform.validators.truth.deviations import deviation

@@ -19,8 +19,9 @@ from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import Model, open_model
 from isoform.reference.names import GGUF, rename
 from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
-from isoform.validators.cases.cases import Case, token_cases
+from isoform.validators.cases.case import Case
 from isoform.validators.cases.prose import ROWS, TEXT, WINDOW, prose_rows, read_text
+from isoform.validators.cases.text import token_cases
 from isoform.validators.levels.deployment import Loss, check_deployment, measure, session_run
 from isoform.validators.levels.weights import check_weights
 from isoform.validators.report.records import Report

@@ -1,0 +1,172 @@
+"""One case of a check: rows of tokens, pictures, sound or encoder states, and how they are batched.
+
+The truth about a row is what the reference gives for that row alone, unpadded and in one pass. Every case (a batch, a
+padding, a cache filled in several steps) must give each of its rows that same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from isoform.errors import InputError
+from isoform.signature import (
+    BATCH,
+    LENGTH,
+    MEMORY,
+    PAST,
+    PAST_MEMORY,
+    PICTURES,
+    SENTENCES,
+    TOTAL,
+    Port,
+    Signature,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SHORT, LONG, STEPS = 7, 24, 8  # tokens; the last that many of a long row are decoded with a cache
+STATES, STATES_MASK = "encoder_hidden_states", "encoder_attention_mask"
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One input alone: tokens and their types, int64 (T,), and by port name the float32 arrays that are no tokens.
+
+    `media` arrays are without the batch axis: pixel_values (C, H, W), input_values (samples,). A row without tokens is
+    as long as the last axis of its first array. `asked` spares a long row the logits of its beginning.
+    """
+
+    tokens: NDArray[np.int64]
+    types: NDArray[np.int64]
+    media: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    asked: int = 0  # of the first output only so many last positions are looked at; 0: all of them
+
+    def __len__(self) -> int:
+        if self.media and not len(self.tokens):
+            return int(next(iter(self.media.values())).shape[-1])
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Rows together in a batch, shorter ones padded on one side: tokens by other tokens, sound by zeros.
+
+    `parts`: instead of one pass the cache is filled by these numbers of slots, one step each; the first part is
+    padded, what follows is not. `order`: after the first part the decoder goes on with these of its rows. `optional`: a
+    session may refuse it, as not every backend has every input.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    side: Literal["left", "right"] = "right"
+    parts: tuple[int, ...] = ()
+    last_only: bool = False  # with parts: ask for the logits of each step's last slot, as generation does
+    optional: bool = False
+    order: tuple[int, ...] = ()
+    mask: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        width, tail = max(map(len, self.rows)), sum(self.parts[1:])
+        mask = np.ones((len(self.rows), width), np.int64)
+        for line, row in zip(mask, self.rows, strict=True):
+            missing = width - len(row)
+            line[slice(0, missing) if self.side == "left" else slice(width - tail - missing, width - tail)] = 0
+        object.__setattr__(self, "mask", mask)
+
+    def inputs(self, signature: Signature) -> dict[str, NDArray[Any]]:
+        """Every input port for one pass over all slots. Padded slots hold tokens too: nobody may look at them."""
+        return {port.name: self._port(port) for port in signature.inputs}
+
+    def _port(self, port: Port) -> NDArray[Any]:
+        import numpy as np
+
+        if (states := states_fed(port, self.rows)) is not None:
+            return states
+        if port.name in self.rows[0].media:
+            return self._stacked([row.media[port.name] for row in self.rows])
+        if port.name == "attention_mask":
+            return self.mask
+        if port.name == "position_ids":
+            return np.maximum(self.mask.cumsum(1) - 1, 0)
+        if port.name == "input_ids":
+            return self._padded([row.tokens for row in self.rows])
+        if port.name == "token_type_ids":
+            return self._padded([row.types for row in self.rows])
+        if PAST in port.axes or PAST_MEMORY in port.axes:
+            sizes: dict[str | int, int] = {BATCH: len(self.rows), PAST: 0, PAST_MEMORY: 0}
+            return np.zeros([sizes[a] if isinstance(a, str) else a for a in port.axes], np.float32)
+        raise InputError(f"the validators do not know what to feed into the port {port.name!r} {port.axes}")
+
+    def _padded(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        import numpy as np
+
+        out = np.stack([np.resize(row[::-1], self.mask.shape[1]) for row in rows])
+        for line, mask, row in zip(out, self.mask, rows, strict=True):
+            line[mask == 1] = row
+        return out
+
+    def _stacked(self, rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        import numpy as np
+
+        out = np.zeros((len(rows), *rows[0].shape[:-1], max(row.shape[-1] for row in rows)), np.float32)
+        for line, row in zip(out, rows, strict=True):
+            missing = line.shape[-1] - row.shape[-1]
+            line[..., missing if self.side == "left" else 0 :][..., : row.shape[-1]] = row
+        return out
+
+    def steps(self, signature: Signature) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """The slots of each part, and its inputs but for the past."""
+        whole = {name: array for name, array in self.inputs(signature).items() if array.shape == self.mask.shape}
+        start = 0
+        for part in self.parts:
+            slots = slice(start, start + part)
+            feed = {name: array[:, slots] for name, array in whole.items()}
+            yield slots, {**feed, "attention_mask": self.mask[:, : slots.stop]}
+            start = slots.stop
+
+
+def real(port: Port, output: NDArray[Any], case: Case, row: int, want: tuple[int, ...]) -> NDArray[Any]:
+    """The values of an output, without its batch axis, that stand for the tokens of one row of a case.
+
+    Of padded sound or encoder states, the first frames, as many as `want` has, the shape for the row alone. Where a
+    second axis is the batch as well (logits of every picture for every text), its own entry.
+    """
+    mask = case.mask[row]
+    padded = not mask.all()
+    cut = longest_states([case.rows[row]]) < longest_states(case.rows)
+    for axis, name in enumerate(port.axes[1:]):
+        if name in (LENGTH, TOTAL):
+            output = output.compress(mask[-output.shape[axis] :] != 0, axis) if output.shape[axis] else output
+        elif name in (BATCH, PICTURES, SENTENCES):
+            output = output[(slice(None),) * axis + (slice(row, row + 1),)]
+        elif isinstance(name, str) and (padded or (cut and name == MEMORY)):
+            output = output[(slice(None),) * axis + (slice(want[axis]),)]
+    return output
+
+
+def states_fed(port: Port, rows: Sequence[Row]) -> NDArray[Any] | None:
+    """What a port of encoder states, or of their cache, is given in one pass; None for other ports."""
+    import numpy as np
+
+    if port.role == "switch":
+        return np.zeros(1, bool)
+    if port.name not in (STATES, STATES_MASK):
+        return None
+    lengths = [len(row.media[STATES]) for row in rows]
+    if port.name == STATES_MASK:
+        return (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    out = np.zeros((len(rows), max(lengths), rows[0].media[STATES].shape[-1]), np.float32)
+    for line, row, length in zip(out, rows, lengths, strict=True):
+        line[:length] = row.media[STATES]
+    return out
+
+
+def longest_states(rows: Sequence[Row]) -> int:
+    """The largest number of encoder states of a row; 0 where there are none."""
+    return max(len(row.media[STATES]) if STATES in row.media else 0 for row in rows)

@@ -1,0 +1,24 @@
+"""Which cases a model has: by its inputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from isoform.signature import PAST
+from isoform.validators.cases.encoder_states import encoder_of, encoder_states_cases, made_states, reads_states
+from isoform.validators.cases.media import media_cases
+from isoform.validators.cases.text import token_cases
+
+if TYPE_CHECKING:
+    from isoform.reference.model import Model
+    from isoform.validators.cases.case import Case
+
+
+def cases_of(model: Model, seed: int = 0) -> list[Case]:
+    """The cases of a model of one part, or of one part of a model, the same for the same seed."""
+    if reads_states(model.signature):
+        encoder = encoder_of(model)
+        rows = dict.fromkeys(row for case in cases_of(encoder, seed) for row in case.rows)
+        return encoder_states_cases(model, made_states(encoder, rows), seed)
+    floats = [port for port in model.signature.inputs if port.dtype == "float" and PAST not in port.axes]
+    return media_cases(model, seed) if floats else token_cases(model, seed)

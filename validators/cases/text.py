@@ -1,0 +1,150 @@
+"""The cases of a model whose inputs are tokens: random ids, and real text by the checkpoint's own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from isoform.validators.cases.case import LONG, SHORT, STEPS, Case, Row
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from isoform.reference.model import Model
+
+SMALL_WINDOW = 64  # a longer window is outgrown by one row of its own, where that costs no more than `AFFORDABLE`
+AFFORDABLE = 10**11  # tokens times parameters of the layers: a model of 100M with a window of 512, in 10 s in float64
+
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "In 1969 a guidance computer with 4 KiB of memory helped three people to the Moon and back; naïve but true.",
+    "print(f'{x:>8.3f}')  # 数値を表示する 🙂",
+)
+"""Real text: prose, numbers and punctuation, code with another script and an emoji."""
+
+
+def token_cases(model: Model, seed: int = 0) -> list[Case]:
+    """The cases of a model whose inputs are tokens, the same for the same seed."""
+    import numpy as np
+
+    ports = {port.name for port in model.signature.inputs}
+    vocabulary = model.weights["embed.weight"].shape[0]
+    limit = positions(model)
+    longest = min(_window(model) + 9, limit)
+    random = np.random.default_rng(seed)
+
+    def row(length: int, types: int = 1) -> Row:
+        length = max(1, min(length, limit))
+        return Row(random.integers(0, vocabulary, length), random.integers(0, types, length))
+
+    one, short, long = row(1), row(SHORT), row(longest)
+    mixed = (short, one, long)
+    cases = [
+        Case("one row, length 1", (one,)),
+        Case(f"one row, length {len(short)}", (short,)),
+        Case(f"one row, length {len(long)}", (long,)),
+        Case(f"batch of 3, length {len(short)}", (short, row(SHORT), row(SHORT))),
+    ]
+    cases += [Case(f"{side} padding, {_lengths(mixed)}", mixed, side) for side in ("left", "right")]
+    if "token_type_ids" in ports:
+        kinds = model.weights["type_embed.weight"].shape[0] if "type_embed.weight" in model.weights else 2
+        typed = tuple(row(len(r), min(2, kinds)) for r in mixed)
+        cases.append(Case(f"token types, {_lengths(typed)}", typed, "left", optional=True))
+    texts = text_rows(model, vocabulary, limit)
+    if texts:
+        cases += [Case(f"text, {side} padding, {_lengths(texts)}", texts, side) for side in ("left", "right")]
+    if model.signature.states:
+        cases += _cached(long, row)
+        cases += _outgrowing(model, row(_long_window(model) + STEPS + 1))
+    return cases
+
+
+def _outgrowing(model: Model, row: Row) -> Iterator[Case]:
+    """One row that is longer than a long window, if the model has one and the row is not too dear."""
+    from math import prod
+
+    window, total = _long_window(model), len(row)
+    outside = ("embed.", "position_embed.", "head.")
+    inside = sum(prod(weight.shape) for name, weight in model.weights.items() if not name.startswith(outside))
+    if window and total == window + STEPS + 1 and total * inside <= AFFORDABLE:
+        parts = (total - STEPS, 1, 1, STEPS - 2)
+        name = f"past the window of {window}, 1 row, parts {_join(parts)}"
+        yield Case(name, (replace(row, asked=STEPS + 1),), parts=parts, last_only=True)
+
+
+def _cached(long: Row, row: Any) -> Iterator[Case]:
+    """A prompt, single tokens and a chunk through the cache; the prompt in two parts as well."""
+    total = len(long)
+    tail = (1, 1, 1, 1, STEPS - 4) if total > 2 * STEPS else (1,) * (total // 2)
+    prompt = total - sum(tail)
+    if prompt < 1:
+        return
+    first = min(SHORT, prompt)
+    parts = (first, prompt - first) if prompt > first else (first,)
+    yield Case(f"cached decoding, 1 row, parts {_join((*parts, *tail))}", (long,), parts=(*parts, *tail))
+    rows = (long, row(total - min(3, prompt - 1)), row(total - prompt + 1))
+    for side in ("left", "right"):
+        yield Case(
+            f"cached decoding, {side} padding, {_lengths(rows)}, parts {_join((prompt, *tail))}",
+            rows,
+            side,
+            (prompt, *tail),
+            last_only=side == "left",
+        )
+
+
+def _lengths(rows: Sequence[Row]) -> str:
+    return f"rows of {_join([len(row) for row in rows])}"
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _window(model: Model) -> int:
+    """The largest attention window of the model, or LONG - 9 when there is none or none that a check can outgrow."""
+    return max((window for window in _windows(model) if window < SMALL_WINDOW), default=LONG - 9)
+
+
+def _long_window(model: Model) -> int:
+    """The smallest attention window that is not small, or 0."""
+    return min((window for window in _windows(model) if window >= SMALL_WINDOW), default=0)
+
+
+def _windows(model: Model) -> list[int]:
+    kinds = getattr(model.skeleton(), "kinds", ())
+    return [kind.window for kind in kinds if kind.window is not None]
+
+
+def positions(model: Model) -> int:
+    """How many positions the model has: its table of learned ones, or what config.json says."""
+    if "position_embed.weight" in model.weights:
+        return int(model.weights["position_embed.weight"].shape[0])
+    return int(getattr(model.config, "max_position_embeddings", 2**31))
+
+
+def tokenizer(model: Model) -> Tokenizer | None:
+    """The checkpoint's own tokenizer, or None when it has none that is a tokenizer.json."""
+    text = model.checkpoint.read_text("tokenizer.json")
+    if text is None:
+        return None
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_str(text)
+    found.no_padding()
+    found.no_truncation()
+    return found
+
+
+def text_rows(model: Model, vocabulary: int, limit: int) -> tuple[Row, ...]:
+    """TEXTS as the checkpoint's tokenizer reads them; none when it has none, or ids that the model has no row for."""
+    import numpy as np
+
+    reader = tokenizer(model)
+    if reader is None:
+        return ()
+    found = [np.array(reader.encode(line).ids[: min(limit, 2 * LONG)], np.int64) for line in TEXTS]
+    if any(not ids.size or ids.max() >= vocabulary for ids in found):
+        return ()
+    return tuple(Row(ids, np.zeros_like(ids)) for ids in found)
