@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.validators.bisection.points import Point, rotation
-from isoform.validators.bisection.probes import Inside, Values
+from isoform.validators.bisection.probe import Inside, Values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

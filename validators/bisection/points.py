@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from isoform.validators.report.layers import place
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ class Point:
     side: Side = "out"
 
     def __str__(self) -> str:
-        return self.module if self.side == "out" else f"what goes into {self.module}"
+        return place(self.module, self.side)
 
 
 def rotation(scope: str, count: int) -> Point:

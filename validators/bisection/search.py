@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoform.errors import IsoformError
+from isoform.validators.bisection.bisect import bisect
 from isoform.validators.report.records import Report, Skip
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ def departures(
     if not wrong:
         return Report()
     case = min(wrong, key=lambda case: (bool(case.parts), max(0, ENOUGH - sum(map(len, case.rows)))))
-    from isoform.validators.bisection.departure import bisect
-
     try:
         found = bisect(model, path, backend, dtype, case, threads=threads)
     except Exception as error:  # noqa: BLE001  it only explains a failure, which stands without it

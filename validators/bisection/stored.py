@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from isoform.validators.bisection.departure import Around, Departure, around, layer_of
+from isoform.validators.bisection.around import Around, around
+from isoform.validators.report.departure import Departure
+from isoform.validators.report.layers import layer_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

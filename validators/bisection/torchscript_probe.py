@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import IsoformError
 from isoform.validators.bisection.points import Point, main_tensor, tensors
-from isoform.validators.bisection.probes import Inside, Values, graph_rows
+from isoform.validators.bisection.probe import Inside, Values, graph_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -233,7 +233,7 @@ class _Artifact:
 
     def layers(self) -> Report:
         """How far off every module is; a form that cannot be looked into is skipped with the reason."""
-        from isoform.validators.bisection.layers import profile, shown_case
+        from isoform.validators.bisection.profile import profile, shown_case
 
         case, report = shown_case(self.truth.cases), Report()
         if case is None or self.level != "graph":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import UnsupportedExport
-from isoform.validators.bisection.departure import Departure
+from isoform.validators.report.departure import Departure
 from isoform.validators.report.records import Report, Result
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.reference.model import Model
-    from isoform.validators.bisection.departure import Departure
+    from isoform.validators.report.departure import Departure
     from isoform.validators.truth.answers import Run
 
 LEVEL = "weights"

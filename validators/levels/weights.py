@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
     from isoform.reference.model import Model
     from isoform.reference.weights import Weight
-    from isoform.validators.bisection.departure import Departure
+    from isoform.validators.report.departure import Departure
 
 LEVEL = "weights"
 PIECE = 2**20  # elements compared at a time

@@ -123,7 +123,7 @@ def _heat(report: Report) -> str:
 
 def _layers(report: Report) -> str:
     """Layer by form, and every module in the details."""
-    from isoform.validators.bisection.layers import LayerProfile, by_layer
+    from isoform.validators.report.layers import LayerProfile, by_layer
 
     profiles = {_form(p.model, p.backend, p.case.split()[0]): p for p in report.layers}
     for departure in report.departures:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from isoform.validators.bisection.departure import Departure
-    from isoform.validators.bisection.layers import LayerProfile
+    from isoform.validators.report.departure import Departure
     from isoform.validators.report.evidence import Evidence
+    from isoform.validators.report.layers import LayerProfile
 
 SCHEMA_VERSION = 1
 """Of the JSON that a check prints (report/report.schema.json); it grows when a key changes or goes."""
@@ -133,9 +133,9 @@ class Report:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Report:
         """Raises KeyError, TypeError or ValueError for what is no report of this version."""
-        from isoform.validators.bisection.departure import Departure
-        from isoform.validators.bisection.layers import LayerProfile
+        from isoform.validators.report.departure import Departure
         from isoform.validators.report.evidence import Evidence
+        from isoform.validators.report.layers import LayerProfile
 
         if data["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {data['schema_version']}, this isoform reads {SCHEMA_VERSION}")

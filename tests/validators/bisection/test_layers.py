@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from isoform.reference.model import open_model
-from isoform.validators.bisection.layers import LayerProfile, by_layer, shown_case
+from isoform.validators.bisection.profile import shown_case
 from isoform.validators.cases.registry import cases_of
 from isoform.validators.check.bundle import Limits, check_bundle
+from isoform.validators.report.layers import LayerProfile, by_layer
 from tests import oracle
 from tests.validators.check.test_bundle import keep, write
 

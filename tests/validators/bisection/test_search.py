@@ -18,14 +18,17 @@ from torch import nn
 from isoform.errors import IsoformError
 from isoform.exporters import gguf, onnx, torchscript
 from isoform.reference.model import Model, open_model
-from isoform.validators.bisection import departure
-from isoform.validators.bisection.departure import Departure, Insides, bisect, first_departure, first_jump, layer_of
+from isoform.validators.bisection import search
+from isoform.validators.bisection.bisect import Insides, bisect, first_departure, first_jump
+from isoform.validators.bisection.open_probe import open_probe
 from isoform.validators.bisection.points import Point, recorded
-from isoform.validators.bisection.probes import fitting, open_probe
+from isoform.validators.bisection.probe import fitting
 from isoform.validators.bisection.search import departures
 from isoform.validators.bisection.stored import missing_departure, weight_departure
 from isoform.validators.cases.case import Case
 from isoform.validators.cases.text import token_cases
+from isoform.validators.report.departure import Departure
+from isoform.validators.report.layers import layer_of
 from isoform.validators.report.records import Report, Result, remarks
 from tests.oracle import tiny
 
@@ -156,7 +159,7 @@ def failing(*cases: str, metric: str = "max_abs") -> Report:
 
 def test_a_case_in_one_pass_with_enough_tokens_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     cases, asked = token_cases(model("llama")), []
-    monkeypatch.setattr(departure, "bisect", lambda *args, **_: asked.append(args[4].name))
+    monkeypatch.setattr(search, "bisect", lambda *args, **_: asked.append(args[4].name))
     names = [case.name for case in cases]
     report = departures(model("llama"), Path("x"), "onnxruntime", "f32", failing(*names), cases)
     assert asked == ["one row, length 24"]
@@ -177,7 +180,7 @@ def test_a_bisection_that_fails_is_said_and_stops_nothing(monkeypatch: pytest.Mo
     def broken(*_: Any, **__: Any) -> None:
         raise IsoformError("no insides here")
 
-    monkeypatch.setattr(departure, "bisect", broken)
+    monkeypatch.setattr(search, "bisect", broken)
     cases = token_cases(model("llama"))
     report = departures(model("llama"), Path("x"), "torchscript", "f32", failing(cases[0].name), cases)
     assert [(skip.level, skip.reason) for skip in report.skipped] == [("bisection", "no insides here")]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import sin
 
-from isoform.validators.bisection.layers import LayerProfile
 from isoform.validators.report.evidence import BINS, Evidence
+from isoform.validators.report.layers import LayerProfile
 from isoform.validators.report.records import Report, Result, Skip
 
 FORMS = (("onnxruntime", "f32", 1.0), ("torchscript", "f32", 0.6), ("llamacpp", "f32", 2.0), ("llamacpp", "q8_0", 9))

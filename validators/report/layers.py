@@ -1,21 +1,12 @@
-"""How far off every module of an artifact is: the reference's module outputs against the backend's, for one case.
-
-A check does not need it, a reader does: whether an error comes from one place or grows from layer to layer.
-"""
+"""The record of how far off every module of an artifact is, and what a layer of it is as bad as."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from isoform.reference.model import Model
-    from isoform.validators.cases.case import Case
-
+from typing import Any
 
 CACHE = "present"
 
@@ -40,29 +31,8 @@ class LayerProfile:
         return cls(data["backend"], data["case"], places, data.get("model", ""))
 
 
-def shown_case(cases: Sequence[Case]) -> Case | None:
-    """The most telling one in a single pass, which every backend takes."""
-    from isoform.validators.check.plan import telling
-
-    fitting = [case for case in cases if not case.parts and not case.optional]
-    return max(fitting, key=telling, default=None)
-
-
-def profile(model: Model, path: Path, backend: str, dtype: str, case: Case, threads: int | None = None) -> LayerProfile:
-    """Run the case on the artifact with its insides shown, and on the reference."""
-    from isoform.validators.bisection.departure import Insides, shares
-    from isoform.validators.bisection.probes import open_probe
-
-    with closing(open_probe(model, path, backend, threads)) as probe:
-        inside = list(probe.rows(case))
-    found = shares(Insides(model, case.rows, backend, dtype), inside, dtype)
-    return LayerProfile(backend, f"{dtype} {case.name}", tuple((str(place[0]), place[-1]) for place in found))
-
-
 def by_layer(places: Sequence[tuple[str, float]]) -> dict[str, tuple[float, str]]:
     """Layer -> the largest share in it, and whose it is; the cache is one, what is outside stands for itself."""
-    from isoform.validators.bisection.departure import layer_of
-
     found: dict[str, tuple[float, str]] = {}
     for place, share in places:
         bare = place.removeprefix("what goes into ")
@@ -70,3 +40,14 @@ def by_layer(places: Sequence[tuple[str, float]]) -> dict[str, tuple[float, str]
         if layer not in found or share > found[layer][0]:
             found[layer] = share, place
     return found
+
+
+def place(module: str, side: str) -> str:
+    """A place inside a model as a reader is told: `side` is "in" or "out" of a module."""
+    return f"what goes into {module}" if side == "in" else module
+
+
+def layer_of(module: str) -> str:
+    """`layers.3` of `layers.3.attn.out`, or "" outside of the layers."""
+    match = re.match(r"(.*?\blayers\.\d+)(?:\.|$)", module)
+    return match[1] if match else ""

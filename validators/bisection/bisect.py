@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isoform.validators.bisection.around import around
+from isoform.validators.bisection.open_probe import open_probe
 from isoform.validators.bisection.points import Point, recorded
-from isoform.validators.bisection.probes import Inside, fitting, is_cache, open_probe
+from isoform.validators.bisection.probe import Inside, fitting, is_cache
 from isoform.validators.cases.case import Case, Row
+from isoform.validators.report.departure import Departure
+from isoform.validators.report.layers import layer_of
 from isoform.validators.truth import tolerances as tolerance
 from isoform.validators.truth.deviations import REASONS, deviation
 from isoform.validators.truth.distances import Difference, difference
@@ -26,85 +29,6 @@ if TYPE_CHECKING:
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 DIGITS = {"f32": 24, "f16": 11, "bf16": 8}  # of the significand, in bits
 STEP = 3.0  # times the largest share of a limit that was used before
-AROUND = 2  # values on either side of the worst one that are shown
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """Where an artifact begins to compute something else.
-
-    `module` is canonical (`layers.3.attn.out`), `layer` the layer around it, or "". `side` is "in" when already what
-    goes into it differs although what is before agrees, and "out" when it is the module itself; "weight" or "bias" when
-    its stored tensor is another, "metadata" for a key of a file.
-
-    `index` counts (token, channel, …) of the worst value in row `row`; `neighbours` are the values (wanted, got) around
-    it along the last axis. `ranges` are the smallest and largest wanted and got values. `agreed` is the last place
-    before that still agrees; `profile` has every place with its share of the limit.
-    """
-
-    backend: str
-    case: str
-    module: str
-    side: str
-    layer: str
-    metric: str
-    error: float
-    limit: float
-    row: int
-    index: tuple[int, ...]
-    want: float
-    got: float
-    neighbours: tuple[tuple[float, float], ...]
-    ranges: tuple[tuple[float, float], tuple[float, float]]
-    agreed: str
-    profile: tuple[tuple[str, float], ...] = ()
-    model: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Numbers that are not finite become null."""
-        data = {key: _plain(value) for key, value in asdict(self).items()}
-        if not self.model:
-            del data["model"]
-        return data
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Departure:
-        def numbers(value: Any) -> Any:
-            if isinstance(value, list):
-                return tuple(numbers(entry) for entry in value)
-            return float("nan") if value is None else value
-
-        return cls(**{key: numbers(value) for key, value in data.items()})
-
-    @property
-    def place(self) -> str:
-        if self.side == "metadata":
-            return self.module
-        if self.side not in ("in", "out"):
-            return f"{self.module}.{self.side}"
-        return str(Point(self.module, "in" if self.side == "in" else "out"))
-
-    def __str__(self) -> str:
-        """One line for the report."""
-        where = (
-            f"row {self.row}, [{', '.join(map(str, self.index))}]" if self.side != "weight" else f"{list(self.index)}"
-        )
-        (low, high), (got_low, got_high) = self.ranges
-        before = f"; {self.agreed} still agrees" if self.agreed else ""
-        around = " ".join(f"{got:.7g}/{want:.7g}" for want, got in self.neighbours)
-        return (
-            f"{self.place} departs: {self.metric} {self.error:.2g}, limit {self.limit:.2g}; worst at {where}: "
-            f"{self.got:.6g} instead of {self.want:.6g} (got/wanted around: {around}); values from {got_low:.4g} to "
-            f"{got_high:.4g} instead of {low:.4g} to {high:.4g}{before}"
-        )
-
-
-def _plain(value: Any) -> Any:
-    from math import isfinite
-
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,42 +203,3 @@ def _describe(
         ranges=seen.ranges,
         agreed=agreed,
     )
-
-
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Around:
-    """A value of an array and its surroundings; see `Departure`."""
-
-    index: tuple[int, ...]
-    want: float
-    got: float
-    neighbours: tuple[tuple[float, float], ...]
-    ranges: tuple[Range, Range]
-
-
-def around(got: NDArray[Any], want: NDArray[Any], place: int) -> Around:
-    """What is at a flat position, and next to it along the last axis."""
-    import numpy as np
-
-    index = tuple(int(n) for n in np.unravel_index(place, want.shape)) if want.shape else ()
-    mine, theirs = (x[index[:-1]].reshape(-1) if index else x.reshape(-1) for x in (got, want))
-    at = index[-1] if index else 0
-    span = range(max(0, at - AROUND), min(len(theirs), at + AROUND + 1))
-    neighbours = tuple((float(theirs[n]), float(mine[n])) for n in span)
-    return Around(index, float(theirs[at]), float(mine[at]), neighbours, (_range(want), _range(got)))
-
-
-def _range(x: NDArray[Any]) -> Range:
-    import numpy as np
-
-    real = x[~np.isnan(x)]
-    return (float(real.min()), float(real.max())) if real.size else (float("nan"), float("nan"))
-
-
-def layer_of(module: str) -> str:
-    """`layers.3` of `layers.3.attn.out`, or "" outside of the layers."""
-    match = re.match(r"(.*?\blayers\.\d+)(?:\.|$)", module)
-    return match[1] if match else ""

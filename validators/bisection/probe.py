@@ -1,10 +1,9 @@
-"""What a backend computes inside, by the reference's names: one way per format."""
+"""What a probe is: an artifact that shows what its modules compute, by the reference's names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isoform.errors import IsoformError
@@ -14,7 +13,6 @@ from isoform.validators.cases.case import Case
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from isoform.reference.model import Model
     from isoform.signature import Signature
 
 Values = dict[Point, list["NDArray[Any]"]]
@@ -37,21 +35,6 @@ class Probe(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def open_probe(model: Model, path: Path, backend: str, threads: int | None = None) -> Probe:
-    """The probe of a file for a backend."""
-    if backend == "onnxruntime":
-        from isoform.validators.bisection.onnx_probe import OnnxProbe
-
-        return OnnxProbe(model, path, threads)
-    if backend == "torchscript":
-        from isoform.validators.bisection.torchscript_probe import TorchScriptProbe
-
-        return TorchScriptProbe(model, path)
-    from isoform.validators.bisection.llamacpp_probe import LlamaCppProbe
-
-    return LlamaCppProbe(model, path, threads)
 
 
 Run = Callable[[Mapping[str, "NDArray[Any]"]], tuple[Values, Mapping[str, "NDArray[Any]"]]]
