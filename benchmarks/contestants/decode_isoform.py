@@ -13,7 +13,8 @@ from rounds import Clock, Costs, begin, serve
 answers = begin()
 
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession  # noqa: E402
-from isoform.runtimes.generation.loop import GenerationConfig, steps  # noqa: E402
+from isoform.runtimes.generation.loop import steps  # noqa: E402
+from isoform.runtimes.generation.settings import GenerationConfig  # noqa: E402
 
 file, length, new = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 session = OnnxRuntimeSession(file, threads=1)

@@ -17,7 +17,7 @@ from isoform.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from isoform.runtimes.generation.loop import GenerationConfig
+    from isoform.runtimes.generation.settings import GenerationConfig
 
 Processor = Callable[["NDArray[np.int64]", "NDArray[np.float32]"], "NDArray[np.float32]"]
 """ids (L,), logits (V,) -> logits (V,)."""

@@ -14,8 +14,9 @@ import numpy as np
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.runtimes.backends.parallel_runs import run_each
-from isoform.runtimes.generation.loop import context_length
-from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer, read_object
+from isoform.runtimes.generation.settings import context_length
+from isoform.runtimes.preprocess.json_files import read_object
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from isoform.signature import LENGTH
 
 if TYPE_CHECKING:

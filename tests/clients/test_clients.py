@@ -23,7 +23,8 @@ from isoform.demo import packaged_model
 from isoform.exporters import onnx
 from isoform.reference.model import open_model
 from isoform.runtimes import open as backends
-from isoform.runtimes.generation.loop import GenerationConfig, generate
+from isoform.runtimes.generation.loop import generate
+from isoform.runtimes.generation.settings import GenerationConfig
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from tests.clients.environments import HOME, environment
 from tests.oracle import tiny

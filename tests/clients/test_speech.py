@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from isoform import api
-from isoform.runtimes.generation.loop import generate, model_settings, resolve
+from isoform.runtimes.generation.loop import generate
+from isoform.runtimes.generation.settings import model_settings, resolve
 from isoform.runtimes.open import open_path
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel, pad
 from isoform.runtimes.preprocess.audio.source import load_audio

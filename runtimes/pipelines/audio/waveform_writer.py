@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.generation.loop import context_length, generate, model_settings, resolve
+from isoform.runtimes.generation.loop import generate
+from isoform.runtimes.generation.settings import context_length, model_settings, resolve
 from isoform.runtimes.pipelines.audio.ctc import Progress, chunks
 from isoform.runtimes.pipelines.audio.waveforms import MASK, WAVEFORM
 from isoform.runtimes.preprocess.audio.source import audio_blocks, load_audio, name_of
 from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, pad
-from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer, read_object
+from isoform.runtimes.preprocess.json_files import read_object
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.generation.loop import GenerationConfig, generate, resolve
+from isoform.runtimes.generation.loop import generate
+from isoform.runtimes.generation.settings import GenerationConfig, resolve
 from isoform.runtimes.pipelines.base import Pipeline
 from isoform.runtimes.preprocess.image.processor import ImageProcessor
 from isoform.runtimes.preprocess.image.source import load_image

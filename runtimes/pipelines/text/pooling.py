@@ -6,7 +6,7 @@ sentence_bert_config.json where to cut, config_sentence_transformers.json what t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
-from isoform.runtimes.preprocess.text.tokenizer import read_object
+from isoform.runtimes.preprocess.json_files import read_list, read_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,19 +117,6 @@ def _pooling(path: Path) -> dict[str, Any]:
             f"{path} asks for pooling {', '.join(modes) or 'of no kind'}; isoform has {', '.join(MODES)}"
         )
     return {"modes": modes, "include_prompt": bool(config.get("include_prompt", True))}
-
-
-def read_list(path: Path) -> Sequence[Mapping[str, Any]]:
-    """A JSON list of objects, or CheckpointError."""
-    import json
-
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); fetch it again") from None
-    if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
-        raise CheckpointError(f"{path} is not a list of objects; fetch it again")
-    return data
 
 
 def _inside(folder: Path, name: str, path: Path) -> Path:

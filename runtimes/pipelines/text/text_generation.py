@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from isoform.errors import InputError
-from isoform.runtimes.generation.loop import GenerationConfig, Row, TextStream, model_settings, resolve, steps
+from isoform.runtimes.generation.loop import steps
+from isoform.runtimes.generation.searches import Row
+from isoform.runtimes.generation.settings import GenerationConfig, model_settings, resolve
+from isoform.runtimes.generation.text_stream import TextStream
 from isoform.runtimes.pipelines.base import Pipeline, tokenizer_options
 from isoform.runtimes.preprocess.text.chat import ChatTemplate, is_chat
 

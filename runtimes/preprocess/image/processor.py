@@ -18,7 +18,7 @@ import numpy as np
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.runtimes.devices import cpus
 from isoform.runtimes.preprocess.image.source import load_image
-from isoform.runtimes.preprocess.text.tokenizer import read_object
+from isoform.runtimes.preprocess.json_files import read_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

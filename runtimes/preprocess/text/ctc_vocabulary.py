@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.runtimes.preprocess.text.tokenizer import SPECIAL, clean_up, read_object, read_settings, text_of
+from isoform.runtimes.preprocess.json_files import read_object
+from isoform.runtimes.preprocess.text.tokenizer import SPECIAL, clean_up, read_settings, text_of
 
 _CLASSES = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
 _DEFAULTS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}

@@ -7,7 +7,6 @@ those of the families that isoform reads, and every other class takes the file a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError
+from isoform.runtimes.preprocess.json_files import read_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -308,19 +308,6 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], dict[int, AddedToken]]:
             special = token in names
             added[int(index)] = _added_token({"content": token, "normalized": not special, "special": special})
     return settings, added
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, empty when the file is missing; CheckpointError when it is anything else."""
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); fetch it again") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds a {type(data).__name__}, not an object; fetch it again")
-    return data
 
 
 def text_of(token: Any) -> str:

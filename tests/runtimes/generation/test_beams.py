@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.beams import largest
-from isoform.runtimes.generation.loop import generate, model_settings, resolve
+from isoform.runtimes.generation.loop import generate
+from isoform.runtimes.generation.settings import model_settings, resolve
 
 Tiny = Callable[[str], Path]
 

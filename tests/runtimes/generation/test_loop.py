@@ -18,14 +18,9 @@ from isoform.reference.model import open_model
 from isoform.runtimes.backends.decoder import SteppingDecoder
 from isoform.runtimes.backends.torch.session import TorchSession
 from isoform.runtimes.generation import processors as sampling
-from isoform.runtimes.generation.loop import (
-    GenerationConfig,
-    TextStream,
-    context_length,
-    generate,
-    model_settings,
-    resolve,
-)
+from isoform.runtimes.generation.loop import Request, Scheduler, generate
+from isoform.runtimes.generation.settings import GenerationConfig, context_length, model_settings, resolve
+from isoform.runtimes.generation.text_stream import TextStream
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from isoform.signature import Signature, decoder_signature
 from tests import oracle
@@ -261,6 +256,41 @@ def test_prompts_are_padded_on_the_left_with_true_positions() -> None:
     assert (ids[0], mask[0], positions[0]) == ([5, 6, 7], [1, 1, 1], [0, 1, 2])
     assert (ids[1][2], mask[1], positions[1][2]) == (8, [0, 0, 1], 0)
     assert later == ([[3], [3]], [[1, 1, 1, 1], [0, 0, 1, 1]], [[3], [1]])
+
+
+class Wandering:
+    """A search that feeds its two tokens, goes on from the rows that it is told, and ends after them."""
+
+    def __init__(self, *parents: list[int] | None) -> None:
+        self.parents, self.tokens = list(parents), [1, 2]
+        self.done = False
+
+    def advance(self, logits: NDArray[np.float32], late: bool) -> list[int] | None:
+        self.seen = logits[:, 0].tolist()
+        moved = self.parents.pop(0)
+        self.done = not self.parents
+        return moved
+
+
+def test_a_schedule_says_what_each_row_is_fed_without_a_decoder() -> None:
+    first, second = Wandering([0, 0], [1, 0], None), Wandering([0, 0], None)
+    requests = [Request(first, [0]), Request(second, [1])]
+    scheduler = Scheduler(requests, [[5], [6, 7]], resolve({"num_beams": 2}), context=None, positioned=True)
+    feed = scheduler.schedule()
+    assert feed is not None and feed.rows is None
+    assert (feed.ids.tolist(), feed.slots[0].tolist()) == ([[0, 5], [6, 7]], [[0, 1], [1, 1]])
+    scheduler.update(np.arange(2, dtype=np.float32)[:, None])
+    assert (first.seen, second.seen) == ([0], [1])
+    feed = scheduler.schedule()
+    assert feed is not None and feed.rows is not None
+    assert (feed.rows.tolist(), feed.ids.tolist(), feed.slots) == ([0, 0, 1, 1], [[1], [2], [1], [2]], ())
+    scheduler.update(np.arange(4, dtype=np.float32)[:, None])
+    assert (first.seen, second.seen) == ([0, 1], [2, 3])
+    feed = scheduler.schedule()
+    assert feed is not None and feed.rows is not None
+    assert feed.rows.tolist() == [1, 0], "the second search has ended and leaves the batch"
+    scheduler.update(np.arange(2, dtype=np.float32)[:, None])
+    assert scheduler.schedule() is None
 
 
 def test_a_row_ends_and_the_others_go_on() -> None:

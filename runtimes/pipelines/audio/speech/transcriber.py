@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from isoform.errors import InputError
-from isoform.runtimes.generation.loop import Row, generate
+from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.processors import softmax
+from isoform.runtimes.generation.searches import Row
 from isoform.runtimes.pipelines.audio.speech.alignment import token_times
 from isoform.runtimes.pipelines.audio.speech.joining import Piece, Vocabulary, join
 from isoform.runtimes.pipelines.audio.speech.languages import LANGUAGES
@@ -26,7 +27,8 @@ from isoform.runtimes.pipelines.audio.speech.rules import timestamps
 from isoform.runtimes.pipelines.audio.speech.settings import SpeechModel, SpeechSettings, read_call, room
 from isoform.runtimes.pipelines.audio.speech.windows import Windows
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings
-from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer, read_object
+from isoform.runtimes.preprocess.json_files import read_object
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

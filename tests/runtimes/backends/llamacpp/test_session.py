@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from isoform.errors import BackendUnavailable, CheckpointError, InputError
 from isoform.runtimes.backends.llamacpp import session as session_module
 from isoform.runtimes.backends.llamacpp.session import LlamaCppDecoder, LlamaCppSession
-from isoform.runtimes.generation.loop import generate, resolve
+from isoform.runtimes.generation.loop import generate
+from isoform.runtimes.generation.settings import resolve
 from isoform.runtimes.session import Decoder, Session
 from isoform.signature import BATCH, LENGTH, Port, Signature, decoder_signature
 from tests.oracle.convert_gguf import oracle_convert

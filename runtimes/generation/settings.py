@@ -1,0 +1,204 @@
+"""The settings of generation: their names, how a call's, the model's and the defaults are merged, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from isoform.errors import CheckpointError, InputError
+from isoform.runtimes.preprocess.json_files import read_object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfig:
+    """The settings that decide the text; names and meanings are those of generation_config.json. None is "off".
+
+    Lengths count the tokens of a row without padding. `max_new_tokens` wins over `max_length`, which includes the
+    prompt; with neither, 20 tokens are made.
+    """
+
+    # length
+    max_new_tokens: int | None = None
+    max_length: int | None = None  # prompt included
+    min_new_tokens: int | None = None
+    min_length: int | None = None  # prompt included
+    max_time: float | None = None  # seconds
+    stop_strings: tuple[str, ...] | None = None  # the text ends with the first that appears, which it keeps
+    # choice
+    do_sample: bool = False
+    num_return_sequences: int = 1
+    num_beams: int = 1  # texts that grow side by side; 1 is greedy or plain sampling
+    length_penalty: float = 1.0  # a beam's score is divided by its length to this power
+    early_stopping: bool | Literal["never"] = False  # see `BeamRules`
+    seed: int | None = None  # the same seed gives row n of a call the same text; not a setting of transformers
+    # logits, in the order in which they act
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] | None = None  # (ids, bias of the last given the others)
+    repetition_penalty: float | None = None  # 1 changes nothing
+    no_repeat_ngram_size: int | None = None
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: tuple[int, ...] | None = None  # the last token when the length is reached
+    remove_invalid_values: bool = False
+    exponential_decay_length_penalty: tuple[int, float] | None = None  # (after so many new tokens, factor)
+    suppress_tokens: tuple[int, ...] | None = None
+    begin_suppress_tokens: tuple[int, ...] | None = None
+    # only when sampling
+    temperature: float | None = None
+    top_h: float | None = None
+    top_k: int | None = None  # 50 unless set, as in transformers; 0 is off
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float | None = None
+    eta_cutoff: float | None = None
+    renormalize_logits: bool = False
+    # tokens
+    eos_token_id: tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None  # stands for an empty prompt
+
+
+NAMES = frozenset(spec.name for spec in fields(GenerationConfig))
+
+# Settings that isoform does not have, with the values that change nothing.
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "assistant_early_exit": (None,),
+    "constraints": (None,),
+    "custom_generate": (None,),
+    "diversity_penalty": (None, 0),
+    "dola_layers": (None,),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "encoder_repetition_penalty": (None, 1),
+    "force_words_ids": (None,),
+    "guidance_scale": (None, 1),
+    "num_beam_groups": (None, 1),
+    "penalty_alpha": (None, 0),
+    "prompt_lookup_num_tokens": (None,),
+    "token_healing": (None, False),
+    "use_mtp": (None, False),
+    "watermarking_config": (None,),
+}
+# Settings that do not change the text: how it is computed, and what else is returned.
+# fmt: off
+_HARMLESS = frozenset((
+    "_from_model_config", "assistant_confidence_threshold", "assistant_ensemble_weight",
+    "assistant_lookbehind", "cache_config", "cache_implementation", "compile_config",
+    "decoder_start_token_id", "disable_compile", "is_assistant", "low_memory",
+    "max_cache_len", "max_matching_ngram_size", "num_assistant_tokens",
+    "num_assistant_tokens_schedule", "output_attentions", "output_hidden_states", "output_logits",
+    "output_scores", "prefill_chunk_size", "return_dict_in_generate", "speculation_type",
+    "target_lookbehind", "transformers_version", "use_cache",
+))
+# fmt: on
+_DEFAULTS: dict[str, Any] = {"do_sample": False, "num_return_sequences": 1, "top_k": 50}
+_NEUTRAL: dict[str, Any] = {
+    "do_sample": False,
+    "early_stopping": False,
+    "length_penalty": 1.0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+}
+_TUPLES = ("bad_words_ids", "begin_suppress_tokens", "exponential_decay_length_penalty", "suppress_tokens")
+_ONE_OR_MORE = ("eos_token_id", "forced_eos_token_id", "stop_strings")
+_WHOLE = ("max_new_tokens", "max_length", "min_new_tokens", "min_length", "no_repeat_ngram_size", "top_k")
+
+
+def model_settings(folder: Path) -> dict[str, Any]:
+    """The settings that the model comes with: generation_config.json, else the token ids of config.json."""
+    path = folder / "generation_config.json"
+    if path.is_file():
+        settings = read_object(path)
+    else:
+        config = read_object(folder / "config.json")
+        settings = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def resolve(
+    asked: Mapping[str, Any], model: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
+) -> GenerationConfig:
+    """The settings of a call: what is `asked` wins over the model's, those over `defaults`; asking None is "off".
+
+    InputError for a name nobody knows, and for what isoform cannot do. Unknown names in the model's own file are left
+    alone: repositories keep notes of other programs there.
+    """
+    model, defaults = dict(model or {}), dict(defaults or {})
+    unknown = [name for name in asked if name not in NAMES and name not in _REFUSED and name not in _HARMLESS]
+    if unknown:
+        raise InputError(f"{_suggest(unknown[0])}; generation knows {', '.join(sorted(NAMES))}")
+    if "max_length" in {**model, **asked}:
+        defaults.pop("max_new_tokens", None)  # a default must not override a length that somebody chose
+    merged = {**_DEFAULTS, **defaults, **model, **asked}
+    for name, neutral in _REFUSED.items():
+        if name in merged and merged[name] not in neutral:
+            where = "asked for" if name in asked else "set by the model's generation_config.json"
+            raise InputError(
+                f"{name}={merged[name]!r} is {where}, and isoform decodes greedily, by sampling and by beams; "
+                f"pass {name}={neutral[-1]!r}"
+            )
+    return GenerationConfig(**{name: _typed(name, value) for name, value in merged.items() if name in NAMES})
+
+
+def _typed(name: str, value: Any) -> Any:
+    """JSON's value as the field's type."""
+    if value is None:
+        return _NEUTRAL.get(name)
+    try:
+        if name in _ONE_OR_MORE:
+            value = (value,) if isinstance(value, int | str) else tuple(value)
+            if name == "stop_strings" and not all(isinstance(one, str) and one for one in value):
+                raise TypeError
+            if name != "stop_strings" and not all(isinstance(one, int) and one >= 0 for one in value):
+                raise TypeError
+            return value or None
+        if name == "sequence_bias":
+            pairs = value.items() if isinstance(value, Mapping) else value
+            return tuple((tuple(int(i) for i in ids), float(bias)) for ids, bias in pairs) or None
+        if name == "bad_words_ids":
+            return tuple(tuple(int(i) for i in word) for word in value) or None
+        if name in _TUPLES:
+            return tuple(value) or None
+        if name == "early_stopping":
+            if not isinstance(value, bool) and value != "never":
+                raise TypeError
+            return value
+        if name in ("num_beams", "num_return_sequences", *_WHOLE):
+            least = 1 if name in ("num_beams", "num_return_sequences") else 0
+            if isinstance(value, bool) or int(value) != value or value < least:
+                raise TypeError
+            return int(value)
+        if name in ("do_sample", "remove_invalid_values", "renormalize_logits"):
+            if not isinstance(value, bool):
+                raise TypeError
+            return value
+        if name.endswith("_id") or name == "seed":
+            if isinstance(value, bool) or not isinstance(value, int):
+                value = int(value[0]) if isinstance(value, list | tuple) and len(value) == 1 else None
+            if value is None or value < 0:
+                raise TypeError
+            return value
+        return float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}={value!r} is not a value that generation understands") from None
+
+
+def _suggest(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, NAMES, 1)
+    return f"there is no parameter {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+
+
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """The number of positions that config.json states, None when it states none."""
+    inner = config.get("text_config")
+    for part in (config, inner if isinstance(inner, Mapping) else {}):
+        for name in ("max_position_embeddings", "n_positions"):
+            value = part.get(name)
+            if value is not None:
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise CheckpointError(f"config.json: {name} is {value!r}, not a whole number")
+                return value if value > 0 else None
+    return None
