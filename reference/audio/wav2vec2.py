@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Task
-from isoform.reference.config import Config
+from isoform.reference.config import Config, with_labels
 from isoform.reference.layers import MLP, Attention, Linear, activation, head_size, padding_bias
 from isoform.reference.rules import Rename, Rule, WeightNorm
 from isoform.signature import BATCH, Axis, Port, Signature
@@ -79,10 +79,7 @@ class Wav2Vec2Config(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Wav2Vec2Config:
-        labels = data.get("id2label")
-        if labels is not None and not isinstance(labels, Mapping):
-            raise CheckpointError(f"config.json: id2label is {labels!r}, not an object")
-        config = super(Wav2Vec2Config, cls).from_dict({**data, "num_labels": len(labels)} if labels else data)
+        config = super(Wav2Vec2Config, cls).from_dict(with_labels(data))
         sizes = len(config.conv_dim), len(config.conv_stride), len(config.conv_kernel)
         if len(set(sizes)) > 1 or not sizes[0]:
             raise CheckpointError(

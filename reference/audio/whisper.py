@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from isoform.errors import CheckpointError
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoints.checkpoint import Checkpoint
-from isoform.reference.config import Config
+from isoform.reference.config import Config, with_labels
 from isoform.reference.layers import MLP, Attention, CrossAttention, Embedding, Linear, begun, causal_bias, head_size
 from isoform.reference.rules import Rename, Rule
 from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
@@ -61,8 +61,7 @@ class WhisperConfig(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> WhisperConfig:
         kept = {key: value for key, value in data.items() if key != "alignment_heads"}
-        labels = data.get("id2label")
-        return super(WhisperConfig, cls).from_dict({**kept, "num_labels": len(labels)} if labels else kept)
+        return super(WhisperConfig, cls).from_dict(with_labels(kept))
 
     @property
     def num_hidden_layers(self) -> int:

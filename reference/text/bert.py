@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf, Task
-from isoform.reference.config import Config
+from isoform.reference.config import Config, with_labels
 from isoform.reference.layers import MLP, Attention, Embedding, Linear, activation, head_size, padding_bias
 from isoform.reference.rules import Drop, Rename, Rule
 from isoform.signature import BATCH, LENGTH, Port, Signature
@@ -38,10 +38,7 @@ class BertConfig(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BertConfig:
-        labels = data.get("id2label")
-        if labels is not None and not isinstance(labels, Mapping):
-            raise CheckpointError(f"config.json: id2label is {labels!r}, not an object")
-        return super(BertConfig, cls).from_dict({**data, "num_labels": len(labels)} if labels else data)
+        return super(BertConfig, cls).from_dict(with_labels(data))
 
 
 class EncoderLayer(nn.Module):
