@@ -188,9 +188,8 @@ class Scheduler:
         self._last = maxsize if context is None else context - 1
         self._free = self._last - int(self._at.max())  # steps that every row has a position for
         self._begun, self._made = False, 0
-        self._still = sum(len(request.rows) for request in requests) == len(
-            prompts
-        )  # no row moves before the next step
+        # Whether no row of the batch moves before the next step.
+        self._still = sum(len(request.rows) for request in requests) == len(prompts)
 
     def schedule(self) -> Feed | None:
         """The next step, None when every search is done."""

@@ -1,49 +1,79 @@
-"""What all pipelines share: how they are called, and running an encoder over texts of different lengths."""
+"""The base of all pipelines.
+
+A task is three hooks of `BatchPipeline`, and the base does the rest (lists, iterators, batches, order, threads,
+parameters, progress):
+
+    prepare(items)    inputs -> the pieces that the model runs over, several for each or one
+    forward(batches)  batches of pieces -> an output for each piece
+    finish(item)      an input's pieces with their outputs -> its answer
+
+`begin` reads the parameters of a call once, for all three; what it returns is their `call`.
+"""
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
-
-from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.errors import InputError, UnsupportedModel
+from isoform.progress import Progress
 from isoform.runtimes.backends.parallel_runs import run_each
 from isoform.runtimes.generation.settings import context_length
+from isoform.runtimes.pipelines.scores import whole
 from isoform.runtimes.preprocess.json_files import read_object
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
-from isoform.signature import LENGTH
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from tokenizers import Encoding
 
     from isoform.runtimes.session import Session
 
-TOKENS = 384  # in a batch: enough to fill a core's vector units, few enough for its caches
 READ = 32  # inputs of an iterable that are answered together
+GENERATION = "generation"  # the field of a task's options that takes the settings of generation
+
+
+@dataclass(slots=True, eq=False)
+class InputPiece:
+    """A piece of an input, and its output once the model has run over it."""
+
+    value: Any
+    output: Any = None
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Pieces that run together, and how many such batches there are (at most, where that is not known)."""
+
+    count: int
+    groups: Iterator[list[InputPiece]]
 
 
 class Pipeline(ABC):
-    """Text in, answers out, over a session and the folder with the model's config and tokenizer.
+    """Inputs to answers, over a session and the folder with the model's config and tokenizer.
 
     Call it with one input for one answer, a list for a list, or any other iterable for an iterator that reads and
     answers `batch_size` inputs at a time, 32 without one. Parameters given when it is built hold for every call.
-    Answers do not depend on the batch: within a list, inputs of similar length run together, and padding changes
-    nothing. Without a `batch_size`, as many run together as is fast on a CPU.
+    Answers do not depend on the batch: padding changes nothing. Without a `batch_size`, as many pieces run together as
+    is fast on a CPU.
 
     Close it, or use it as a context manager: it closes its session.
     """
 
     task: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]  # the ports that the session must have
+    options: ClassVar[type[Any]]  # a frozen dataclass: the parameters of a call
     reads_text: ClassVar[bool] = True  # False: the folder needs no tokenizer
     batch_size: int | None = None
+    progress: Progress | None = None  # told how much of the work is done
 
     def __init__(
         self,
@@ -58,7 +88,7 @@ class Pipeline(ABC):
         names = [port.name for port in session.signature.outputs]
         missing = [name for name in self.outputs if name not in names]
         if missing:
-            found = ", ".join(name for name in names if not name.startswith("present."))
+            found = ", ".join(port.name for port in session.signature.results)
             raise UnsupportedModel(
                 f"{self.task} needs a model that gives {', '.join(missing)}; this one gives {found}. Export or open "
                 f"the checkpoint for the task it was trained for"
@@ -69,62 +99,72 @@ class Pipeline(ABC):
         self.config: Mapping[str, Any] = read_object(self.folder / "config.json")
         self.context = context_length(self.config)
         if batch_size is not None:
-            self.batch_size = _count("batch_size", batch_size)
-        self._check(parameters)
+            whole("batch_size", batch_size)
+            self.batch_size = batch_size
+        self._check_names(parameters)
         self._parameters = parameters
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
         """One input -> its answer, a list -> a list, another iterable -> an iterator."""
-        self._check(parameters)
-        size = self.batch_size if batch_size is None else _count("batch_size", batch_size)
+        self._check_names(parameters)
+        if batch_size is not None:
+            whole("batch_size", batch_size)
+        size = self.batch_size if batch_size is None else batch_size
         together = {**self._parameters, **parameters}
         if self._is_one(inputs):
-            return self._answer([inputs], size, **together)[0]
+            return next(self.answers([inputs], size, self._call(together)))
         if isinstance(inputs, list | tuple):
-            return self._answer(list(inputs), size, **together)
+            return list(self.answers(inputs, size, self._call(together)))
         if isinstance(inputs, Iterable) and not isinstance(inputs, bytes | Mapping):
-            return self._answers(iter(inputs), size, together)
+            return self._read(iter(inputs), size, together)
         raise InputError(f"{self.task} takes {self._takes()}, not {inputs!r:.80}")
 
-    def _answers(self, inputs: Iterator[Any], size: int | None, parameters: dict[str, Any]) -> Iterator[Any]:
-        while chunk := list(islice(inputs, size or READ)):
-            yield from self._answer(chunk, size, **parameters)
+    def begin(self, options: Any) -> Any:
+        """What answering needs of a call's parameters; the options themselves unless there is more to do."""
+        return options
 
     @abstractmethod
-    def _answer(self, *args: Any, **parameters: Any) -> list[Any]:
-        """`_answer(items, batch_size, *, …)`: its keyword-only parameters are those of a call."""
+    def answers(self, items: Sequence[Any], size: int | None, call: Any) -> Iterator[Any]:
+        """The answers about a list, in its order; `size` is the call's batch size, if it has one."""
 
     def _is_one(self, inputs: Any) -> bool:
+        """Whether this is one input, not a list of them."""
         return isinstance(inputs, str)
 
     def _takes(self) -> str:
+        """What the pipeline takes, in the words of an error."""
         return "a text or a list of texts"
 
-    def _check(self, parameters: Mapping[str, Any]) -> None:
+    def _read(self, inputs: Iterator[Any], size: int | None, parameters: dict[str, Any]) -> Iterator[Any]:
+        call = self._call(parameters)
+        while chunk := list(islice(inputs, size or READ)):
+            yield from self.answers(chunk, size, call)
+
+    def _call(self, parameters: Mapping[str, Any]) -> Any:
+        names = self._names()
+        known = {name: value for name, value in parameters.items() if name in names}
+        others = {name: value for name, value in parameters.items() if name not in names}
+        return self.begin(self.options(**known, **({GENERATION: others} if others else {})))
+
+    def _check_names(self, parameters: Mapping[str, Any]) -> None:
         """InputError for a parameter that the task does not have."""
-        known = inspect.signature(self._answer).parameters.values()
-        if any(p.kind is p.VAR_KEYWORD for p in known):
-            return
-        names = [p.name for p in known if p.kind is p.KEYWORD_ONLY]
+        if any(spec.name == GENERATION for spec in fields(self.options)):
+            return  # generation itself knows its settings
         for name in parameters:
-            if name not in names:
+            if name not in (names := self._names()):
                 raise InputError(f"{self.task} has no parameter {name!r}; it has {', '.join(['batch_size', *names])}")
 
-    def close(self) -> None:
-        """Close the session; doing it twice is fine."""
-        self.session.close()
-        self._keep = None
+    @classmethod
+    def _names(cls) -> list[str]:
+        """The call's parameters that are not generation's."""
+        return [spec.name for spec in fields(cls.options) if spec.name != GENERATION]
 
-    def __enter__(self) -> Self:
-        return self
+    def _generation(self) -> dict[str, Any]:
+        """The settings of generation that hold for every call."""
+        names = self._names()
+        return {name: value for name, value in self._parameters.items() if name not in names}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    # ------------------------------------------------------------------ encoders
-    def _encode(
+    def encode(
         self,
         texts: Sequence[Any],
         pairs: Sequence[str] | None = None,
@@ -146,71 +186,109 @@ class Pipeline(ABC):
                 )
         return rows
 
-    def _forward(self, rows: Sequence[Encoding], batch_size: int | None) -> list[dict[str, NDArray[np.float32]]]:
-        """Run every row, those of similar length together; outputs by port name without batch axis and padding."""
-        lengths = [len(row) for row in rows]
-        ports = [port for port in self.session.signature.outputs if not port.name.startswith("present.")]
-        results: list[dict[str, NDArray[np.float32]]] = [{} for _ in rows]
-        groups = list(batches(lengths, batch_size))
-        feeds = (self._feed([rows[n] for n in group]) for group in groups)
-        for group, out in zip(groups, run_each(self.session, feeds, len(groups)), strict=True):
-            for place, n in enumerate(group):
-                for port in ports:
-                    value = out[port.name][place]
-                    results[n][port.name] = value[: lengths[n]] if LENGTH in port.axes[1:2] else value
-        return results
+    def close(self) -> None:
+        """Close the session; doing it twice is fine."""
+        self.session.close()
+        self._keep = None
 
-    def _feed(self, rows: Sequence[Encoding]) -> dict[str, NDArray[Any]]:
-        """The signature's inputs for a batch, padded on the right, with an empty cache where there is one."""
-        for row in rows:
-            if not row.ids:
-                raise InputError("a text without a single token cannot be run; give a text that is not empty")
-        batch, signature = self.tokenizer.pad(rows, "right"), self.session.signature
-        feeds: dict[str, NDArray[Any]] = {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "token_type_ids": batch.token_type_ids,
-            "position_ids": np.maximum(batch.attention_mask.cumsum(1) - 1, 0),
-        }
-        feeds |= {state.input: np.zeros(state.shape(len(rows)), np.float32) for state in signature.states}
-        unknown = [port.name for port in signature.inputs if port.name not in feeds]
-        if unknown:
-            raise UnsupportedModel(f"{self.task} does not know how to make the model's input {unknown[0]!r}")
-        return {port.name: feeds[port.name] for port in signature.inputs}
+    def __enter__(self) -> Self:
+        return self
 
-    def _label(self, index: int) -> str:
-        """The name that config.json gives an output class, "LABEL_n" where it gives none."""
-        names = self.config.get("id2label") or {}
-        if not isinstance(names, Mapping):
-            raise CheckpointError(f"{self.folder}/config.json: id2label is {names!r:.60}, not an object")
-        return str(names.get(str(index), f"LABEL_{index}"))
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def batches(lengths: Sequence[int], size: int | None) -> Iterator[list[int]]:
-    """Rows of these lengths in batches of `size`, the longest first; without one, of about `TOKENS` tokens."""
-    group: list[int] = []
-    longest = 0
-    for n in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
-        if group and (len(group) == size if size else (len(group) + 1) * longest > TOKENS):
-            yield group
-            group = []
-        longest = longest if group else lengths[n]
-        group.append(n)
-    if group:
-        yield group
+class BatchPipeline(Pipeline):
+    """A pipeline of three hooks, whose inputs become pieces that run together in batches."""
+
+    together: ClassVar[int | None] = None  # inputs that are prepared at a time, without a batch size; None: all
+
+    # ------------------------------------------------------------------ the hooks
+    def check(self, item: Any) -> None:
+        """InputError for an item of a list that is no input; asked for all of them before the first is prepared."""
+
+    @abstractmethod
+    def prepare(self, items: Sequence[Any], call: Any) -> Iterable[Iterable[Any]]:
+        """The pieces of each item, in order. Several items at a time, because tokenizers and decoders use threads."""
+
+    @abstractmethod
+    def forward(self, batches: Iterator[list[Any]], count: int, call: Any) -> Iterator[Sequence[Any]]:
+        """For each of about `count` batches of pieces, in order, the outputs of its pieces."""
+
+    @abstractmethod
+    def finish(self, item: Any, pieces: Sequence[InputPiece], call: Any) -> Any:
+        """The answer about an item, from its pieces and their outputs."""
+
+    @abstractmethod
+    def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
+        """Which pieces of `count` items run together; see `batching`. `size` is the call's, if it has one."""
+
+    # ------------------------------------------------------------------ what the base does
+    def answers(self, items: Sequence[Any], size: int | None, call: Any) -> Iterator[Any]:
+        """See `Pipeline.answers`: each comes as soon as its pieces have run."""
+        for item in items:
+            self.check(item)
+        waiting: deque[tuple[Any, list[InputPiece], list[bool]]] = (
+            deque()
+        )  # item, its pieces, whether they are all there
+        given: deque[list[InputPiece]] = deque()  # batches that have not run yet
+        done = [0]  # items
+        step = max(len(items), 1) if self.together is None else size or self.together
+
+        def pieces() -> Iterator[InputPiece]:
+            for start in range(0, len(items), step):
+                chunk = items[start : start + step]
+                for item, values in zip(chunk, self.prepare(chunk, call), strict=True):
+                    mine: list[InputPiece] = []
+                    complete: list[bool] = []
+                    waiting.append((item, mine, complete))
+                    for value in values:
+                        mine.append(InputPiece(value))
+                        yield mine[-1]
+                    complete.append(True)
+
+        def answered() -> Iterator[Any]:
+            while waiting and waiting[0][2] and all(piece.done for piece in waiting[0][1]):
+                item, mine, _ = waiting.popleft()
+                done[0] += 1
+                if self.progress is not None and len(items) > 1:
+                    self.progress("answer", done[0], len(items))
+                yield self.finish(item, mine, call)
+
+        def values() -> Iterator[list[Any]]:
+            for group in batches.groups:
+                given.append(group)
+                yield [piece.value for piece in group]
+
+        batches = self.batches(pieces(), size, len(items))
+        for outputs in self.forward(values(), batches.count, call):
+            for piece, output in zip(given.popleft(), outputs, strict=True):
+                piece.output, piece.done = output, True
+            yield from answered()
+        yield from answered()
 
 
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}={value!r} must be a whole number of at least 1")
-    return value
+class OneGraph(BatchPipeline):
+    """A pipeline whose model is one graph, run once for each batch; several batches at a time where the backend can."""
 
+    @abstractmethod
+    def feed(self, batch: list[Any], call: Any) -> dict[str, NDArray[Any]]:
+        """The inputs of the graph for a batch of pieces, by port name."""
 
-def tokenizer_options(options: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
-    """The tokenizer's part of a call; InputError for what isoform's tokenizer does not have."""
-    options = dict(options or {})
-    options.pop("padding", None)  # padding changes nothing
-    for name in options:
-        if name not in ("truncation", "max_length", "add_special_tokens"):
-            raise InputError(f"{what} has no option {name!r}; it has truncation, max_length and add_special_tokens")
-    return options
+    @abstractmethod
+    def split(self, batch: list[Any], outputs: dict[str, NDArray[np.float32]]) -> Sequence[Any]:
+        """The outputs of each piece without batch axis and padding, by port name."""
+
+    def forward(self, batches: Iterator[list[Any]], count: int, call: Any) -> Iterator[Sequence[Any]]:
+        """See `BatchPipeline.forward`."""
+        given: deque[list[Any]] = deque()
+
+        def feeds() -> Iterator[dict[str, NDArray[Any]]]:
+            for batch in batches:
+                given.append(batch)
+                yield self.feed(batch, call)
+
+        for outputs in run_each(self.session, feeds(), count):
+            yield self.split(given.popleft(), outputs)

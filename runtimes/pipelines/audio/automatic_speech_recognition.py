@@ -6,7 +6,8 @@ one that writes the text alone by `waveform_writer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
     from isoform.runtimes.pipelines.audio.waveform_writer import WaveformWriter
     from isoform.runtimes.session import Session
 
-Progress = Callable[[str, int, int], None]
-"""What is being done, seconds done, seconds in all."""
-
 _CTC = ("chunk_length_s", "ignore_warning", "return_timestamps", "stride_length_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutomaticSpeechRecognitionOptions:
+    """The parameters of a call: those of the model's reader, and of generation where it writes."""
+
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 class AutomaticSpeechRecognition(Pipeline):
@@ -36,13 +41,13 @@ class AutomaticSpeechRecognition(Pipeline):
 
     task: ClassVar[str] = "automatic-speech-recognition"
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    options: ClassVar[type[AutomaticSpeechRecognitionOptions]] = AutomaticSpeechRecognitionOptions
     reads_text: ClassVar[bool] = False
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         self._ctc: CtcRecognizer | None = None
         self._transcriber: Transcriber | None = None
         self._writer: WaveformWriter | None = None
-        self.progress: Progress | None = None  # told how much of a recording has been heard
         super().__init__(session, folder, **parameters)
         if not hasattr(session, "encode"):
             from isoform.runtimes.pipelines.audio.ctc import CtcRecognizer
@@ -72,24 +77,27 @@ class AutomaticSpeechRecognition(Pipeline):
     def _takes(self) -> str:
         return 'a path, bytes, samples, {"array", "sampling_rate"}, or a list of these'
 
-    def _answer(self, items: Sequence[Any], batch_size: int | None, **parameters: Any) -> list[Any]:
+    def begin(self, options: AutomaticSpeechRecognitionOptions) -> dict[str, Any]:
+        """See `Pipeline.begin`: the parameters of the reader."""
+        parameters = dict(options.generation)
         if self._ctc is not None:
             for name in parameters:
                 if name not in _CTC:
                     raise InputError(
                         f"a CTC model has no parameter {name!r}; it has {', '.join(['batch_size', *_CTC])}"
                     )
-            parameters.pop("ignore_warning", None)
-            timestamps = parameters.pop("return_timestamps", None) or None
-            return self._ctc.recognize(
-                items, batch_size, return_timestamps=timestamps, progress=self.progress, **parameters
-            )
         parameters.pop("ignore_warning", None)
+        return parameters
+
+    def answers(self, items: Sequence[Any], size: int | None, call: dict[str, Any]) -> Iterator[Any]:
+        """See `Pipeline.answers`: each reader has batches of its own."""
+        if self._ctc is not None:
+            timestamps = call.get("return_timestamps") or None
+            parameters = {**call, "return_timestamps": timestamps}
+            return iter(self._ctc.recognize(items, size, progress=self.progress, **parameters))
         if self._writer is not None:
-            return self._writer.transcribe(items, batch_size, progress=self.progress, **parameters)
+            return iter(self._writer.transcribe(items, size, progress=self.progress, **call))
         assert self._transcriber is not None
         rate = self._transcriber.features.sampling_rate
         recordings = [load_audio(item, rate) for item in items]
-        return self._transcriber.transcribe_many(
-            recordings, batch_size=batch_size, progress=self.progress, **parameters
-        )
+        return iter(self._transcriber.transcribe_many(recordings, batch_size=size, progress=self.progress, **call))

@@ -5,7 +5,7 @@ Chunks, their strides and the times of characters and words are counted as trans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from isoform.errors import InputError
+from isoform.progress import Progress
 from isoform.runtimes.pipelines.audio.waveforms import WaveformModel
 from isoform.runtimes.preprocess.audio.source import audio_blocks, duration, load_audio, name_of
 from isoform.runtimes.preprocess.text.ctc_vocabulary import CtcVocabulary
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from isoform.runtimes.session import Session
 
-Progress = Callable[[str, int, int], None]
 Stride = tuple[int, int, int]
 """Samples of a piece, and those of them at its left and right that only give context."""
 
@@ -30,8 +30,8 @@ _NOT_EXTRA = ("array", "raw", "sampling_rate", "stride", "path")
 
 
 @dataclass(slots=True)
-class _Heard:
-    """What is known of one recording: the best character of each frame, and what its dictionary held besides."""
+class _Frames:
+    """The best character of each frame of one recording, and what its dictionary held besides."""
 
     ids: list[NDArray[np.int64]] = field(default_factory=list)
     pieces: int = 0
@@ -39,7 +39,9 @@ class _Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _Chunk:
+    """Samples that run at once, of one of the recordings."""
+
     recording: int
     samples: NDArray[np.float32]
     stride: Stride | None
@@ -70,23 +72,17 @@ class CtcRecognizer:
                 "'char' or 'word'"
             )
         window = self._window(chunk_length_s, stride_length_s) if chunk_length_s else None
-        heard = [_Heard() for _ in sources]
+        heard = [_Frames() for _ in sources]
         report = _Reporter(progress, sources, self._rate)
-        waiting: list[_Piece] = []  # given to the model, not yet answered
-
-        def waveforms() -> Iterator[NDArray[np.float32]]:
-            for piece in self._pieces(sources, window, heard):
-                waiting.append(piece)
-                yield piece.samples
-
-        for logits in self._model.run(waveforms(), size):
-            piece = waiting.pop(0)
-            ids = logits.argmax(-1)
-            heard[piece.recording].ids.append(self._inner(ids, piece.stride) if piece.stride else ids)
-            report.heard(len(piece.samples) - (sum(piece.stride[1:]) if piece.stride else 0))
+        pieces = self._pieces(sources, window, heard)
+        for batch in self._model.together(pieces, size, lambda piece: len(piece.samples)):
+            for piece, logits in zip(batch, self._model.run([piece.samples for piece in batch]), strict=True):
+                ids = logits.argmax(-1)
+                heard[piece.recording].ids.append(self._inner(ids, piece.stride) if piece.stride else ids)
+                report.heard(len(piece.samples) - (sum(piece.stride[1:]) if piece.stride else 0))
         return [self._answer(one, return_timestamps) for one in heard]
 
-    def _answer(self, heard: _Heard, timestamps: Literal["char", "word"] | None) -> dict[str, Any]:
+    def _answer(self, heard: _Frames, timestamps: Literal["char", "word"] | None) -> dict[str, Any]:
         ids = np.concatenate(heard.ids).tolist() if heard.ids else []
         answer: dict[str, Any] = {"text": self._vocabulary.text(ids)}
         if timestamps:
@@ -112,7 +108,7 @@ class CtcRecognizer:
             raise InputError(f"chunk_length_s={length} is shorter than what the model reads for one frame")
         return sizes[0], sizes[1], sizes[2]
 
-    def _pieces(self, sources: Sequence[Any], window: Stride | None, heard: list[_Heard]) -> Iterator[_Piece]:
+    def _pieces(self, sources: Sequence[Any], window: Stride | None, heard: list[_Frames]) -> Iterator[_Chunk]:
         for n, source in enumerate(sources):
             name = name_of(source)
             if isinstance(source, Mapping):
@@ -121,7 +117,7 @@ class CtcRecognizer:
                 samples = load_audio(source, self._rate)
                 self._model.check(samples, name)
                 heard[n].pieces = 1
-                yield _Piece(n, samples, self._stride_of(source, samples))
+                yield _Chunk(n, samples, self._stride_of(source, samples))
                 continue
             total = 0
             for samples, stride in chunks(audio_blocks(source, self._rate), window):
@@ -130,7 +126,7 @@ class CtcRecognizer:
                     self._model.check(samples, name)
                 if samples.size >= self._model.shortest:  # what is left at the end may not make a frame
                     heard[n].pieces += 1
-                    yield _Piece(n, samples, stride)
+                    yield _Chunk(n, samples, stride)
             if not total:
                 raise InputError(f"{name} holds no sound; give a recording of at least one sample")
 

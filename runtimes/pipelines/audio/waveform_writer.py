@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError
+from isoform.progress import Progress
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import context_length, model_settings, resolve
-from isoform.runtimes.pipelines.audio.ctc import Progress, chunks
+from isoform.runtimes.pipelines.audio.ctc import chunks
 from isoform.runtimes.pipelines.audio.waveforms import MASK, WAVEFORM
+from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.audio.source import audio_blocks, load_audio, name_of
 from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, pad
 from isoform.runtimes.preprocess.json_files import read_object
@@ -68,16 +70,15 @@ class WaveformWriter:
         config = resolve(asked, self._model, DEFAULTS)
         limit = size or max(TOGETHER // config.num_beams, 1)
         written: list[list[int]] = [[] for _ in sources]
-        group: list[tuple[int, NDArray[np.float32]]] = []
-        for n, samples in self._pieces(sources, chunk_length_s, stride_length_s):
-            # The first norm sees the whole row, so that only rows of one length share a batch.
-            if group and (len(group) == limit or len(samples) != len(group[0][1])):
-                self._write(group, config, written)
-                group = []
-            group.append((n, samples))
-            if progress is not None:
-                progress("recognize", n, len(sources))
-        if group:
+
+        def pieces() -> Iterator[tuple[int, NDArray[np.float32]]]:
+            for n, samples in self._pieces(sources, chunk_length_s, stride_length_s):
+                if progress is not None:
+                    progress("recognize", n, len(sources))
+                yield n, samples
+
+        # The first norm sees the whole row, so that only rows of one length share a batch.
+        for group in neighbours(pieces(), limit, kind=lambda piece: len(piece[1])):
             self._write(group, config, written)
         return [{"text": self._tokenizer.decode(ids, skip_special_tokens=True)} for ids in written]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, pad
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SAMPLES = 160_000  # in a batch, where no size is asked for: ten seconds fill the cores, and more would leave the caches
 WAVEFORM, MASK = "input_values", "attention_mask"
+
+_T = TypeVar("_T")
 
 
 class WaveformModel:
@@ -55,30 +58,25 @@ class WaveformModel:
                 "reads at once"
             )
 
-    def run(self, waveforms: Iterable[NDArray[np.float32]], size: int | None) -> Iterator[NDArray[np.float32]]:
-        """The first output of each, without batch axis and padding, in order; waveforms are read as they are needed.
+    def together(self, items: Iterable[_T], size: int | None, samples: Callable[[_T], int]) -> Iterator[list[_T]]:
+        """Items that run in one batch, in order; `samples` counts those of an item's waveform.
 
-        Each runs as if alone: a model without a mask of the padding gets waveforms of one length at a time.
+        A model without a mask of the padding gets waveforms of one length at a time: each runs as if alone.
         """
-        group: list[NDArray[np.float32]] = []
-        for waveform in waveforms:
-            longest = max((len(waveform), *map(len, group)))
-            full = len(group) >= size if size else (len(group) + 1) * longest > SAMPLES
-            if group and (full or (not self._masked and len(waveform) != len(group[0]))):
-                yield from self._run(group)
-                group = []
-            group.append(waveform)
-        if group:
-            yield from self._run(group)
+        kind: Callable[[_T], Any] = (lambda item: None) if self._masked else samples
+        return neighbours(items, size, length=samples, budget=SAMPLES, kind=kind)
 
-    def _run(self, group: list[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        values, mask = pad(group, self.settings)
+    def run(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """The first output of each waveform of a batch, without batch axis and padding."""
+        values, mask = pad(waveforms, self.settings)
         feed: dict[str, NDArray[Any]] = {WAVEFORM: values}
         if self._masked:
             feed[MASK] = mask
         rows = self._session.run(feed)[self._session.signature.outputs[0].name]
-        for row, waveform in zip(rows, group, strict=True):
-            yield row[: self.frames(len(waveform))] if self._framed else row
+        return [
+            row[: self.frames(len(waveform))] if self._framed else row
+            for row, waveform in zip(rows, waveforms, strict=True)
+        ]
 
 
 def _numbers(config: Mapping[str, Any], name: str, default: tuple[int, ...], folder: Path) -> tuple[int, ...]:

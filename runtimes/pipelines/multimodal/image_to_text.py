@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from isoform.errors import InputError
-from isoform.runtimes.pipelines.multimodal.pictures_told import TOGETHER, PicturesTold
+from isoform.runtimes.pipelines.base import InputPiece
+from isoform.runtimes.pipelines.multimodal.picture_to_text import Call, PictureToText
 from isoform.runtimes.preprocess.image.source import is_image
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-class ImageToText(PicturesTold):
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageToTextOptions:
+    """The parameters of a call."""
+
+    prompt: str | None = None  # how every caption begins, kept in its text
+    timeout: float | None = None  # seconds for a picture from the network
+    generate_kwargs: Mapping[str, Any] | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)  # settings of `GenerationConfig`: max_new_tokens, …
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            raise InputError(f"prompt={self.prompt!r:.60} is no text")
+
+
+class ImageToText(PictureToText):
     """`pipe("cats.png")` -> [{"generated_text": "two cats sleeping on a couch"}]; a list gives one such list each.
 
     A picture is a path, an address, base64, a file's bytes or a PIL picture.
     """
 
     task: ClassVar[str] = "image-to-text"
+    options: ClassVar[type[ImageToTextOptions]] = ImageToTextOptions
 
     def _is_one(self, inputs: Any) -> bool:
         return is_image(inputs)
@@ -24,32 +46,20 @@ class ImageToText(PicturesTold):
     def _takes(self) -> str:
         return "a picture (a path, an address, base64, bytes or a PIL picture), or a list of pictures"
 
-    @classmethod
-    def _own(cls) -> frozenset[str]:
-        return frozenset(("prompt", "timeout", "generate_kwargs"))
+    def begin(self, options: ImageToTextOptions) -> Call:
+        """See `Pipeline.begin`."""
+        call = super().begin(options)
+        prompt = self.encode([options.prompt])[0].ids[1:-1] if options.prompt else ()
+        return replace(call, prompt=[*call.prompt, *prompt])
 
-    def _answer(
-        self,
-        items: Sequence[Any],
-        batch_size: int | None,
-        *,
-        prompt: str | None = None,
-        timeout: float | None = None,
-        generate_kwargs: Mapping[str, Any] | None = None,
-        **generation: Any,
-    ) -> list[Any]:
-        """`prompt`: how every caption begins, kept in its text. `timeout`: seconds for a picture from the network.
+    def prepare(self, items: Sequence[Any], call: Call) -> Iterable[Iterable[Any]]:
+        """See `BatchPipeline.prepare`: pixel values."""
+        return ([pixels] for pixels in self._pixels(items, call.options.timeout))
 
-        The others are generation's settings: max_new_tokens, num_beams, …
-        """
-        if prompt is not None and not isinstance(prompt, str):
-            raise InputError(f"prompt={prompt!r:.60} is no text")
-        config = self._settings(generate_kwargs, generation)
-        before = [self.start, *(self._encode([prompt])[0].ids[1:-1] if prompt else ())]
-        answers: list[Any] = []
-        size = batch_size or TOGETHER
-        for first in range(0, len(items), size):
-            group = items[first : first + size]
-            told = self._told({"pixel_values": self._pixels(group, timeout)}, [before] * len(group), config, first)
-            answers += [[{"generated_text": self._text([*before, *ids])} for ids in texts] for texts in told]
-        return answers
+    def feed(self, batch: list[Any]) -> dict[str, NDArray[Any]]:
+        """See `PictureToText.feed`."""
+        return {"pixel_values": np.stack(batch)}
+
+    def finish(self, item: Any, pieces: Sequence[InputPiece], call: Call) -> list[dict[str, Any]]:
+        """See `BatchPipeline.finish`."""
+        return [{"generated_text": self._text([*call.prompt, *ids])} for ids in pieces[0].output]

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from isoform.errors import InputError
-from isoform.runtimes.pipelines.multimodal.pictures_told import TOGETHER, PicturesTold
+from isoform.runtimes.pipelines.base import InputPiece
+from isoform.runtimes.pipelines.multimodal.picture_to_text import Call, PictureToText
 from isoform.runtimes.preprocess.image.source import is_image
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-class VisualQuestionAnswering(PicturesTold):
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisualQuestionAnsweringOptions:
+    """The parameters of a call."""
+
+    truncation: bool = True  # cuts a question to the model's positions
+    timeout: float | None = None  # seconds for a picture from the network
+    top_k: int | None = None  # changes nothing: one answer is generated, as in transformers
+    generate_kwargs: Mapping[str, Any] | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)  # settings of `GenerationConfig`
+
+
+class VisualQuestionAnswering(PictureToText):
     """`pipe(image="cats.png", question="how many?")` -> [{"answer": "2"}]; lists give one such list each.
 
     A picture is a path, an address, base64, a file's bytes or a PIL picture.
     """
 
     task: ClassVar[str] = "visual-question-answering"
+    options: ClassVar[type[VisualQuestionAnsweringOptions]] = VisualQuestionAnsweringOptions
 
     def __call__(
         self, inputs: Any = None, question: Any = None, *, batch_size: int | None = None, **parameters: Any
@@ -47,42 +66,28 @@ class VisualQuestionAnswering(PicturesTold):
     def _takes(self) -> str:
         return 'image= and question=, {"image": picture, "question": text}, or a list of those'
 
-    @classmethod
-    def _own(cls) -> frozenset[str]:
-        return frozenset(("truncation", "timeout", "generate_kwargs", "top_k"))
+    def check(self, item: Any) -> None:
+        """See `BatchPipeline.check`."""
+        if not isinstance(item, Mapping) or not {"image", "question"} <= item.keys():
+            raise InputError(f"{self.task} takes {self._takes()}, not {item!r:.80}")
+        if not isinstance(item["question"], str) or not item["question"].strip():
+            raise InputError(f"a question is a text that is not empty, not {item['question']!r:.60}")
 
-    def _answer(
-        self,
-        items: Sequence[Mapping[str, Any]],
-        batch_size: int | None,
-        *,
-        truncation: bool = True,
-        timeout: float | None = None,
-        top_k: int | None = None,
-        generate_kwargs: Mapping[str, Any] | None = None,
-        **generation: Any,
-    ) -> list[Any]:
-        """`truncation` cuts a question to the model's positions. `timeout`: seconds for a picture from the network.
+    def prepare(self, items: Sequence[Mapping[str, Any]], call: Call) -> Iterable[Iterable[Any]]:
+        """See `BatchPipeline.prepare`: pixel values with the tokens of the question."""
+        rows = self.encode([item["question"] for item in items], truncation=call.options.truncation)
+        pixels = self._pixels([item["image"] for item in items], call.options.timeout)
+        return ([pair] for pair in zip(pixels, rows, strict=True))
 
-        `top_k` changes nothing: one answer is generated, as in transformers. The others are generation's settings.
-        """
-        config = self._settings(generate_kwargs, generation)
-        for item in items:
-            if not isinstance(item, Mapping) or not {"image", "question"} <= item.keys():
-                raise InputError(f"{self.task} takes {self._takes()}, not {item!r:.80}")
-            if not isinstance(item["question"], str) or not item["question"].strip():
-                raise InputError(f"a question is a text that is not empty, not {item['question']!r:.60}")
-        answers: list[Any] = []
-        size = batch_size or TOGETHER
-        for first in range(0, len(items), size):
-            group = items[first : first + size]
-            rows = self._encode([item["question"] for item in group], truncation=truncation)
-            asked = self.tokenizer.pad(rows, "right")
-            inputs: dict[str, Any] = {
-                "pixel_values": self._pixels([item["image"] for item in group], timeout),
-                "input_ids": asked.input_ids,
-                "attention_mask": asked.attention_mask,
-            }
-            told = self._told(inputs, [[self.start]] * len(group), config, first)
-            answers += [[{"answer": self._text(ids).strip()} for ids in texts] for texts in told]
-        return answers
+    def feed(self, batch: list[Any]) -> dict[str, NDArray[Any]]:
+        """See `PictureToText.feed`."""
+        asked = self.tokenizer.pad([row for _, row in batch], "right")
+        return {
+            "pixel_values": np.stack([pixels for pixels, _ in batch]),
+            "input_ids": asked.input_ids,
+            "attention_mask": asked.attention_mask,
+        }
+
+    def finish(self, item: Any, pieces: Sequence[InputPiece], call: Call) -> list[dict[str, Any]]:
+        """See `BatchPipeline.finish`."""
+        return [{"answer": self._text(ids).strip()} for ids in pieces[0].output]

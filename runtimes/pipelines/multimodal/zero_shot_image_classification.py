@@ -3,65 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from isoform.errors import InputError
-from isoform.runtimes.generation.processors import softmax
-from isoform.runtimes.pipelines.vision.pictures import Pictures
+from isoform.runtimes.pipelines.base import InputPiece
+from isoform.runtimes.pipelines.scores import best_first, scored
+from isoform.runtimes.pipelines.vision.picture_encoder import PictureEncoder
 from isoform.runtimes.preprocess.text.tokenizer import pad
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 WHOLE = 64  # tokens of a text for a model that has no mask of the padding
 
 
-class ZeroShotImageClassification(Pictures):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroShotImageClassificationOptions:
+    """The parameters of a call."""
+
+    candidate_labels: Sequence[str] | str | None = None
+    hypothesis_template: str = "This is a photo of {}."  # each label takes the place of the {}
+    timeout: float | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels as a list. Raises InputError for what is none, or an empty one."""
+        given = self.candidate_labels
+        labels = [given] if isinstance(given, str) else list(given or ())
+        if not labels or not all(isinstance(label, str) for label in labels):
+            raise InputError(f"candidate_labels={given!r:.80} is no list of texts; give at least one")
+        return labels
+
+
+@dataclass(frozen=True, slots=True)
+class _ZeroShotCall:
+    """The labels, and the inputs that are the same for all pictures: the tokens of the labels."""
+
+    labels: list[str]
+    tokens: dict[str, NDArray[np.int64]]
+    timeout: float | None
+
+
+class ZeroShotImageClassification(PictureEncoder):
     """`pipe("cat.jpg", candidate_labels=["cat", "dog"])` -> [{"score": 0.9, "label": "cat"}, …], the best first.
 
-    The texts are read once for each batch of pictures. A model that judges each pair alone (SigLIP) gives
-    probabilities that do not add up to 1.
+    The texts are read once for each batch of pictures. A model that judges each pair alone gives probabilities that do
+    not add up to 1.
     """
 
     task: ClassVar[str] = "zero-shot-image-classification"
     outputs: ClassVar[tuple[str, ...]] = ("logits_per_image",)
+    options: ClassVar[type[ZeroShotImageClassificationOptions]] = ZeroShotImageClassificationOptions
     reads_text: ClassVar[bool] = True
 
-    def _answer(
-        self,
-        items: Sequence[Any],
-        batch_size: int | None,
-        *,
-        candidate_labels: Sequence[str] | None = None,
-        hypothesis_template: str = "This is a photo of {}.",
-        timeout: float | None = None,
-    ) -> list[list[dict[str, Any]]]:
-        """Each label takes the place of the {} in `hypothesis_template`."""
-        labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels or ())
-        if not labels or not all(isinstance(label, str) for label in labels):
-            raise InputError(f"candidate_labels={candidate_labels!r:.80} is no list of texts; give at least one")
+    def begin(self, options: ZeroShotImageClassificationOptions) -> _ZeroShotCall:
+        """See `Pipeline.begin`."""
+        labels, template = options.labels, options.hypothesis_template
         try:
-            texts = [hypothesis_template.format(label) for label in labels]
+            texts = [template.format(label) for label in labels]
         except (IndexError, KeyError, ValueError):
-            raise InputError(
-                f"hypothesis_template={hypothesis_template!r} must have one {{}}, where the label goes"
-            ) from None
-        others = self._tokens(texts)
+            raise InputError(f"hypothesis_template={template!r} must have one {{}}, where the label goes") from None
+        return _ZeroShotCall(labels, self._tokens(texts), options.timeout)
+
+    def feed(self, batch: list[Any], call: _ZeroShotCall) -> dict[str, NDArray[Any]]:
+        """See `OneGraph.feed`."""
+        return {**super().feed(batch, call), **call.tokens}
+
+    def finish(self, item: Any, pieces: Sequence[InputPiece], call: _ZeroShotCall) -> list[dict[str, Any]]:
+        """See `BatchPipeline.finish`."""
         single = "siglip" in str(self.config.get("model_type"))
-        answers = []
-        for out in self._outputs(items, batch_size, timeout, others):
-            logits = out["logits_per_image"]
-            scores = np.float32(1) / (np.float32(1) + np.exp(-logits)) if single else softmax(logits)
-            order = sorted(range(len(labels)), key=lambda n: -scores[n])
-            answers.append([{"score": float(scores[n]), "label": labels[n]} for n in order])
-        return answers
+        scores = scored(pieces[0].output["logits_per_image"], "sigmoid" if single else "softmax")
+        return [{"score": float(scores[n]), "label": call.labels[n]} for n in best_first(scores)]
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
         if any(port.name == "attention_mask" for port in self.session.signature.inputs):
-            batch = self.tokenizer.pad(self._encode(texts))
+            batch = self.tokenizer.pad(self.encode(texts))
             return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        rows = [row.ids for row in self._encode(texts, truncation=True, max_length=WHOLE)]
+        rows = [row.ids for row in self.encode(texts, truncation=True, max_length=WHOLE)]
         rows = [[*ids, *[self.tokenizer.pad_id] * (min(WHOLE, self.context or WHOLE) - len(ids))] for ids in rows]
         return {"input_ids": pad(rows, None, self.tokenizer.pad_id, "right").input_ids}

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.processors import softmax
-from isoform.runtimes.pipelines.base import Pipeline, tokenizer_options
+from isoform.runtimes.pipelines.base import InputPiece
+from isoform.runtimes.pipelines.scores import whole
+from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
+from isoform.runtimes.pipelines.text.tokenizer_options import tokenizer_options
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Encoding
 
 
-class FillMask(Pipeline):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillMaskOptions:
+    """The parameters of a call."""
+
+    top_k: int | None = None  # candidates per mask, 5 unless set
+    targets: str | Sequence[str] | None = None  # only these; one that is not a token stands for its first token
+    tokenizer_kwargs: Mapping[str, Any] | None = None  # truncation, max_length
+
+    def __post_init__(self) -> None:
+        whole("top_k", self.top_k, none="5")
+
+
+@dataclass(frozen=True, slots=True)
+class _FillMaskCall:
+    mask: int
+    top_k: int
+    wanted: NDArray[np.int64] | None
+    tokenizing: dict[str, Any]
+
+
+class FillMask(TextEncoder):
     """`pipe("It is a [MASK].")` -> [{"score", "token", "token_str", "sequence"}, …], the likeliest first.
 
     A text with several masks gives a list of such lists, each with the other masks left in place. A list that holds
@@ -25,38 +49,34 @@ class FillMask(Pipeline):
 
     task: ClassVar[str] = "fill-mask"
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    options: ClassVar[type[FillMaskOptions]] = FillMaskOptions
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
         """A text or a list of texts -> candidates for each mask."""
         answers = super().__call__(inputs, batch_size=batch_size, **parameters)
         return answers[0] if isinstance(inputs, list) and len(inputs) == 1 else answers
 
-    def _answer(
-        self,
-        items: Sequence[str],
-        batch_size: int | None,
-        *,
-        top_k: int | None = None,
-        targets: str | Sequence[str] | None = None,
-        tokenizer_kwargs: Mapping[str, Any] | None = None,
-    ) -> list[Any]:
-        """`top_k` candidates per mask (5 unless set). `targets`: only these; one that is not a token stands for its
-        first token. `tokenizer_kwargs`: truncation, max_length."""
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise InputError(f"top_k={top_k!r} must be a whole number of at least 1")
+    def begin(self, options: FillMaskOptions) -> _FillMaskCall:
+        """See `Pipeline.begin`."""
         mask = self.tokenizer.token_id("mask_token")
         if mask is None:
             raise InputError("the tokenizer has no mask token, so this model fills no masks")
-        wanted = None if targets is None else self._targets(targets)
-        rows = self._encode(items, **tokenizer_options(tokenizer_kwargs, "tokenizer_kwargs"))
+        wanted = None if options.targets is None else self._targets(options.targets)
+        tokenizing = tokenizer_options(options.tokenizer_kwargs, "tokenizer_kwargs")
+        return _FillMaskCall(mask, 5 if options.top_k is None else options.top_k, wanted, tokenizing)
+
+    def prepare(self, items: Sequence[str], call: _FillMaskCall) -> Iterable[Iterable[Any]]:
+        """See `BatchPipeline.prepare`."""
+        rows = self.encode(items, **call.tokenizing)
         for text, row in zip(items, rows, strict=True):
-            if mask not in row.ids:
+            if call.mask not in row.ids:
                 token = self.tokenizer.special["mask_token"]
                 raise InputError(f"no {token} in the text {text!r:.60}; put one where to fill")
-        return [
-            self._candidates(row, out["logits"], mask, 5 if top_k is None else top_k, wanted)
-            for row, out in zip(rows, self._forward(rows, batch_size), strict=True)
-        ]
+        return ([row] for row in rows)
+
+    def finish(self, item: str, pieces: Sequence[InputPiece], call: _FillMaskCall) -> list[Any]:
+        """See `BatchPipeline.finish`."""
+        return self._candidates(pieces[0].value, pieces[0].output["logits"], call.mask, call.top_k, call.wanted)
 
     def _candidates(
         self, row: Encoding, logits: NDArray[np.float32], mask: int, top_k: int, wanted: NDArray[np.int64] | None

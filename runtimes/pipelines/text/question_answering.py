@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from isoform.errors import InputError
-from isoform.runtimes.pipelines.base import Pipeline
+from isoform.runtimes.generation.processors import softmax
+from isoform.runtimes.pipelines.base import InputPiece
+from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +20,23 @@ if TYPE_CHECKING:
 _NEVER = -10000.0  # the logit of a token that cannot be part of an answer
 
 
-class QuestionAnswering(Pipeline):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionAnsweringOptions:
+    """The parameters of a call."""
+
+    top_k: int = 1
+    max_answer_len: int = 15  # tokens of an answer
+    max_seq_len: int | None = None  # tokens of the parts that a long context is read in, 384 unless set
+    max_question_len: int = 64  # tokens; a longer question is cut
+    doc_stride: int | None = None  # tokens that two parts share, 128 unless set
+    handle_impossible_answer: bool = False  # "" is an answer too
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1 or self.max_answer_len < 1:
+            raise InputError(f"top_k={self.top_k} and max_answer_len={self.max_answer_len} must be at least 1")
+
+
+class QuestionAnswering(TextEncoder):
     """`pipe(question="Where?", context="In Paris.")`, or with {"question", "context"}, or a list of those ->
     {"score", "start", "end", "answer"}, `start` and `end` counting characters of the context.
 
@@ -26,6 +45,7 @@ class QuestionAnswering(Pipeline):
 
     task: ClassVar[str] = "question-answering"
     outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
+    options: ClassVar[type[QuestionAnsweringOptions]] = QuestionAnsweringOptions
 
     def __call__(self, inputs: Any = None, *, batch_size: int | None = None, **parameters: Any) -> Any:
         """One question or a list -> one answer or a list; with `top_k` above 1 an answer is a list.
@@ -52,54 +72,40 @@ class QuestionAnswering(Pipeline):
     def _takes(self) -> str:
         return 'question= and context=, {"question": text, "context": text}, or a list of those'
 
-    def _answer(
-        self,
-        items: Sequence[Mapping[str, str]],
-        batch_size: int | None,
-        *,
-        top_k: int = 1,
-        max_answer_len: int = 15,
-        max_seq_len: int | None = None,
-        max_question_len: int = 64,
-        doc_stride: int | None = None,
-        handle_impossible_answer: bool = False,
-    ) -> list[Any]:
-        """`max_answer_len`: tokens of an answer. `max_seq_len`, `doc_stride`: length and overlap of the parts that a
-        long context is read in (384 and 128 unless set). `handle_impossible_answer`: "" is an answer too."""
-        if top_k < 1 or max_answer_len < 1:
-            raise InputError(f"top_k={top_k} and max_answer_len={max_answer_len} must be at least 1")
-        for item in items:
-            if not all(isinstance(item.get(name), str) and item[name] for name in ("question", "context")):
-                raise InputError(f"question-answering takes {self._takes()}, neither empty; this is {item!r:.80}")
+    def check(self, item: Any) -> None:
+        """See `BatchPipeline.check`."""
+        texts = [item.get(name) for name in ("question", "context")] if isinstance(item, Mapping) else [None]
+        if not all(isinstance(text, str) and text for text in texts):
+            raise InputError(f"question-answering takes {self._takes()}, neither empty; this is {item!r:.80}")
+
+    def prepare(self, items: Sequence[Mapping[str, str]], call: QuestionAnsweringOptions) -> Iterable[Iterable[Any]]:
+        """See `BatchPipeline.prepare`."""
         limits = [n for n in (self.tokenizer.max_length, self.context) if n]
-        length = max_seq_len or min([*limits, 384])
-        stride = doc_stride if doc_stride is not None else min(length // 2, 128)
-        questions = [self._short(item["question"], max_question_len) for item in items]
-        whole = self._encode(
-            questions,
+        length = call.max_seq_len or min([*limits, 384])
+        rows = self.encode(
+            [self._short(item["question"], call.max_question_len) for item in items],
             [item["context"] for item in items],
             truncation="only_second",
             max_length=length,
-            stride=stride,
+            stride=call.doc_stride if call.doc_stride is not None else min(length // 2, 128),
         )
-        parts = [[row, *row.overflowing] for row in whole]
-        outputs = iter(self._forward([part for row in parts for part in row], batch_size))
-        answers = []
-        for item, row in zip(items, parts, strict=True):
-            found: list[dict[str, Any]] = []
-            nothing = 1.0
-            for part in row:
-                out = next(outputs)
-                spans, null = self._spans(part, out["start_logits"], out["end_logits"], top_k, max_answer_len)
-                nothing = min(nothing, null)
-                for first, last, score in spans:
-                    start, end = _characters(part, first, last)
-                    found.append({"score": score, "start": start, "end": end, "answer": item["context"][start:end]})
-            if handle_impossible_answer:
-                found.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
-            found = sorted(found, key=lambda a: a["score"], reverse=True)[:top_k]
-            answers.append(found[0] if len(found) == 1 else found)
-        return answers
+        return ([row, *row.overflowing] for row in rows)
+
+    def finish(self, item: Mapping[str, str], pieces: Sequence[InputPiece], call: QuestionAnsweringOptions) -> Any:
+        """See `BatchPipeline.finish`."""
+        found: list[dict[str, Any]] = []
+        nothing = 1.0
+        for piece in pieces:
+            row, logits = piece.value, (piece.output["start_logits"], piece.output["end_logits"])
+            spans, null = self._spans(row, *logits, call.top_k, call.max_answer_len)
+            nothing = min(nothing, null)
+            for first, last, score in spans:
+                start, end = _characters(row, first, last)
+                found.append({"score": score, "start": start, "end": end, "answer": item["context"][start:end]})
+        if call.handle_impossible_answer:
+            found.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
+        found = sorted(found, key=lambda a: a["score"], reverse=True)[: call.top_k]
+        return found[0] if len(found) == 1 else found
 
     def _short(self, question: str, limit: int) -> str:
         """The question, cut to so many tokens."""
@@ -113,7 +119,7 @@ class QuestionAnswering(Pipeline):
         inside = np.array([n == 1 for n in row.sequence_ids])
         cls = self.tokenizer.token_id("cls_token")
         allowed = inside | (np.array(row.ids) == cls)
-        begin, finish = (_probabilities(np.where(allowed, logits, _NEVER)) for logits in (start, end))
+        begin, finish = (softmax(np.where(allowed, logits, _NEVER)) for logits in (start, end))
         null = float(begin[0] * finish[0])
         begin[0] = finish[0] = 0
         scores = np.tril(np.triu(np.outer(begin, finish)), longest - 1)
@@ -124,11 +130,6 @@ class QuestionAnswering(Pipeline):
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value)
-
-
-def _probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    e = np.exp(logits - logits.max())
-    return e / e.sum()
 
 
 def _characters(row: Encoding, first: int, last: int) -> tuple[int, int]:

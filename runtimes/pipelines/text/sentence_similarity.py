@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from isoform.errors import InputError
-from isoform.runtimes.pipelines.base import Pipeline
+from isoform.runtimes.pipelines.base import InputPiece
 from isoform.runtimes.pipelines.text.pooling import Recipe, normalize
+from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from isoform.runtimes.session import Session
 
 
-class SentenceSimilarity(Pipeline):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentenceSimilarityOptions:
+    """The parameters of a call."""
+
+    prompt: str | None = None  # put before every text
+    prompt_name: str | None = None  # picks one of the model's own
+    normalized: bool = False  # scales embeddings to length 1 where the model does not
+
+
+@dataclass(frozen=True, slots=True)
+class _SimilarityCall:
+    """`skip`: tokens of the prompt that pooling leaves out."""
+
+    prompt: str
+    skip: int
+    normalized: bool
+
+
+class SentenceSimilarity(TextEncoder):
     """Two kinds of input, two kinds of answer.
 
     A text gives its embedding, a float32 array (C,); a list of texts gives (N, C), what
@@ -29,6 +47,7 @@ class SentenceSimilarity(Pipeline):
 
     task: ClassVar[str] = "sentence-similarity"
     outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
+    options: ClassVar[type[SentenceSimilarityOptions]] = SentenceSimilarityOptions
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
@@ -48,53 +67,43 @@ class SentenceSimilarity(Pipeline):
     def _takes(self) -> str:
         return 'a text, a list of texts, or {"source_sentence": text, "sentences": [texts]}'
 
-    def _answer(
-        self,
-        items: Sequence[Any],
-        batch_size: int | None,
-        *,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        normalized: bool = False,
-    ) -> list[Any]:
-        """`prompt` is put before every text; `prompt_name` picks one of the model's own. `normalized` scales the
-        embeddings to length 1 where the model does not."""
-        texts: list[str] = []
-        for item in items:
-            texts += _texts(item) if isinstance(item, Mapping) else [item]
-        vectors = iter(self._embed(texts, batch_size, self._prompt(prompt, prompt_name)))
-        answers: list[Any] = []
-        for item in items:
-            if isinstance(item, Mapping):
-                source, *others = (normalize(next(vectors)) for _ in _texts(item))
-                answers.append([float(source @ other) for other in others])
-            else:
-                vector = next(vectors)
-                answers.append(normalize(vector) if normalized else vector)
-        return answers
+    def begin(self, options: SentenceSimilarityOptions) -> _SimilarityCall:
+        """See `Pipeline.begin`."""
+        prompt, skip = self._prompt(options), 0
+        if prompt and not self.recipe.include_prompt:
+            (row,) = self.encode([prompt], truncation=True, max_length=self.recipe.max_length)
+            skip = len(row.ids) - row.special_tokens_mask[-1]  # without the token that ends a text
+        return _SimilarityCall(prompt, skip, options.normalized)
 
-    def _prompt(self, prompt: str | None, name: str | None) -> str:
-        if prompt is not None:
-            return prompt
-        name = name if name is not None else self.recipe.default_prompt
+    def prepare(self, items: Sequence[Any], call: _SimilarityCall) -> Iterable[Iterable[Any]]:
+        """See `BatchPipeline.prepare`."""
+        groups = [_texts(item) if isinstance(item, Mapping) else [item] for item in items]
+        texts = [text for group in groups for text in group]
+        for text in texts:
+            if not isinstance(text, str):
+                raise InputError(f"{self.task} takes {self._takes()}, not {text!r:.80}")
+        prompted = [call.prompt + text for text in texts]
+        rows = iter(self.encode(prompted, truncation=True, max_length=self.recipe.max_length))
+        return [[next(rows) for _ in group] for group in groups]
+
+    def finish(self, item: Any, pieces: Sequence[InputPiece], call: _SimilarityCall) -> Any:
+        """See `BatchPipeline.finish`."""
+        vectors = [self.recipe.apply(piece.output["last_hidden_state"], call.skip) for piece in pieces]
+        if isinstance(item, Mapping):
+            source, *others = map(normalize, vectors)
+            return [float(source @ other) for other in others]
+        return normalize(vectors[0]) if call.normalized else vectors[0]
+
+    def _prompt(self, options: SentenceSimilarityOptions) -> str:
+        if options.prompt is not None:
+            return options.prompt
+        name = options.prompt_name if options.prompt_name is not None else self.recipe.default_prompt
         if name is None:
             return ""
         if name not in self.recipe.prompts:
             known = ", ".join(sorted(self.recipe.prompts)) or "none"
             raise InputError(f"the model has no prompt {name!r}; it has {known}")
         return self.recipe.prompts[name]
-
-    def _embed(self, texts: Sequence[str], batch_size: int | None, prompt: str) -> list[NDArray[np.float32]]:
-        for text in texts:
-            if not isinstance(text, str):
-                raise InputError(f"{self.task} takes {self._takes()}, not {text!r:.80}")
-        limit = self.recipe.max_length
-        rows = self._encode([prompt + text for text in texts], truncation=True, max_length=limit)
-        length = 0
-        if prompt and not self.recipe.include_prompt:
-            (row,) = self._encode([prompt], truncation=True, max_length=limit)
-            length = len(row.ids) - row.special_tokens_mask[-1]  # without the token that ends a text
-        return [self.recipe.apply(out["last_hidden_state"], length) for out in self._forward(rows, batch_size)]
 
 
 def _texts(item: Mapping[str, Any]) -> list[str]:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
 from isoform.errors import InputError
-from isoform.runtimes.generation.processors import softmax
-from isoform.runtimes.pipelines.base import Pipeline
+from isoform.runtimes.pipelines.base import InputPiece
+from isoform.runtimes.pipelines.scores import Labels, asked_function, best_first, scored, trained_function
+from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-_FUNCTIONS = ("sigmoid", "softmax", "none")
+    from isoform.runtimes.session import Session
 
 
-class TextClassification(Pipeline):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextClassificationOptions:
+    """The parameters of a call."""
+
+    top_k: int | Literal[""] | None = ""
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None  # what the model was trained for
+    truncation: bool | str = False
+    max_length: int | None = None
+    padding: Any = None  # changes nothing
+
+    def __post_init__(self) -> None:
+        asked_function(self.function_to_apply)
+
+
+class TextClassification(TextEncoder):
     """`pipe("Good!")` -> [{"label": "POSITIVE", "score": 0.99}]; a list gives one such object per text.
 
     {"text": …, "text_pair": …} classifies a pair. With `top_k` (None: all) an answer is a list of labels.
@@ -25,6 +38,11 @@ class TextClassification(Pipeline):
 
     task: ClassVar[str] = "text-classification"
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    options: ClassVar[type[TextClassificationOptions]] = TextClassificationOptions
+
+    def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
+        super().__init__(session, folder, **parameters)
+        self.labels = Labels(self.config, self.folder)
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
         """A text, a pair, or a list of either -> labels. One text alone gives a list, as in transformers."""
@@ -37,47 +55,29 @@ class TextClassification(Pipeline):
     def _takes(self) -> str:
         return 'a text, {"text", "text_pair"}, or a list of either'
 
-    def _answer(
-        self,
-        items: Sequence[Any],
-        batch_size: int | None,
-        *,
-        top_k: int | Literal[""] | None = "",
-        function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None,
-        truncation: bool | str = False,
-        max_length: int | None = None,
-        padding: Any = None,
-    ) -> list[Any]:
-        """`function_to_apply` defaults to what the model was trained for: none for regression, sigmoid for one label
-        or several at once, softmax otherwise."""
-        if function_to_apply is not None and str(function_to_apply).lower() not in _FUNCTIONS:
-            raise InputError(f"function_to_apply={function_to_apply!r} is not one of {', '.join(_FUNCTIONS)}")
+    def prepare(self, items: Sequence[Any], call: TextClassificationOptions) -> Iterable[Iterable[Any]]:
+        """See `BatchPipeline.prepare`."""
         singles = [n for n, item in enumerate(items) if not _pair(item)]
         pairs = [n for n, item in enumerate(items) if _pair(item)]
         rows: list[Any] = [None] * len(items)
-        options: dict[str, Any] = {"truncation": truncation, "max_length": max_length}
+        options: dict[str, Any] = {"truncation": call.truncation, "max_length": call.max_length}
         texts = [items[n]["text"] if isinstance(items[n], Mapping) else items[n] for n in singles]
-        for n, row in zip(singles, self._encode(texts, **options), strict=True):
+        for n, row in zip(singles, self.encode(texts, **options), strict=True):
             rows[n] = row
         first, second = [items[n]["text"] for n in pairs], [items[n]["text_pair"] for n in pairs]
-        for n, row in zip(pairs, self._encode(first, second, **options) if pairs else [], strict=True):
+        for n, row in zip(pairs, self.encode(first, second, **options) if pairs else [], strict=True):
             rows[n] = row
-        function = function_to_apply and str(function_to_apply).lower()
-        return [self._labels(out["logits"], function, top_k) for out in self._forward(rows, batch_size)]
+        return ([row] for row in rows)
 
-    def _labels(self, logits: NDArray[np.float32], function: str | None, top_k: int | Literal[""] | None) -> Any:
-        kind = self.config.get("problem_type")
-        if function is None:
-            many = kind == "multi_label_classification" or (len(logits) == 1 and kind != "regression")
-            function = "none" if kind == "regression" else "sigmoid" if many else "softmax"
-        scores = logits
-        if function != "none":
-            scores = softmax(logits) if function == "softmax" else np.float32(1) / (np.float32(1) + np.exp(-logits))
-        if top_k == "":
+    def finish(self, item: Any, pieces: Sequence[InputPiece], call: TextClassificationOptions) -> Any:
+        """See `BatchPipeline.finish`."""
+        logits = pieces[0].output["logits"]
+        function = asked_function(call.function_to_apply) or trained_function(self.config, len(logits))
+        scores = scored(logits, function)
+        if call.top_k == "":
             best = int(scores.argmax())
-            return {"label": self._label(best), "score": float(scores[best])}
-        order = sorted(range(len(scores)), key=lambda n: scores[n], reverse=True)
-        return [{"label": self._label(n), "score": float(scores[n])} for n in order[:top_k]]
+            return {"label": self.labels[best], "score": float(scores[best])}
+        return [{"label": self.labels[n], "score": float(scores[n])} for n in best_first(scores, call.top_k)]
 
 
 def _pair(item: Any) -> bool:

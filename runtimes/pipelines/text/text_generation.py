@@ -6,8 +6,8 @@ each unless the model's generation_config.json or the call says otherwise. Pass 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,9 @@ from isoform.runtimes.generation.loop import steps
 from isoform.runtimes.generation.searches import Row
 from isoform.runtimes.generation.settings import GenerationConfig, model_settings, resolve
 from isoform.runtimes.generation.text_stream import TextStream
-from isoform.runtimes.pipelines.base import Pipeline, tokenizer_options
+from isoform.runtimes.pipelines.base import Batches, BatchPipeline, InputPiece
+from isoform.runtimes.pipelines.batching import neighbours
+from isoform.runtimes.pipelines.text.tokenizer_options import tokenizer_options
 from isoform.runtimes.preprocess.text.chat import ChatTemplate, is_chat
 
 if TYPE_CHECKING:
@@ -48,10 +50,51 @@ class Prompt:
     given: Any
     ids: list[int]
     continues: bool  # a conversation whose last message goes on
-    limit: int | None = None  # new tokens, where the settings of the call do not say
 
 
-class TextGeneration(Pipeline):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextGenerationOptions:
+    """The parameters of a call."""
+
+    return_full_text: bool | None = None  # False leaves the prompt out
+    return_text: bool | None = None
+    return_tensors: bool | None = None  # {"generated_token_ids"} instead of text
+    clean_up_tokenization_spaces: bool | None = None
+    skip_special_tokens: bool = True
+    prefix: str = ""
+    stop_sequence: str | Sequence[str] | None = None  # ends a text, which keeps it
+    handle_long_generation: str | None = None
+    truncation: bool | str | None = None
+    add_special_tokens: bool | None = None
+    padding: Any = None  # changes nothing
+    continue_final_message: bool | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+    chat_template: str | None = None
+    tokenizer_encode_kwargs: Mapping[str, Any] | None = None  # for the tokenizer, or for a chat template
+    generation_config: Mapping[str, Any] | GenerationConfig | None = None
+    streamer: Streamer | None = None  # gets new text as it comes, one input after the other
+    generation: Mapping[str, Any] = field(default_factory=dict)  # the settings of `GenerationConfig`
+
+    def __post_init__(self) -> None:
+        if self.return_full_text is not None and (self.return_text is not None or self.return_tensors is not None):
+            raise InputError("return_full_text excludes return_text and return_tensors; pass one of them")
+        if self.return_text is not None and self.return_tensors is not None:
+            raise InputError("return_text and return_tensors exclude each other; pass one of them")
+        if self.handle_long_generation not in (None, "hole"):
+            raise InputError(f"handle_long_generation={self.handle_long_generation!r} is not None or 'hole'")
+
+
+@dataclass(frozen=True, slots=True)
+class _GenerationCall:
+    """`decode` turns new ids into the text of the answer."""
+
+    options: TextGenerationOptions
+    settings: GenerationConfig
+    decode: Callable[[Sequence[int]], str]
+
+
+class TextGeneration(BatchPipeline):
     """`pipe("Once upon")` -> [{"generated_text": "Once upon a time"}].
 
     A conversation (a list of {"role", "content"}) gives [{"generated_text": the conversation with the answer added}];
@@ -60,6 +103,7 @@ class TextGeneration(Pipeline):
 
     task: ClassVar[str] = "text-generation"
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    options: ClassVar[type[TextGenerationOptions]] = TextGenerationOptions
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
@@ -72,7 +116,7 @@ class TextGeneration(Pipeline):
         self._defaults: dict[str, Any] = dict(DEFAULTS)
         if (pad := self.tokenizer.token_id("pad_token")) is not None:
             self._defaults["pad_token_id"] = pad
-        resolve({k: v for k, v in self._parameters.items() if k not in self._own()}, self.settings, self._defaults)
+        resolve(self._generation(), self.settings, self._defaults)
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
         """A text, a conversation, or a list or an iterable of either -> what was generated."""
@@ -89,15 +133,15 @@ class TextGeneration(Pipeline):
         """The new text of one input, piece by piece as it comes; the parameters are those of a call."""
         if not self._is_one(inputs):
             raise InputError(f"stream() takes one text or one conversation, not {inputs!r:.80}")
-        together = {**self._parameters, **parameters}
-        own = {name: together.pop(name) for name in self._own() if name in together}
-        settings, prompts = self._prepare([inputs], together, **{k: v for k, v in own.items() if k in _PREPARED})
-        if settings.num_return_sequences > 1:
+        call = self._call({**self._parameters, **parameters})
+        if call.settings.num_return_sequences > 1:
             raise InputError("stream() makes one text; pass num_return_sequences=1")
-        if settings.num_beams > 1:
+        if call.settings.num_beams > 1:
             raise InputError("beams are known when they end, so stream() has no pieces of them; pass num_beams=1")
-        text = TextStream(partial(self.tokenizer.decode, skip_special_tokens=own.get("skip_special_tokens", True)))
-        for (row,) in self._steps(prompts, settings, 0):
+        ((prompt,),) = self.prepare([inputs], call)
+        options = call.options
+        text = TextStream(partial(self.tokenizer.decode, skip_special_tokens=options.skip_special_tokens))
+        for (row,) in self._steps([prompt], call.settings, 0):
             if piece := text.push(row.made[-1]):
                 yield piece
         if piece := text.end():
@@ -109,148 +153,93 @@ class TextGeneration(Pipeline):
     def _takes(self) -> str:
         return "a text, a conversation (a list of {'role', 'content'}), or a list of either"
 
-    @classmethod
-    def _own(cls) -> frozenset[str]:
-        """The call's parameters that are not generation's."""
-        import inspect
-
-        known = inspect.signature(cls._answer).parameters.values()
-        return frozenset(p.name for p in known if p.kind is p.KEYWORD_ONLY)
-
-    def _answer(
-        self,
-        items: Sequence[Any],
-        batch_size: int | None,
-        *,
-        return_full_text: bool | None = None,
-        return_text: bool | None = None,
-        return_tensors: bool | None = None,
-        clean_up_tokenization_spaces: bool | None = None,
-        skip_special_tokens: bool = True,
-        prefix: str = "",
-        stop_sequence: str | Sequence[str] | None = None,
-        handle_long_generation: str | None = None,
-        truncation: bool | str | None = None,
-        add_special_tokens: bool | None = None,
-        padding: Any = None,
-        continue_final_message: bool | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        chat_template: str | None = None,
-        tokenizer_encode_kwargs: Mapping[str, Any] | None = None,
-        generation_config: Mapping[str, Any] | GenerationConfig | None = None,
-        streamer: Streamer | None = None,
-        **generation: Any,
-    ) -> list[Any]:
-        """`return_full_text=False` leaves the prompt out; `return_tensors` gives {"generated_token_ids"} instead.
-
-        `stop_sequence` ends a text, which keeps it. `tokenizer_encode_kwargs` go to the tokenizer or, for a
-        conversation, to the chat template (enable_thinking=False). `streamer` is called with new text as it comes, one
-        input after the other (or is one of transformers' streamers). `**generation` are the settings of
-        `GenerationConfig`: max_new_tokens, do_sample, temperature, top_k, top_p, seed, …
-        """
-        if return_full_text is not None and (return_text is not None or return_tensors is not None):
-            raise InputError("return_full_text excludes return_text and return_tensors; pass one of them")
-        if return_text is not None and return_tensors is not None:
-            raise InputError("return_text and return_tensors exclude each other; pass one of them")
-        if stop_sequence is not None:
-            generation["stop_strings"] = stop_sequence
-        settings, prompts = self._prepare(
-            items,
-            generation,
-            prefix=prefix,
-            handle_long_generation=handle_long_generation,
-            truncation=truncation,
-            add_special_tokens=add_special_tokens,
-            continue_final_message=continue_final_message,
-            tools=tools,
-            documents=documents,
-            chat_template=chat_template,
-            tokenizer_encode_kwargs=tokenizer_encode_kwargs,
-            generation_config=generation_config,
-        )
-        if streamer is not None and settings.num_return_sequences > 1:
-            raise InputError("a streamer takes one text at a time; pass num_return_sequences=1")
-        if streamer is not None and settings.num_beams > 1:
-            raise InputError("beams are known when they end, so a streamer gets no pieces of them; pass num_beams=1")
-        decode = partial(
-            self.tokenizer.decode,
-            skip_special_tokens=skip_special_tokens,
-            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
-        )
-        size, count = 1 if streamer is not None else batch_size or TOGETHER, settings.num_return_sequences
-        answers: list[Any] = []
-        for start in range(0, len(prompts), size):
-            group = prompts[start : start + size]
-            if streamer is None:
-                *_, rows = self._steps(group, settings, start)
-            else:
-                rows = self._told(group, settings, start, streamer, decode)
-            for n, prompt in enumerate(group):
-                made = self._even([row.made for row in rows[n * count : (n + 1) * count]], settings)
-                if return_tensors:
-                    answers.append([{"generated_token_ids": [*prompt.ids, *ids]} for ids in made])
-                else:
-                    full = return_full_text is None or return_full_text
-                    answers.append([{"generated_text": _joined(prompt, decode(ids), full)} for ids in made])
-        return answers
-
-    # ------------------------------------------------------------------ prompts
-    def _prepare(
-        self,
-        items: Sequence[Any],
-        generation: Mapping[str, Any],
-        *,
-        prefix: str = "",
-        handle_long_generation: str | None = None,
-        truncation: bool | str | None = None,
-        add_special_tokens: bool | None = None,
-        continue_final_message: bool | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        chat_template: str | None = None,
-        tokenizer_encode_kwargs: Mapping[str, Any] | None = None,
-        generation_config: Mapping[str, Any] | GenerationConfig | None = None,
-    ) -> tuple[GenerationConfig, list[Prompt]]:
-        if isinstance(generation_config, GenerationConfig):
+    def begin(self, options: TextGenerationOptions) -> _GenerationCall:
+        """See `Pipeline.begin`."""
+        generation, given = dict(options.generation), options.generation_config
+        if options.stop_sequence is not None:
+            generation["stop_strings"] = options.stop_sequence
+        if isinstance(given, GenerationConfig):
             if generation:
                 raise InputError(
                     f"generation_config comes with {', '.join(generation)}; give all settings in one place"
                 )
-            settings = generation_config
+            settings = given
         else:
-            settings = resolve({**(generation_config or {}), **generation}, self.settings, self._defaults)
-        if handle_long_generation not in (None, "hole"):
-            raise InputError(f"handle_long_generation={handle_long_generation!r} is not None or 'hole'")
-        prompts = []
-        for item in items:
-            if isinstance(item, str):
-                options = tokenizer_options(tokenizer_encode_kwargs, "tokenizer_encode_kwargs")
-                if truncation is not None:
-                    options.setdefault("truncation", truncation)
-                if add_special_tokens is not None:
-                    options.setdefault("add_special_tokens", add_special_tokens)
-                text, continues = prefix + item, False
-            elif is_chat(item):
-                by_role = item[-1].get("role") == "assistant"
-                continues = by_role if continue_final_message is None else continue_final_message
-                text = self.chat_template.render(
-                    item,
-                    add_generation_prompt=not continues,
-                    continue_final_message=continues,
-                    tools=tools,
-                    documents=documents,
-                    chat_template=chat_template,
-                    **(tokenizer_encode_kwargs or {}),
-                )
-                options = {"add_special_tokens": False, "truncation": truncation or False}
+            settings = resolve({**(given or {}), **generation}, self.settings, self._defaults)
+        if options.streamer is not None and settings.num_return_sequences > 1:
+            raise InputError("a streamer takes one text at a time; pass num_return_sequences=1")
+        if options.streamer is not None and settings.num_beams > 1:
+            raise InputError("beams are known when they end, so a streamer gets no pieces of them; pass num_beams=1")
+        decode = partial(
+            self.tokenizer.decode,
+            skip_special_tokens=options.skip_special_tokens,
+            clean_up_tokenization_spaces=options.clean_up_tokenization_spaces,
+        )
+        return _GenerationCall(options, settings, decode)
+
+    def prepare(self, items: Sequence[Any], call: _GenerationCall) -> Iterable[Iterable[Prompt]]:
+        """See `BatchPipeline.prepare`."""
+        return [[self._prompt(item, call.options, call.settings)] for item in items]
+
+    def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
+        """See `BatchPipeline.batches`."""
+        return Batches(count, neighbours(pieces, size or TOGETHER))
+
+    def forward(
+        self, batches: Iterator[list[Prompt]], count: int, call: _GenerationCall
+    ) -> Iterator[Sequence[list[list[int]]]]:
+        """See `BatchPipeline.forward`: the ids of the texts of each prompt."""
+        texts, start = call.settings.num_return_sequences, 0
+        for batch in batches:
+            if call.options.streamer is None:
+                *_, rows = self._steps(batch, call.settings, start)
             else:
-                raise InputError(f"text-generation takes {self._takes()}, not {item!r:.80}")
-            ids = self._ids(text, options)
-            if handle_long_generation == "hole":
-                ids = self._with_room(ids, settings)
-            prompts.append(Prompt(item, ids, continues))
-        return settings, prompts
+                rows = [
+                    row
+                    for n, prompt in enumerate(batch, start)
+                    for row in self._streamed(prompt, call, n, call.options.streamer)
+                ]
+            start += len(batch)
+            made = [row.made for row in rows]
+            yield [self._even(made[n : n + texts], call.settings) for n in range(0, len(made), texts)]
+
+    def finish(self, item: Any, pieces: Sequence[InputPiece], call: _GenerationCall) -> list[dict[str, Any]]:
+        """See `BatchPipeline.finish`."""
+        (piece,), options = pieces, call.options
+        if options.return_tensors:
+            return [{"generated_token_ids": [*piece.value.ids, *ids]} for ids in piece.output]
+        full = options.return_full_text is None or options.return_full_text
+        return [{"generated_text": _joined(piece.value, call.decode(ids), full)} for ids in piece.output]
+
+    # ------------------------------------------------------------------ prompts
+    def _prompt(self, item: Any, o: TextGenerationOptions, settings: GenerationConfig) -> Prompt:
+        """A text or a conversation as the model reads it."""
+        if isinstance(item, str):
+            options = tokenizer_options(o.tokenizer_encode_kwargs, "tokenizer_encode_kwargs")
+            if o.truncation is not None:
+                options.setdefault("truncation", o.truncation)
+            if o.add_special_tokens is not None:
+                options.setdefault("add_special_tokens", o.add_special_tokens)
+            text, continues = o.prefix + item, False
+        elif is_chat(item):
+            by_role = item[-1].get("role") == "assistant"
+            continues = by_role if o.continue_final_message is None else o.continue_final_message
+            text = self.chat_template.render(
+                item,
+                add_generation_prompt=not continues,
+                continue_final_message=continues,
+                tools=o.tools,
+                documents=o.documents,
+                chat_template=o.chat_template,
+                **(o.tokenizer_encode_kwargs or {}),
+            )
+            options = {"add_special_tokens": False, "truncation": o.truncation or False}
+        else:
+            raise InputError(f"text-generation takes {self._takes()}, not {item!r:.80}")
+        ids = self._ids(text, options)
+        if o.handle_long_generation == "hole":
+            ids = self._with_room(ids, settings)
+        return Prompt(item, ids, continues)
 
     def _ids(self, text: str, options: dict[str, Any]) -> list[int]:
         options.setdefault("truncation", False)
@@ -278,22 +267,15 @@ class TextGeneration(Pipeline):
         ids = [prompt.ids or ([] if begin is None else [begin]) for prompt in prompts]
         return steps(self.session, ids, settings, context=self.context, decode=self.tokenizer.decode, first_row=first)
 
-    def _told(
-        self,
-        prompts: Sequence[Prompt],
-        settings: GenerationConfig,
-        first: int,
-        streamer: Any,
-        decode: Callable[[Sequence[int]], str],
-    ) -> list[Row]:
-        """Generate one text and tell the streamer every piece or token of it."""
+    def _streamed(self, prompt: Prompt, call: _GenerationCall, number: int, streamer: Any) -> list[Row]:
+        """Generate one text and give the streamer every piece or token of it."""
         put = getattr(streamer, "put", None)
         if put is None and not callable(streamer):
             raise InputError(f"a streamer is a function of a text, or has put() and end(), unlike {streamer!r:.60}")
-        text, rows = TextStream(decode), []
+        text, rows = TextStream(call.decode), []
         if put is not None:
-            put(np.array([prompts[0].ids], np.int64))
-        for rows in self._steps(prompts, settings, first):
+            put(np.array([prompt.ids], np.int64))
+        for rows in self._steps([prompt], call.settings, number):
             token = rows[0].made[-1]
             if put is not None:
                 put(np.array([token], np.int64))
@@ -311,9 +293,6 @@ class TextGeneration(Pipeline):
         ends = settings.eos_token_id or (0,)
         pad = settings.pad_token_id if settings.pad_token_id is not None else ends[0]
         return [ids + [pad] * (longest - len(ids)) for ids in made]
-
-
-_PREPARED = frozenset(TextGeneration._prepare.__kwdefaults__ or ())
 
 
 def _joined(prompt: Prompt, text: str, full: bool) -> Any:

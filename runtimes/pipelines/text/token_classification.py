@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.processors import softmax
-from isoform.runtimes.pipelines.base import Pipeline
+from isoform.runtimes.pipelines.base import InputPiece
+from isoform.runtimes.pipelines.scores import Labels
+from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Encoding
 
+    from isoform.runtimes.session import Session
+
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
 
-class TokenClassification(Pipeline):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenClassificationOptions:
+    """The parameters of a call.
+
+    `aggregation_strategy`: "simple" joins tokens; "first", "average" and "max" first give each word the label of its
+    first token, of the mean of its tokens, or of its surest token.
+    """
+
+    aggregation_strategy: str = "none"
+    ignore_labels: Sequence[str] | None = None  # these are left out; ["O"] unless set
+    stride: int | None = None  # tokens that the overlapping parts of a long text share
+
+    def __post_init__(self) -> None:
+        strategy = str(self.aggregation_strategy).lower()
+        if strategy not in STRATEGIES:
+            raise InputError(
+                f"aggregation_strategy={self.aggregation_strategy!r} is not one of {', '.join(STRATEGIES)}"
+            )
+        if self.stride is not None and strategy == "none":
+            raise InputError("stride= runs a text in overlapping parts, which needs an aggregation_strategy")
+
+
+class TokenClassification(TextEncoder):
     """`pipe("Ada lives in Paris")` -> [{"entity", "score", "index", "word", "start", "end"}, …].
 
     With `aggregation_strategy` neighbours of one kind are joined: {"entity_group", "score", "word", "start", "end"}.
@@ -27,37 +55,26 @@ class TokenClassification(Pipeline):
 
     task: ClassVar[str] = "token-classification"
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    options: ClassVar[type[TokenClassificationOptions]] = TokenClassificationOptions
 
-    def _answer(
-        self,
-        items: Sequence[str],
-        batch_size: int | None,
-        *,
-        aggregation_strategy: str = "none",
-        ignore_labels: Sequence[str] | None = None,
-        stride: int | None = None,
-    ) -> list[Any]:
-        """`aggregation_strategy`: "simple" joins tokens; "first", "average" and "max" first give each word the label
-        of its first token, of the mean of its tokens, or of its surest token. `ignore_labels` are left out ("O")."""
-        strategy = str(aggregation_strategy).lower()
-        if strategy not in STRATEGIES:
-            raise InputError(f"aggregation_strategy={aggregation_strategy!r} is not one of {', '.join(STRATEGIES)}")
-        if stride is not None and strategy == "none":
-            raise InputError("stride= runs a text in overlapping parts, which needs an aggregation_strategy")
-        ignored = ["O"] if ignore_labels is None else list(ignore_labels)
-        whole = self._encode(items, truncation=True, stride=stride or 0)
-        parts = [[row, *(row.overflowing if stride is not None else ())] for row in whole]
-        outputs = iter(self._forward([part for row in parts for part in row], batch_size))
-        answers = []
-        for text, row in zip(items, parts, strict=True):
-            found: list[dict[str, Any]] = []
-            for part in row:
-                entities = self._entities(text, part, softmax(next(outputs)["logits"]), strategy)
-                found += [
-                    e for e in entities if e.get("entity") not in ignored and e.get("entity_group") not in ignored
-                ]
-            answers.append(_without_overlaps(found) if len(row) > 1 else found)
-        return answers
+    def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
+        super().__init__(session, folder, **parameters)
+        self.labels = Labels(self.config, self.folder)
+
+    def prepare(self, items: Sequence[str], call: TokenClassificationOptions) -> Iterable[Iterable[Any]]:
+        """See `BatchPipeline.prepare`."""
+        rows = self.encode(items, truncation=True, stride=call.stride or 0)
+        return ([row, *(row.overflowing if call.stride is not None else ())] for row in rows)
+
+    def finish(self, item: str, pieces: Sequence[InputPiece], call: TokenClassificationOptions) -> list[dict[str, Any]]:
+        """See `BatchPipeline.finish`."""
+        ignored = ["O"] if call.ignore_labels is None else list(call.ignore_labels)
+        found: list[dict[str, Any]] = []
+        for piece in pieces:
+            scores = softmax(piece.output["logits"])
+            entities = self._entities(item, piece.value, scores, str(call.aggregation_strategy).lower())
+            found += [e for e in entities if e.get("entity") not in ignored and e.get("entity_group") not in ignored]
+        return _without_overlaps(found) if len(pieces) > 1 else found
 
     def _entities(self, text: str, row: Encoding, scores: NDArray[np.float32], strategy: str) -> list[dict[str, Any]]:
         """Shapes: scores (T, labels)."""
@@ -66,7 +83,7 @@ class TokenClassification(Pipeline):
             entities = []
             for token in tokens:
                 best = int(token["scores"].argmax())
-                entity = {"entity": self._label(best), "score": token["scores"][best], "index": token["index"]}
+                entity = {"entity": self.labels[best], "score": token["scores"][best], "index": token["index"]}
                 entities.append(entity | {name: token[name] for name in ("word", "start", "end")})
         else:
             entities = [self._word(word, strategy) for word in _words(tokens)]
@@ -101,7 +118,7 @@ class TokenClassification(Pipeline):
             scores = np.nanmean(np.stack([token["scores"] for token in tokens]), axis=0)
         best = int(scores.argmax())
         return {
-            "entity": self._label(best),
+            "entity": self.labels[best],
             "score": scores[best],
             "word": self.tokenizer.joined([token["word"] for token in tokens]),
             "start": tokens[0]["start"],

@@ -3,51 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from isoform.errors import InputError
-from isoform.runtimes.generation.processors import softmax
-from isoform.runtimes.pipelines.vision.pictures import Pictures
+from isoform.runtimes.pipelines.base import InputPiece
+from isoform.runtimes.pipelines.scores import Labels, asked_function, best_first, scored, trained_function, whole
+from isoform.runtimes.pipelines.vision.picture_encoder import PictureEncoder
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-_FUNCTIONS = ("sigmoid", "softmax", "none")
+    from isoform.runtimes.session import Session
 
 
-class ImageClassification(Pictures):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageClassificationOptions:
+    """The parameters of a call."""
+
+    top_k: int | None = 5  # None gives all
+    function_to_apply: str | None = None  # "softmax", "sigmoid", "none"; what the model was trained for
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        asked_function(self.function_to_apply)
+        whole("top_k", self.top_k, none="all labels")
+
+
+class ImageClassification(PictureEncoder):
     """`pipe("cat.jpg")` -> [{"label": "tabby", "score": 0.9}, …], the five likeliest; a list gives a list of those."""
 
     task: ClassVar[str] = "image-classification"
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    options: ClassVar[type[ImageClassificationOptions]] = ImageClassificationOptions
 
-    def _answer(
-        self,
-        items: Sequence[Any],
-        batch_size: int | None,
-        *,
-        top_k: int | None = 5,
-        function_to_apply: str | None = None,
-        timeout: float | None = None,
-    ) -> list[list[dict[str, Any]]]:
-        """`top_k` None gives all. `function_to_apply` ("softmax", "sigmoid", "none") defaults to what the model was
-        trained for: none for regression, sigmoid for one label or several at once, softmax otherwise."""
-        function = function_to_apply and str(function_to_apply).lower()
-        if function is not None and function not in _FUNCTIONS:
-            raise InputError(f"function_to_apply={function_to_apply!r} is not one of {', '.join(_FUNCTIONS)}")
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise InputError(f"top_k={top_k!r} is no whole number of at least 1; None gives all labels")
-        return [self._labels(out["logits"], function, top_k) for out in self._outputs(items, batch_size, timeout)]
+    def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
+        super().__init__(session, folder, **parameters)
+        self.labels = Labels(self.config, self.folder)
 
-    def _labels(self, logits: NDArray[np.float32], function: str | None, top_k: int | None) -> list[dict[str, Any]]:
-        if function is None:
-            kind = self.config.get("problem_type")
-            many = kind == "multi_label_classification" or len(logits) == 1
-            function = "none" if kind == "regression" else "sigmoid" if many else "softmax"
-        scores = logits
-        if function != "none":
-            scores = softmax(logits) if function == "softmax" else np.float32(1) / (np.float32(1) + np.exp(-logits))
-        order = sorted(range(len(scores)), key=lambda n: scores[n], reverse=True)
-        return [{"label": self._label(n), "score": float(scores[n])} for n in order[:top_k]]
+    def finish(self, item: Any, pieces: Sequence[InputPiece], call: ImageClassificationOptions) -> list[dict[str, Any]]:
+        """See `BatchPipeline.finish`."""
+        logits = pieces[0].output["logits"]
+        scores = scored(logits, asked_function(call.function_to_apply) or trained_function(self.config, len(logits)))
+        return [{"label": self.labels[n], "score": float(scores[n])} for n in best_first(scores, call.top_k)]

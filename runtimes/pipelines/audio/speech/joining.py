@@ -19,7 +19,7 @@ Timestamps = bool | Literal["word"]
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class SpeechVocabulary:
     """What the tokens are. `language` is the English name that words are split by if none is among the tokens."""
 
     decode: Callable[[Sequence[int]], str]
@@ -31,7 +31,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SoundTokens:
     """What was heard in one piece of sound; `stride` is its length and what it shares with its neighbours, seconds."""
 
     tokens: Sequence[int]
@@ -49,8 +49,8 @@ class _Segment:
 
 
 def join(
-    pieces: Iterable[Piece],
-    vocabulary: Vocabulary,
+    pieces: Iterable[SoundTokens],
+    vocabulary: SpeechVocabulary,
     *,
     timestamps: Timestamps = False,
     with_language: bool = False,
@@ -69,7 +69,7 @@ def join(
 
 class _Joiner:
     def __init__(
-        self, vocabulary: Vocabulary, timestamps: Timestamps, with_language: bool, precision: float, window: int
+        self, vocabulary: SpeechVocabulary, timestamps: Timestamps, with_language: bool, precision: float, window: int
     ) -> None:
         self._vocabulary, self._timestamps, self._with_language = vocabulary, timestamps, with_language
         self._precision, self._window = precision, window
@@ -82,7 +82,7 @@ class _Joiner:
         self._held: list[list[int]] = []
         self._held_spans: list[list[Span]] = []
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: SoundTokens) -> None:
         first, precision = self._vocabulary.first_timestamp, self._precision
         tokens = piece.tokens
         overlap_start: float = first  # tokens below are timestamps in the overlap with the piece before

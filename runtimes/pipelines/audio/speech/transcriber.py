@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from isoform.errors import InputError
+from isoform.progress import Progress
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.processors import softmax
 from isoform.runtimes.generation.searches import Row
 from isoform.runtimes.pipelines.audio.speech.alignment import token_times
-from isoform.runtimes.pipelines.audio.speech.joining import Piece, Vocabulary, join
+from isoform.runtimes.pipelines.audio.speech.joining import SoundTokens, SpeechVocabulary, join
 from isoform.runtimes.pipelines.audio.speech.languages import LANGUAGES
 from isoform.runtimes.pipelines.audio.speech.rules import timestamps
-from isoform.runtimes.pipelines.audio.speech.settings import SpeechModel, SpeechSettings, read_call, room
+from isoform.runtimes.pipelines.audio.speech.speech_settings import SpeechModel, SpeechSettings, read_call, room
 from isoform.runtimes.pipelines.audio.speech.windows import Windows
+from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings
 from isoform.runtimes.preprocess.json_files import read_object
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
 
     from isoform.runtimes.generation.processors import Processor
     from isoform.signature import Role
-
-Progress = Callable[[str, int, int], None]
-"""What is being done, seconds done, seconds in all."""
 
 Stride = tuple[float, float, float]
 """Seconds of a piece, and those it shares with the one before and the one after."""
@@ -80,7 +79,7 @@ class _Recording:
 
 
 @dataclass(slots=True)
-class _Heard:
+class _Window:
     """What one window gave."""
 
     prompt: list[int]
@@ -103,7 +102,7 @@ class Transcriber:
         languages = {f"<|{code}|>": code for code in LANGUAGES}
         by_text = tokenizer.vocabulary()
         name = read_object(folder / "tokenizer_config.json").get("language")
-        self._vocabulary = Vocabulary(
+        self._vocabulary = SpeechVocabulary(
             decode=tokenizer.decode,
             special=tokenizer.special_ids,
             languages={by_text[text]: code for text, code in languages.items() if text in by_text},
@@ -189,12 +188,12 @@ class Transcriber:
             for pieces in heard
         ]
 
-    def _piece(self, recording: _Recording, stride: Stride | None, with_language: bool) -> Piece:
+    def _piece(self, recording: _Recording, stride: Stride | None, with_language: bool) -> SoundTokens:
         tokens = [token for segment in recording.said for token in segment]
         times = recording.times
         if with_language and recording.language is not None:
             tokens, times = [recording.language, *tokens], [0.0, *times]
-        return Piece(tokens, times, stride)
+        return SoundTokens(tokens, times, stride)
 
     # ------------------------------------------------------------------ windows
     def _read(
@@ -218,7 +217,7 @@ class Transcriber:
                 # What a chunk has more than the model's window is not heard.
                 ready += [(n, chunk[: self.features.n_samples], stride) for chunk, stride in cut.chunks(samples)]
         found: list[list[tuple[_Recording, Stride | None]]] = [[] for _ in recordings]
-        for group in _groups(ready, size, settings):
+        for group in neighbours(ready, size, kind=lambda one: settings[one[0]]):
             heard = [_Recording(Windows(chunk, self.features)) for _, chunk, _ in group]
 
             def tell(seconds: float, before: int = done) -> None:
@@ -337,9 +336,9 @@ class Transcriber:
     # ------------------------------------------------------------------ decoding
     def _hear(
         self, memory: Any, active: Sequence[_Recording], prompts: Sequence[list[int]], settings: SpeechSettings
-    ) -> list[_Heard]:
+    ) -> list[_Window]:
         """Decode every window, again and at the next temperature while the text looks wrong."""
-        heard: list[_Heard | None] = [None] * len(active)
+        heard: list[_Window | None] = [None] * len(active)
         waiting = list(range(len(active)))
         for temperature in settings.temperatures:
             again = []
@@ -357,7 +356,7 @@ class Transcriber:
                 break
         return [window for window in heard if window is not None]
 
-    def _looks_wrong(self, window: _Heard, settings: SpeechSettings) -> bool:
+    def _looks_wrong(self, window: _Window, settings: SpeechSettings) -> bool:
         """Whether to decode a window again; `skip` is set where it holds no speech."""
         wrong, likely = False, 0.0
         if settings.compression_ratio_threshold is not None:
@@ -383,7 +382,7 @@ class Transcriber:
         prompts: Sequence[list[int]],
         settings: SpeechSettings,
         temperature: float,
-    ) -> list[_Heard]:
+    ) -> list[_Window]:
         """The windows of rows `lane` of a memory of `count` rows; their prompts are of one length."""
         decoder = self._session.decoder(memory)
         if list(lane) != list(range(count)):
@@ -415,8 +414,8 @@ class Transcriber:
         return [self._heard(row, silence, temperature) for row, silence in zip(rows, listener.chances, strict=True)]
 
     @staticmethod
-    def _heard(row: Row, silence: float, temperature: float) -> _Heard:
-        return _Heard(row.prompt, row.made, row.chances, silence, temperature)
+    def _heard(row: Row, silence: float, temperature: float) -> _Window:
+        return _Window(row.prompt, row.made, row.chances, silence, temperature)
 
     def _rules(self, length: int) -> list[Processor]:
         model = self.model
@@ -426,7 +425,7 @@ class Transcriber:
         return [timestamps(length, first, silent, model.eos_token_id, latest)]
 
     # ------------------------------------------------------------------ words
-    def _times(self, memory: Any, active: Sequence[_Recording], heard: Sequence[_Heard]) -> list[NDArray[np.float64]]:
+    def _times(self, memory: Any, active: Sequence[_Recording], heard: Sequence[_Window]) -> list[NDArray[np.float64]]:
         """When each new token of every window begins, seconds from the window's start."""
         rows = [[*window.prompt, *window.made[:-1]] for window in heard]
         ids = np.full((len(rows), max(map(len, rows))), self.model.eos_token_id, np.int64)
@@ -513,18 +512,6 @@ class _Cut:
                 yield chunk, (len(chunk) / self.rate, left / self.rate, right / self.rate)
             if is_last:
                 return
-
-
-def _groups(ready: Sequence[_Ready], size: int, settings: Sequence[SpeechSettings]) -> Iterator[list[_Ready]]:
-    """At most `size` neighbours whose recordings have the same settings."""
-    group: list[_Ready] = []
-    for one in ready:
-        if group and (len(group) == size or settings[one[0]] != settings[group[0][0]]):
-            yield group
-            group = []
-        group.append(one)
-    if group:
-        yield group
 
 
 def _by_length(rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:

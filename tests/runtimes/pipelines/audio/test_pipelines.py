@@ -114,7 +114,7 @@ def test_files_and_progress(tmp_path: Path) -> None:
     soundfile.write(path, sound(80000), RATE, subtype="FLOAT")
     seen: list[tuple[str, int, int]] = []
     with api.pipeline("automatic-speech-recognition", tiny("wav2vec2_ctc")) as pipe:
-        pipe.progress = lambda *step: seen.append(step)  # type: ignore[attr-defined]
+        pipe.progress = lambda *step: seen.append(step)
         assert pipe(path, chunk_length_s=1) == ours("wav2vec2_ctc")(sound(80000), chunk_length_s=1)
     assert seen[-1] == ("recognize", 5, 5)
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)

@@ -15,7 +15,8 @@ from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.torch.session import TorchSession
 from isoform.runtimes.pipelines import ALIASES, TASKS, build_pipeline, model_task
-from isoform.runtimes.pipelines.base import READ, TOKENS, batches
+from isoform.runtimes.pipelines.base import READ
+from isoform.runtimes.pipelines.batching import TOKENS, longest_first
 from isoform.runtimes.pipelines.text.pooling import MODES
 
 Tiny = Callable[[str], Path]
@@ -258,7 +259,7 @@ def test_conversations_go_on_as_in_transformers(name: str, tiny: Tiny) -> None:
 
 def test_defaults_are_those_of_the_pipeline_and_the_model(tiny: Tiny) -> None:
     with ours("text-generation", tiny("llama3_instruct")) as pipe:
-        settings, _ = pipe._prepare(["x"], {})  # what a call would use
+        settings = pipe._call({}).settings  # what a call would use
         assert (settings.do_sample, settings.temperature, settings.top_p, settings.top_k) == (True, 0.6, 0.9, 50)
         assert (settings.max_new_tokens, settings.eos_token_id) == (256, (451, 457))
         fixed = {"seed": 3, "max_new_tokens": 6}
@@ -459,7 +460,7 @@ def test_an_iterator_is_answered_as_it_is_read(tiny: Tiny) -> None:
 @pytest.mark.parametrize("size", [None, 1, 4])
 def test_rows_of_similar_length_run_together(size: int | None) -> None:
     lengths = [*np.random.default_rng(0).integers(1, TOKENS, 100).tolist(), 2 * TOKENS]
-    groups = list(batches(lengths, size))
+    groups = list(longest_first(lengths, size))
     assert sorted(n for group in groups for n in group) == list(range(101))  # each row once
     in_order = [lengths[n] for group in groups for n in group]
     assert in_order == sorted(lengths, reverse=True)
@@ -470,7 +471,7 @@ def test_rows_of_similar_length_run_together(size: int | None) -> None:
         assert all((len(group) + 1) * lengths[group[0]] > TOKENS for group in groups[:-1])  # none has room for another
     else:
         assert {len(group) for group in groups[:-1]} == {size}
-    assert list(batches([], size)) == []
+    assert list(longest_first([], size)) == []
 
 
 def test_a_batch_size_holds_and_answers_keep_their_order(tiny: Tiny) -> None:
@@ -519,3 +520,25 @@ def test_a_wrong_task_model_or_parameter_is_said_at_once(tiny: Tiny) -> None:
     with pytest.raises(InputError, match="a text or a list of texts, not 3"):
         build_pipeline("feature-extraction", session, tiny("bert"))(3)
     assert {model_task(task) for task in (*TASKS, *ALIASES)} < set(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("audio-classification", "wav2vec2"),
+        ("audio-classification", "whisper_labels"),
+        ("image-classification", "vit_cls"),
+        ("text-classification", "bert_seqcls"),
+        ("token-classification", "bert_ner"),
+    ],
+)
+def test_labels_that_are_no_object_are_a_checkpoint_error(task: str, name: str, tiny: Tiny, tmp_path: Path) -> None:
+    model = open_model(tiny(name), task)
+    folder = shutil.copytree(tiny(name), tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for labels, shown in ((5, "5"), (["a"], r"\['a'\]")):
+        (folder / "config.json").write_text(json.dumps({**config, "id2label": labels}), encoding="utf-8")
+        with pytest.raises(CheckpointError, match=rf"config\.json: id2label is {shown}, not an object"):
+            open_model(folder, task).config  # noqa: B018  (the checkpoint, before it runs)
+        with pytest.raises(CheckpointError, match=rf"m/config\.json: id2label is {shown}, not an object"):
+            build_pipeline(task, TorchSession(model), folder)

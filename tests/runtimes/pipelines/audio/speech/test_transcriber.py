@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from isoform.errors import CheckpointError, InputError
 from isoform.runtimes.pipelines.audio.speech import windows
 from isoform.runtimes.pipelines.audio.speech.alignment import median_filter, token_times, warp
-from isoform.runtimes.pipelines.audio.speech.joining import Piece, Timestamps, join, merge
+from isoform.runtimes.pipelines.audio.speech.joining import SoundTokens, Timestamps, join, merge
 from isoform.runtimes.pipelines.audio.speech.rules import timestamps
-from isoform.runtimes.pipelines.audio.speech.settings import SpeechModel
+from isoform.runtimes.pipelines.audio.speech.speech_settings import SpeechModel
 from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber
 from isoform.runtimes.pipelines.audio.speech.words import words
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel
@@ -119,7 +119,7 @@ def test_pieces_are_joined_as_in_transformers(hearing: tuple[Any, Transcriber]) 
             times = np.sort(random.random(len(tokens)) * 30).round(2).tolist()
             output = {"tokens": torch.tensor([tokens]), "token_timestamps": torch.tensor([times], dtype=torch.float64)}
             outputs.append(output if stride is None else {**output, "stride": stride})
-            pieces.append(Piece(tokens, times, stride))
+            pieces.append(SoundTokens(tokens, times, stride))
         askings: list[tuple[Timestamps, bool]] = [(False, False), (True, False), (True, True), ("word", False)]
         for asked, language in [*askings, (False, True)]:
             text, optional = theirs._decode_asr(

@@ -1,0 +1,56 @@
+"""Pipelines over an encoder of texts: rows of similar length run together, padding changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoform.errors import InputError, UnsupportedModel
+from isoform.runtimes.pipelines.base import Batches, InputPiece, OneGraph
+from isoform.runtimes.pipelines.batching import longest_first
+from isoform.signature import LENGTH
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from tokenizers import Encoding
+
+
+class TextEncoder(OneGraph):
+    """A pipeline whose pieces are `Encoding`s; the output of each is {port: array without batch axis and padding}."""
+
+    def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
+        """See `BatchPipeline.batches`."""
+        rows = list(pieces)
+        groups = list(longest_first([len(piece.value) for piece in rows], size))
+        return Batches(len(groups), ([rows[n] for n in group] for group in groups))
+
+    def feed(self, batch: list[Encoding], call: Any) -> dict[str, NDArray[Any]]:
+        """The signature's inputs, padded on the right, with empty states where it has some."""
+        for row in batch:
+            if not row.ids:
+                raise InputError("a text without a single token cannot be run; give a text that is not empty")
+        padded, signature = self.tokenizer.pad(batch, "right"), self.session.signature
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": padded.input_ids,
+            "attention_mask": padded.attention_mask,
+            "token_type_ids": padded.token_type_ids,
+            "position_ids": np.maximum(padded.attention_mask.cumsum(1) - 1, 0),
+        }
+        feeds |= {state.input: np.zeros(state.shape(len(batch)), np.float32) for state in signature.states}
+        unknown = [port.name for port in signature.inputs if port.name not in feeds]
+        if unknown:
+            raise UnsupportedModel(f"{self.task} does not know how to make the model's input {unknown[0]!r}")
+        return {port.name: feeds[port.name] for port in signature.inputs}
+
+    def split(self, batch: list[Encoding], outputs: dict[str, NDArray[np.float32]]) -> Sequence[Any]:
+        """See `OneGraph.split`."""
+        ports = self.session.signature.results
+        return [
+            {
+                port.name: outputs[port.name][n][: len(row)] if LENGTH in port.axes[1:2] else outputs[port.name][n]
+                for port in ports
+            }
+            for n, row in enumerate(batch)
+        ]

@@ -1,0 +1,65 @@
+"""Pipelines over an encoder of pictures: they are read while others run, those of one shape together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from isoform.errors import InputError
+from isoform.runtimes.pipelines.base import Batches, InputPiece, OneGraph
+from isoform.runtimes.pipelines.batching import neighbours
+from isoform.runtimes.preprocess.image.processor import ImageProcessor, is_array
+from isoform.runtimes.preprocess.image.source import is_image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from isoform.runtimes.session import Session
+
+TOGETHER = 2  # pictures in a batch, unless the call says otherwise: enough to fill a core, few enough for its caches
+
+
+class PictureEncoder(OneGraph):
+    """A pipeline whose pieces are pixel values (C, H, W); the output of each is {port: array without batch axis}.
+
+    A picture is a path, an http address, base64, a file's bytes, a PIL picture or an array of pixels.
+    """
+
+    reads_text: ClassVar[bool] = False
+    together: ClassVar[int | None] = TOGETHER
+
+    def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
+        super().__init__(session, folder, **parameters)
+        self.processor = ImageProcessor(self.folder)
+
+    def _is_one(self, inputs: Any) -> bool:
+        return is_image(inputs) or is_array(inputs)
+
+    def _takes(self) -> str:
+        return "a picture (a path, an address, base64, bytes, a PIL picture or an array), or a list of pictures"
+
+    def check(self, item: Any) -> None:
+        """See `BatchPipeline.check`."""
+        if not self._is_one(item):
+            raise InputError(f"{self.task} takes {self._takes()}, not {item!r:.80}")
+
+    def prepare(self, items: Sequence[Any], call: Any) -> Iterable[Iterable[Any]]:
+        """See `BatchPipeline.prepare`; `call.timeout` is the seconds for a picture from the network."""
+        return ([pixels] for pixels in self.processor.load(items, call.timeout))
+
+    def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
+        """See `BatchPipeline.batches`."""
+        size = size or TOGETHER
+        return Batches(-(-count // size), neighbours(pieces, size, kind=lambda piece: piece.value.shape))
+
+    def feed(self, batch: list[Any], call: Any) -> dict[str, NDArray[Any]]:
+        """See `OneGraph.feed`."""
+        return {"pixel_values": np.stack(batch)}
+
+    def split(self, batch: list[Any], outputs: dict[str, NDArray[np.float32]]) -> Sequence[Any]:
+        """See `OneGraph.split`; outputs that are no pictures' are left out."""
+        mine = {name: value for name, value in outputs.items() if len(value) == len(batch)}
+        return [{name: value[n] for name, value in mine.items()} for n in range(len(batch))]
