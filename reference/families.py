@@ -22,6 +22,7 @@ FAMILIES = {
     "moonshine": "audio.moonshine",
     "qwen2": "text.qwen2",
     "qwen3": "text.qwen3",
+    "sam": "vision.sam",
     "siglip": "multimodal.siglip",
     "vit": "vision.vit",
     "wav2vec2": "audio.wav2vec2",

@@ -33,9 +33,11 @@ class Wired(nn.Module):
         self._parts = tuple((name, parts[name]) for name in needed([main_part(signatures)], wires, parts))
         self._wires = dict(wires)
         self._shared: Sequence[tuple[nn.Module, nn.Module]] = ()
-        for name, part in parts.items():
-            for inner, outer in roots[name].items():
-                self._place(part.get_submodule(inner), outer)
+        places = [
+            (outer, part.get_submodule(inner)) for name, part in parts.items() for inner, outer in roots[name].items()
+        ]
+        for outer, module in sorted(places, key=lambda place: place[0].count(".")):  # what holds others goes first
+            self._place(module, outer)
 
     def _place(self, module: nn.Module, path: str) -> None:
         """Register a module at a dotted path; one that is there already shares its parameters with it."""

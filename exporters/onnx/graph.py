@@ -248,6 +248,10 @@ class Graph:
             f"{self.scope or 'the model'}: no input has the size {axis}; write it with the sizes of inputs"
         )
 
+    def knows(self, axis: str) -> bool:
+        """Whether the size of a named axis can be read from an input or a value."""
+        return axis in self._derived or any(axis in port.axes for port in self._signature.inputs)
+
     def shape(self, dims: Sequence[Axis | Size]) -> Value:
         """An int64 vector of sizes."""
         if all(isinstance(dim, int) for dim in dims):
@@ -272,7 +276,11 @@ class Graph:
             for n, dim in enumerate(after)
         ]
         if plan.count(-1) > 1:
-            return self.one("Reshape", (x, self.shape(dims or after)), type_)
+            wanted = list(dims or after)
+            unknown = [n for n, dim in enumerate(wanted) if isinstance(dim, str) and not self.knows(dim)]
+            if len(unknown) == 1:  # a product of others, which the operator works out
+                wanted[unknown[0]] = -1
+            return self.one("Reshape", (x, self.shape(wanted)), type_)
         return self.one("Reshape", (x, self.indices(*plan)), type_)
 
     def cast(self, x: Value, dtype: torch.dtype) -> Value:

@@ -1,0 +1,510 @@
+"""SAM: a vision transformer with windows whose picture is segmented where a prompt (points on it) says.
+
+Kirillov et al. 2023, https://arxiv.org/abs/2304.02643; the encoder is ViTDet's, https://arxiv.org/abs/2203.16527. Two
+graphs: the picture is encoded once, the decoder runs for every prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.reference import ops
+from isoform.reference.card import Family, Part, Task
+from isoform.reference.config import Config
+from isoform.reference.layers import MLP, Attention, Embedding, Linear, activation, head_size
+from isoform.reference.multimodal.towers import tower
+from isoform.reference.rules import Rename, Rule, below
+from isoform.reference.vision.patches import PatchEmbed, grid, pixels
+from isoform.signature import BATCH, Port, Signature
+
+PROMPTS, POINTS = "point_batch_size", "nb_points_per_image"
+NECK_EPS = 1e-6  # the Hub's code has it as a constant, as it has the final norm's 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamVisionConfig(Config):
+    hidden_size: int = 768
+    output_channels: int = 256
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 1024
+    patch_size: int = 16
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    use_abs_pos: bool = True
+    use_rel_pos: bool = True
+    window_size: int = 14
+    global_attn_indexes: tuple[int, ...] = (2, 5, 8, 11)
+    num_pos_feats: int = 128
+    mlp_dim: int | None = None
+
+    @property
+    def side(self) -> int:
+        """Rows, and columns, of patches."""
+        return grid(self.image_size, self.patch_size)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamPromptConfig(Config):
+    hidden_size: int = 256
+    image_size: int = 1024
+    mask_input_channels: int = 16
+    num_point_embeddings: int = 4
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamMaskConfig(Config):
+    hidden_size: int = 256
+    hidden_act: str = "relu"
+    mlp_dim: int = 2048
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 8
+    attention_downsample_rate: int = 2
+    num_multimask_outputs: int = 3
+    iou_head_depth: int = 3
+    iou_head_hidden_dim: int = 256
+    layer_norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamConfig(Config):
+    vision: SamVisionConfig
+    prompt: SamPromptConfig
+    mask: SamMaskConfig
+
+    @property
+    def image_size(self) -> int:
+        return self.vision.image_size
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.vision.num_hidden_layers
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SamConfig:
+        config = cls(
+            vision=SamVisionConfig.from_dict(_zeros(tower(data, "vision_config"))),
+            prompt=SamPromptConfig.from_dict(tower(data, "prompt_encoder_config")),
+            mask=SamMaskConfig.from_dict(tower(data, "mask_decoder_config")),
+        )
+        if not config.vision.use_abs_pos or not config.vision.use_rel_pos or config.prompt.num_point_embeddings != 4:
+            raise UnsupportedModel(
+                "SAM without absolute and relative positions, or with other prompts, is not supported"
+            )
+        widths = {config.vision.output_channels, 2 * config.vision.num_pos_feats}
+        widths |= {config.prompt.hidden_size, config.mask.hidden_size}
+        if len(widths) != 1:
+            raise CheckpointError(
+                f"config.json: the widths of pictures, positions and prompts differ: {sorted(widths)}"
+            )
+        return config
+
+
+def _zeros(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`mlp_dim` null or absent is four times `hidden_size`."""
+    if data.get("mlp_dim") is None:
+        return {**data, "mlp_dim": int(data.get("hidden_size", 768) * data.get("mlp_ratio", 4.0))}
+    return data
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Conv(nn.Conv2d):
+    """nn.Conv2d without its random initialisation."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Upsample(nn.ConvTranspose2d):
+    """nn.ConvTranspose2d without its random initialisation."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class WindowAttention(nn.Module):
+    """Attention over a square of `side` times `side` slots, with relative positions per axis added to the scores.
+
+    The bias of a row's offset is the product of the query and a vector of that offset, likewise of a column's (Li et
+    al. 2021, https://arxiv.org/abs/2112.01526).
+    """
+
+    offsets: Tensor
+
+    def __init__(self, dim: int, heads: int, side: int, bias: bool) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.side = heads, head_size(dim, heads), side
+        self.qkv, self.out = Linear(dim, 3 * dim, bias), Linear(dim, dim)
+        self.row_embed = nn.Parameter(torch.zeros(2 * side - 1, self.head_dim))
+        self.column_embed = nn.Parameter(torch.zeros(2 * side - 1, self.head_dim))
+        places = torch.arange(side, device="cpu")
+        self.register_buffer("offsets", places[:, None] - places[None, :] + side - 1, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, side * side, C) -> (B, side * side, C)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1)).unbind(-2)
+        each = q.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2).unflatten(2, (self.side, self.side))
+        rows, columns = (F.embedding(self.offsets, table) for table in (self.row_embed, self.column_embed))
+        by_row = each @ rows.transpose(-1, -2)  # (B, H, query row, query column, key row)
+        by_column = (each.transpose(2, 3) @ columns.transpose(-1, -2)).transpose(2, 3)
+        bias = (by_row.unsqueeze(-1) + by_column.unsqueeze(-2)).flatten(4).flatten(2, 3)
+        y: Tensor = self.out(ops.attention(q, k, v, bias, self.heads, self.heads, self.head_dim**-0.5, 0.0))
+        return y
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(norm(x)), within windows or over all patches, then x + mlp(norm(x))."""
+
+    def __init__(self, c: SamVisionConfig, window: int | None) -> None:
+        super().__init__()
+        self.side, self.window = c.side, window
+        self.attn_norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.attn = WindowAttention(c.hidden_size, c.num_attention_heads, window or c.side, c.qkv_bias)
+        self.mlp_norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.mlp = MLP(c.hidden_size, c.mlp_dim or 4 * c.hidden_size, c.hidden_act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, side * side, C) -> (B, side * side, C)."""
+        y = self.attn_norm(x)
+        y = self.attn(y) if self.window is None else self._windowed(y, self.window)
+        x = x + y
+        return x + self.mlp(self.mlp_norm(x))
+
+    def _windowed(self, x: Tensor, window: int) -> Tensor:
+        """Attention in windows; where they do not come out even, the last ones are filled up with zeros."""
+        count = -(-self.side // window)
+        missing = count * window - self.side
+        x = x.unflatten(1, (self.side, self.side))
+        if missing:
+            x = torch.cat((x, x.new_zeros(x.shape[0], missing, self.side, x.shape[-1])), 1)
+            x = torch.cat((x, x.new_zeros(x.shape[0], count * window, missing, x.shape[-1])), 2)
+        x = x.unflatten(2, (count, window)).unflatten(1, (count, window)).transpose(2, 3)
+        y = self.attn(x.flatten(3, 4).flatten(0, 2))
+        y = y.unflatten(1, (window, window)).unflatten(0, (x.shape[0], count, count)).transpose(2, 3)
+        y = y.flatten(3, 4).flatten(1, 2)
+        return y[:, : self.side, : self.side].flatten(1, 2)
+
+
+class FourierPositions(nn.Module):
+    """Points in the unit square as sines and cosines of random frequencies, which the checkpoint holds."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.frequencies = nn.Parameter(torch.zeros(2, features))
+
+    def forward(self, points: Tensor) -> Tensor:
+        """(..., 2) of x and y -> (..., 2 * features)."""
+        angles = 2 * math.pi * ((2 * points - 1).to(self.frequencies.dtype) @ self.frequencies)
+        return torch.cat((angles.sin(), angles.cos()), -1)
+
+
+class VisionEncoder(nn.Module):
+    """The picture's part: its embeddings and the positions of its cells."""
+
+    cells: Tensor
+
+    def __init__(self, c: SamConfig) -> None:
+        super().__init__()
+        v = c.vision
+        self.positions = FourierPositions(v.num_pos_feats)
+        self.encoder = Encoder(v)
+        centres = (torch.arange(v.side, device="cpu").float() + 0.5) / v.side
+        cells = torch.stack((centres[None, :].expand(v.side, -1), centres[:, None].expand(-1, v.side)), -1)
+        self.register_buffer("cells", cells, persistent=False)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Pictures (B, 3, H, W) -> their embeddings and the cells' positions, both (B, C, side, side)."""
+        x = self.encoder(pixel_values)
+        positions = self.positions(self.cells).permute(2, 0, 1)
+        return x, positions.unsqueeze(0).expand(x.shape[0], -1, -1, -1)
+
+
+class Encoder(nn.Module):
+    """Patches with positions, layers, and a neck of two convolutions."""
+
+    def __init__(self, c: SamVisionConfig) -> None:
+        super().__init__()
+        self.side = c.side
+        self.patch_embed = PatchEmbed(c.num_channels, c.hidden_size, c.patch_size)
+        self.position_embed = nn.Parameter(torch.zeros(1, c.side, c.side, c.hidden_size))
+        self.layers = nn.ModuleList(
+            EncoderLayer(c, None if n in c.global_attn_indexes else c.window_size) for n in range(c.num_hidden_layers)
+        )
+        self.neck_in = Conv(c.hidden_size, c.output_channels, 1, bias=False)
+        self.neck_in_norm = ChannelNorm(c.output_channels, NECK_EPS)
+        self.neck_out = Conv(c.output_channels, c.output_channels, 3, padding=1, bias=False)
+        self.neck_out_norm = ChannelNorm(c.output_channels, NECK_EPS)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, side, side)."""
+        x = self.patch_embed(pixel_values) + self.position_embed.flatten(1, 2)
+        for layer in self.layers:
+            x = layer(x)
+        x = x.transpose(1, 2).unflatten(2, (self.side, self.side))
+        y: Tensor = self.neck_out_norm(self.neck_out(self.neck_in_norm(self.neck_in(x))))
+        return y
+
+
+class Between(Attention):
+    """Attention of one sequence to another, in fewer channels than they have."""
+
+    def __init__(self, dim: int, heads: int, inner: int) -> None:
+        super().__init__(
+            dim, heads, heads, head_size(inner, heads, "the mask decoder's width"), bias=True, out_bias=True
+        )
+
+    def between(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Shapes: query (B, T, C), key and value (B, S, C) -> (B, T, C)."""
+        q, k, v = self.q(query), self.k(key), self.v(value)
+        y: Tensor = self.out(ops.attention(q, k, v, None, self.heads, self.heads, self.scale, 0.0))
+        return y
+
+
+class TwoWayLayer(nn.Module):
+    """Tokens attend to each other and to the picture, and the picture to the tokens."""
+
+    def __init__(self, c: SamMaskConfig, first: bool) -> None:
+        super().__init__()
+        dim, heads, inner = c.hidden_size, c.num_attention_heads, c.hidden_size // c.attention_downsample_rate
+        self.first = first
+        self.attn, self.attn_norm = Between(dim, heads, dim), nn.LayerNorm(dim, c.layer_norm_eps)
+        self.cross, self.cross_norm = Between(dim, heads, inner), nn.LayerNorm(dim, c.layer_norm_eps)
+        self.mlp, self.mlp_norm = MLP(dim, c.mlp_dim, c.hidden_act), nn.LayerNorm(dim, c.layer_norm_eps)
+        self.back, self.back_norm = Between(dim, heads, inner), nn.LayerNorm(dim, c.layer_norm_eps)
+
+    def forward(self, x: Tensor, image: Tensor, places: Tensor, image_places: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, C), picture (B, S, C), and the positions of both -> tokens, picture."""
+        # The first layer's tokens are their positions, so that nothing is added.
+        y = self.attn.between(x, x, x) if self.first else x + self.attn.between(x + places, x + places, x)
+        x = self.attn_norm(y)
+        x = self.cross_norm(x + self.cross.between(x + places, image + image_places, image))
+        x = self.mlp_norm(x + self.mlp(x))
+        image = self.back_norm(image + self.back.between(image + image_places, x + places, x))
+        return x, image
+
+
+class Head(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, dim: int, hidden: int, out: int, depth: int) -> None:
+        super().__init__()
+        sizes = [dim, *[hidden] * (depth - 1)]
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(sizes))
+        self.out = Linear(sizes[-1], out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        y: Tensor = self.out(x)
+        return y
+
+
+class PromptEncoder(nn.Module):
+    """Points and their labels (1 inside, 0 outside, -1 none, -10 padding) as embeddings, and the empty mask.
+
+    `mask_*` embed a mask that is given as a prompt; they are in every checkpoint, and no graph here takes one yet.
+    """
+
+    def __init__(self, c: SamPromptConfig) -> None:
+        super().__init__()
+        inner = c.mask_input_channels // 4
+        self.image_size = c.image_size
+        self.points = nn.ModuleList(Embedding(1, c.hidden_size) for _ in range(c.num_point_embeddings))
+        self.no_point, self.no_mask = Embedding(1, c.hidden_size), Embedding(1, c.hidden_size)
+        self.mask_conv1, self.mask_norm1 = Conv(1, inner, 2, 2), ChannelNorm(inner, c.layer_norm_eps)
+        self.mask_conv2 = Conv(inner, c.mask_input_channels, 2, 2)
+        self.mask_norm2 = ChannelNorm(c.mask_input_channels, c.layer_norm_eps)
+        self.mask_conv3 = Conv(c.mask_input_channels, c.hidden_size, 1)
+
+    def forward(self, points: Tensor, labels: Tensor, positions: FourierPositions) -> Tensor:
+        """Points (B, P, N, 2) in pixels and labels (B, P, N) -> (B, P, N + 1, C): one more stands for no box."""
+        last = points.new_zeros(points.shape[0], points.shape[1], 1, 2)
+        points = torch.cat(((points + 0.5) / self.image_size, last), 2)
+        labels = torch.cat((labels, labels.new_zeros(labels.shape[0], labels.shape[1], 1) - 1), 2).unsqueeze(-1)
+        x = torch.where(labels == -1, self.no_point.weight, positions(points))
+        x = torch.where(labels != -10, x, torch.zeros_like(x))
+        for label in (0, 1):
+            table: Any = self.points[label]
+            x = torch.where(labels == label, x + table.weight, x)
+        return x
+
+
+class MaskDecoder(nn.Module):
+    """Prompts and a picture's embeddings to masks and how good each is thought to be."""
+
+    def __init__(self, c: SamConfig) -> None:
+        super().__init__()
+        m, side = c.mask, c.vision.side
+        dim, masks = m.hidden_size, m.num_multimask_outputs + 1
+        self.side, self.masks = side, masks
+        self.positions, self.prompts = FourierPositions(c.vision.num_pos_feats), PromptEncoder(c.prompt)
+        self.iou_token, self.mask_tokens = Embedding(1, dim), Embedding(masks, dim)
+        self.layers = nn.ModuleList(TwoWayLayer(m, n == 0) for n in range(m.num_hidden_layers))
+        self.final, self.final_norm = (
+            Between(dim, m.num_attention_heads, dim // m.attention_downsample_rate),
+            nn.LayerNorm(dim),
+        )
+        self.up1, self.up_norm = Upsample(dim, dim // 4, 2, 2), ChannelNorm(dim // 4, NECK_EPS)
+        self.up2 = Upsample(dim // 4, dim // 8, 2, 2)
+        self.hyper = nn.ModuleList(Head(dim, dim, dim // 8, 3) for _ in range(masks))
+        self.iou = Head(dim, m.iou_head_hidden_dim, masks, m.iou_head_depth)
+        self.act = activation("gelu")
+
+    def forward(
+        self, input_points: Tensor, input_labels: Tensor, image_embeddings: Tensor, image_positional_embeddings: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Points (B, P, N, 2), labels (B, P, N), the picture's two outputs (B, C, side, side).
+
+        Returns scores (B, P, masks) and mask logits (B, P, masks, 4 * side, 4 * side), without the single-mask output.
+        """
+        prompts = self.prompts(input_points, input_labels, self.positions)
+        batch, count = prompts.shape[0], prompts.shape[1]
+        tokens = torch.cat((self.iou_token.weight, self.mask_tokens.weight), 0)
+        tokens = tokens.unsqueeze(0).unsqueeze(0).expand(batch, count, -1, -1)
+        places = torch.cat((tokens, prompts.to(tokens.dtype)), 2).flatten(0, 1)
+        image = image_embeddings + self.prompts.no_mask.weight.reshape(1, -1, 1, 1)
+        image, image_places = (
+            x.flatten(2).transpose(1, 2).unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
+            for x in (image, image_positional_embeddings)
+        )
+        x = places
+        for layer in self.layers:
+            x, image = layer(x, image, places, image_places)
+        x = self.final_norm(x + self.final.between(x + places, image + image_places, image))
+        y = image.transpose(1, 2).unflatten(2, (self.side, self.side))
+        y = self.act(self.up2(self.act(self.up_norm(self.up1(y))))).flatten(2)
+        wanted = range(1, self.masks)
+        weights = torch.stack([self.hyper[n](x[:, 1 + n]) for n in wanted], 1)
+        masks = (weights @ y).unflatten(-1, (4 * self.side, 4 * self.side)).unflatten(0, (batch, count))
+        scores = self.iou(x[:, 0]).unflatten(0, (batch, count))[:, :, 1:]
+        return scores, masks
+
+
+def vision_signature(c: SamConfig) -> Signature:
+    v = c.vision
+    axes = (BATCH, v.output_channels, v.side, v.side)
+    names = "image_embeddings", "image_positional_embeddings"
+    return Signature((pixels(v.num_channels, v.image_size),), tuple(Port(name, "float", axes) for name in names))
+
+
+def decoder_signature(c: SamConfig) -> Signature:
+    side, masks = c.vision.side, c.mask.num_multimask_outputs
+    return Signature(
+        (
+            Port("input_points", "float", (BATCH, PROMPTS, POINTS, 2)),
+            Port("input_labels", "int64", (BATCH, PROMPTS, POINTS)),
+            *vision_signature(c).outputs,
+        ),
+        (
+            Port("iou_scores", "float", (BATCH, PROMPTS, masks)),
+            Port("pred_masks", "float", (BATCH, PROMPTS, masks, 4 * side, 4 * side)),
+        ),
+    )
+
+
+_ATTENTION: tuple[Rule, ...] = tuple(Rename(f"{name}_proj", name) for name in ("q", "k", "v", "out"))
+VISION: tuple[Rule, ...] = (
+    Rename("patch_embed.projection", "patch_embed"),
+    Rename("pos_embed", "position_embed"),
+    Rename("layers.*.attn.rel_pos_h", "layers.*.attn.row_embed"),
+    Rename("layers.*.attn.rel_pos_w", "layers.*.attn.column_embed"),
+    Rename("layers.*.attn.qkv", "layers.*.attn.qkv"),
+    Rename("layers.*.attn.proj", "layers.*.attn.out"),
+    Rename("layers.*.layer_norm1", "layers.*.attn_norm"),
+    Rename("layers.*.layer_norm2", "layers.*.mlp_norm"),
+    Rename("layers.*.mlp.lin1", "layers.*.mlp.up"),
+    Rename("layers.*.mlp.lin2", "layers.*.mlp.down"),
+    Rename("neck.conv1", "neck_in"),
+    Rename("neck.layer_norm1", "neck_in_norm"),
+    Rename("neck.conv2", "neck_out"),
+    Rename("neck.layer_norm2", "neck_out_norm"),
+)
+PROMPT: tuple[Rule, ...] = (
+    Rename("point_embed.*", "points.*"),
+    Rename("not_a_point_embed", "no_point"),
+    Rename("no_mask_embed", "no_mask"),
+    Rename("mask_embed.conv1", "mask_conv1"),
+    Rename("mask_embed.layer_norm1", "mask_norm1"),
+    Rename("mask_embed.conv2", "mask_conv2"),
+    Rename("mask_embed.layer_norm2", "mask_norm2"),
+    Rename("mask_embed.conv3", "mask_conv3"),
+)
+MASK: tuple[Rule, ...] = (
+    *below(_ATTENTION, "transformer.layers.*.self_attn", "layers.*.attn"),
+    *below(_ATTENTION, "transformer.layers.*.cross_attn_token_to_image", "layers.*.cross"),
+    *below(_ATTENTION, "transformer.layers.*.cross_attn_image_to_token", "layers.*.back"),
+    *below(_ATTENTION, "transformer.final_attn_token_to_image", "final"),
+    Rename("transformer.layers.*.layer_norm1", "layers.*.attn_norm"),
+    Rename("transformer.layers.*.layer_norm2", "layers.*.cross_norm"),
+    Rename("transformer.layers.*.layer_norm3", "layers.*.mlp_norm"),
+    Rename("transformer.layers.*.layer_norm4", "layers.*.back_norm"),
+    Rename("transformer.layers.*.mlp.lin1", "layers.*.mlp.up"),
+    Rename("transformer.layers.*.mlp.lin2", "layers.*.mlp.down"),
+    Rename("transformer.layer_norm_final_attn", "final_norm"),
+    Rename("iou_token", "iou_token"),
+    Rename("mask_tokens", "mask_tokens"),
+    Rename("upscale_conv1", "up1"),
+    Rename("upscale_layer_norm", "up_norm"),
+    Rename("upscale_conv2", "up2"),
+    Rename("output_hypernetworks_mlps.*.proj_in", "hyper.*.layers.0"),
+    Rename("output_hypernetworks_mlps.*.layers.0", "hyper.*.layers.1"),
+    Rename("output_hypernetworks_mlps.*.proj_out", "hyper.*.out"),
+    Rename("iou_prediction_head.proj_in", "iou.layers.0"),
+    Rename("iou_prediction_head.proj_out", "iou.out"),
+    *(Rename(f"iou_prediction_head.layers.{n}", f"iou.layers.{n + 1}") for n in range(8)),
+)
+RULES: tuple[Rule, ...] = (
+    Rename("shared_image_embedding.positional_embedding", "decoder.positions.frequencies"),
+    *below(VISION, "vision_encoder", "vision"),
+    *below(PROMPT, "prompt_encoder", "decoder.prompts"),
+    *below(MASK, "mask_decoder", "decoder"),
+)
+
+FAMILY = Family(
+    name="sam",
+    title="SAM",
+    model_types=("sam",),
+    config=SamConfig,
+    rules=RULES,
+    tasks=(
+        Task(
+            name="mask-generation",
+            architectures=("SamModel",),
+            parts={
+                "vision_encoder": Part(
+                    build=VisionEncoder,
+                    signature=vision_signature,
+                    roots={"encoder": "vision", "positions": "decoder.positions"},
+                ),
+                "prompt_encoder_mask_decoder": Part(
+                    build=MaskDecoder, signature=decoder_signature, roots={"": "decoder"}
+                ),
+            },
+            wires={
+                f"prompt_encoder_mask_decoder.{name}": f"vision_encoder.{name}"
+                for name in ("image_embeddings", "image_positional_embeddings")
+            },
+        ),
+    ),
+    prefix="sam",
+    no_gguf="llama.cpp has no architecture that segments pictures",
+)
