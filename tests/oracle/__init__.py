@@ -21,34 +21,88 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WRITERS = min(2, os.cpu_count() or 1)  # processes; each imports transformers, which takes longer than ten checkpoints
 
-FIRST = ("bert", "bert_ner", "bert_qa", "bert_seqcls", "gemma2", "llama", "llama3_instruct", "qwen2")
-SECOND = (
-    *("bert_b", "bert_ner_b", "bert_qa_b", "bert_seqcls_b", "gemma2_b", "gemma3_b", "llama3_instruct_b", "llama_b"),
-    *("mistral_b", "qwen2_b", "qwen3_b"),
+SCALE = int(os.environ.get("ISOFORM_TEST_SCALE", "1"))
+"""How many times the table is listed, under other names ("bert@2"): what the tests cost with more families."""
+
+
+def _listed(families: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    copies = {
+        f"{family}@{n}": tuple(f"{name}@{n}" for name in names)
+        for n in range(2, SCALE + 1)
+        for family, names in families.items()
+    }
+    return families | copies
+
+
+# The table of what the tests know: family -> its tiny checkpoints, at least two of unlike shape. A name that ends in
+# "_b" is the second configuration; the others have one switch each: a head, a pooling, a window, a bias, a spelling of
+# config.json, shards. Everything that is parametrised over a modality picks up what is listed here.
+TEXT = _listed(
+    {
+        "bert": (
+            *("bert", "bert_ner", "bert_qa", "bert_seqcls"),
+            *("bert_b", "bert_ner_b", "bert_qa_b", "bert_seqcls_b", "bert_embed"),
+        ),
+        "gemma2": ("gemma2", "gemma2_b", "gemma2_scalar"),
+        "gemma3": ("gemma3_b", "gemma3_new"),
+        "llama": (
+            *("llama", "llama3_instruct", "llama3_instruct_b", "llama_b"),
+            *("mistral_b", "mistral_full"),
+        ),
+        "qwen2": ("qwen2", "qwen2_b", "qwen2_window"),
+        "qwen3": ("qwen3_b", "qwen3_bias", "qwen3_sharded"),
+    }
 )
-# One switch each: a base model with its pooling, unusual scales, windows and biases, the newer config spelling, shards.
-MORE = (*("bert_embed", "gemma2_scalar", "gemma3_new", "mistral_full", "qwen2_window", "qwen3_bias", "qwen3_sharded"),)
-SPEECH = ("moonshine", "moonshine_b", "whisper", "whisper_b")
-"""Encoder-decoders that transcribe."""
-AUDIO = (
-    *("wav2vec2", "wav2vec2_ctc", "wav2vec2_large", "wav2vec2_b", "wav2vec2_base_b", "wav2vec2_ctc_b"),
-    *(*SPEECH, "whisper_labels"),
+AUDIO = _listed(
+    {
+        "moonshine": ("moonshine", "moonshine_b"),
+        "wav2vec2": (
+            *("wav2vec2", "wav2vec2_ctc", "wav2vec2_large"),
+            *("wav2vec2_b", "wav2vec2_base_b", "wav2vec2_ctc_b"),
+        ),
+        "whisper": ("whisper", "whisper_b", "whisper_labels"),
+    }
 )
-PICTURES = (
-    *("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b", "dinov2_registers", "dinov2_registers_cls"),
-    *("vit_cls", "vit_b", "clip", "clip_b", "siglip", "siglip_b"),
-    *("blip_vqa", "blip_caption", "blip_vqa_b", "blip_caption_b"),
+VISION = _listed(
+    {
+        "dinov2": ("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b"),
+        "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),
+        "vit": ("vit_cls", "vit_b"),
+    }
 )
-# Of these only the tokenizer serves, or their family does not exist yet.
+MULTIMODAL = _listed(
+    {
+        "blip": ("blip_vqa", "blip_caption", "blip_vqa_b", "blip_caption_b"),
+        "clip": ("clip", "clip_b"),
+        "siglip": ("siglip", "siglip_b"),
+    }
+)
+TINIES = TEXT | AUDIO | VISION | MULTIMODAL
+# Of these only the tokenizer serves.
 TOKENIZERS = ("bart", "mixtral", "modernbert", "t5")
+# Their families do not exist yet.
 PENDING = (
     *("distilbert", "distilbert_b", "distilbert_base", "distilbert_ner", "distilbert_qa", "distilbert_seqcls"),
     *("llava", "sam"),
 )
-BATCH = (*FIRST, *SECOND, *MORE, *AUDIO, *PICTURES, *TOKENIZERS)
+
+
+def listed(*tables: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Every name of these parts of the table."""
+    return tuple(name for table in tables for found in table.values() for name in found)
+
+
+def original(name: str) -> str:
+    """The name without the number of a copy."""
+    return name.partition("@")[0]
+
+
+BATCH = (*listed(TINIES), *TOKENIZERS)
 """What the first call of `tiny` writes."""
-ENCODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if name.startswith("bert"))
-DECODERS = tuple(name for name in (*FIRST, *SECOND, *MORE) if not name.startswith("bert"))
+ENCODERS = tuple(name for name in listed(TEXT) if name.startswith("bert"))
+DECODERS = tuple(name for name in listed(TEXT) if not name.startswith("bert"))
+SPEECH = tuple(name for name in listed(AUDIO) if original(name) in ("moonshine", "moonshine_b", "whisper", "whisper_b"))
+"""Encoder-decoders that transcribe."""
 
 
 @cache
@@ -59,7 +113,7 @@ def folder() -> Path:
         key.update(script.name.encode() + b"\n" + script.read_bytes())
     for package in ("transformers", "tokenizers", "torch", "safetensors"):
         key.update(f"{package}=={importlib.metadata.version(package)}\n".encode())
-    return ROOT / ".pytest_cache" / "tiny" / key.hexdigest()[:16]
+    return (ROOT / ".pytest_cache").resolve() / "tiny" / key.hexdigest()[:16]
 
 
 def tiny(name: str) -> Path:

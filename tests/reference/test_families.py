@@ -22,9 +22,9 @@ from isoform.reference.families import FAMILIES, all_families, family_for, load_
 from isoform.reference.model import Model, open_model
 from isoform.reference.rules import Rule
 from isoform.reference.weights import find
-from tests.oracle import AUDIO, DECODERS, FIRST, MORE, PICTURES, SECOND, tiny
+from tests.oracle import DECODERS, TEXT, TINIES, listed, tiny
 
-NAMES = (*FIRST, *SECOND, *MORE)
+NAMES = listed(TEXT)
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def stored_besides(tmp_path: Path) -> list[Path]:
 
 def test_every_rule_of_every_family_is_used_by_a_checkpoint_here(tmp_path: Path) -> None:
     used: set[Rule] = set()
-    for path in (*map(tiny, (*NAMES, *AUDIO, *PICTURES)), *made_here(tmp_path).values(), *stored_besides(tmp_path)):
+    for path in (*map(tiny, listed(TINIES)), *made_here(tmp_path).values(), *stored_besides(tmp_path)):
         checkpoint = open_checkpoint(path)
         family = family_for(checkpoint)
         for key in checkpoint:
@@ -377,7 +377,7 @@ def test_every_family_says_what_it_is() -> None:
         assert (family.gguf is None) == bool(family.no_gguf)
 
 
-@pytest.mark.parametrize("name", (*NAMES, *AUDIO, *PICTURES))
+@pytest.mark.parametrize("name", listed(TINIES))
 def test_what_a_checkpoint_stores_is_a_parameter_and_no_buffer(name: str) -> None:
     for part in open_model(tiny(name)).parts:
         skeleton = part.skeleton()

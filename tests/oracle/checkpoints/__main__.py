@@ -22,10 +22,11 @@ def main(out: str | None = None, *names: str) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     for name in names or CASES:
-        if name not in CASES:
+        make = CASES.get(name.partition("@")[0])  # "bert@2" is a copy of "bert" under another name
+        if make is None:
             raise SystemExit(f"no tiny checkpoint is called {name}")
         case = Case(name, Path(out))
-        CASES[name](case)
+        make(case)
         info = case.info
         if info["reload_maxdiff"] > RELOADED or "load_issues" in info or "nan" in info:
             raise SystemExit(f"{name} is not a sound checkpoint: {info}")

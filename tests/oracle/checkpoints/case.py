@@ -155,14 +155,15 @@ class Case:
         for key, value in generation.items():
             setattr(model.generation_config, key, value)
         model.save_pretrained(self.folder)
-        if self.name in HUB_KEYS:
-            self._spell(HUB_KEYS[self.name])
+        self._spell(HUB_KEYS.get(self.name.partition("@")[0], ()))
         self.m = model
         parameters = sum(p.numel() for p in model.parameters())
         self.info.update(model_type=model.config.model_type, arch=cls.__name__, params=parameters)
         return model
 
     def _spell(self, rules: tuple[tuple[str, str], ...]) -> None:
+        if not rules:
+            return
         file = self.folder / "model.safetensors"
         renamed = {}
         for key, tensor in load_file(file).items():

@@ -24,7 +24,11 @@ CHAT = [
     {"role": "assistant", "content": "Hi."},
     {"role": "user", "content": "And  now?"},
 ]
-CHATTING = [name for name in oracle.DECODERS if name not in ("gemma2", "gemma2_b", "gemma2_scalar", "gemma3_new")]
+CHATTING = [
+    name
+    for name in oracle.DECODERS
+    if oracle.original(name) not in ("gemma2", "gemma2_b", "gemma2_scalar", "gemma3_new")
+]
 
 
 def auto_tokenizer(folder: Path) -> Any:
