@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -23,10 +23,11 @@ from torch import nn
 
 from isoform import manifest
 from isoform.errors import UnsupportedExport
-from isoform.exporters.onnx import write
+from isoform.exporters.onnx import Options, write
 from isoform.reference.model import Model, open_model
 from isoform.signature import LENGTH, TOTAL, Signature
 from tests import oracle
+from tests.exports import artifact_of, exported
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -70,16 +71,11 @@ def quiet(text: str, done: int, total: int) -> None:
     pass
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Export]:
-    @cache
-    def make(name: str, dtype: str = "f32", portable: bool = False) -> Export:
-        folder = tmp_path_factory.mktemp(name)
-        model = open_model(oracle.tiny(name))
-        (artifact,) = write(model, folder, dtype, quiet, portable=portable)
-        return Export(model, folder, artifact)
-
-    return make
+@cache
+def export(name: str, dtype: str = "f32", portable: bool = False) -> Export:
+    options = Options(types=(dtype,), portable=True) if portable else None
+    folder = exported(name, ["onnx"], dtype, onnx_options=options)
+    return Export(open_model(oracle.tiny(name)), folder, artifact_of(folder, "onnx", dtype))
 
 
 def mask(batch: int, length: int, side: str) -> NDArray[np.int64]:
@@ -156,12 +152,12 @@ def check_parity(made: Export, dtype: torch.dtype, factor: float, floor: float, 
 
 
 @pytest.mark.parametrize("name", [*oracle.ENCODERS, *DECODERS])
-def test_every_padding_and_past_agrees_with_the_reference(name: str, export: Callable[..., Export]) -> None:
+def test_every_padding_and_past_agrees_with_the_reference(name: str) -> None:
     check_parity(export(name), torch.float32, FLOAT32_FACTOR, FLOAT32_FLOOR)
 
 
 @pytest.mark.parametrize("name", PORTABLE)
-def test_portable_graph_holds_standard_operators_and_agrees(name: str, export: Callable[..., Export]) -> None:
+def test_portable_graph_holds_standard_operators_and_agrees(name: str) -> None:
     made = export(name, portable=True)
     assert [(o.domain, o.version) for o in made.graph.opset_import] == [("", 23)]
     onnx.checker.check_model(made.folder / "onnx/model.onnx", full_check=True)
@@ -169,13 +165,13 @@ def test_portable_graph_holds_standard_operators_and_agrees(name: str, export: C
 
 
 @pytest.mark.parametrize("name", FLOAT16)
-def test_float16_is_as_close_as_torchs_own(name: str, export: Callable[..., Export]) -> None:
+def test_float16_is_as_close_as_torchs_own(name: str) -> None:
     check_parity(export(name, "f16"), torch.float16, FLOAT16_FACTOR, 0)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 @pytest.mark.parametrize("name", ["gemma2", "llama", "qwen2_b"])
-def test_decoding_with_the_cache_equals_one_full_pass(name: str, dtype: str, export: Callable[..., Export]) -> None:
+def test_decoding_with_the_cache_equals_one_full_pass(name: str, dtype: str) -> None:
     made = export(name, dtype)
     runtime, signature = made.session(), made.model.signature
     full, valid = inputs(signature, 3, 12, 0, "left", 100)
@@ -195,7 +191,7 @@ def test_decoding_with_the_cache_equals_one_full_pass(name: str, dtype: str, exp
     assert difference.max() <= scale * (2e-2 if dtype == "f16" else 1e-5)
 
 
-def test_ports_carry_the_signatures_names_and_axes(export: Callable[..., Export]) -> None:
+def test_ports_carry_the_signatures_names_and_axes() -> None:
     made = export("llama")
     graph, signature = made.graph.graph, made.model.signature
     for infos, ports in ((graph.input, signature.inputs), (graph.output, signature.outputs)):
@@ -204,7 +200,7 @@ def test_ports_carry_the_signatures_names_and_axes(export: Callable[..., Export]
             assert tuple(d.dim_param or d.dim_value for d in info.type.tensor_type.shape.dim) == port.axes
 
 
-def test_nothing_is_computed_twice_and_nothing_in_vain(export: Callable[..., Export]) -> None:
+def test_nothing_is_computed_twice_and_nothing_in_vain() -> None:
     for name in ("bert_seqcls", "gemma2", "qwen3_b"):
         graph = export(name).graph.graph
         seen = [(n.op_type, tuple(n.input), tuple(a.SerializeToString() for a in n.attribute)) for n in graph.node]
@@ -214,14 +210,14 @@ def test_nothing_is_computed_twice_and_nothing_in_vain(export: Callable[..., Exp
         assert {tensor.name for tensor in graph.initializer} <= used
 
 
-def test_a_decoder_layer_is_fifteen_nodes(export: Callable[..., Export]) -> None:
+def test_a_decoder_layer_is_fifteen_nodes() -> None:
     graph = export("llama").graph.graph
     layer = [node.op_type for node in graph.node if node.name.startswith("layers.1.")]
     assert len(layer) == 15
     assert layer.count("GroupQueryAttention") == 1
 
 
-def test_two_exports_are_byte_identical(export: Callable[..., Export], tmp_path: Path) -> None:
+def test_two_exports_are_byte_identical(tmp_path: Path) -> None:
     first = export("qwen2")
     write(open_model(oracle.tiny("qwen2")), tmp_path, "f32", quiet)
     for name in ("model.onnx", "model.onnx_data"):
@@ -241,7 +237,7 @@ def test_an_export_imports_no_compiler(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-def test_artifact_describes_its_files(export: Callable[..., Export]) -> None:
+def test_artifact_describes_its_files() -> None:
     made = export("llama")
     assert [file.path for file in made.artifact.files[:2]] == ["onnx/model.onnx", "onnx/model.onnx_data"]
     for file in made.artifact.files:
@@ -249,7 +245,7 @@ def test_artifact_describes_its_files(export: Callable[..., Export]) -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "gemma2", "llama_b", "qwen3_sharded"])
-def test_weights_lie_outside_aligned_and_bit_equal(name: str, export: Callable[..., Export]) -> None:
+def test_weights_lie_outside_aligned_and_bit_equal(name: str) -> None:
     made = export(name)
     outside = [t for t in made.graph.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     data = (made.folder / "onnx/model.onnx_data").read_bytes()
@@ -266,7 +262,7 @@ def test_weights_lie_outside_aligned_and_bit_equal(name: str, export: Callable[.
     assert sum(len(t.raw_data) for t in small) < 4096
 
 
-def test_tied_weights_are_stored_once(export: Callable[..., Export]) -> None:
+def test_tied_weights_are_stored_once() -> None:
     made = export("gemma2")
     assert made.model.tied == {"head.weight": "embed.weight"}
     users = [node.name for node in made.graph.graph.node if "embed.weight" in node.input]

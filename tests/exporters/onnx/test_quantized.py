@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
 from isoform.validators.levels.packed import check_packed
 from tests import oracle
 from tests.exporters.onnx.test_files import Export, forward, inputs, quiet
+from tests.exports import artifact_of, exported
 
 TYPES = ("q4_0", "q8_0", "q4a", "q4-16", "q4aw-64", "q8a-64", "q4f16", "int8")
 # The reference with the stored weights, both in float32 and summed in another order.
@@ -38,16 +38,10 @@ ROUNDED = 0.05
 COARSE = 0.08
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Export]:
-    @cache
-    def make(name: str, kind: str) -> Export:
-        folder = tmp_path_factory.mktemp(f"{name}-{kind}")
-        model = open_model(oracle.tiny(name))
-        (artifact,) = write(model, folder, kind, quiet)
-        return Export(model, folder, artifact)
-
-    return make
+@cache
+def export(name: str, kind: str) -> Export:
+    folder = exported(name, ["onnx"], kind)
+    return Export(open_model(oracle.tiny(name)), folder, artifact_of(folder, "onnx", kind))
 
 
 def arrays(made: Export) -> dict[str, NDArray[Any]]:
@@ -131,7 +125,7 @@ def steps(made: Export, *, strict: bool) -> list[float]:
 
 @pytest.mark.parametrize("name", ["llama", "llama3_instruct", "bert_embed"])
 @pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
-def test_values_are_those_of_gguf(name: str, kind: str, export: Callable[[str, str], Export]) -> None:
+def test_values_are_those_of_gguf(name: str, kind: str) -> None:
     made = export(name, kind)
     found = arrays(made)
     head = "head.weight" if "head.weight" in made.model.weights else "embed.weight"
@@ -147,20 +141,18 @@ def test_values_are_those_of_gguf(name: str, kind: str, export: Callable[[str, s
 
 
 @pytest.mark.parametrize("kind", ["q4_0", "q8_0", "q4a", "q4-16", "q8a-64"])
-def test_strict_sessions_compute_with_exactly_the_stored_weights(
-    kind: str, export: Callable[[str, str], Export]
-) -> None:
+def test_strict_sessions_compute_with_exactly_the_stored_weights(kind: str) -> None:
     assert max(steps(export("llama", kind), strict=True)) < EXACT
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_prefill_and_steps_are_close_to_the_stored_weights(kind: str, export: Callable[[str, str], Export]) -> None:
+def test_prefill_and_steps_are_close_to_the_stored_weights(kind: str) -> None:
     limit = COARSE if kind in ("int8", "q4f16") else ROUNDED
     assert max(steps(export("llama", kind), strict=False)) < limit
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_encoders_are_close_to_the_stored_weights(kind: str, export: Callable[[str, str], Export]) -> None:
+def test_encoders_are_close_to_the_stored_weights(kind: str) -> None:
     made = export("bert_embed", kind)
     values, valid = inputs(made.model.signature, 3, 12, 0, "right", 100)
     want = forward(module(made), values, torch.float64)[0]
@@ -170,7 +162,7 @@ def test_encoders_are_close_to_the_stored_weights(kind: str, export: Callable[[s
 
 
 @pytest.mark.parametrize("kind", ["q4_0", "q8_0", "int8"])
-def test_a_tied_head_reads_the_tables_own_bytes(kind: str, export: Callable[[str, str], Export]) -> None:
+def test_a_tied_head_reads_the_tables_own_bytes(kind: str) -> None:
     made = export("llama", kind)
     places = {
         tensor.name: sorted((item.key, item.value) for item in tensor.external_data)
@@ -184,9 +176,7 @@ def test_a_tied_head_reads_the_tables_own_bytes(kind: str, export: Callable[[str
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("q4_0", 8), ("q4a", 8), ("q4w", 4), ("q4aw-64", 4), ("q8_0", 8)])
-def test_the_head_has_8_bits_unless_the_type_says_whole(
-    kind: str, bits: int, export: Callable[[str, str], Export]
-) -> None:
+def test_the_head_has_8_bits_unless_the_type_says_whole(kind: str, bits: int) -> None:
     graph = export("llama", kind).graph.graph
     settings = {
         node.input[1]: {a.name: a.i for a in node.attribute} for node in graph.node if node.op_type == "MatMulNBits"
@@ -197,7 +187,7 @@ def test_the_head_has_8_bits_unless_the_type_says_whole(
     assert {found["bits"] for name, found in settings.items() if name.startswith("layers.")} == {int(kind[1])}
 
 
-def test_rows_that_no_block_divides_stay_as_they_are(export: Callable[[str, str], Export]) -> None:
+def test_rows_that_no_block_divides_stay_as_they_are() -> None:
     made = export("bert", "q4_0")  # 48 channels
     kinds = {node.op_type for node in made.graph.graph.node if node.name.endswith("attn.q.FusedMatMul")}
     assert kinds == {"FusedMatMul"}
@@ -205,7 +195,7 @@ def test_rows_that_no_block_divides_stay_as_they_are(export: Callable[[str, str]
     assert "MatMulNBits" in down  # 96 channels
 
 
-def test_norms_positions_and_biases_stay_in_float(export: Callable[[str, str], Export]) -> None:
+def test_norms_positions_and_biases_stay_in_float() -> None:
     found = arrays(export("bert", "q4-16"))  # 48 channels
     for name in ("position_embed.weight", "type_embed.weight", "embed_norm.weight", "layers.0.attn.q.bias"):
         assert found[name].dtype == np.float32
@@ -232,9 +222,7 @@ def test_the_check_accepts_the_weights_and_finds_a_changed_byte(kind: str, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["f16", "q4a", "q8_0", "q4f16", "int8"])
-def test_two_exports_of_a_type_are_byte_identical(
-    kind: str, export: Callable[[str, str], Export], tmp_path: Path
-) -> None:
+def test_two_exports_of_a_type_are_byte_identical(kind: str, tmp_path: Path) -> None:
     first = export("llama", kind)
     (again,) = write(open_model(oracle.tiny("llama")), tmp_path, kind, quiet)
     assert again == first.artifact
@@ -242,7 +230,7 @@ def test_two_exports_of_a_type_are_byte_identical(
         assert (tmp_path / file.path).read_bytes() == (first.folder / file.path).read_bytes()
 
 
-def test_types_lie_side_by_side_and_one_trace_serves_them(tmp_path: Path, export: Callable[[str, str], Export]) -> None:
+def test_types_lie_side_by_side_and_one_trace_serves_them(tmp_path: Path) -> None:
     texts: list[str] = []
     kinds = ("f32", "q4_0", "int8")
     written = write(open_model(oracle.tiny("llama")), tmp_path, kinds, lambda text, *_: texts.append(text))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from isoform.errors import InputError
-from isoform.exporters import bundle
 from isoform.reference.model import open_model
 from isoform.runtimes.open import open_path, open_session
+from tests.exports import exported
 from tests.oracle import tiny
 
 BACKENDS = ("onnxruntime", "torch", "torchscript")
@@ -21,18 +19,11 @@ SPREAD = 2e-5  # float32 logits of some units, through a few layers
 
 
 @pytest.fixture(scope="module")
-def opener(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    base = tmp_path_factory.mktemp("sessions")
-
-    @cache
-    def folder(name: str) -> Path:
-        bundle.export(open_model(tiny(name)), ["onnx", "torchscript"], base / name)
-        return base / name
-
+def opener() -> Any:
     def open_it(name: str, backend: str) -> Any:
         if backend == "torch":
             return open_session(open_model(tiny(name)), "torch")
-        return open_path(folder(name), backend)[0]
+        return open_path(exported(name), backend)[0]
 
     return open_it
 

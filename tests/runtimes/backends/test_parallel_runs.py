@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from isoform import api
 from isoform.errors import InputError
-from isoform.exporters.bundle import export
-from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.session import ENOUGH, OnnxRuntimeSession
 from isoform.runtimes.backends.parallel_runs import in_turn, run_each
 from isoform.validators.cases.media import drawn
+from tests.exports import exported
 
 pytest.importorskip("onnxruntime")
 
@@ -27,12 +26,8 @@ MANY = ENOUGH * 2
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests import oracle
-
-    folder = tmp_path_factory.mktemp("side") / "bundle"
-    export(open_model(oracle.tiny("vit_cls")), ["onnx"], folder, dtype="f32")
-    return folder
+def bundle() -> Path:
+    return exported("vit_cls")
 
 
 def opened(bundle: Path, threads: int) -> OnnxRuntimeSession:

@@ -28,6 +28,7 @@ from isoform.runtimes.backends.torch import session as torch_backend
 from isoform.runtimes.open import available, open_artifact, open_path, open_session
 from isoform.runtimes.session import Session
 from isoform.signature import Signature
+from tests.exports import exported
 
 Tiny = Callable[[str], Path]
 Arrays = dict[str, NDArray[Any]]
@@ -38,24 +39,13 @@ FLOAT32 = 2e-5  # 24 bits of mantissa, sums of up to 160 terms in another order
 HALF = {"f16": 0.03, "bf16": 0.2, "f64": FLOAT32}  # 11 and 8 bits; random weights amplify more than trained ones
 
 
-@pytest.fixture(scope="module")
-def bundle(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`bundle("qwen2")` is the exported ONNX and TorchScript of that tiny checkpoint."""
-    made: dict[tuple[str, str], Path] = {}
-
-    def make(name: str, dtype: str = "f32") -> Path:
-        if (name, dtype) not in made:
-            out = tmp_path_factory.mktemp("bundles") / f"{name}-{dtype}"
-            formats = ["torchscript"] if dtype == "bf16" else ["onnx", "torchscript"]
-            export(open_model(tiny(name)), formats, out, dtype=dtype)
-            made[name, dtype] = out
-        return made[name, dtype]
-
-    return make
+def bundle(name: str, dtype: str = "f32") -> Path:
+    """The exported ONNX and TorchScript of a tiny checkpoint."""
+    return exported(name, ["torchscript"] if dtype == "bf16" else ["onnx", "torchscript"], dtype)
 
 
 @pytest.fixture
-def opened(tiny: Tiny, bundle: Callable[..., Path]) -> Iterator[Callable[..., Session]]:
+def opened(tiny: Tiny) -> Iterator[Callable[..., Session]]:
     """`opened("qwen2", "onnxruntime")` is a session, closed after the test."""
     sessions: list[Session] = []
 
@@ -316,7 +306,7 @@ def test_a_prompt_gets_the_logits_of_its_last_slot_alone(
 
 @pytest.mark.parametrize(("name", "ends"), [("mistral_full", True), ("qwen2", False), ("bert", False)])
 def test_the_mask_of_a_cache_that_grows_in_place_may_be_longer_than_what_counts(
-    name: str, ends: bool, bundle: Callable[..., Path], opened: Callable[..., Session]
+    name: str, ends: bool, opened: Callable[..., Session]
 ) -> None:
     path, session = bundle(name) / "onnx/model.onnx", opened(name, "onnxruntime")
     assert isinstance(session, OnnxRuntimeSession)
@@ -333,7 +323,7 @@ def test_the_mask_of_a_cache_that_grows_in_place_may_be_longer_than_what_counts(
             np.testing.assert_array_equal(one, expected)
 
 
-def test_a_constant_becomes_an_input(bundle: Callable[..., Path]) -> None:
+def test_a_constant_becomes_an_input() -> None:
     path = bundle("llama") / "onnx/model.onnx"
     plain = onnx.load(path, load_external_data=False)
     content = with_input(path.read_bytes(), "logits_start")
@@ -414,7 +404,7 @@ def test_tokens_alone_go_on_where_the_step_before_has_ended(
 
 @pytest.mark.parametrize("kept", ["in_place", "grows", "sideways", None])
 def test_what_a_file_says_of_its_cache_changes_no_number(
-    kept: str | None, bundle: Callable[..., Path], opened: Callable[..., Session], tmp_path: Path
+    kept: str | None, opened: Callable[..., Session], tmp_path: Path
 ) -> None:
     whole = bundle("mistral_full") / "onnx"
     model = onnx.load(whole / "model.onnx", load_external_data=False)
@@ -531,9 +521,7 @@ FILES = (
 
 @pytest.mark.parametrize(("backend", "file"), FILES)
 @pytest.mark.parametrize("damage", ["missing", "short", "empty", "noise"])
-def test_a_damaged_file_is_one_clear_error(
-    backend: str, file: str, damage: str, bundle: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_damaged_file_is_one_clear_error(backend: str, file: str, damage: str, tmp_path: Path) -> None:
     folder = damaged(bundle("qwen2"), tmp_path)
     path, main = folder / file, folder / ("onnx/model.onnx" if backend == "onnxruntime" else file)
     content = path.read_bytes()
@@ -553,13 +541,13 @@ def test_a_damaged_file_is_one_clear_error(
 
 
 @pytest.mark.parametrize("backend", ["torchscript", "onnxruntime"])
-def test_a_file_of_another_model_is_refused(backend: str, bundle: Callable[..., Path]) -> None:
+def test_a_file_of_another_model_is_refused(backend: str) -> None:
     (other,) = (a for a in Manifest.read(bundle("bert")).artifacts if a.format == FORMAT_OF[backend])
     with pytest.raises(CheckpointError, match="signature"):
         open_session(bundle("qwen2") / other.files[0].path, backend, signature=other.signature)
 
 
-def test_a_bare_graph_tells_its_own_signature(bundle: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_bare_graph_tells_its_own_signature(tmp_path: Path) -> None:
     for name in ("qwen2", "bert_qa"):
         folder = bundle(name)
         want = Manifest.read(folder).artifacts[0].signature
@@ -587,7 +575,7 @@ def test_auto_takes_the_first_form_that_is_there(tiny: Tiny, tmp_path: Path) -> 
         open_path(tmp_path / "b", task="fill-mask")
 
 
-def test_an_artifact_opens_on_the_backend_of_its_format(bundle: Callable[..., Path]) -> None:
+def test_an_artifact_opens_on_the_backend_of_its_format() -> None:
     folder = bundle("bert")
     for artifact in Manifest.read(folder).artifacts:
         (backend,) = (name for name, form in FORMAT_OF.items() if form == artifact.format)
@@ -595,7 +583,7 @@ def test_an_artifact_opens_on_the_backend_of_its_format(bundle: Callable[..., Pa
             assert session.backend == backend
 
 
-def test_a_wrong_request_names_the_way_out(tiny: Tiny, bundle: Callable[..., Path]) -> None:
+def test_a_wrong_request_names_the_way_out(tiny: Tiny) -> None:
     model, graph = open_model(tiny("bert")), bundle("bert") / "onnx" / "model.onnx"
     requests: list[tuple[Any, str, dict[str, Any], str]] = [
         (model, "torch", {"device": "tpu"}, "tpu"),
@@ -649,7 +637,7 @@ def test_asking_for_the_backends_loads_none_of_them() -> None:
     assert done.stdout.strip() == "[]" or torch.cuda.is_available()
 
 
-def test_an_uninstalled_backend_names_its_package(monkeypatch: pytest.MonkeyPatch, bundle: Callable[..., Path]) -> None:
+def test_an_uninstalled_backend_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(IsoformError, match="pip install onnxruntime"):
         OnnxRuntimeSession(bundle("bert") / "onnx" / "model.onnx")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from isoform.errors import CheckpointError
-from isoform.exporters.bundle import export
-from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.graph_file import nodes
 from isoform.runtimes.backends.onnxruntime.prepare import channel_blocks, prepared_graph
 from isoform.runtimes.backends.onnxruntime.prepare.channel_blocks import BLOCKS, LINEAR, block_size, in_blocks
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
+from tests.exports import exported
 from tests.runtimes.backends.onnxruntime.prepare.graphs import SUMS, WIDTH, Graph, given, kinds, outputs_of
 
 pytest.importorskip("onnxruntime")
@@ -243,12 +242,11 @@ def test_unknown_processors_go_without(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "name", ["llama", "whisper", "moonshine_b", "vit_cls", "dinov2", "bert", "wav2vec2_large", "clip", "blip_vqa"]
 )
-def test_exported_models_have_their_layers_in_blocks(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+def test_exported_models_have_their_layers_in_blocks(name: str) -> None:
     """Every linear layer on (B, T, C) whose width fills blocks."""
     import onnx
 
-    export(open_model(tiny(name)), ["onnx"], tmp_path / "bundle")
-    for path in sorted((tmp_path / "bundle" / "onnx").glob("*.onnx")):
+    for path in sorted((exported(name) / "onnx").glob("*.onnx")):
         model = onnx.load(path, load_external_data=False)
         whole = {tensor.name for tensor in model.graph.initializer if tensor.dims[1:2] and not tensor.dims[1] % WIDTH}
         graph, before = model.graph, kinds(model.graph).count(LINEAR)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from isoform.errors import CheckpointError
-from isoform.exporters.bundle import export
-from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.prepare.prepared_graph import prepare
 from isoform.runtimes.backends.onnxruntime.session import MASK_END, SETTINGS, OnnxRuntimeSession
+from tests.exports import copied, exported
 from tests.runtimes.backends.onnxruntime.prepare.graphs import WIDTH, Graph, given
 
 pytest.importorskip("onnxruntime")
@@ -22,8 +20,9 @@ TRIES = 150
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral_full", "whisper", "vit_cls", "whisper in int8"])
-def test_damaged_bytes_are_no_traceback(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    export(open_model(tiny(name.split()[0])), ["onnx"], tmp_path / "bundle", dtype="int8" if "int8" in name else "f32")
+def test_damaged_bytes_are_no_traceback(name: str, tmp_path: Path) -> None:
+    made = exported(name.split()[0], ["onnx"], "int8" if "int8" in name else "f32")
+    copied(made, tmp_path / "bundle")
     path = sorted((tmp_path / "bundle" / "onnx").glob("*model*.onnx"))[0]
     whole = path.read_bytes()
     chance = random.Random(name)
@@ -40,10 +39,8 @@ def test_damaged_bytes_are_no_traceback(name: str, tiny: Callable[[str], Path], 
 
 
 @pytest.mark.parametrize("dtype", ["f32", "int8"])
-def test_weights_that_are_not_there_are_one_clear_error(
-    dtype: str, tiny: Callable[[str], Path], tmp_path: Path
-) -> None:
-    export(open_model(tiny("vit_cls")), ["onnx"], tmp_path / "bundle", dtype=dtype)
+def test_weights_that_are_not_there_are_one_clear_error(dtype: str, tmp_path: Path) -> None:
+    copied(exported("vit_cls", ["onnx"], dtype), tmp_path / "bundle")
     (path,) = (tmp_path / "bundle" / "onnx").glob("*.onnx")
     path.with_name(f"{path.name}_data").unlink()
     with pytest.raises(CheckpointError, match="is missing"):
@@ -61,8 +58,8 @@ def test_a_constant_of_that_name_in_another_graph_stays_what_it_is(tmp_path: Pat
         np.testing.assert_array_equal(session.run({"x": x})["y"], x[:, :2])
 
 
-def test_a_graph_with_names_that_are_no_text_stays_as_it_is(tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    export(open_model(tiny("llama")), ["onnx"], tmp_path / "bundle")
+def test_a_graph_with_names_that_are_no_text_stays_as_it_is(tmp_path: Path) -> None:
+    copied(exported("llama"), tmp_path / "bundle")
     path = tmp_path / "bundle" / "onnx" / "model.onnx"
     assert prepare(path, (), strict=False, on_cpu=True).source != path
     path.write_bytes(path.read_bytes().replace(b"layers.0.attn.q.weight", b"layers.0.attn.\xff.weight"))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from isoform.exporters.bundle import export
-from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.prepare import prepared_graph
 from isoform.runtimes.backends.onnxruntime.prepare.selected_rows import select_early
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
+from tests.exports import exported, file_of
 from tests.runtimes.backends.onnxruntime.prepare.graphs import SUMS, WIDTH, Graph, given, kinds, outputs_of
 
 pytest.importorskip("onnxruntime")
@@ -114,11 +112,12 @@ def test_what_is_not_the_same_row_of_something_stops_the_choice(
 
 
 @pytest.mark.parametrize("name", ["vit_cls", "llama", "qwen2_b", "gemma3_new", "whisper"])
-def test_exported_models_choose_before_the_last_layer(name: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+def test_exported_models_choose_before_the_last_layer(
+    name: str,
+) -> None:
     import onnx
 
-    export(open_model(tiny(name)), ["onnx"], tmp_path / "bundle")
-    for path in sorted((tmp_path / "bundle" / "onnx").glob("*model*.onnx")):
+    for path in sorted((exported(name) / "onnx").glob("*model*.onnx")):
         if path.name.startswith(("encoder", "alignment")):
             continue
         graph = onnx.load(path, load_external_data=False).graph
@@ -127,11 +126,10 @@ def test_exported_models_choose_before_the_last_layer(name: str, tiny: Callable[
         assert kinds(graph).count("FusedMatMul") == products
 
 
-def test_a_prompt_has_the_same_last_logits(tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    export(open_model(tiny("llama")), ["onnx"], tmp_path / "bundle")
+def test_a_prompt_has_the_same_last_logits() -> None:
     ids = np.array([[5, 9, 7, 11, 3, 8], [2, 5, 6, 7, 8, 9]])
     feeds = ids, np.ones_like(ids), np.tile(np.arange(ids.shape[1]), (2, 1))
-    with OnnxRuntimeSession(tmp_path / "bundle" / "onnx" / "model.onnx") as session:
+    with OnnxRuntimeSession(file_of(exported("llama"), "onnx")) as session:
         assert session.trims
         every = session.decoder(2).step(*feeds, all_logits=True)
         last = session.decoder(2).step(*feeds)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from isoform.exporters.bundle import export
-from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.graph_file import multiplies_signed_bytes, nodes, with_signed_bytes
 from isoform.runtimes.backends.onnxruntime.prepare import prepared_graph
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
+from tests.exports import exported
 
 pytest.importorskip("onnxruntime")
 
 
-def test_a_signed_weight_is_as_far_from_its_zero_as_the_unsigned_one(
-    tiny: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_signed_weight_is_as_far_from_its_zero_as_the_unsigned_one() -> None:
     import onnx
 
-    export(open_model(tiny("whisper")), ["onnx"], tmp_path / "bundle", dtype="int8")
-    path = tmp_path / "bundle" / "onnx" / "encoder_model_quantized.onnx"
+    path = exported("whisper", ["onnx"], "int8") / "onnx" / "encoder_model_quantized.onnx"
     whole = onnx.load(path)
     before = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in whole.graph.initializer}
     made = with_signed_bytes(onnx.load(path, load_external_data=False).SerializeToString(), path.parent)
@@ -40,15 +33,13 @@ def test_a_signed_weight_is_as_far_from_its_zero_as_the_unsigned_one(
 @pytest.mark.skipif(
     not multiplies_signed_bytes(), reason="this processor has no VNNI: sums of signed products saturate"
 )
-def test_signed_bytes_give_the_same_numbers(
-    tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    export(open_model(tiny("whisper")), ["onnx"], tmp_path / "bundle", dtype="int8")
+def test_signed_bytes_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = exported("whisper", ["onnx"], "int8") / "onnx" / "encoder_model_quantized.onnx"
     features = {"input_features": np.random.default_rng(0).normal(size=(1, 128, 3000)).astype(np.float32)}
     outputs, types = [], []
     for signed in (False, True):
         monkeypatch.setattr(prepared_graph, "multiplies_signed_bytes", lambda signed=signed: signed)
-        with OnnxRuntimeSession(tmp_path / "bundle" / "onnx" / "encoder_model_quantized.onnx", threads=1) as session:
+        with OnnxRuntimeSession(path, threads=1) as session:
             outputs.append(session.run(features)["last_hidden_state"])
             types.append(len(session._graph.arrays))
     assert types[0] == 0 and types[1] > 0
