@@ -1,16 +1,12 @@
 """The folder that an export writes: every form of one model, its tokenizer and configuration, and `isoform.json`.
 
-Everything is written into a hidden sibling of the folder and renamed when it is whole, so a stopped export leaves
-nothing that looks finished.
+It is written whole or not at all (`isoform.whole`), so a stopped export leaves nothing that looks finished.
 """
 
 from __future__ import annotations
 
-import errno
-import glob
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from isoform.errors import InputError, IsoformError, UnsupportedExport
 from isoform.manifest import NAME, Artifact, File, Manifest, describe
+from isoform.whole import FULL, CannotStage, NoSpace, free_bytes, whole_folder
 
 if TYPE_CHECKING:
     from isoform.exporters import onnx
@@ -32,7 +29,6 @@ SIZES = {"bf16": 2.0, "f16": 2.0, "f32": 4.0}
 """Bytes per weight of TorchScript."""
 
 VERSIONED = ("isoform", "gguf", "numpy", "onnx", "torch")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _onnx(
@@ -112,7 +108,7 @@ def export(
     out = Path(os.path.abspath(out))  # noqa: PTH100  (resolve would replace a link by what it points to)
     check_target(out, overwrite)
     report = progress or (lambda text, done, total: None)
-    with _part(out, _needed(model, wanted, dtype, gguf_types, onnx_options)) as part:
+    with _staged(out, _needed(model, wanted, dtype, gguf_types, onnx_options), overwrite) as part:
         manifest = Manifest(
             family=model.family.name,
             task=model.task.name,
@@ -138,7 +134,6 @@ def export(
         manifest.source = _source(model, report, hash_source)
         manifest.write(part)
         check_target(out, overwrite)
-        _move(part, out)
     return manifest
 
 
@@ -157,69 +152,19 @@ def check_target(out: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _part(out: Path, needed: int) -> Iterator[Path]:
-    """A hidden sibling of `out`, removed at the end; leftovers of exports that were killed are removed as well."""
-    prefix = f".{out.name}.part-"
-    part = out.parent / f"{prefix}{secrets.token_hex(4)}"
-    lock, parents = None, _missing(out.parent)
+def _staged(out: Path, needed: int, overwrite: bool) -> Iterator[Path]:
+    """The staging folder of the bundle; what the file system refuses is an error with a way out."""
     try:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            part.mkdir()
-        except OSError as error:
-            if error.errno in _FULL:
-                raise
-            raise InputError(f"{out.parent} cannot be written to ({error.strerror}); give another folder") from None
-        lock = _lock(part)
-        for path in out.parent.glob(f"{glob.escape(prefix)}*"):
-            _remove_abandoned(path)
-        free = shutil.disk_usage(out.parent).free
-        if free < needed:
-            raise IsoformError(_no_space("no space left", out, needed, free))
-        yield part
+        with whole_folder(out, needed=needed, replace=overwrite) as part:
+            yield part
+    except NoSpace as error:
+        raise IsoformError(_no_space("no space left", out, needed, error.free)) from None
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        free = shutil.disk_usage(next(path for path in out.parents if path.exists())).free
-        raise IsoformError(_no_space(error.strerror or "no space left", out, needed, free)) from None
-    finally:
-        if lock is not None:
-            os.close(lock)
-        shutil.rmtree(part, ignore_errors=True)
-        for parent in parents:
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
-
-
-def _missing(folder: Path) -> list[Path]:
-    """The folder and those above it that are not there, innermost first."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
-
-
-def _lock(folder: Path) -> int | None:
-    """A lock that the system drops when this process ends; None where it has none for folders (Windows)."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
+        if error.errno in FULL:
+            raise IsoformError(_no_space(error.strerror or "no space left", out, needed, free_bytes(out))) from None
+        if isinstance(error, CannotStage):
+            raise InputError(f"{out.parent} cannot be written to ({error.strerror}); give another folder") from None
         raise
-    return handle
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove the folder of an export that is not running any more."""
-    try:
-        lock = _lock(folder)
-    except OSError:
-        return
-    if lock is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
 
 
 def _needed(model: Model, formats: Sequence[str], dtype: str, types: Sequence[str], graphs: onnx.Options | None) -> int:
@@ -304,38 +249,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _move(part: Path, out: Path) -> None:
-    """Rename into place.
-
-    An old bundle changes places with the new one in one step, so that a stop at any time leaves one of them; where the
-    system cannot do that, it is moved aside first, and back when the new one cannot take its place.
-    """
-    if not out.exists() or not any(out.iterdir()):
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
-        return
-    if _exchange(part, out):
-        return  # `part` is the old one now, which goes with the end of the export
-    old = part.with_name(f"{part.name}-old")
-    out.rename(old)
-    try:
-        part.rename(out)
-    except BaseException:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Let two folders change names in one step; False where the system has no such call, and on some file systems."""
-    import ctypes
-    import sys
-
-    if sys.platform != "linux":
-        return False
-    call = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return call is not None and call(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from isoform.reference.families import family_for
 from isoform.reference.rules import Rule
 from isoform.reference.weights import Weight, account, map_weights, same, saved
 from isoform.signature import Signature
+from isoform.whole import NoSpace, whole_folder
 from isoform.wiring import main_part
 
 if TYPE_CHECKING:
@@ -185,29 +185,24 @@ class Model:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise CheckpointError(f"{folder} is there already and not an empty folder; give a new one")
         entries = self._hub_entries(module, dtype)
-        temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
         try:
-            temporary.mkdir(parents=True)
-            needed, free = sum(entry.nbytes for entry in entries), shutil.disk_usage(temporary).free
-            if free < needed:
-                sizes = f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
-                raise CheckpointError(f"{folder} could not be written ({sizes}); free some, or give another folder")
-            for path in self.checkpoint.sidecars():
-                target = temporary / path.relative_to(self.checkpoint.folder)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
-            config = self._hub_config(dtype)
-            (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            write_safetensors(temporary, entries, shard=shard, progress=progress)
-            if verify:
-                read_back(temporary, entries, progress=progress)
-            if folder.exists():
-                folder.rmdir()
-            temporary.replace(folder)
+            with whole_folder(folder, needed=sum(entry.nbytes for entry in entries)) as part:
+                for path in self.checkpoint.sidecars():
+                    target = part / path.relative_to(self.checkpoint.folder)
+                    target.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(path, target)
+                config = self._hub_config(dtype)
+                (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+                write_safetensors(part, entries, shard=shard, progress=progress)
+                if verify:
+                    read_back(part, entries, progress=progress)
+        except NoSpace as error:
+            sizes = f"{error.needed / 1e6:,.1f} MB are needed, {error.free / 1e6:,.1f} MB are free"
+            raise CheckpointError(
+                f"{folder} could not be written ({sizes}); free some, or give another folder"
+            ) from None
         except OSError as error:
             raise CheckpointError(f"{folder} could not be written ({first_line(error)})") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def _hub_config(self, dtype: torch.dtype | None) -> dict[str, Any]:
         config = dict(self.checkpoint.config)

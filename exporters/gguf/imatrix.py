@@ -6,8 +6,6 @@ its GGUF ones. The formats: tools/imatrix/imatrix.cpp in https://github.com/ggml
 
 from __future__ import annotations
 
-import os
-import secrets
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,20 +227,7 @@ def write_importance(
     for name, (total, count) in measured.items():
         tensors[name + SUMS] = "F32", total.shape, total
         tensors[name + COUNTS] = "F32", (1,), np.array([count], np.float32)
-    write_whole(out, lambda path: write_arrays(path, metadata, tensors))
-
-
-def write_whole(out: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a hidden sibling of the file `out`, and rename it when it is whole."""
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; give the file to write")
-    part = out.with_name(f".{out.name}.part-{secrets.token_hex(4)}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        os.replace(part, out)  # noqa: PTH105  (over an older one, on every system)
-    finally:
-        part.unlink(missing_ok=True)
+    write_arrays(out, metadata, tensors)
 
 
 def make_importance(

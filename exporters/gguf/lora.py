@@ -50,7 +50,6 @@ def write_adapter(model: Model, adapter: Path, out: Path, kind: str = "f32") -> 
     """
     from isoform.exporters.gguf import card_of
     from isoform.exporters.gguf.conversion import Buffers, convert
-    from isoform.exporters.gguf.imatrix import write_whole
     from isoform.exporters.gguf.metadata import QUANTIZATION_VERSION, facts_of
     from isoform.exporters.gguf.writer import write_arrays
 
@@ -83,7 +82,7 @@ def write_adapter(model: Model, adapter: Path, out: Path, kind: str = "f32") -> 
         "general.file_type": MIXES[kind].file_type,
         "general.quantization_version": QUANTIZATION_VERSION,
     }
-    write_whole(out, lambda path: write_arrays(path, metadata, tensors))
+    write_arrays(out, metadata, tensors)
     return len(matrices)
 
 

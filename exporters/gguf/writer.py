@@ -17,8 +17,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from isoform.errors import InputError
 from isoform.exporters.gguf.conversion import Buffers, convert
 from isoform.exporters.gguf.types import NUMBERS, nbytes
+from isoform.whole import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,10 +139,12 @@ def write_files(
 
 
 def write_arrays(
-    path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[str, tuple[int, ...], NDArray[Any]]]
+    out: Path, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[str, tuple[int, ...], NDArray[Any]]]
 ) -> None:
-    """Write a file whose tensors are ready: by name, ggml's type, the shape in torch's order, and the data."""
-    with path.open("wb") as stream:
+    """Write a file whose tensors are ready, whole or not at all: by name, ggml's type, torch's shape, and the data."""
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; give the file to write")
+    with whole_file(out) as path, path.open("wb") as stream:
         stream.write(_header(metadata, [(name, kind, shape) for name, (kind, shape, _) in tensors.items()]))
         for name, (kind, shape, data) in tensors.items():
             if data.nbytes != (expected := nbytes(shape, kind)):

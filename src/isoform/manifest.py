@@ -11,6 +11,7 @@ from typing import Any
 
 from isoform.errors import InputError
 from isoform.signature import Signature
+from isoform.whole import whole_file
 from isoform.wiring import guessed_wires
 
 NAME = "isoform.json"
@@ -114,9 +115,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `isoform.json` whole or not at all."""
-        part = folder / (NAME + ".part")
-        part.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(folder / NAME)
+        with whole_file(folder / NAME) as part:
+            part.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from isoform import whole
 from isoform.errors import InputError, IsoformError, UnsupportedExport
 from isoform.exporters import bundle as bundles
 from isoform.exporters.bundle import FORMATS, export
@@ -298,7 +299,7 @@ def test_the_old_bundle_comes_back_when_the_new_one_cannot_take_its_place(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", broken)
-    monkeypatch.setattr(bundles, "_exchange", lambda a, b: False)  # as on a system that cannot swap two folders
+    monkeypatch.setattr(whole, "_exchange", lambda a, b: False)  # as on a system that cannot swap two folders
     with pytest.raises(PermissionError):
         export(open_model(tiny("llama")), ["onnx"], out, overwrite=True)
     assert Manifest.read(out).family == "bert"

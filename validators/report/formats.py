@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
+from isoform.whole import whole_file
 
 if TYPE_CHECKING:
     from isoform.validators.report.records import Report
@@ -24,11 +25,9 @@ def schema() -> dict[str, Any]:
 def save(report: Report, kind: str, path: Path) -> None:
     """Write a report as one of `KINDS`, whole or not at all."""
     text = KINDS[kind](report)
-    part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        with whole_file(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); give another file") from None
 
