@@ -8,75 +8,26 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError, UnsupportedExport
-from isoform.manifest import NAME, Artifact, File, Manifest, describe
+from isoform.exporters import gguf, onnx, torchscript
+from isoform.exporters.format import Format
+from isoform.formats import FORMATS as ORDER
+from isoform.manifest import NAME, File, Manifest, describe
+from isoform.progress import Progress
 from isoform.whole import FULL, CannotStage, NoSpace, free_bytes, whole_folder
 
 if TYPE_CHECKING:
-    from isoform.exporters import onnx
-    from isoform.exporters.gguf import Options
     from isoform.reference.model import Model
-
-Progress = Callable[[str, int, int], None]
-
-SIZES = {"bf16": 2.0, "f16": 2.0, "f32": 4.0}
-"""Bytes per weight of TorchScript."""
 
 VERSIONED = ("isoform", "gguf", "numpy", "onnx", "torch")
 
-
-def _onnx(
-    model: Model,
-    folder: Path,
-    dtype: str,
-    types: Sequence[str],
-    options: Options | None,
-    graphs: onnx.Options | None,
-    progress: Progress,
-) -> list[Artifact]:
-    from isoform.exporters import onnx
-
-    asked = graphs or onnx.Options()
-    wanted = asked.types or (dtype,)
-    return onnx.write(model, folder, wanted, progress, portable=asked.portable, link=asked.link)
-
-
-def _torchscript(
-    model: Model,
-    folder: Path,
-    dtype: str,
-    types: Sequence[str],
-    options: Options | None,
-    graphs: onnx.Options | None,
-    progress: Progress,
-) -> list[Artifact]:
-    from isoform.exporters import torchscript
-
-    return torchscript.write(model, folder, dtype, progress)
-
-
-def _gguf(
-    model: Model,
-    folder: Path,
-    dtype: str,
-    types: Sequence[str],
-    options: Options | None,
-    graphs: onnx.Options | None,
-    progress: Progress,
-) -> list[Artifact]:
-    from isoform.exporters import gguf
-
-    return gguf.write(model, folder, types, progress, options=options)
-
-
-FORMATS = {"onnx": _onnx, "torchscript": _torchscript, "gguf": _gguf}
-"""In the order in which they are written."""
+FORMATS: Mapping[str, Format[Any]] = {"gguf": gguf.FORMAT, "onnx": onnx.FORMAT, "torchscript": torchscript.FORMAT}
 
 
 def export(
@@ -84,10 +35,9 @@ def export(
     formats: Sequence[str],
     out: Path,
     *,
-    dtype: str = "f32",
-    gguf_types: Sequence[str] = ("f32",),
-    gguf_options: Options | None = None,
-    onnx_options: onnx.Options | None = None,
+    gguf: gguf.Options | None = None,
+    onnx: onnx.Options | None = None,
+    torchscript: torchscript.Options | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
     hash_source: bool = True,
@@ -95,20 +45,23 @@ def export(
     """Write the bundle `out`, whole or not at all.
 
     `formats` are out of `FORMATS`, or "all": then a form that cannot hold the model is left out, and the manifest says
-    why. `dtype` is that of TorchScript, and of ONNX when `onnx_options` name no types; `gguf_types` and `gguf_options`
-    are GGUF's. An existing bundle is replaced only with `overwrite`, another folder that is not empty never is.
-    Without `hash_source` the manifest knows the source by size and time.
+    why. `gguf`, `onnx` and `torchscript` are the options of each; without them a format writes float32. An existing
+    bundle is replaced only with `overwrite`, another folder that is not empty never is. Without `hash_source` the
+    manifest knows the source by size and time.
     """
     everything = "all" in formats
-    wanted = list(FORMATS) if everything else list(dict.fromkeys(formats))
+    wanted = list(ORDER) if everything else list(dict.fromkeys(formats))
     if unknown := [name for name in wanted if name not in FORMATS]:
-        raise InputError(f"format {unknown[0]!r} is not known; choose from {', '.join(FORMATS)}, or all")
+        raise InputError(f"format {unknown[0]!r} is not known; choose from {', '.join(ORDER)}, or all")
     if not wanted:
-        raise InputError(f"no format to export to; choose from {', '.join(FORMATS)}, or all")
+        raise InputError(f"no format to export to; choose from {', '.join(ORDER)}, or all")
+    given: dict[str, Any] = {"gguf": gguf, "onnx": onnx, "torchscript": torchscript}
+    options = {name: given[name] or FORMATS[name].options() for name in wanted}
     out = Path(os.path.abspath(out))  # noqa: PTH100  (resolve would replace a link by what it points to)
     check_target(out, overwrite)
     report = progress or (lambda text, done, total: None)
-    with _staged(out, _needed(model, wanted, dtype, gguf_types, onnx_options), overwrite) as part:
+    needed = int(sum(FORMATS[name].bytes_needed(model, options[name]) for name in wanted))
+    with _staged(out, needed, overwrite) as part:
         manifest = Manifest(
             family=model.family.name,
             task=model.task.name,
@@ -123,8 +76,7 @@ def export(
         for name in wanted:
             try:
                 with _undone_on_error(part):
-                    write = FORMATS[name]
-                    manifest.artifacts += write(model, part, dtype, gguf_types, gguf_options, onnx_options, report)
+                    manifest.artifacts += FORMATS[name].write(model, part, options[name], report)
             except UnsupportedExport as error:
                 if not everything:
                     raise
@@ -165,25 +117,6 @@ def _staged(out: Path, needed: int, overwrite: bool) -> Iterator[Path]:
         if isinstance(error, CannotStage):
             raise InputError(f"{out.parent} cannot be written to ({error.strerror}); give another folder") from None
         raise
-
-
-def _needed(model: Model, formats: Sequence[str], dtype: str, types: Sequence[str], graphs: onnx.Options | None) -> int:
-    """About how many bytes the weights of all forms take."""
-    from math import prod
-
-    weights = sum(prod(weight.shape) for weight in model.weights.values())
-    by_part = sum(prod(weight.shape) for part in model.parts for weight in part.weights.values())
-    files = by_part * SIZES.get(dtype, 0.0) if "torchscript" in formats else 0.0  # none of them shared
-    each: list[float] = []
-    if "onnx" in formats and not (graphs and graphs.link):
-        from isoform.exporters.onnx.types import onnx_type
-
-        each += [onnx_type(name).bytes_per_weight for name in (graphs and graphs.types) or (dtype,)]
-    if "gguf" in formats:
-        from isoform.exporters.gguf.mixes import bytes_per_weight
-
-        each += [bytes_per_weight(kind) for kind in types]
-    return int(files + weights * sum(each))
 
 
 def _no_space(what: str, out: Path, needed: int, free: int) -> str:

@@ -27,6 +27,7 @@ class Gguf:
     (`rope_freqs.weight`); `config` finds their values in the metadata, under the same name.
     `refuse` gives the reason why llama.cpp would not compute what this configuration says, or "".
     `large`: llama.cpp takes this configuration for a 70B model, whose values it quantizes with more bits.
+    `file`: how the file's name begins: "model", or "mmproj" for a tower that llama.cpp opens beside a language model.
     """
 
     arch: str
@@ -37,6 +38,7 @@ class Gguf:
     refuse: Callable[[Any], str] = lambda config: ""
     large: Callable[[Any], bool] = lambda config: False
     tasks: tuple[str, ...] = ()  # the tasks that llama.cpp can serve
+    file: str = "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

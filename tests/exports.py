@@ -14,8 +14,9 @@ import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from isoform.exporters import bundle, gguf, onnx
+from isoform.exporters import bundle
 from isoform.manifest import Artifact, Manifest
 from isoform.reference.model import open_model
 from tests import oracle
@@ -56,33 +57,24 @@ def exported(
     dtype: str = "f32",
     *,
     task: str | None = None,
-    gguf_types: Sequence[str] = ("f32",),
-    gguf_options: gguf.Options | None = None,
-    onnx_options: onnx.Options | None = None,
+    **options: Any,
 ) -> Path:
-    """The bundle of the tiny checkpoint `name`, with the options of `bundle.export`. Read-only.
+    """The bundle of the tiny checkpoint `name`. Read-only.
 
-    Fewer formats than all in the default dtype are served from the bundle that has them all.
+    `options` are those of `bundle.export` by format; ONNX and TorchScript default to `dtype`. Fewer formats than all in
+    float32 are served from the bundle that has them all.
     """
-    options = (dtype, tuple(gguf_types), gguf_options, onnx_options)
-    if options == ("f32", ("f32",), None, None):
+    chosen = {form: bundle.FORMATS[form].of_types([dtype]) for form in ("onnx", "torchscript")} | options
+    if dtype == "f32" and not options:
         formats = ("all",)
     source = oracle.tiny(name)
-    key = hashlib.sha256(repr((str(source), sorted(formats), task, options)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((str(source), sorted(formats), task, sorted(chosen.items()))).encode()).hexdigest()[:16]
     folder = root() / f"{name}-{key}"
     if not folder.exists():
         with folder.with_suffix(".lock").open("w") as lock:  # another worker may be writing it
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():  # an export is whole or not at all, so that a stopped one leaves nothing here
-                bundle.export(
-                    open_model(source, task),
-                    formats,
-                    folder,
-                    dtype=dtype,
-                    gguf_types=gguf_types,
-                    gguf_options=gguf_options,
-                    onnx_options=onnx_options,
-                )
+                bundle.export(open_model(source, task), formats, folder, **chosen)
                 for path in folder.rglob("*"):
                     if path.is_file():
                         path.chmod(0o444)

@@ -8,39 +8,41 @@ metadata of ours says so; where llama.cpp cannot compute it at all, the export i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, UnsupportedExport
-from isoform.exporters.gguf.mixes import MIXES, Depths, mix_name, parse_overrides, tensor_types
-from isoform.manifest import Artifact, File, describe
+from isoform.exporters.format import elements
+from isoform.exporters.gguf.mixes import MIXES, Depths, bytes_per_weight, mix_name, parse_overrides, tensor_types
+from isoform.manifest import WHOLE, Artifact, File, describe
+from isoform.progress import Progress
 
 if TYPE_CHECKING:
-    from isoform.reference.card import Gguf
+    from isoform.reference.card import Family, Gguf, Task
     from isoform.reference.model import Model
 
-TYPES = tuple(MIXES)
 OTHER_FORMATS = "export to ONNX or TorchScript instead"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a GGUF export can be told besides its types.
+    """Options of a GGUF export. `types` are names of llama-quantize, a file for each.
 
     `overrides` are "regex=type", the first whose regex is found in a tensor's name deciding its type; `split_max_size`
     ("2G", "500M") cuts a file into shards with at most so many bytes of tensors; `imatrix` is llama.cpp's importance
     matrix in a file; `pre` names llama.cpp's pre-tokenizer instead of the one found from tokenizer.json.
     """
 
+    types: tuple[str, ...] = ("f32",)
     overrides: tuple[str, ...] = ()
     split_max_size: str | None = None
     imatrix: Path | None = None
     pre: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What was asked for, as the manifest keeps it; the check reads it again."""
+        """All but the types, as the manifest keeps it; the check reads it again."""
         matrix = self.imatrix and self.imatrix.absolute()
         found = {
             "overrides": list(self.overrides),
@@ -51,36 +53,16 @@ class Options:
         return {key: value for key, value in found.items() if value}
 
 
-def check_request(types: Sequence[str], options: Options) -> None:
-    """Raise InputError for a type or an option that makes no sense, before a model is opened."""
-    for kind in types:
-        mix_name(kind)
-    parse_overrides(options.overrides)
-    _bytes(options.split_max_size)
-    if options.imatrix is not None and not options.imatrix.is_file():
-        raise InputError(f"--imatrix {options.imatrix} is not there; `isoform imatrix` makes one from a text")
-
-
-def path_of(kind: str) -> str:
-    """Where in the bundle the file of this type lies."""
-    return f"gguf/model-{kind}.gguf"
-
-
-def refusal(model: Model) -> str:
-    """Why llama.cpp cannot run this model, or "" when it can."""
-    gguf, family = model.family.gguf, model.family
-    if gguf is None:
-        return family.no_gguf or f"llama.cpp has no {family.title}"
-    if model.task.name not in gguf.tasks:
-        return f"llama.cpp has no {model.task.name} for {family.title}, only {', '.join(gguf.tasks)}"
-    return gguf.refuse(model.config)
+def path_of(kind: str, stem: str = "model") -> str:
+    """Where in the bundle the file of this type is."""
+    return f"gguf/{stem}-{kind}.gguf"
 
 
 def write(
     model: Model,
     folder: Path,
     types: Sequence[str],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     options: Options | None = None,
 ) -> list[Artifact]:
@@ -89,31 +71,44 @@ def write(
     Raises InputError for options that make no sense, UnsupportedExport when llama.cpp would not compute what the model
     does, or has no tokenizer like its own.
     """
+    asked = options or Options()
+    kinds = list(dict.fromkeys(mix_name(kind) for kind in types))
+    report = progress or (lambda text, done, total: None)
+    parts = [part for part in model.parts if not _refusal(part)] or [model]
+    return [artifact for part in parts for artifact in _write_part(part, folder, kinds, report, asked)]
+
+
+def _write_part(
+    model: Model, folder: Path, kinds: Sequence[str], progress: Progress, options: Options
+) -> list[Artifact]:
     from isoform.exporters.gguf.metadata import metadata
     from isoform.exporters.gguf.tensors import entries
     from isoform.exporters.gguf.writer import Target, write_files
 
-    asked = options or Options()
-    kinds = list(dict.fromkeys(mix_name(kind) for kind in types))
-    overrides, shard_bytes = parse_overrides(asked.overrides), _bytes(asked.split_max_size)
+    overrides, shard_bytes = parse_overrides(options.overrides), _bytes(options.split_max_size)
     gguf = card_of(model)
     tensors = entries(model, gguf)
     shapes = {entry.name: entry.shape for entry in tensors}
     depths = _depths(model, gguf)
     weights, measured = None, dict[str, Any]()
-    if asked.imatrix is not None:
+    if options.imatrix is not None:
         from isoform.exporters.gguf.imatrix import read_importance, weights_for
 
-        importance = read_importance(asked.imatrix)
+        importance = read_importance(options.imatrix)
         weights, measured = weights_for(importance, shapes, model.name), importance.metadata()
     chosen = {kind: tensor_types(kind, shapes, depths, overrides=overrides, importance=weights) for kind in kinds}
-    facts = metadata(model, gguf, tensors, asked.pre) | measured
+    facts = metadata(model, gguf, tensors, options.pre) | measured
     targets = [
-        Target(folder / path_of(kind), {**facts, "general.file_type": MIXES[kind].file_type}, chosen[kind], shard_bytes)
+        Target(
+            folder / path_of(kind, gguf.file),
+            {**facts, "general.file_type": MIXES[kind].file_type},
+            chosen[kind],
+            shard_bytes,
+        )
         for kind in kinds
     ]
     (folder / "gguf").mkdir(parents=True, exist_ok=True)
-    written = write_files(targets, tensors, progress or (lambda text, done, total: None), importance=weights)
+    written = write_files(targets, tensors, progress, importance=weights)
     return [
         Artifact(
             format="gguf",
@@ -123,18 +118,27 @@ def write(
                 for path, sha256 in shards.items()
             ),
             signature=model.signature,
-            options=asked.to_json(),
+            part=model.part,
+            options=options.to_json(),
         )
         for kind, shards in zip(kinds, written, strict=True)
     ]
 
 
 def card_of(model: Model) -> Gguf:
-    """The family's GGUF card; raises UnsupportedExport when llama.cpp cannot run this model."""
-    reason = refusal(model)
-    if reason or model.family.gguf is None:
+    """The GGUF card of a model or of one of its parts; raises UnsupportedExport when llama.cpp cannot run it."""
+    card, reason = _card(model.family, model.task, model.part), _refusal(model)
+    if reason or card is None:
         raise UnsupportedExport(f"{model.name} cannot be a GGUF file: {reason}; {OTHER_FORMATS}")
-    return model.family.gguf
+    return card
+
+
+def _card(family: Family, task: Task, part: str) -> Gguf | None:
+    return family.gguf if part == WHOLE else task.parts[part].gguf
+
+
+def _refusal(model: Model) -> str:
+    return FORMAT.refusal(model.family, model.task, model.part, model.config)
 
 
 def _depths(model: Model, gguf: Gguf) -> Depths:
@@ -157,3 +161,39 @@ def _bytes(size: str | None) -> int | None:
     if not count:
         raise InputError(f"--split-max-size takes a size like 500M or 2G, not {size!r}")
     return count
+
+
+class GgufFormat:
+    """The format `gguf`: one file for the model, or one for each part that llama.cpp has a file for."""
+
+    name = "gguf"
+    options = Options
+
+    def of_types(self, types: Sequence[str]) -> Options:
+        return Options(types=tuple(types))
+
+    def check_request(self, options: Options) -> None:
+        for kind in options.types:
+            mix_name(kind)
+        parse_overrides(options.overrides)
+        _bytes(options.split_max_size)
+        if options.imatrix is not None and not options.imatrix.is_file():
+            raise InputError(f"--imatrix {options.imatrix} is not there; `isoform imatrix` makes one from a text")
+
+    def refusal(self, family: Family, task: Task, part: str = WHOLE, config: Any = None) -> str:
+        """What the family's card says of llama.cpp."""
+        card = _card(family, task, part)
+        if card is None:
+            return family.no_gguf or f"llama.cpp has no {family.title}"
+        if part == WHOLE and task.name not in card.tasks:
+            return f"llama.cpp has no {task.name}, only {', '.join(card.tasks)}"
+        return "" if config is None else card.refuse(config)
+
+    def bytes_needed(self, model: Model, options: Options) -> float:
+        return elements(model) * sum(bytes_per_weight(kind) for kind in options.types)
+
+    def write(self, model: Model, folder: Path, options: Options, progress: Progress) -> list[Artifact]:
+        return write(model, folder, options.types, progress, options=options)
+
+
+FORMAT = GgufFormat()

@@ -5,26 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isoform.errors import UnsupportedExport
+from isoform.exporters.format import elements
 from isoform.exporters.onnx.types import Options, onnx_type, part_file
-from isoform.manifest import Artifact, File
+from isoform.manifest import WHOLE, Artifact, File
+from isoform.progress import Progress
 
 if TYPE_CHECKING:
     import torch
 
-    from isoform.exporters.onnx.external import Progress
     from isoform.exporters.tracing import Trace
+    from isoform.reference.card import Family, Task
     from isoform.reference.model import Model
 
-__all__ = ["Options", "check_request", "write"]
-
-
-def check_request(options: Options) -> None:
-    """Raise InputError for a type that is none, before a model is opened."""
-    for name in options.types:
-        onnx_type(name, options.portable)
+__all__ = ["FORMAT", "Options", "write"]
 
 
 def write(
@@ -104,3 +100,32 @@ def write(
 
 def _file(path: str, content: bytes) -> File:
     return File(path, len(content), hashlib.sha256(content).hexdigest())
+
+
+class Onnx:
+    """The format `onnx`, with one graph for each part of a model."""
+
+    name = "onnx"
+    options = Options
+
+    def of_types(self, types: Sequence[str]) -> Options:
+        return Options(types=tuple(types))
+
+    def check_request(self, options: Options) -> None:
+        for name in options.types:
+            onnx_type(name, options.portable)
+
+    def refusal(self, family: Family, task: Task, part: str = WHOLE, config: Any = None) -> str:
+        """Every graph that can be traced has an ONNX form."""
+        return ""
+
+    def bytes_needed(self, model: Model, options: Options) -> float:
+        if options.link:
+            return 0.0
+        return elements(model) * sum(onnx_type(name).bytes_per_weight for name in options.types)
+
+    def write(self, model: Model, folder: Path, options: Options, progress: Progress) -> list[Artifact]:
+        return write(model, folder, options.types, progress, portable=options.portable, link=options.link)
+
+
+FORMAT = Onnx()

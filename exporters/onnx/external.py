@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import isfinite, prod
@@ -26,12 +26,12 @@ from isoform.exporters.onnx.forms import DATA, Form
 from isoform.exporters.onnx.graph import ELEMENTS, Parameter
 from isoform.exporters.tracing import Type
 from isoform.manifest import File, describe
+from isoform.progress import Progress
 from isoform.reference.weights import Weight
 
 PIECE = 2**20  # elements at a time
 PAGE, LINE = 4096, 64  # a tensor of a page or more starts on a page, so that it can be mapped; a smaller one on a line
 
-Progress = Callable[[str, int, int], None]
 Place = tuple[str, int, int]  # a file beside the graph, the offset in it, the length
 
 

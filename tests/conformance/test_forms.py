@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from isoform.exporters import onnx
+from isoform.exporters import gguf, onnx
 from isoform.formats import CHECKED_ON, FORMATS
 from isoform.manifest import Artifact, Manifest
 from isoform.reference.families import FAMILIES
@@ -42,8 +42,8 @@ class Forms:
             name,
             [form for form in FORMATS if getattr(self, form) and form not in missing],
             self.torchscript or "f32",
-            gguf_types=self.gguf,
-            onnx_options=onnx.Options(types=self.onnx, portable=self.portable),
+            gguf=gguf.Options(types=self.gguf or ("f32",)),
+            onnx=onnx.Options(types=self.onnx, portable=self.portable),
         )
 
 

@@ -20,28 +20,31 @@ import pytest
 from isoform import whole
 from isoform.errors import InputError, IsoformError, UnsupportedExport
 from isoform.exporters import bundle as bundles
+from isoform.exporters import gguf
 from isoform.exporters.bundle import FORMATS, export
 from isoform.manifest import NAME, Artifact, File, Manifest, describe
+from isoform.progress import Progress
 from isoform.reference.model import Model, open_model
 
 Tiny = Callable[[str], Path]
 
 
-def writes(name: str, **behaviour: Any) -> Callable[..., list[Artifact]]:
-    """A form of a few bytes; `raises` is raised after writing half of it."""
+def writes(name: str, **behaviour: Any) -> Any:
+    """A format that writes a few bytes; `raises` is raised after writing half of it."""
 
-    def write(model: Model, folder: Path, dtype: str, *options: Any) -> list[Artifact]:
+    def write(model: Model, folder: Path, options: Any, progress: Progress) -> list[Artifact]:
         path = folder / name / "model.bin"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
-        options[-1](name, 1, 2)  # the progress comes last
+        progress(name, 1, 2)
         if "raises" in behaviour:
             (folder / f"{name}_config.json").write_text("{}")
             raise behaviour["raises"]
         path.write_bytes(b"the whole")
-        return [Artifact(format=name, dtype=dtype, files=(describe(path, folder),), signature=model.signature)]
+        return [Artifact(format=name, dtype="f32", files=(describe(path, folder),), signature=model.signature)]
 
-    return write
+    real = FORMATS[name]
+    return SimpleNamespace(name=name, options=real.options, bytes_needed=real.bytes_needed, write=write)
 
 
 @pytest.fixture
@@ -56,7 +59,9 @@ def test_all_forms_of_a_model_lie_in_one_folder(tiny: Tiny, tmp_path: Path) -> N
     out = tmp_path / "new" / "bundle"
     seen: list[str] = []
     model = open_model(tiny("bert_embed"))
-    manifest = export(model, ["all"], out, gguf_types=["f32", "q8_0"], progress=lambda text, *_: seen.append(text))
+    manifest = export(
+        model, ["all"], out, gguf=gguf.Options(types=("f32", "q8_0")), progress=lambda text, *_: seen.append(text)
+    )
     assert [(a.format, a.dtype) for a in manifest.artifacts] == [
         ("onnx", "f32"),
         ("torchscript", "f32"),
@@ -155,7 +160,7 @@ WAITS = (
     "from isoform.reference.model import open_model\n"
     "def write(model, folder, *rest):\n"
     "    (folder / 'half').write_text('half'); print('under way', flush=True); time.sleep(60)\n"
-    "bundle.FORMATS['onnx'] = write\n"
+    "bundle.FORMATS['onnx'].write = write\n"
     "bundle.export(open_model(sys.argv[1]), ['onnx'], Path(sys.argv[2]))"
 )
 

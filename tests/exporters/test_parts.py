@@ -25,7 +25,7 @@ from tests.oracle import tiny
 @pytest.fixture(scope="module")
 def folders() -> dict[str, Path]:
     both = Options(types=("f32", "int8"))
-    return {"moonshine_b": exported("moonshine_b"), "whisper_b": exported("whisper_b", onnx_options=both)}
+    return {"moonshine_b": exported("moonshine_b"), "whisper_b": exported("whisper_b", onnx=both)}
 
 
 def failures(report: Report) -> list[str]:
@@ -143,7 +143,7 @@ def test_every_part_is_checked_alone_and_with_chosen_rows(name: str, folders: di
 
 def test_portable_graphs_are_the_same(tmp_path: Path) -> None:
     model = open_model(tiny("whisper_b"))
-    bundle.export(model, ["onnx"], tmp_path / "out", onnx_options=Options(types=("f32",), portable=True))
+    bundle.export(model, ["onnx"], tmp_path / "out", onnx=Options(types=("f32",), portable=True))
     graphs = [onnx.load(str(path), load_external_data=False) for path in (tmp_path / "out/onnx").glob("*.onnx")]
     assert len(graphs) == 3
     assert all([domain.domain for domain in graph.opset_import] == [""] for graph in graphs)

@@ -129,15 +129,10 @@ def _bundle_source(folder: Path) -> tuple[Model, int]:
 
 def _refusal(form: str, quantization: str) -> str:
     """Why this format has no such type, or nothing when it has."""
-    from isoform.exporters import gguf, onnx
+    from isoform.exporters.bundle import FORMATS
 
     try:
-        if form == "gguf":
-            gguf.check_request([quantization], gguf.Options())
-        elif form == "onnx":
-            onnx.check_request(onnx.Options(types=(quantization,)))
-        elif quantization not in ("f32", "f16", "bf16"):
-            return f"{form} has no type {quantization}; it has f32, f16 and bf16"
+        FORMATS[form].check_request(FORMATS[form].of_types([quantization]))
     except IsoformError as error:
         return str(error)
     return ""
@@ -195,20 +190,14 @@ def _checked(cell: Cell) -> Report:
     limits = Limits(seconds=cell.seconds, tolerances=cell.tolerances, only=wanted)
     if cell.bundle:
         return check_bundle(Path(cell.bundle), threads=cell.threads, limits=limits)
-    from isoform.exporters import bundle, onnx
+    from isoform.exporters import bundle
     from isoform.reference.model import open_model
 
-    model, floats = open_model(cell.model), cell.quantization in ("f32", "f16", "bf16")
+    model = open_model(cell.model)
     with tempfile.TemporaryDirectory(prefix="isoform-") as temporary:
         folder = Path(temporary) / "bundle"
-        bundle.export(
-            model,
-            [cell.format],
-            folder,
-            dtype=cell.quantization if floats else "f32",
-            gguf_types=[cell.quantization],
-            onnx_options=onnx.Options(types=(cell.quantization,)) if cell.format == "onnx" else None,
-        )
+        options: dict[str, Any] = {cell.format: bundle.FORMATS[cell.format].of_types([cell.quantization])}
+        bundle.export(model, [cell.format], folder, **options)
         return check_bundle(folder, model, threads=cell.threads, limits=limits)
 
 

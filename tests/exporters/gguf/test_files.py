@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from isoform.errors import CheckpointError, InputError, UnsupportedExport
-from isoform.exporters.gguf import path_of, refusal, write
+from isoform.exporters.gguf import FORMAT, path_of, write
 from isoform.exporters.gguf.mixes import CONVERTED
 from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import Model, open_model
@@ -206,7 +206,7 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
 def test_what_llama_cpp_cannot_compute_is_refused(tiny: Tiny, tmp_path: Path, name: str) -> None:
     task, config, reason = REFUSED[name]
     model = open_model(altered(tiny(name), tmp_path, **config) if config else tiny(name), task)
-    assert reason in refusal(model)
+    assert reason in FORMAT.refusal(model.family, model.task, config=model.config)
     with pytest.raises(UnsupportedExport, match=r"export to ONNX or TorchScript instead$") as error:
         write(model, tmp_path, ["f32"])
     assert "\n" not in str(error.value)
@@ -226,7 +226,7 @@ def test_the_refused_would_be_wrong(tiny: Tiny, tmp_path: Path, name: str) -> No
 
 def test_a_window_as_wide_as_the_context_is_no_window(tiny: Tiny, tmp_path: Path) -> None:
     model = open_model(altered(tiny("mistral_b"), tmp_path, sliding_window=256))
-    assert refusal(model) == ""
+    assert FORMAT.refusal(model.family, model.task, config=model.config) == ""
 
 
 def test_a_family_without_gguf_gives_its_reason(tiny: Tiny, tmp_path: Path) -> None:

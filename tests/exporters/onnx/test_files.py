@@ -73,8 +73,7 @@ def quiet(text: str, done: int, total: int) -> None:
 
 @cache
 def export(name: str, dtype: str = "f32", portable: bool = False) -> Export:
-    options = Options(types=(dtype,), portable=True) if portable else None
-    folder = exported(name, ["onnx"], dtype, onnx_options=options)
+    folder = exported(name, ["onnx"], dtype, onnx=Options(types=(dtype,), portable=portable))
     return Export(open_model(oracle.tiny(name)), folder, artifact_of(folder, "onnx", dtype))
 
 

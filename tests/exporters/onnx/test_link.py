@@ -46,7 +46,7 @@ def run_once(path: Path, source: Path) -> None:
 
 def test_a_linked_export_copies_no_weight_and_computes_the_same(source: Path, tmp_path: Path) -> None:
     model = open_model(source)
-    linked = export(model, ["onnx"], tmp_path / "linked", onnx_options=LINK)
+    linked = export(model, ["onnx"], tmp_path / "linked", onnx=LINK)
     copied = export(model, ["onnx"], tmp_path / "copied")
     names = [file.path for file in linked.artifacts[0].files]
     assert names[:2] == ["onnx/model.onnx", "onnx/model.safetensors"]
@@ -105,20 +105,20 @@ def test_what_is_cast_or_computed_lies_in_a_file_of_its_own(tmp_path: Path) -> N
 
 def test_quantized_types_beside_a_linked_one_keep_their_own_file(source: Path, tmp_path: Path) -> None:
     options = exporter.Options(types=("f32", "q4_0"), link=True)
-    manifest = export(open_model(source), ["onnx"], tmp_path / "bundle", onnx_options=options)
+    manifest = export(open_model(source), ["onnx"], tmp_path / "bundle", onnx=options)
     quantized = [file.path for file in manifest.artifacts[1].files]
     assert quantized == ["onnx/model_q4.onnx", "onnx/model_q4.onnx_data"]
 
 
 def test_the_bundle_outlives_its_source(source: Path, tmp_path: Path) -> None:
-    export(open_model(source), ["onnx"], tmp_path / "bundle", onnx_options=LINK)
+    export(open_model(source), ["onnx"], tmp_path / "bundle", onnx=LINK)
     shutil.rmtree(source)
     session, _ = open_path(tmp_path / "bundle", "onnxruntime")
     session.close()
 
 
 def test_a_source_that_grew_is_refused_at_load(source: Path, tmp_path: Path) -> None:
-    export(open_model(source), ["onnx"], tmp_path / "bundle", onnx_options=LINK)
+    export(open_model(source), ["onnx"], tmp_path / "bundle", onnx=LINK)
     with (source / "model.safetensors").open("ab") as stream:
         stream.write(b"more")
     with pytest.raises(CheckpointError, match=r"model\.safetensors has \d+ bytes, the manifest says \d+; export"):
@@ -126,7 +126,7 @@ def test_a_source_that_grew_is_refused_at_load(source: Path, tmp_path: Path) -> 
 
 
 def test_a_source_that_changed_within_is_found_by_its_hash(source: Path, tmp_path: Path) -> None:
-    export(open_model(source), ["onnx"], tmp_path / "bundle", onnx_options=LINK)
+    export(open_model(source), ["onnx"], tmp_path / "bundle", onnx=LINK)
     with (source / "model.safetensors").open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
         stream.write(b"\x7f")
@@ -146,7 +146,7 @@ def test_another_file_system_is_refused_with_the_way_out(
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(InputError, match=r"cannot be linked into .*\(Invalid cross-device link\).*use --weights copy"):
-        export(open_model(source), ["onnx"], tmp_path / "bundle", onnx_options=LINK)
+        export(open_model(source), ["onnx"], tmp_path / "bundle", onnx=LINK)
     assert not (tmp_path / "bundle").exists()
 
 

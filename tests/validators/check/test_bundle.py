@@ -28,7 +28,7 @@ from tests.validators.torch_session import TorchSession
 
 def write(name: str, folder: Path, dtype: str = "f32", types: tuple[str, ...] = ("f32", "q8_0")) -> Path:
     """A bundle of a tiny checkpoint in all three formats, which may be changed."""
-    return copied(exported(name, dtype=dtype, gguf_types=types), folder)
+    return copied(exported(name, dtype=dtype, gguf=gguf.Options(types=types)), folder)
 
 
 @pytest.fixture(scope="module")
