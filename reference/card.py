@@ -103,7 +103,7 @@ class Family:
 
     `heads`: top-level canonical modules that only some tasks have; a task leaves those of the others unread. `tasks`
     ends with the headless one, which is the default of a checkpoint that names no architecture; one of several parts
-    has its head all the same.
+    has its head all the same. `towers`: more rules, those of the models inside this one, which its config names.
     """
 
     name: str
@@ -111,9 +111,14 @@ class Family:
     model_types: tuple[str, ...]
     config: type[Config]
     rules: tuple[Rule, ...]
+    towers: Callable[[Any], tuple[Rule, ...]] = field(default=lambda config: ())
     tasks: tuple[Task, ...]
     prefix: str
     heads: tuple[str, ...] = ()
     tied: Callable[[Any], Mapping[str, str]] = field(default=lambda config: {})  # parameter -> the one it shares
     gguf: Gguf | None = None
     no_gguf: str = ""  # the reason, when gguf is None
+
+    def rules_of(self, config: Any) -> tuple[Rule, ...]:
+        """Every rule, with the sizes of this config."""
+        return tuple(rule.at(config) for rule in (*self.rules, *self.towers(config)))

@@ -1,4 +1,8 @@
-"""Configurations: frozen dataclasses whose fields carry the names of config.json."""
+"""Configurations: frozen dataclasses whose fields carry the names of config.json, read with their types.
+
+A config may hold configs: the object `text_config` of config.json is read by `section`, and what is wrong in it is
+reported as `text_config.hidden_size`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,10 @@ _LARGEST = 2**31 - 1
 _MAY_BE_ZERO = ("max_window_layers",)
 
 
+_PLACE = "<place>"
+"""The key under which a section of a file says where it is; no file has one of that name that matters."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """What a family needs of config.json; other keys are ignored."""
@@ -28,22 +36,42 @@ class Config:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read the fields from a parsed config.json; a missing, mistyped or absurd one raises CheckpointError.
 
-        A null is None where the field may be None, and the default elsewhere.
+        A null is None where the field may be None, and the default elsewhere. A field whose type is a Config is read
+        from the section of its name.
         """
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
         for spec in fields(cls):
             value, hint = data.get(spec.name), hints[spec.name]
-            if value is not None:
-                values[spec.name] = _typed(spec.name, value, hint)
+            if isinstance(hint, type) and issubclass(hint, Config) and not isinstance(value, Config):
+                values[spec.name] = hint.from_dict(section(data, spec.name))
+            elif value is not None:
+                values[spec.name] = _typed(where(data, spec.name), spec.name, value, hint)
             elif spec.name in data and types.NoneType in get_args(hint):
                 values[spec.name] = None
             elif spec.default is MISSING and spec.default_factory is MISSING:
-                raise CheckpointError(f"config.json has no {spec.name!r}, which {cls.__name__} needs")
+                file, key = where(data, spec.name)
+                raise CheckpointError(f"{file} has no {key!r}, which {cls.__name__} needs")
         return cls(**values)
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
+def where(data: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """The file that `data` was read from, and the dotted path of `key` in it."""
+    file, path = data.get(_PLACE, ("config.json", ""))
+    return file, f"{path}.{key}" if path else key
+
+
+def section(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The object under `key` ("text_config"), empty when it is missing; `key`_dict, in old files, takes precedence."""
+    file, path = where(data, key)
+    old = data.get(f"{key}_dict")
+    found = data.get(key) if old is None else old
+    if not isinstance(found, Mapping | None):
+        raise CheckpointError(f"{file}: {path} is {_short(found)}, not an object")
+    return {**(found or {}), _PLACE: (file, path)}
+
+
+def _typed(place: tuple[str, str], name: str, value: Any, hint: Any) -> Any:
     """`value` as the field's type, or CheckpointError; whole numbers pass as floats, lists become tuples."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for option in options:
@@ -60,7 +88,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         elif isinstance(value, option):
             return value
     wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options if option is not types.NoneType)
-    raise CheckpointError(f"config.json: {name} is {_short(value)}, which is no valid {wanted}")
+    file, path = place
+    raise CheckpointError(f"{file}: {path} is {_short(value)}, which is no valid {wanted}")
 
 
 def _short(value: Any) -> str:
@@ -72,7 +101,8 @@ def with_labels(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """config.json with `num_labels` counted where `id2label` names them."""
     labels = data.get("id2label")
     if labels is not None and not isinstance(labels, Mapping):
-        raise CheckpointError(f"config.json: id2label is {_short(labels)}, not an object")
+        file, path = where(data, "id2label")
+        raise CheckpointError(f"{file}: {path} is {_short(labels)}, not an object")
     return {**data, "num_labels": len(labels)} if labels else data
 
 
@@ -103,13 +133,14 @@ def read_rope(
     `kind` picks the entry of a config that has one per layer type ("full_attention", "sliding_attention");
     `theta` is the format's default base, `partial` its default share of a head; None: this family rotates all of it.
     """
+    file, path = where(data, "rope_parameters" if data.get("rope_parameters") is not None else "rope_scaling")
     settings = data.get("rope_parameters")
     if settings is None:
         settings = data.get("rope_scaling") or {}
     elif kind is not None and isinstance(settings, Mapping) and kind in settings:
         settings = settings[kind]
     if not isinstance(settings, Mapping):
-        raise CheckpointError(f"config.json: the rotary settings are {_short(settings)}, not an object")
+        raise CheckpointError(f"{file}: {path} is {_short(settings)}, not an object")
     name: Any = settings.get("rope_type") or settings.get("type") or "default"
     if name not in get_args(RopeKind):
         raise UnsupportedModel(
@@ -127,12 +158,12 @@ def read_rope(
             original_max_position_embeddings=int(settings.get("original_max_position_embeddings", 8192)),
         )
     except (TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"config.json: malformed rotary settings {_short(settings)} ({error})") from None
+        raise CheckpointError(f"{file}: malformed rotary settings, {path} {_short(settings)} ({error})") from None
     numbers = (rope.theta, rope.factor, rope.low_freq_factor, rope.original_max_position_embeddings)
     if not all(0 < number < math.inf for number in numbers) or not rope.low_freq_factor < rope.high_freq_factor:
-        raise CheckpointError(f"config.json: the rotary settings {_short(settings)} make no sense")
+        raise CheckpointError(f"{file}: the rotary settings, {path} {_short(settings)}, make no sense")
     if not 0 < share <= 1:
-        raise CheckpointError(f"config.json: partial_rotary_factor {share} is no share of a head")
+        raise CheckpointError(f"{file}: partial_rotary_factor is {share}, which is no share of a head")
     if share != 1 and partial is None:
         raise UnsupportedModel(f"partial rotary embedding ({share} of each head) is not supported by this family")
     return rope

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family
 from isoform.reference.checkpoints.checkpoint import Checkpoint
+from isoform.reference.config import Config, section, where
+from isoform.reference.rules import Rule
 
 FAMILIES = {
     "bert": "text.bert",
@@ -59,6 +63,30 @@ def all_families() -> Iterator[Family]:
     """Every card, by name."""
     for module in sorted(set(FAMILIES.values())):
         yield _card(module)
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """One model inside another: its family, and its config under a name of the Hub (`text_config`)."""
+
+    family: Family
+    config: Config
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The family's, with the sizes of this config; `rules.below` puts them in their place."""
+        return self.family.rules_of(self.config)
+
+
+def tower(data: Mapping[str, Any], key: str, default: str) -> Tower:
+    """The tower that config.json describes under `key`; `default` is its model_type where the file states none."""
+    found = section(data, key)
+    model_type = found.get("model_type", default)
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        file, path = where(found, "model_type")
+        raise UnsupportedModel(f"{file}: {path} {model_type!r} is not supported; isoform knows {', '.join(FAMILIES)}")
+    family = load_family(model_type)
+    return Tower(family, family.config.from_dict({**found, "model_type": model_type}))
 
 
 def family_for(checkpoint: Checkpoint) -> Family:

@@ -88,7 +88,7 @@ class Model:
     @cached_property
     def rules(self) -> tuple[Rule, ...]:
         """The family's weight rules, with the sizes of this config."""
-        return tuple(rule.at(self.config) for rule in self.family.rules)
+        return self.family.rules_of(self.config)
 
     @cached_property
     def all_weights(self) -> Mapping[str, Weight]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Part, Task
+from isoform.reference.config import section
 from isoform.reference.layers import (
     MLP,
     Attention,
@@ -27,7 +28,7 @@ from isoform.reference.layers import (
     head_size,
     padding_bias,
 )
-from isoform.reference.multimodal.towers import TextConfig, TowersConfig, VisionConfig, tower
+from isoform.reference.multimodal.towers import TextConfig, TowersConfig, VisionConfig
 from isoform.reference.rules import Drop, Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
 from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
@@ -56,12 +57,12 @@ class BlipVisionConfig(VisionConfig):
 class BlipConfig(TowersConfig[BlipTextConfig, BlipVisionConfig]):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BlipConfig:
-        text = BlipTextConfig.from_dict(tower(data, "text_config"))
+        text = BlipTextConfig.from_dict(section(data, "text_config"))
         if not (text.tie_word_embeddings and data.get("tie_word_embeddings", True)):
             raise UnsupportedModel("BLIP with tie_word_embeddings=false is not supported: its head has two biases")
         if not text.is_decoder:
             raise UnsupportedModel("BLIP with text_config.is_decoder=false attends to no picture; take another model")
-        return cls(text=text, vision=BlipVisionConfig.from_dict(tower(data, "vision_config")))
+        return cls(text=text, vision=BlipVisionConfig.from_dict(section(data, "vision_config")))
 
 
 class VisionLayer(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from isoform.reference.card import Family, Task
+from isoform.reference.config import section
 from isoform.reference.layers import Embedding, Linear, causal_bias, true_positions
 from isoform.reference.multimodal.towers import (
     TEXT_RULES,
@@ -22,7 +23,6 @@ from isoform.reference.multimodal.towers import (
     VisionConfig,
     layers,
     similarity,
-    tower,
     towers_signature,
 )
 from isoform.reference.rules import Rename, Rule, below
@@ -44,8 +44,8 @@ class ClipConfig(TowersConfig[ClipTextConfig, VisionConfig]):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClipConfig:
         return cls(
-            text=ClipTextConfig.from_dict(tower(data, "text_config")),
-            vision=VisionConfig.from_dict(tower(data, "vision_config")),
+            text=ClipTextConfig.from_dict(section(data, "text_config")),
+            vision=VisionConfig.from_dict(section(data, "vision_config")),
             projection_dim=data.get("projection_dim") or 512,
         )
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from isoform.reference import ops
 from isoform.reference.card import Family, Task
+from isoform.reference.config import section
 from isoform.reference.layers import MLP, Embedding, Linear
 from isoform.reference.multimodal.towers import (
     TEXT_RULES,
@@ -24,7 +25,6 @@ from isoform.reference.multimodal.towers import (
     VisionConfig,
     layers,
     similarity,
-    tower,
     towers_signature,
 )
 from isoform.reference.rules import Rename, Rule, below
@@ -55,7 +55,7 @@ class SiglipVisionConfig(VisionConfig):
 class SiglipConfig(TowersConfig[SiglipTextConfig, SiglipVisionConfig]):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SiglipConfig:
-        text, vision = tower(data, "text_config"), tower(data, "vision_config")
+        text, vision = section(data, "text_config"), section(data, "vision_config")
         return cls(text=SiglipTextConfig.from_dict(text), vision=SiglipVisionConfig.from_dict(vision))
 
 

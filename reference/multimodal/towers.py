@@ -8,21 +8,11 @@ from typing import Any, Generic, Self, TypeVar
 
 from torch import Tensor, nn
 
-from isoform.errors import CheckpointError
 from isoform.reference.config import Config
 from isoform.reference.layers import MLP
 from isoform.reference.rules import Drop, Rename, Rule, below
 from isoform.reference.vision.patches import Layer, pixels
 from isoform.signature import LENGTH, PICTURES, SENTENCES, Port, Signature
-
-
-def tower(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The object `name` ("text_config") of config.json; one called `name`_dict, in old files, goes before it."""
-    old = data.get(f"{name}_dict")
-    found = data.get(name) if old is None else old
-    if not isinstance(found, Mapping | None):
-        raise CheckpointError(f"config.json: {name} is {found!r:.60}, not an object")
-    return found or {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

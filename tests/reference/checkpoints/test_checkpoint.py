@@ -250,7 +250,7 @@ CONFIG: dict[str, tuple[Damage, str]] = {
     "eps is infinite": (config(rms_norm_eps=float("inf")), "rms_norm_eps is inf"),
     "eps is text": (config(rms_norm_eps="small"), "rms_norm_eps is 'small'"),
     "text for a truth value": (config(tie_word_embeddings="no"), "tie_word_embeddings is 'no', which is no valid bool"),
-    "rope is a list": (config(rope_parameters=[1]), "rotary settings are [1], not an object"),
+    "rope is a list": (config(rope_parameters=[1]), "rope_parameters is [1], not an object"),
     "rope theta is text": (config(rope_parameters={"rope_theta": "x"}), "malformed rotary settings"),
     "rope theta is negative": (config(rope_parameters={"rope_theta": -1}), "make no sense"),
     "rope factor is not a number": (
@@ -266,7 +266,7 @@ CONFIG: dict[str, tuple[Damage, str]] = {
     ),
     "old rope scaling is text": (
         lambda f: (without("rope_parameters")(f), config(rope_scaling="linear")(f)),
-        "rotary settings are 'linear'",
+        "rope_scaling is 'linear'",
     ),
     "architectures is text": (config(architectures="LlamaModel"), "architectures is 'LlamaModel', not a list"),
     "labels are a list": (lambda f: (bert(f), config(id2label=["a"])(f)), "id2label is ['a'], not an object"),
