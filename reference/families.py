@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family
-from isoform.reference.checkpoints.checkpoint import Checkpoint
+from isoform.reference.checkpoints.checkpoint import Checkpoint, first_line
 from isoform.reference.config import Config, section, where
 from isoform.reference.rules import Rule
 
@@ -44,14 +45,58 @@ GGUF_FAMILIES = {
 """`general.architecture` of a GGUF file -> the module that holds the family."""
 
 
+PLUGINS = "isoform.families"
+"""The entry-point group of packages that add a family: the name is its model_type, the value its card, or a module that
+holds the card as `FAMILY`. Read only for a model_type, or a GGUF architecture, that no table here has."""
+
+
 def load_family(model_type: str) -> Family:
-    """Import one family's card."""
-    return _card(FAMILIES[model_type])
+    """Import one family's card, of this package or of another's. Raises UnsupportedModel for an unknown one."""
+    family = _find(model_type)
+    if family is None:
+        raise UnsupportedModel(f"model_type {_unknown(model_type)}")
+    return family
 
 
 def gguf_family(arch: str) -> Family | None:
     """Import the card of the family that reads a GGUF architecture; None for an unknown one."""
-    return _card(GGUF_FAMILIES[arch]) if arch in GGUF_FAMILIES else None
+    if arch in GGUF_FAMILIES:
+        return _card(GGUF_FAMILIES[arch])
+    cards = (_plugin(entry) for entry in entry_points(group=PLUGINS))
+    return next((card for card in cards if card.gguf is not None and card.gguf.arch == arch), None)
+
+
+def _find(model_type: Any) -> Family | None:
+    if not isinstance(model_type, str):
+        return None
+    if model_type in FAMILIES:
+        return _card(FAMILIES[model_type])
+    found = entry_points(group=PLUGINS, name=model_type)
+    return _plugin(next(iter(found)), model_type) if found else None
+
+
+def _plugin(entry: EntryPoint, model_type: str | None = None) -> Family:
+    """The card of another package. Raises UnsupportedModel for one that cannot be imported or holds no such card."""
+    package = entry.dist.name if entry.dist is not None else entry.module
+    try:
+        loaded = entry.load()
+    except Exception as error:  # of a package that is not ours, which may raise anything
+        raise UnsupportedModel(
+            f"the family {entry.name!r} of {package} cannot be imported ({first_line(error)}); update or remove it"
+        ) from error
+    card = getattr(loaded, "FAMILY", loaded)
+    if not isinstance(card, Family) or (model_type is not None and model_type not in card.model_types):
+        raise UnsupportedModel(
+            f"{package} registers {entry.value} as the family {entry.name!r}, which is no card with this model_type"
+        )
+    return card
+
+
+def _unknown(model_type: Any) -> str:
+    return (
+        f"{model_type!r} is not supported; isoform knows {', '.join(FAMILIES)}, and a package may add a family "
+        f"(entry point {PLUGINS})"
+    )
 
 
 def _card(module: str) -> Family:
@@ -60,7 +105,7 @@ def _card(module: str) -> Family:
 
 
 def all_families() -> Iterator[Family]:
-    """Every card, by name."""
+    """Every card of this package, by module."""
     for module in sorted(set(FAMILIES.values())):
         yield _card(module)
 
@@ -82,18 +127,15 @@ def tower(data: Mapping[str, Any], key: str, default: str) -> Tower:
     """The tower that config.json describes under `key`; `default` is its model_type where the file states none."""
     found = section(data, key)
     model_type = found.get("model_type", default)
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
+    if (family := _find(model_type)) is None:
         file, path = where(found, "model_type")
-        raise UnsupportedModel(f"{file}: {path} {model_type!r} is not supported; isoform knows {', '.join(FAMILIES)}")
-    family = load_family(model_type)
+        raise UnsupportedModel(f"{file}: {path} {_unknown(model_type)}")
     return Tower(family, family.config.from_dict({**found, "model_type": model_type}))
 
 
 def family_for(checkpoint: Checkpoint) -> Family:
     """The family of a checkpoint's `model_type`. Raises UnsupportedModel with the known ones."""
     model_type = checkpoint.config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise UnsupportedModel(
-            f"{checkpoint.name}: model_type {model_type!r} is not supported; isoform knows {', '.join(FAMILIES)}"
-        )
-    return load_family(model_type)
+    if (family := _find(model_type)) is None:
+        raise UnsupportedModel(f"{checkpoint.name}: model_type {_unknown(model_type)}")
+    return family
