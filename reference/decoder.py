@@ -1,25 +1,18 @@
 """The pre-norm decoder that the text families share: embedding, layers, norm, and a head over the vocabulary.
 
-What differs between families (norms, projections, windows, rotary bases, caps) comes in as modules and plain arguments.
+What differs between families (norms, projections, windows, rotary bases, caps) comes in as modules and plain arguments,
+or as a plan, of which `decoder` builds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from isoform.reference.decoder_plan import DecoderPlan, Kind
 from isoform.reference.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm, Rope, causal_bias, true_positions
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a kind of layer sees: the rotary positions by name, and the window (None: everything before)."""
-
-    rope: str = "rope"
-    window: int | None = None
 
 
 class DecoderLayer(nn.Module):
@@ -112,3 +105,37 @@ class DecoderLM(nn.Module):
         heads, head_dim = self._cache_shape
         empty = self.embed.weight.new_zeros(input_ids.shape[0], heads, 0, head_dim)
         return (empty,) * (2 * len(self.layers))
+
+
+def decoder(plan: DecoderPlan, head: bool) -> DecoderLM:
+    """The module of a plan; `head`: with one over the vocabulary."""
+
+    def norm() -> RMSNorm:
+        return RMSNorm(plan.dim, plan.eps)
+
+    def layer() -> DecoderLayer:
+        attention = Attention(
+            plan.dim,
+            plan.heads,
+            plan.kv_heads,
+            plan.head_dim,
+            bias=plan.qkv_bias,
+            out_bias=plan.out_bias,
+            norm_eps=plan.eps if plan.head_norms else None,
+            scale=plan.score_scale,
+            softcap=plan.score_softcap,
+        )
+        mlp = GatedMLP(plan.dim, plan.hidden, plan.act, plan.mlp_bias)
+        after = (norm(), norm()) if plan.post_norms else ()
+        return DecoderLayer(norm(), attention, norm(), mlp, *after)
+
+    return DecoderLM(
+        Embedding(plan.vocab, plan.dim),
+        [layer() for _ in plan.kinds],
+        plan.kinds,
+        {name: Rope(plan.head_dim, rope) for name, rope in plan.ropes.items()},
+        norm(),
+        Linear(plan.dim, plan.vocab, False) if head else None,
+        embed_scale=plan.embed_scale,
+        logit_softcap=plan.logit_softcap,
+    )

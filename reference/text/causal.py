@@ -1,23 +1,19 @@
-"""What the decoder families share: rules, tasks, the plain pre-norm build, and llama.cpp's metadata both ways."""
+"""What the decoder families share: rules, tasks, the plain pre-norm plan, and llama.cpp's metadata both ways."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Task
+from isoform.reference.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Drop, Rename, Rule
 from isoform.signature import Port, Signature, decoder_signature
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from isoform.reference.decoder import DecoderLayer, DecoderLM
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 TRUNK: tuple[Rule, ...] = (
     Rename("model.embed_tokens", "embed"),
@@ -49,15 +45,14 @@ def tied_head(c: Any) -> Mapping[str, str]:
 
 
 def causal_tasks(
-    build: Callable[[Any, bool], nn.Module],
-    with_head: tuple[str, ...],
-    trunk: tuple[str, ...],
-    shapes: Callable[..., Shapes] | None = None,
+    plan: Callable[[Any], DecoderPlan], with_head: tuple[str, ...], trunk: tuple[str, ...]
 ) -> tuple[Task, ...]:
-    """text-generation with the head, feature-extraction without.
+    """text-generation with the head, feature-extraction without; `plan` makes the decoder of a config."""
 
-    `build` and `shapes` (of the parameters that it makes) take the config and "with a head".
-    """
+    def build(c: Any, head: bool) -> nn.Module:
+        from isoform.reference.decoder import decoder
+
+        return decoder(plan(c), head)
 
     def logits(c: Any) -> Signature:
         return decoder_signature(c.num_hidden_layers, c.kv_heads, c.head_size, c.vocab_size)
@@ -73,98 +68,37 @@ def causal_tasks(
             architectures=architectures,
             build=lambda c: build(c, head),
             signature=signature,
-            shapes=None if shapes is None else partial(shapes, head=head),
+            shapes=lambda c: plan(c).shapes(head),
         )
 
     return task("text-generation", with_head, logits, True), task("feature-extraction", trunk, states, False)
 
 
-def decoder_shapes(
-    c: Any,
-    head: bool,
-    *,
-    qkv_bias: bool = False,
-    out_bias: bool = False,
-    mlp_bias: bool = False,
-    head_norms: bool = False,
-    post_norms: bool = False,
-) -> dict[str, tuple[int, ...]]:
-    """The parameters of a `DecoderLM`, in its order, from the config alone."""
-    check_heads(c)
-    dim, hidden = c.hidden_size, c.intermediate_size
-    queries, keys = c.num_attention_heads * c.head_size, c.kv_heads * c.head_size
-
-    def linear(name: str, inputs: int, outputs: int, bias: bool) -> dict[str, tuple[int, ...]]:
-        return {f"{name}.weight": (outputs, inputs), **({f"{name}.bias": (outputs,)} if bias else {})}
-
-    layer = {
-        "attn_norm.weight": (dim,),
-        **linear("attn.q", dim, queries, qkv_bias),
-        **linear("attn.k", dim, keys, qkv_bias),
-        **linear("attn.v", dim, keys, qkv_bias),
-        **linear("attn.out", queries, dim, out_bias),
-        **({f"attn.{name}_norm.weight": (c.head_size,) for name in "qk"} if head_norms else {}),
-        "mlp_norm.weight": (dim,),
-        **linear("mlp.gate", dim, hidden, mlp_bias),
-        **linear("mlp.up", dim, hidden, mlp_bias),
-        **linear("mlp.down", hidden, dim, mlp_bias),
-        **({f"{name}_post_norm.weight": (dim,) for name in ("attn", "mlp")} if post_norms else {}),
-    }
-    return {
-        "embed.weight": (c.vocab_size, dim),
-        **{f"layers.{n}.{name}": shape for n in range(c.num_hidden_layers) for name, shape in layer.items()},
-        "norm.weight": (dim,),
-        **({"head.weight": (c.vocab_size, dim)} if head else {}),
-    }
-
-
-def check_heads(c: Any) -> None:
-    """Raise CheckpointError for heads that no attention can have."""
-    if c.num_attention_heads % c.kv_heads:
-        raise CheckpointError(
-            f"config.json: {c.num_attention_heads} attention heads cannot share {c.kv_heads} key and value heads"
-        )
-    if c.head_size % 2:
-        raise CheckpointError(f"config.json: heads of {c.head_size} channels cannot be rotated in pairs")
-
-
 def plain_decoder(
     c: Any,
-    head: bool,
     *,
     qkv_bias: bool = False,
     out_bias: bool = False,
     mlp_bias: bool = False,
     head_norms: bool = False,
     windows: Sequence[int | None] | None = None,
-) -> DecoderLM:
+) -> DecoderPlan:
     """Two norms per layer, one rotary base, a gated MLP; Llama and Qwen differ in biases, head norms and windows."""
-    from isoform.reference.decoder import DecoderLayer, DecoderLM, Kind
-    from isoform.reference.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm, Rope
-
-    def layer() -> DecoderLayer:
-        return DecoderLayer(
-            RMSNorm(c.hidden_size, c.rms_norm_eps),
-            Attention(
-                c.hidden_size,
-                c.num_attention_heads,
-                c.kv_heads,
-                c.head_size,
-                bias=qkv_bias,
-                out_bias=out_bias,
-                norm_eps=c.rms_norm_eps if head_norms else None,
-            ),
-            RMSNorm(c.hidden_size, c.rms_norm_eps),
-            GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_act, mlp_bias),
-        )
-
-    return DecoderLM(
-        Embedding(c.vocab_size, c.hidden_size),
-        [layer() for _ in range(c.num_hidden_layers)],
-        [Kind(window=window) for window in windows or [None] * c.num_hidden_layers],
-        {"rope": Rope(c.head_size, c.rope)},
-        RMSNorm(c.hidden_size, c.rms_norm_eps),
-        Linear(c.hidden_size, c.vocab_size, False) if head else None,
+    return DecoderPlan(
+        vocab=c.vocab_size,
+        dim=c.hidden_size,
+        hidden=c.intermediate_size,
+        heads=c.num_attention_heads,
+        kv_heads=c.kv_heads,
+        head_dim=c.head_size,
+        act=c.hidden_act,
+        eps=c.rms_norm_eps,
+        kinds=tuple(Kind(window=window) for window in windows or [None] * c.num_hidden_layers),
+        ropes={"rope": c.rope},
+        qkv_bias=qkv_bias,
+        out_bias=out_bias,
+        mlp_bias=mlp_bias,
+        head_norms=head_norms,
     )
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Rule
 from isoform.reference.text.causal import (
     TRUNK,
-    Shapes,
     causal_tasks,
     decoder_config,
     decoder_fields,
@@ -23,14 +23,10 @@ from isoform.reference.text.causal import (
 )
 from isoform.reference.text.sandwich import (
     SANDWICH,
-    sandwich_layer,
+    sandwich_decoder,
     sandwich_refusal,
-    sandwich_shapes,
     score_divisor,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,25 +63,9 @@ class Gemma2Config(Config):
         return self.head_dim
 
 
-def build(c: Gemma2Config, head: bool) -> nn.Module:
-    from isoform.reference.decoder import DecoderLM, Kind
-    from isoform.reference.layers import Embedding, Linear, RMSNorm, Rope
-
+def plan(c: Gemma2Config) -> DecoderPlan:
     kinds = {"full_attention": Kind(), "sliding_attention": Kind(window=c.sliding_window)}
-    return DecoderLM(
-        Embedding(c.vocab_size, c.hidden_size),
-        [sandwich_layer(c, softcap=c.attn_logit_softcapping or 0.0) for _ in range(c.num_hidden_layers)],
-        [kinds[kind] for kind in layer_types(c, lambda n: n % 2 == 0)],
-        {"rope": Rope(c.head_dim, c.rope)},
-        RMSNorm(c.hidden_size, c.rms_norm_eps),
-        Linear(c.hidden_size, c.vocab_size, False) if head else None,
-        embed_scale=c.hidden_size**0.5,
-        logit_softcap=c.final_logit_softcapping or 0.0,
-    )
-
-
-def shapes(c: Gemma2Config, head: bool) -> Shapes:
-    return sandwich_shapes(c, head)
+    return sandwich_decoder(c, [kinds[kind] for kind in layer_types(c, lambda n: n % 2 == 0)], {"rope": c.rope})
 
 
 RULES: tuple[Rule, ...] = (*TRUNK, *SANDWICH)
@@ -130,7 +110,7 @@ FAMILY = Family(
     model_types=("gemma2",),
     config=Gemma2Config,
     rules=RULES,
-    tasks=causal_tasks(build, ("Gemma2ForCausalLM",), ("Gemma2Model",), shapes),
+    tasks=causal_tasks(plan, ("Gemma2ForCausalLM",), ("Gemma2Model",)),
     prefix="model",
     heads=("head",),
     tied=tied_head,

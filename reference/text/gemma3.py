@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Fold, Rule
 from isoform.reference.text.causal import (
     TRUNK,
-    Shapes,
     causal_tasks,
     decoder_config,
     decoder_fields,
@@ -24,14 +24,10 @@ from isoform.reference.text.causal import (
 )
 from isoform.reference.text.sandwich import (
     SANDWICH,
-    sandwich_layer,
+    sandwich_decoder,
     sandwich_refusal,
-    sandwich_shapes,
     score_divisor,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,36 +72,13 @@ class Gemma3Config(Config):
         return self.head_dim
 
 
-def _check(c: Gemma3Config) -> None:
+def plan(c: Gemma3Config) -> DecoderPlan:
     if c.use_bidirectional_attention:
         raise UnsupportedModel("Gemma 3 with use_bidirectional_attention (EmbeddingGemma) is not supported yet")
-
-
-def build(c: Gemma3Config, head: bool) -> nn.Module:
-    from isoform.reference.decoder import DecoderLM, Kind
-    from isoform.reference.layers import Embedding, Linear, RMSNorm, Rope
-
-    _check(c)
     kinds = {"full_attention": Kind("rope"), "sliding_attention": Kind("local_rope", c.sliding_window)}
     types = layer_types(c, lambda n: (n + 1) % c.sliding_window_pattern != 0)
-    return DecoderLM(
-        Embedding(c.vocab_size, c.hidden_size),
-        [
-            sandwich_layer(c, softcap=c.attn_logit_softcapping or 0.0, head_norms=True)
-            for _ in range(c.num_hidden_layers)
-        ],
-        [kinds[kind] for kind in types],
-        {"rope": Rope(c.head_dim, c.rope), "local_rope": Rope(c.head_dim, c.local_rope)},
-        RMSNorm(c.hidden_size, c.rms_norm_eps),
-        Linear(c.hidden_size, c.vocab_size, False) if head else None,
-        embed_scale=c.hidden_size**0.5,
-        logit_softcap=c.final_logit_softcapping or 0.0,
-    )
-
-
-def shapes(c: Gemma3Config, head: bool) -> Shapes:
-    _check(c)
-    return sandwich_shapes(c, head, head_norms=True)
+    ropes = {"rope": c.rope, "local_rope": c.local_rope}
+    return sandwich_decoder(c, [kinds[kind] for kind in types], ropes, head_norms=True)
 
 
 RULES: tuple[Rule, ...] = (
@@ -167,7 +140,7 @@ FAMILY = Family(
     model_types=("gemma3_text",),
     config=Gemma3Config,
     rules=RULES,
-    tasks=causal_tasks(build, ("Gemma3ForCausalLM",), ("Gemma3TextModel",), shapes),
+    tasks=causal_tasks(plan, ("Gemma3ForCausalLM",), ("Gemma3TextModel",)),
     prefix="model",
     heads=("head",),
     tied=tied_head,

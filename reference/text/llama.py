@@ -9,26 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
     NORMS,
     TRUNK,
-    Shapes,
     causal_tasks,
     decoder_config,
     decoder_fields,
     decoder_refusal,
-    decoder_shapes,
     plain_decoder,
     tied_head,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,20 +60,14 @@ class LlamaConfig(Config):
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
-def build(c: LlamaConfig, head: bool) -> nn.Module:
+def plan(c: LlamaConfig) -> DecoderPlan:
     return plain_decoder(
         c,
-        head,
         qkv_bias=c.attention_bias,
         out_bias=c.attention_bias,
         mlp_bias=c.mlp_bias,
         windows=[c.sliding_window] * c.num_hidden_layers,
     )
-
-
-def shapes(c: LlamaConfig, head: bool) -> Shapes:
-    bias = c.attention_bias
-    return decoder_shapes(c, head, qkv_bias=bias, out_bias=bias, mlp_bias=c.mlp_bias)
 
 
 def gguf_fields(c: LlamaConfig) -> dict[str, Any]:
@@ -162,7 +152,7 @@ FAMILY = Family(
     model_types=("llama", "mistral"),
     config=LlamaConfig,
     rules=(*TRUNK, *NORMS),
-    tasks=causal_tasks(build, ("LlamaForCausalLM", "MistralForCausalLM"), ("LlamaModel", "MistralModel"), shapes),
+    tasks=causal_tasks(plan, ("LlamaForCausalLM", "MistralForCausalLM"), ("LlamaModel", "MistralModel")),
     prefix="model",
     heads=("head",),
     tied=tied_head,

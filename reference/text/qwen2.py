@@ -7,26 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
     NORMS,
     TRUNK,
-    Shapes,
     causal_tasks,
     decoder_config,
     decoder_fields,
     decoder_refusal,
-    decoder_shapes,
     plain_decoder,
     tied_head,
     upper_windows,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +57,8 @@ class Qwen2Config(Config):
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
-def build(c: Qwen2Config, head: bool) -> nn.Module:
-    return plain_decoder(c, head, qkv_bias=True, windows=upper_windows(c))
-
-
-def shapes(c: Qwen2Config, head: bool) -> Shapes:
-    return decoder_shapes(c, head, qkv_bias=True)
+def plan(c: Qwen2Config) -> DecoderPlan:
+    return plain_decoder(c, qkv_bias=True, windows=upper_windows(c))
 
 
 def refuse(c: Qwen2Config) -> str:
@@ -84,7 +76,7 @@ FAMILY = Family(
     model_types=("qwen2",),
     config=Qwen2Config,
     rules=(*TRUNK, *NORMS),
-    tasks=causal_tasks(build, ("Qwen2ForCausalLM",), ("Qwen2Model",), shapes),
+    tasks=causal_tasks(plan, ("Qwen2ForCausalLM",), ("Qwen2Model",)),
     prefix="model",
     heads=("head",),
     tied=tied_head,

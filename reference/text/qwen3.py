@@ -7,27 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
     HEAD_NORMS,
     NORMS,
     TRUNK,
-    Shapes,
     causal_tasks,
     decoder_config,
     decoder_fields,
     decoder_refusal,
-    decoder_shapes,
     plain_decoder,
     tied_head,
     upper_windows,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +59,14 @@ class Qwen3Config(Config):
         return self.head_dim
 
 
-def build(c: Qwen3Config, head: bool) -> nn.Module:
+def plan(c: Qwen3Config) -> DecoderPlan:
     return plain_decoder(
         c,
-        head,
         qkv_bias=c.attention_bias,
         out_bias=c.attention_bias,
         head_norms=True,
         windows=upper_windows(c),
     )
-
-
-def shapes(c: Qwen3Config, head: bool) -> Shapes:
-    return decoder_shapes(c, head, qkv_bias=c.attention_bias, out_bias=c.attention_bias, head_norms=True)
 
 
 def refuse(c: Qwen3Config) -> str:
@@ -90,7 +81,7 @@ FAMILY = Family(
     model_types=("qwen3",),
     config=Qwen3Config,
     rules=(*TRUNK, *NORMS, *HEAD_NORMS),
-    tasks=causal_tasks(build, ("Qwen3ForCausalLM",), ("Qwen3Model",), shapes),
+    tasks=causal_tasks(plan, ("Qwen3ForCausalLM",), ("Qwen3Model",)),
     prefix="model",
     heads=("head",),
     tied=tied_head,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from isoform.reference.config import RopeConfig
+from isoform.reference.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Fold, Rule
-from isoform.reference.text.causal import Shapes, decoder_shapes
-
-if TYPE_CHECKING:
-    from isoform.reference.decoder import DecoderLayer
-    from isoform.reference.layers import RMSNorm
 
 SANDWICH: tuple[Rule, ...] = (
     Fold("model.layers.*.input_layernorm", "layers.*.attn_norm", 1.0),
@@ -20,38 +18,30 @@ SANDWICH: tuple[Rule, ...] = (
 )
 
 
-def sandwich_layer(c: Any, *, softcap: float = 0.0, head_norms: bool = False) -> DecoderLayer:
-    """One layer; scores are scaled by query_pre_attn_scalar instead of the head size."""
-    from isoform.reference.decoder import DecoderLayer
-    from isoform.reference.layers import Attention, GatedMLP, RMSNorm
-
-    def norm() -> RMSNorm:
-        return RMSNorm(c.hidden_size, c.rms_norm_eps)
-
-    return DecoderLayer(
-        norm(),
-        Attention(
-            c.hidden_size,
-            c.num_attention_heads,
-            c.kv_heads,
-            c.head_size,
-            bias=c.attention_bias,
-            out_bias=c.attention_bias,
-            norm_eps=c.rms_norm_eps if head_norms else None,
-            scale=c.query_pre_attn_scalar**-0.5,
-            softcap=softcap,
-        ),
-        norm(),
-        GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_activation),
-        norm(),
-        norm(),
+def sandwich_decoder(
+    c: Any, kinds: Sequence[Kind], ropes: Mapping[str, RopeConfig], *, head_norms: bool = False
+) -> DecoderPlan:
+    """A decoder of such layers; scores are scaled by query_pre_attn_scalar instead of the head size."""
+    return DecoderPlan(
+        vocab=c.vocab_size,
+        dim=c.hidden_size,
+        hidden=c.intermediate_size,
+        heads=c.num_attention_heads,
+        kv_heads=c.kv_heads,
+        head_dim=c.head_size,
+        act=c.hidden_activation,
+        eps=c.rms_norm_eps,
+        kinds=tuple(kinds),
+        ropes=ropes,
+        qkv_bias=c.attention_bias,
+        out_bias=c.attention_bias,
+        head_norms=head_norms,
+        post_norms=True,
+        score_scale=c.query_pre_attn_scalar**-0.5,
+        score_softcap=c.attn_logit_softcapping or 0.0,
+        embed_scale=c.hidden_size**0.5,
+        logit_softcap=c.final_logit_softcapping or 0.0,
     )
-
-
-def sandwich_shapes(c: Any, head: bool, *, head_norms: bool = False) -> Shapes:
-    """The parameters of a decoder of these layers, in its order."""
-    bias = c.attention_bias
-    return decoder_shapes(c, head, qkv_bias=bias, out_bias=bias, head_norms=head_norms, post_norms=True)
 
 
 def score_divisor(c: Any, largest: int) -> int:

@@ -51,3 +51,8 @@ def test_opening_a_gguf_imports_its_own_family_and_no_torch(file: Path) -> None:
     families = {card.config.__module__ for card in all_families()}
     assert modules & families == {gguf_family("qwen2").config.__module__}  # type: ignore[union-attr]
     assert "torch" not in modules
+
+
+def test_exporting_a_decoder_to_gguf_imports_no_torch(tiny: Tiny, tmp_path: Path) -> None:
+    program = "from isoform import api; api.export(sys.argv[1], sys.argv[2], to='gguf', check=False)"
+    assert "torch" not in imported(program, str(tiny("qwen2")), str(tmp_path / "bundle"))
