@@ -45,7 +45,7 @@ class GgufCheckpoint(Checkpoint):
 
     Quantized tensors come out as float32, the others as they are stored.
 
-    `folder` is a temporary one with a config.json and the tokenizer's files, written when first asked for and removed
+    `folder` is a temporary one with a config.json and the tokenizer's files, written on first use and removed
     with the checkpoint. `metadata` and `tensors` are the file's own, under llama.cpp's names; `family` is the one of
     its architecture.
     """
@@ -233,11 +233,13 @@ class GgufCheckpoint(Checkpoint):
         for key, value in self.metadata.items():
             scale = key.startswith((f"{gguf.arch}.rope.scaling.", f"{gguf.arch}.expert")) or key.endswith("_scale")
             if scale and key.removeprefix(f"{gguf.arch}.") not in fields and value not in (0, 1, False, "none"):
-                raise UnsupportedModel(f"{self.path}: {key} is {value!r}, which isoform's {self.family.title} has not")
+                raise UnsupportedModel(
+                    f"{self.path}: {key} is {value!r}, which isoform's {self.family.title} does not have"
+                )
         known = gguf.extra(typed)
         for name in AUXILIARY:
             if name in self.tensors and name not in known:
-                raise UnsupportedModel(f"{self.path} holds {name}, which isoform's {self.family.title} has not")
+                raise UnsupportedModel(f"{self.path} holds {name}, which isoform's {self.family.title} does not have")
 
 
 def _shards(path: Path, metadata: Mapping[str, Any]) -> list[Path]:
