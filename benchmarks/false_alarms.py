@@ -87,7 +87,7 @@ def main() -> int:
             print(f"{name} {dtype}: {len(results)} numbers, {len(wrong)} false alarms, {used:.0%} of a limit at most, "
                   f"{spent:.0f} s", flush=True)  # fmt: skip
             for result in wrong:
-                print(f"  {result.backend}, {result.case}: {result.metric} {result.value:.3g} > {result.limit:.3g}")
+                print(f"  {result.backend}, {result.where}: {result.metric} {result.value:.3g} > {result.limit:.3g}")
     print(f"{total} numbers of {len(asked.names)} checkpoints and {asked.seeds} seeds, {alarms} false alarms")
     return int(alarms > 0)
 

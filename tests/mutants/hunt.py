@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoform.validators.check.bundle import check_bundle
+from isoform.validators.report.departure import INSIDE
 from isoform.validators.report.records import Report, remarks
 from tests.mutants.faults import Fault
 from tests.mutants.planting import Sources, make_bundle
@@ -38,7 +39,7 @@ def hunt(sources: Sources, fault: Fault, form: str) -> Outcome:
             report = check_bundle(bundle, honest, threads=1)
         except Exception as error:  # noqa: BLE001  a check that breaks off has found nothing, and is a fault of ours
             return Outcome(fault, form, False, False, ("crash",), f"{type(error).__name__}: {error}")
-    looked_into = [departure.place for departure in report.departures if departure.side in ("in", "out")]
+    looked_into = [departure.place for departure in report.departures if departure.side in INSIDE]
     places = list(dict.fromkeys([where(report), *looked_into]))
     found = all(any(re.search(pattern, place) for pattern in fault.places) for place in places)
     lines = tuple(line for line in remarks(report) if line.startswith("DEPARTS"))
@@ -50,7 +51,7 @@ def where(report: Report) -> str:
     """The place of the first departure, or the note of the first failed result."""
     if report.departures:
         return report.departures[0].place
-    return next((f"{r.case}: {r.note}" for r in report.results if not r.passed), "")
+    return next((f"{r.where}: {r.note}" for r in report.results if not r.passed), "")
 
 
 def is_honest(sources: Sources, source: str, form: str) -> Report:

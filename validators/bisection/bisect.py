@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from isoform.validators.bisection.around import around
 from isoform.validators.bisection.open_probe import open_probe
 from isoform.validators.bisection.points import Point, recorded
-from isoform.validators.bisection.probe import Inside, fitting, is_cache
+from isoform.validators.bisection.probe import Inside, fitting, is_cache, output_point
 from isoform.validators.cases.case import Case, Row
 from isoform.validators.report.departure import Departure
-from isoform.validators.report.layers import layer_of
+from isoform.validators.report.layers import ModuleShare, layer_of
+from isoform.validators.report.subject import Subject
 from isoform.validators.truth import tolerances as tolerance
 from isoform.validators.truth.deviations import REASONS, deviation
 from isoform.validators.truth.distances import Difference, difference
@@ -78,7 +79,7 @@ class Insides:
             outputs = module(*inputs)
         wide = torch.promote_types(dtype, torch.float32)
         for port, output in zip(model.signature.outputs, outputs, strict=True):
-            found.setdefault(Point(port.name), output.transpose(1, 2) if is_cache(port.name) else output)
+            found.setdefault(output_point(port.name), output.transpose(1, 2) if is_cache(port.name) else output)
         return {point: x[0].to(wide).numpy() for point, x in found.items() if len(x) == 1}
 
 
@@ -91,21 +92,20 @@ def bisect(
     """
     with closing(open_probe(model, path, backend, threads)) as probe:
         inside = list(probe.rows(case))
-    return first_departure(Insides(model, case.rows, backend, dtype), inside, backend, dtype, case.name)
+    subject = Subject(backend, "graph", dtype, case.group, case.name)
+    return first_departure(Insides(model, case.rows, backend, dtype), inside, subject)
 
 
-def first_departure(
-    expected: Insides, inside: Sequence[Inside], backend: str, dtype: str, case: str
-) -> Departure | None:
+def first_departure(expected: Insides, inside: Sequence[Inside], subject: Subject) -> Departure | None:
     """In the reference's order of computation; a point that the artifact does not have is passed over."""
-    places = shares(expected, inside, dtype)
+    places = shares(expected, inside, subject.dtype)
     at = first_jump([place[-1] for place in places])
     if at is None:
         return None
     point, pairs, metric, error, limit, _ = places[at]
     agreed = next((str(place[0]) for place in reversed(places[:at]) if place[-1] <= 1), "")
-    found = _describe(pairs, point, backend, f"{dtype} {case}", metric, error, limit, agreed)
-    return replace(found, profile=tuple((str(place[0]), place[-1]) for place in places))
+    found = _describe(pairs, point, subject, metric, error, limit, agreed)
+    return replace(found, profile=tuple(ModuleShare(p[0].module, p[0].side, p[-1]) for p in places))
 
 
 def shares(
@@ -169,8 +169,7 @@ def _judge(pairs: Sequence[tuple[int, NDArray[Any], Expected]], dtype: str) -> t
 def _describe(
     pairs: Sequence[tuple[int, NDArray[Any], Expected]],
     point: Point,
-    backend: str,
-    case: str,
+    subject: Subject,
     metric: str,
     error: float,
     limit: float,
@@ -187,8 +186,7 @@ def _describe(
     row, got, want = max(((r, g, e.want) for r, g, e in pairs), key=lambda entry: worst(entry[1], entry[2])[0])
     seen = around(got, want, worst(got, want)[1])
     return Departure(
-        backend=backend,
-        case=case,
+        **subject.fields(),
         module=point.module,
         side=point.side,
         layer=layer_of(point.module),

@@ -49,7 +49,7 @@ class LlamaCppProbe:
         import numpy as np
 
         for r, row in enumerate(case.rows):
-            counts = [int(case.mask[r, slots].sum()) for slots in _slots(case)] if case.parts else [len(row)]
+            counts = [int(case.mask[r, slots].sum()) for slots in _slots(case)] if case.chunks else [len(row)]
             parts = [count for count in counts if count]
             blocks = [row.tokens.astype(np.int32).tobytes(), np.arange(len(row), dtype=np.int32).tobytes()]
             reply, data = self._process.request("reveal", blocks, parts=parts, states=self._states)
@@ -111,7 +111,7 @@ class LlamaCppProbe:
 
 def _slots(case: Case) -> Iterator[slice]:
     start = 0
-    for part in case.parts:
+    for part in case.chunks:
         yield slice(start, start + part)
         start += part
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from isoform.validators.report.layers import place
+from isoform.validators.report.layers import Side, place
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Side = Literal["in", "out"]
 ROTARY = "rotary"
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What goes into a module, or comes out of it. Semantic operations that are no module count as one.
+    """What goes into a module, what comes out of it, or a state among the outputs of the graph.
 
-    The n-th rotation in a layer is the module `layers.N.rotary` or `layers.N.rotary.n`; its output alone is a point.
+    Semantic operations that are no module count as one. The n-th rotation in a layer is the module `layers.N.rotary` or
+    `layers.N.rotary.n`; its output alone is a point.
     """
 
     module: str

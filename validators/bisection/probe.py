@@ -45,7 +45,7 @@ def graph_rows(run: Run, signature: Signature, case: Case) -> Iterator[Inside]:
     """The rows of a case through a graph: in one pass together, or step by step one after the other."""
     import numpy as np
 
-    if not case.parts:
+    if not case.chunks:
         values, outputs = run(case.inputs(signature))
         values |= _outputs(outputs)
         for r, mask in enumerate(case.mask):
@@ -63,12 +63,12 @@ def graph_rows(run: Run, signature: Signature, case: Case) -> Iterator[Inside]:
             values, outputs = run({**{name: array[r : r + 1] for name, array in feed.items()}, **cache})
             cache = dict(zip(past, (outputs[name] for name in present), strict=True))
             shown = _outputs(outputs)
-            steps.append({**values, **{point: found for point, found in shown.items() if not is_cache(point.module)}})
+            steps.append({**values, **{point: found for point, found in shown.items() if point.side != "state"}})
         joined: Values = {}
         for point in steps[0]:
             pieces = zip(*([x[0] for x in step[point]] for step in steps), strict=False)
             joined[point] = [np.concatenate(parts) for parts in pieces if len({x.shape[1:] for x in parts}) == 1]
-        joined |= {point: [found[0][0]] for point, found in shown.items() if is_cache(point.module)}
+        joined |= {point: [found[0][0]] for point, found in shown.items() if point.side == "state"}
         yield Inside(joined, mask)
 
 
@@ -77,10 +77,15 @@ def is_cache(port: str) -> bool:
     return port.startswith("present.")
 
 
+def output_point(port: str) -> Point:
+    """The point of an output of the graph."""
+    return Point(port, "state" if is_cache(port) else "out")
+
+
 def _outputs(outputs: Mapping[str, NDArray[Any]]) -> Values:
     """The outputs as points; of a cache (B, heads, S, D) the slots come first."""
     return {
-        Point(name): [array.swapaxes(1, 2) if is_cache(name) and array.ndim == 4 else array]
+        output_point(name): [array.swapaxes(1, 2) if is_cache(name) and array.ndim == 4 else array]
         for name, array in outputs.items()
     }
 

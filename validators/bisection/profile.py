@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from isoform.validators.bisection.bisect import Insides, shares
 from isoform.validators.bisection.open_probe import open_probe
 from isoform.validators.check.plan import telling
-from isoform.validators.report.layers import LayerProfile
+from isoform.validators.report.layers import LayerProfile, ModuleShare
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def shown_case(cases: Sequence[Case]) -> Case | None:
     """The most telling one in a single pass, which every backend takes."""
-    fitting = [case for case in cases if not case.parts and not case.optional]
+    fitting = [case for case in cases if not case.chunks and not case.optional]
     return max(fitting, key=telling, default=None)
 
 
@@ -31,4 +31,5 @@ def profile(model: Model, path: Path, backend: str, dtype: str, case: Case, thre
     with closing(open_probe(model, path, backend, threads)) as probe:
         inside = list(probe.rows(case))
     found = shares(Insides(model, case.rows, backend, dtype), inside, dtype)
-    return LayerProfile(backend, f"{dtype} {case.name}", tuple((str(place[0]), place[-1]) for place in found))
+    places = tuple(ModuleShare(place[0].module, place[0].side, place[-1]) for place in found)
+    return LayerProfile(backend, "layers", dtype, case.group, case.name, places)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.validators.bisection.around import Around, around
 from isoform.validators.report.departure import Departure
 from isoform.validators.report.layers import layer_of
+from isoform.validators.report.subject import Subject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,8 +45,7 @@ def missing_departure(name: str, backend: str, dtype: str) -> Departure:
 def _departure(name: str, backend: str, dtype: str, metric: str, error: float, seen: Around) -> Departure:
     module, _, leaf = name.rpartition(".")
     return Departure(
-        backend=backend,
-        case=f"{dtype} weights",
+        **Subject(backend, "weights", dtype, "weights", "weights").fields(),
         module=module,
         side=leaf,
         layer=layer_of(module),

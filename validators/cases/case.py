@@ -55,29 +55,37 @@ class Row:
 class Case:
     """Rows together in a batch, shorter ones padded on one side: tokens by other tokens, sound by zeros.
 
-    `parts`: instead of one pass the cache is filled by these numbers of slots, one step each; the first part is
-    padded, what follows is not. `order`: after the first part the decoder goes on with these of its rows. `optional`: a
-    session may refuse it, as not every backend has every input.
+    `group` names what is tried ("left padding"), `detail` the particulars (lengths, sizes). `chunks`: instead of one
+    pass the cache is filled by these numbers of slots, one step each; the first chunk is padded, the others are not.
+    `order`: after the first chunk the decoder goes on with these of its rows. `optional`: a session may refuse the
+    case, as not every backend has every input. `natural`: the rows are real text, a picture or speech.
     """
 
-    name: str
+    group: str
     rows: tuple[Row, ...]
     side: Literal["left", "right"] = "right"
-    parts: tuple[int, ...] = ()
-    last_only: bool = False  # with parts: ask for the logits of each step's last slot, as generation does
+    chunks: tuple[int, ...] = ()
+    last_only: bool = False  # with chunks: ask for the logits of each step's last slot, as generation does
     optional: bool = False
     order: tuple[int, ...] = ()
+    detail: str = ""
+    natural: bool = False
     mask: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         import numpy as np
 
-        width, tail = max(map(len, self.rows)), sum(self.parts[1:])
+        width, tail = max(map(len, self.rows)), sum(self.chunks[1:])
         mask = np.ones((len(self.rows), width), np.int64)
         for line, row in zip(mask, self.rows, strict=True):
             missing = width - len(row)
             line[slice(0, missing) if self.side == "left" else slice(width - tail - missing, width - tail)] = 0
         object.__setattr__(self, "mask", mask)
+
+    @property
+    def name(self) -> str:
+        """The group and the particulars; no other case of the model has it."""
+        return f"{self.group}, {self.detail}" if self.detail else self.group
 
     def inputs(self, signature: Signature) -> dict[str, NDArray[Any]]:
         """Every input port for one pass over all slots. Padded slots hold tokens too: nobody may look at them."""
@@ -121,11 +129,11 @@ class Case:
         return out
 
     def steps(self, signature: Signature) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
-        """The slots of each part, and its inputs but for the past."""
+        """The slots of each chunk, and its inputs but for the past."""
         whole = {name: array for name, array in self.inputs(signature).items() if array.shape == self.mask.shape}
         start = 0
-        for part in self.parts:
-            slots = slice(start, start + part)
+        for chunk in self.chunks:
+            slots = slice(start, start + chunk)
             feed = {name: array[:, slots] for name, array in whole.items()}
             yield slots, {**feed, "attention_mask": self.mask[:, : slots.stop]}
             start = slots.stop

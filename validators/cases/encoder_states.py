@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from isoform.signature import Signature
 
 DECODER = "decoder"
+ORDER = (2, 0, 0, 1)
 
 
 def reads_states(signature: Signature) -> bool:
@@ -52,29 +53,29 @@ def encoder_states_cases(model: Model, states: Sequence[NDArray[np.float32]], se
     first, second, third = ((alike * 3)[n] for n in range(3))
     mixed = (row(SHORT, first), row(1, second), row(LONG, third))
     cases = [
-        Case("one row, length 1", (row(1, first),)),
-        Case(f"one row, length {SHORT}", (row(SHORT, first),)),
-        Case(f"one row, length {LONG}", (row(LONG, states[-1]),)),  # of the real sound or picture, if there is one
-        Case(f"batch of 3, length {SHORT}", tuple(row(SHORT, own) for own in (first, second, third))),
-        Case(f"right padding, rows of {' '.join(str(len(r)) for r in mixed)}", mixed),
+        Case("one row", (row(1, first),), detail="length 1"),
+        Case("one row", (row(SHORT, first),), detail=f"length {SHORT}"),
+        # Of the real sound or picture, if there is one.
+        Case("one row", (row(LONG, states[-1]),), detail=f"length {LONG}"),
+        Case("batch of 3", tuple(row(SHORT, own) for own in (first, second, third)), detail=f"length {SHORT}"),
+        Case("right padding", mixed, detail=f"rows of {' '.join(str(len(r)) for r in mixed)}"),
     ]
     others = list({len(own): own for own in states if len(own) != usual}.values())
     if masked and others:
         rows = tuple(row(SHORT, own) for own in (first, *others[:2]))
         sizes = " ".join(str(len(row.media[STATES])) for row in rows)
-        cases.append(Case(f"batch of {len(rows)}, encoder states of {sizes}", rows))
-    cases += [Case(f"one row, encoder states of {len(own)}", (row(SHORT, own),)) for own in others[:1]]
+        cases.append(Case(f"batch of {len(rows)}", rows, detail=f"encoder states of {sizes}"))
+    cases += [Case("one row", (row(SHORT, own),), detail=f"encoder states of {len(own)}") for own in others[:1]]
     if not model.signature.states:
         return cases
-    parts = (4, 3, 1, 1, 1, SHORT)
-    total = sum(parts)
-    steps = " ".join(map(str, parts))
+    chunks = (4, 3, 1, 1, 1, SHORT)
+    total, counts = sum(chunks), f"chunks {' '.join(map(str, chunks))}"
     three = tuple(row(total, own) for own in (first, second, third))
     if total <= limit:
         cases += [
-            Case(f"cached decoding, 1 row, parts {steps}", (row(total, first),), parts=parts),
-            Case(f"cached decoding, 3 rows, parts {steps}", three, parts=parts, last_only=True),
-            Case(f"cached decoding, rows 2 0 0 1 of 3, parts {steps}", three, parts=parts, order=(2, 0, 0, 1)),
+            Case("cached decoding", (row(total, first),), chunks=chunks, detail=f"1 row, {counts}"),
+            Case("cached decoding", three, chunks=chunks, last_only=True, detail=f"3 rows, {counts}"),
+            Case("cached decoding", three, chunks=chunks, order=ORDER, detail=f"rows 2 0 0 1 of 3, {counts}"),
         ]
     return cases
 

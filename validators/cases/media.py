@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import IsoformError
 from isoform.signature import LENGTH, PAST, Port
 from isoform.validators.cases.case import SHORT, Case, Row
-from isoform.validators.cases.text import positions, text_rows
+from isoform.validators.cases.text import SIDES, positions, text_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,20 +30,20 @@ def media_cases(model: Model, seed: int = 0) -> list[Case]:
 
     maker = _Maker(model, np.random.default_rng(seed))
     shapes = list(maker.shapes())
-    cases = [Case(f"noise, {_shape(shape)}", (maker.row(shape),)) for shape in shapes]
+    cases = [Case("noise", (maker.row(shape),), detail=_shape(shape)) for shape in shapes]
     first = shapes[0]
-    cases.append(Case(f"batch of 3, {_shape(first)}", tuple(maker.row(first) for _ in range(3))))
+    cases.append(Case("batch of 3", tuple(maker.row(first) for _ in range(3)), detail=_shape(first)))
     if maker.reads_text and maker.masked:
         mixed = tuple(maker.row(first, length) for length in (SHORT, 1, 2 * SHORT))
         lengths = " ".join(str(len(row)) for row in mixed)
-        cases += [Case(f"{side} padding, texts of {lengths}", mixed, side) for side in ("left", "right")]
+        cases += [Case(f"{side} padding", mixed, side, detail=f"texts of {lengths}") for side in SIDES]
     elif maker.masked and len(shapes) > 1:
         mixed = tuple(maker.row(shape) for shape in shapes)
         lengths = " ".join(str(len(row)) for row in mixed)
-        cases.append(Case(f"right padding, rows of {lengths}", mixed))
+        cases.append(Case("right padding", mixed, detail=f"rows of {lengths}"))
     real = maker.real()
     if real:
-        cases.append(Case(f"{real[0]}, {_shape(real[1].media)}", (real[1],)))
+        cases.append(Case(real[0], (real[1],), detail=_shape(real[1].media), natural=True))
     return cases
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from isoform.validators.cases.case import LONG, SHORT, STEPS, Case, Row
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 SMALL_WINDOW = 64  # a longer window is outgrown by one row of its own, where that costs no more than `AFFORDABLE`
 AFFORDABLE = 10**11  # tokens times parameters of the layers: a model of 100M with a window of 512, in 10 s in float64
+
+SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -41,19 +43,21 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
     one, short, long = row(1), row(SHORT), row(longest)
     mixed = (short, one, long)
     cases = [
-        Case("one row, length 1", (one,)),
-        Case(f"one row, length {len(short)}", (short,)),
-        Case(f"one row, length {len(long)}", (long,)),
-        Case(f"batch of 3, length {len(short)}", (short, row(SHORT), row(SHORT))),
+        Case("one row", (one,), detail="length 1"),
+        Case("one row", (short,), detail=f"length {len(short)}"),
+        Case("one row", (long,), detail=f"length {len(long)}"),
+        Case("batch of 3", (short, row(SHORT), row(SHORT)), detail=f"length {len(short)}"),
     ]
-    cases += [Case(f"{side} padding, {_lengths(mixed)}", mixed, side) for side in ("left", "right")]
+    cases += [Case(f"{side} padding", mixed, side, detail=_lengths(mixed)) for side in SIDES]
     if "token_type_ids" in ports:
         kinds = model.weights["type_embed.weight"].shape[0] if "type_embed.weight" in model.weights else 2
         typed = tuple(row(len(r), min(2, kinds)) for r in mixed)
-        cases.append(Case(f"token types, {_lengths(typed)}", typed, "left", optional=True))
+        cases.append(Case("token types", typed, "left", optional=True, detail=_lengths(typed)))
     texts = text_rows(model, vocabulary, limit)
     if texts:
-        cases += [Case(f"text, {side} padding, {_lengths(texts)}", texts, side) for side in ("left", "right")]
+        cases += [
+            Case("text", texts, side, detail=f"{side} padding, {_lengths(texts)}", natural=True) for side in SIDES
+        ]
     if model.signature.states:
         cases += _cached(long, row)
         cases += _outgrowing(model, row(_long_window(model) + STEPS + 1))
@@ -68,30 +72,27 @@ def _outgrowing(model: Model, row: Row) -> Iterator[Case]:
     outside = ("embed.", "position_embed.", "head.")
     inside = sum(prod(weight.shape) for name, weight in model.weights.items() if not name.startswith(outside))
     if window and total == window + STEPS + 1 and total * inside <= AFFORDABLE:
-        parts = (total - STEPS, 1, 1, STEPS - 2)
-        name = f"past the window of {window}, 1 row, parts {_join(parts)}"
-        yield Case(name, (replace(row, asked=STEPS + 1),), parts=parts, last_only=True)
+        chunks = (total - STEPS, 1, 1, STEPS - 2)
+        detail = f"of {window}, 1 row, chunks {_join(chunks)}"
+        long = replace(row, asked=STEPS + 1)
+        yield Case("past the window", (long,), chunks=chunks, last_only=True, detail=detail)
 
 
 def _cached(long: Row, row: Any) -> Iterator[Case]:
-    """A prompt, single tokens and a chunk through the cache; the prompt in two parts as well."""
+    """A prompt, single tokens and a chunk through the cache; the prompt in two chunks as well."""
     total = len(long)
     tail = (1, 1, 1, 1, STEPS - 4) if total > 2 * STEPS else (1,) * (total // 2)
     prompt = total - sum(tail)
     if prompt < 1:
         return
     first = min(SHORT, prompt)
-    parts = (first, prompt - first) if prompt > first else (first,)
-    yield Case(f"cached decoding, 1 row, parts {_join((*parts, *tail))}", (long,), parts=(*parts, *tail))
+    chunks = (*((first, prompt - first) if prompt > first else (first,)), *tail)
+    yield Case("cached decoding", (long,), chunks=chunks, detail=f"1 row, chunks {_join(chunks)}")
+    padded = (prompt, *tail)
     rows = (long, row(total - min(3, prompt - 1)), row(total - prompt + 1))
-    for side in ("left", "right"):
-        yield Case(
-            f"cached decoding, {side} padding, {_lengths(rows)}, parts {_join((prompt, *tail))}",
-            rows,
-            side,
-            (prompt, *tail),
-            last_only=side == "left",
-        )
+    for side in SIDES:
+        detail = f"{side} padding, {_lengths(rows)}, chunks {_join(padded)}"
+        yield Case("cached decoding", rows, side, padded, last_only=side == "left", detail=detail)
 
 
 def _lengths(rows: Sequence[Row]) -> str:

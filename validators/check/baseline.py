@@ -6,18 +6,20 @@ more than `GROWTH` times what it was, and more than `FLOOR` of its limit: below 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from isoform.validators.levels.preprocessing import LEVEL as INPUTS
-from isoform.validators.levels.preprocessing import ORACLE
+from isoform.validators.levels.preprocessing import ORACLE_IDS, ORACLE_TEMPLATE
 from isoform.validators.report.records import Report, Result
+from isoform.validators.report.subject import Subject
 from isoform.validators.truth.tolerances import BASELINE_FLOOR, BASELINE_GROWTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LEVEL = "baseline"
-Key = tuple[str, str, str, str, str]
+Key = tuple[str, ...]
 
 
 def compare_with_baseline(report: Report, stored: Report) -> Report:
@@ -27,11 +29,11 @@ def compare_with_baseline(report: Report, stored: Report) -> Report:
     skipped for want of time or of a backend's ability (then it stays skipped).
     """
     now, before = _by_key(report.results), _by_key(stored.results)
-    groups = {(r.model, r.backend, r.level, r.group, r.metric): r for r in report.results if r.level != "graph"}
+    groups = {_key(r, r.group): r for r in report.results if r.level != "graph"}
     found = Report()
     for key, old in before.items():
         # Elsewhere than in the graph level a case has counts in its name, and is the only one of its group.
-        new = now.get(key) or groups.get((old.model, old.backend, old.level, old.group, old.metric))
+        new = now.get(key) or groups.get(_key(old, old.group))
         if new is None:
             if old.passed and not _covered(old, report) and not _replaced(old, report):
                 found.results.append(_regression(old, 1, 0, f"{old.metric} was measured before and is gone"))
@@ -48,12 +50,19 @@ def compare_with_baseline(report: Report, stored: Report) -> Report:
     new_keys = sum(key not in before for key in now)
     note = f"{len(before)} stored, {new_keys} new" if new_keys else f"{len(before)} stored"
     count = len(found.results)
-    found.results.append(Result("baseline", LEVEL, "regressions", "regressions", count, 0, not count, note))
+    subject = Subject("baseline", LEVEL, "", "regressions", "regressions")
+    found.results.append(Result.of(subject, "regressions", count, 0, note))
     return found
 
 
 def _by_key(results: Iterable[Result]) -> dict[Key, Result]:
-    return {(r.model, r.backend, r.level, r.case, r.metric): r for r in results if r.level != LEVEL}
+    return {_key(r, r.case): r for r in results if r.level != LEVEL}
+
+
+def _key(result: Result, name: str) -> Key:
+    """`name` is the case or the group. The names of files are enough: version 1 did not say whose part they are."""
+    r = result
+    return r.model, r.backend, r.form, r.dtype, "" if r.level == "files" else r.part, r.level, name, r.metric
 
 
 def _grown(old: Result, new: Result) -> bool:
@@ -63,28 +72,18 @@ def _grown(old: Result, new: Result) -> bool:
 
 
 def _covered(old: Result, report: Report) -> bool:
-    """Skipped with a reason: the case, its group, all of that dtype, or the case on every backend. What transformers
-    says is not asked for where it is not installed."""
-    if old.level == INPUTS and ORACLE in old.case:
+    """Skipped with a reason, itself or all of its group or form. What transformers says is not asked for where it is
+    not installed."""
+    if old.level == INPUTS and old.group in (ORACLE_IDS, ORACLE_TEMPLATE):
         return True
-    names = (old.case, old.group, old.case.split()[0])
-    dtype = f"{names[2]} "
-    for skip in report.skipped:
-        if (skip.model, skip.level) != (old.model, old.level):
-            continue
-        if skip.backend == old.backend and (skip.case in names or skip.case.partition(",")[0] in names):
-            return True
-        if not skip.backend and old.case.removeprefix(dtype) == skip.case:
-            return True
-    return False
+    return any(skip.covers(old) for skip in report.skipped)
 
 
 def _replaced(old: Result, report: Report) -> bool:
     """The same case now fails in another way (an error instead of a number): that failure is the regression."""
-    place = (old.model, old.backend, old.level, old.case)
-    return any((r.model, r.backend, r.level, r.case) == place and not r.passed for r in report.results)
+    return any(not r.passed and r.fields() == old.fields() for r in report.results)
 
 
 def _regression(result: Result, value: float, limit: float, note: str) -> Result:
-    case = f"{result.case} [{result.level} {result.metric}]"
-    return Result(result.backend, LEVEL, case, "regression", value, limit, False, note, result.model)
+    place = {"level": LEVEL, "case": f"{result.case} [{result.level} {result.metric}]"}
+    return replace(result, **place, metric="regression", value=value, limit=limit, passed=False, note=note)

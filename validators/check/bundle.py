@@ -12,6 +12,7 @@ from isoform.errors import InputError, IsoformError
 from isoform.formats import CHECKED_ON
 from isoform.manifest import NAME, WHOLE, Artifact, File, Manifest
 from isoform.validators.report.records import Report, Result, Skip
+from isoform.validators.report.subject import Subject
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
@@ -104,7 +105,11 @@ def _check(
         need, have = plan.bytes / 1e9, limits.bytes / 1e9
         raise InputError(f"{folder} needs up to {need:.1f} GB to be checked, --memory allows {have:.1f} GB; allow more")
     limits.announce(str(plan))
-    report.skipped += [Skip("", "graph", case.name, clock.planned) for case in plan.left_out]
+    report.skipped += [
+        Skip("", "graph", "", case.group, case.name, clock.planned, part=_part(name))
+        for name, one in plans.items()
+        for case in one.left_out
+    ]
     show = progress or (lambda text, done, total: None)
     steps = len(artifacts) + 1
     show("reference", 0, steps)
@@ -138,7 +143,7 @@ def _check(
         manifest.write(folder)
     except OSError as error:
         reason = f"the result is not kept: {error.strerror or error}"
-        report.skipped.append(Skip("", "files", NAME, reason))
+        report.skipped.append(Skip("", "files", "", "manifest", f"manifest, {NAME}", reason))
     return report
 
 
@@ -181,36 +186,34 @@ def _source(manifest: Manifest, folder: Path, against: str | Path | Model | None
     base = Path(path) if Path(path).is_dir() else Path(path).parent
     files = [File(**entry) if isinstance(entry, dict) else entry for entry in manifest.source.get("files", ())]
     if files:
-        report.results.append(_files("torch", "source", base, files))
+        report.results.append(_files(Subject("torch", "files", "", "source files", ""), base, files))
     return open_model(path, manifest.task)
 
 
-def _files(backend: str, what: str, folder: Path, files: Sequence[File]) -> Result:
+def _files(subject: Subject, folder: Path, files: Sequence[File]) -> Result:
     """How many files are not what the manifest says; the note names them."""
     changed = [difference for file in files if (difference := file.difference(folder))]
-    case = f"{what} files, {', '.join(file.path for file in files)}"
-    return Result(backend, "files", case, "changed", len(changed), 0, not changed, "; ".join(changed))
+    subject = replace(subject, case=f"{subject.group}, {', '.join(file.path for file in files)}")
+    return Result.of(subject, "changed", len(changed), 0, "; ".join(changed))
 
 
 def _unknown(artifact: Artifact, model: Model) -> Result:
     """A graph that is of no part of the model."""
     parts = ", ".join(part.part for part in model.parts)
     note = f"{NAME} says that it is the {artifact.part}; {model.name} has {parts}"
-    case = f"{artifact.dtype} file, {artifact.files[0].path}"
-    return Result(CHECKED_ON[artifact.format], "files", case, "error", 1, 0, False, note)
+    return Result.of(_file(artifact, "files"), "error", 1, 0, note)
 
 
-def _named(report: Report, dtype: str, part: str) -> None:
-    """Say in every case of the report which part of the model it is about."""
+def _file(artifact: Artifact, level: str) -> Subject:
+    """The file of an artifact, at a level."""
+    backend, case = CHECKED_ON[artifact.format], f"file, {artifact.files[0].path}"
+    form, part = artifact.format, _part(artifact.part)
+    return Subject(backend, level, artifact.dtype, "file", case, form=form, part=part)
 
-    def named(entry: Any) -> Any:
-        return replace(entry, case=entry.case.replace(f"{dtype} ", f"{dtype} {part}, ", 1))
 
-    report.results = [entry if entry.level == "files" else named(entry) for entry in report.results]
-    report.skipped = [replace(entry, case=f"{part}, {entry.case}") for entry in report.skipped]
-    report.evidence = [named(entry) for entry in report.evidence]
-    report.departures = [named(entry) for entry in report.departures]
-    report.layers = [named(entry) for entry in report.layers]
+def _part(name: str) -> str:
+    """What a report calls the part of a model: nothing where it is the whole."""
+    return "" if name == WHOLE else name
 
 
 @dataclass
@@ -226,10 +229,13 @@ class _Artifact:
     reason: str
 
     def check(self) -> Report:
-        report = self._levels()
-        if self.artifact.part != WHOLE:
-            _named(report, self.dtype, self.artifact.part)
-        return report
+        return self._labelled(self._levels())
+
+    def _labelled(self, report: Report) -> Report:
+        return report.labelled(form=self.artifact.format, part=_part(self.artifact.part))
+
+    def _subject(self, level: str, group: str = "", case: str = "") -> Subject:
+        return Subject(self.backend, level, self.dtype, group, case)
 
     def layers(self) -> Report:
         """How far off every module is; a form that cannot be looked into is skipped with the reason."""
@@ -244,13 +250,11 @@ class _Artifact:
             report.layers.append(profile(self.truth.model, self.path, self.backend, self.dtype, case, self.threads))
         except Exception as error:  # noqa: BLE001  it explains, and decides nothing
             text = str(error) if isinstance(error, IsoformError) else f"{type(error).__name__}: {error}"
-            report.skipped.append(Skip(self.backend, "layers", f"{self.dtype} {case.name}", " ".join(text.split())))
-        if self.artifact.part != WHOLE:
-            _named(report, self.dtype, self.artifact.part)
-        return report
+            report.skipped.append(Skip.of(self._subject("layers", case.group, case.name), " ".join(text.split())))
+        return self._labelled(report)
 
     def _levels(self) -> Report:
-        report = Report([_files(self.backend, self.dtype, self.folder, self.artifact.files)])
+        report = Report([_files(self._subject("files", "files"), self.folder, self.artifact.files)])
         if self.clock.seconds is None:
             self._weights(report)
             self._run(report)
@@ -280,8 +284,7 @@ class _Artifact:
 
     def _failed(self, report: Report, level: str, error: Exception) -> None:
         text = str(error) if isinstance(error, IsoformError) else f"{type(error).__name__}: {error}"
-        case, note = f"{self.dtype} file, {self.artifact.files[0].path}", " ".join(text.split())
-        report.results.append(Result(self.backend, level, case, "error", 1, 0, False, note))
+        report.results.append(Result.of(_file(self.artifact, level), "error", 1, 0, " ".join(text.split())))
 
     def _weights(self, report: Report) -> None:
         from isoform.validators.levels.metadata import check_metadata
@@ -289,7 +292,7 @@ class _Artifact:
         from isoform.validators.levels.weights import check_weights
 
         if self.clock.up:
-            report.skipped.append(Skip(self.backend, "weights", self.dtype, self.reason))
+            report.skipped.append(Skip.of(self._subject("weights"), self.reason))
             return
         model = self.truth.model
         try:
@@ -353,7 +356,7 @@ class _Artifact:
         except Exception as error:  # noqa: BLE001  as above
             self._failed(report, "graph", error)
             return
-        report.skipped = [skip for skip in report.skipped if (skip.level, skip.case) != ("graph", self.dtype)]
+        report.skipped = [skip for skip in report.skipped if skip.level != "graph" or skip.case]
         report.add(found)
 
     def _graph(self, report: Report, session: Session, between: Callable[[], None]) -> None:
@@ -363,10 +366,10 @@ class _Artifact:
         if self.clock.seconds is None:
             report.add(check_graph(self.truth.model, session, self.dtype, truth=self.truth))
             return
-        order = {f"{self.dtype} {case.name}": n for n, case in enumerate(self.truth.cases)}
+        order = {case.name: n for n, case in enumerate(self.truth.cases)}
         for n, case in enumerate(sorted(self.truth.cases, key=telling, reverse=True)):
             if n and self.clock.up:
-                report.skipped.append(Skip(self.backend, "graph", f"{self.dtype} {case.name}", self.reason))
+                report.skipped.append(Skip.of(self._subject("graph", case.group, case.name), self.reason))
             else:
                 report.add(check_graph(self.truth.model, session, self.dtype, truth=self.truth, cases=[case]))
             if n == 0:

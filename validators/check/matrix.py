@@ -28,6 +28,7 @@ from isoform.validators.check.bundle import Limits, check_bundle
 from isoform.validators.check.plan import BASE, count_parameters
 from isoform.validators.check.settings import Settings
 from isoform.validators.report.records import Report, Result, Skip
+from isoform.validators.report.subject import Subject
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
@@ -40,9 +41,12 @@ WAIT = 0.05  # seconds between two looks at the processes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One check: of a `bundle`, or of `model` exported as one form. Paths are absolute; `bytes` is its peak memory."""
+    """One check: of a `bundle`, or of `model` exported as one form. Paths are absolute; `bytes` is its peak memory.
 
-    name: str
+    `label` is what the report calls the model.
+    """
+
+    label: str
     model: str
     format: str = ""
     quantization: str = ""
@@ -53,6 +57,11 @@ class Cell:
     threads: int = 1
 
     @property
+    def name(self) -> str:
+        """What no other cell is called."""
+        return " ".join(filter(None, (self.label, self.format, self.quantization)))
+
+    @property
     def file(self) -> str:
         """The name of its files: what a file system takes, and no other cell has."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.")[:120] or "cell"
@@ -60,6 +69,11 @@ class Cell:
     @property
     def backend(self) -> str:
         return CHECKED_ON.get(self.format, "bundle")
+
+    @property
+    def subject(self) -> Subject:
+        """All of the cell, for the report."""
+        return Subject(self.backend, LEVEL, self.quantization, "", "", form=self.format, model=self.label)
 
 
 # ------------------------------------------------------------------ what there is to do
@@ -74,7 +88,7 @@ def make_cells(settings: Settings) -> tuple[list[Cell], list[Skip]]:
         folder = (settings.folder / bundle).resolve()
         model, largest = _bundle_source(folder)
         need = BASE + 8 * count_parameters(model) + 2 * largest
-        cells.append(Cell(name=bundle, model=folder.name, bundle=str(folder), bytes=need, **options))
+        cells.append(Cell(label=bundle, model=folder.name, bundle=str(folder), bytes=need, **options))
     for block in settings.matrix:
         for source in block.models:
             path, model = _open(settings.folder, source)
@@ -87,11 +101,11 @@ def make_cells(settings: Settings) -> tuple[list[Cell], list[Skip]]:
                 for form in block.formats:
                     if CHECKED_ON[form] not in block.backends:
                         continue
-                    name = f"{label} {form} {quantization}"
                     if reason := refused[form]:
-                        skipped.append(Skip(CHECKED_ON[form], LEVEL, quantization, reason, label))
+                        place = Subject(CHECKED_ON[form], LEVEL, quantization, "", "", form=form, model=label)
+                        skipped.append(Skip.of(place, reason))
                         continue
-                    cell = Cell(name=name, model=path, format=form, quantization=quantization, bytes=need, **options)
+                    cell = Cell(label=label, model=path, format=form, quantization=quantization, bytes=need, **options)
                     cells.append(cell)
     if not cells:
         raise InputError(
@@ -166,17 +180,13 @@ def run_cell(path: Path) -> Report:
     try:
         report = _checked(cell)
     except UnsupportedExport as error:
-        report = Report(skipped=[Skip(cell.backend, LEVEL, cell.quantization, str(error))])
+        report = Report(skipped=[Skip.of(cell.subject, str(error))])
     except IsoformError as error:
         text = " ".join(str(error).split())
-        report = Report([Result(cell.backend, LEVEL, cell.quantization or "all", "error", 1, 0, False, text)])
-    report = report.labelled(_label(cell))
+        report = Report([Result.of(cell.subject, "error", 1, 0, text)])
+    report = report.labelled(model=cell.label)
     reports.save(report, "json", _result_path(path))
     return report
-
-
-def _label(cell: Cell) -> str:
-    return cell.name.rsplit(" ", 2)[0] if cell.format else cell.name
 
 
 def _result_path(cell: Path) -> Path:
@@ -347,8 +357,7 @@ def _collect(cells: Sequence[Cell], paths: Sequence[Path], notes: Mapping[int, s
         if result.is_file():
             whole.add(reports.read(result))
             if n in notes:
-                whole.skipped.append(Skip(cell.backend, LEVEL, cell.quantization or "all", notes[n], _label(cell)))
+                whole.skipped.append(Skip.of(cell.subject, notes[n]))
         else:
-            place = (cell.backend, LEVEL, cell.quantization or "all")
-            whole.results.append(Result(*place, "died", 1, 0, False, f"{cell.name}: {notes[n]}", _label(cell)))
+            whole.results.append(Result.of(cell.subject, "died", 1, 0, f"{cell.name}: {notes[n]}"))
     return whole

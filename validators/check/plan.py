@@ -142,10 +142,9 @@ def in_all(plans: Sequence[Plan]) -> Plan:
 def telling(case: Case) -> int:
     """How much a case can find: a cache and padding on the left first, a single short row last."""
     mixed = len({len(row) for row in case.rows}) > 1
-    real = case.name.startswith(("text", "a picture", "speech"))
     left = mixed and case.side == "left"
     long = max(map(len, case.rows)) > 1
-    return 32 * (left and bool(case.parts)) + 16 * left + 8 * real + 4 * bool(case.parts) + 2 * mixed + long
+    return 32 * (left and bool(case.chunks)) + 16 * left + 8 * case.natural + 4 * bool(case.chunks) + 2 * mixed + long
 
 
 def estimate(model: Model, artifacts: Sequence[Artifact], cases: Sequence[Case], passages: int, speed: Speed) -> float:
@@ -159,7 +158,7 @@ def estimate(model: Model, artifacts: Sequence[Artifact], cases: Sequence[Case],
     rows = {row for case in cases for row in case.rows}
     alone, exact = (sum(forward(len(row), width) for row in rows) for width in (4, 8))
     batched = sum(
-        sum(forward(len(case.rows) * part) for part in case.parts or (max(map(len, case.rows)),)) for case in cases
+        sum(forward(len(case.rows) * chunk) for chunk in case.chunks or (max(map(len, case.rows)),)) for case in cases
     )
     text = passages * forward(128) + (16 * forward(4) + 4 * forward(48) if model.signature.states else 0)
     total = START + 2 * load + exact

@@ -8,7 +8,7 @@ token that is chosen, and how the reference's own continuation would have gone o
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from isoform.validators.cases.case import Case, Row
 from isoform.validators.levels.packed import imitate
 from isoform.validators.report.evidence import Sampler
 from isoform.validators.report.records import Report, Result, Skip
+from isoform.validators.report.subject import Subject
 from isoform.validators.truth.answers import Answers, Run, by_position, imitation
 from isoform.validators.truth.distances import kl_divergence, log_softmax
 from isoform.validators.truth.tolerances import BUDGETS, QUANTIZED, Tolerance, budget_of
@@ -160,12 +161,12 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
 
     A quantization without a budget gives one failed result.
     """
-    report = Report(skipped=[Skip(session.backend, "graph", dtype, NO_GRAPH)])
+    report = Report(skipped=[Skip(session.backend, "graph", dtype, "", "", NO_GRAPH)])
+    subject = Subject(session.backend, LEVEL, dtype, "", "")
 
     def result(metric: str, value: float, limit: float, note: str = "") -> None:
-        report.results.append(Result(session.backend, LEVEL, name, metric, value, limit, value <= limit, note))
+        report.results.append(Result.of(subject, metric, value, limit, note))
 
-    name = dtype
     budgets = budget_of(dtype)
     if budgets is None:
         result("error", 1, 0, f"no budget is known for {dtype}; there is one for {', '.join(BUDGETS)}")
@@ -173,7 +174,8 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
     answers = truth.answers
     plain = [passage for passage in answers.passages if not passage.greedy]
     kind = "text" if truth.reads_text else "rows alone"
-    name = f"{dtype} {kind}, {len(plain)} rows, {sum(len(passage.row) for passage in plain)} positions"
+    name = f"{kind}, {len(plain)} rows, {sum(len(passage.row) for passage in plain)} positions"
+    subject = replace(subject, group=kind, case=name)
     start = perf_counter()
     try:
         loss = measure(session_run(session, answers), answers)
@@ -184,7 +186,7 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
         result("error", 1, 0, str(error))
         return report
     seconds = perf_counter() - start
-    report.evidence.append(loss.sample.evidence(session.backend, LEVEL, name, answers.port, seconds))
+    report.evidence.append(loss.sample.evidence(subject, answers.port, seconds))
     allowed = None
     if path.suffix in (".gguf", ".onnx"):
         imitated, rounding = (imitate if path.suffix == ".onnx" else imitation)(truth.model, path)

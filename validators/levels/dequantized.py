@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from isoform.exporters.onnx.types import onnx_type
 from isoform.validators.bisection.search import departures
 from isoform.validators.cases.case import Case
 from isoform.validators.levels.graph import check_graph
@@ -63,7 +63,7 @@ def weights_only(path: Path) -> bool:
 def few(cases: Sequence[Case]) -> list[Case]:
     """The padded batch and the padded decoding that say most, or else the first case."""
     padded = [case for case in cases if case.side == "left" and len(case.rows) > 1 and not case.optional]
-    chosen = [next((case for case in padded if bool(case.parts) == decoding), None) for decoding in (False, True)]
+    chosen = [next((case for case in padded if bool(case.chunks) == decoding), None) for decoding in (False, True)]
     return [case for case in chosen if case is not None] or list(cases[:1])
 
 
@@ -71,17 +71,10 @@ def check_dequantized(
     model: Model, session: Session, path: Path, dtype: str, cases: Sequence[Case], threads: int | None = None
 ) -> Report:
     """Run a few cases on a strict session over the graph at `path`, and look into it when it differs."""
-    kind = "f16" if "f16" in dtype else "f32"
+    kind = onnx_type(dtype).activations
     own, asked = dequantized(model, path), few(cases)
     report = check_graph(own, session, kind, truth=Truth(own, asked))
     found = departures(own, path, session.backend, kind, report, asked, threads=threads)
 
-    def named(entry: Any) -> Any:
-        return replace(entry, case=entry.case.replace(f"{kind} ", f"{dtype} ", 1))
-
-    return Report(
-        [named(result) for result in report.results],
-        [named(skip) for skip in (*report.skipped, *found.skipped)],
-        [named(evidence) for evidence in report.evidence],
-        departures=[named(departure) for departure in found.departures],
-    )
+    report.add(found)
+    return report.labelled(dtype=dtype)

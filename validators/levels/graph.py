@@ -17,6 +17,7 @@ from isoform.validators.cases.encoder_states import reads_states
 from isoform.validators.cases.registry import cases_of
 from isoform.validators.report.evidence import Sampler
 from isoform.validators.report.records import Report, Result, Skip
+from isoform.validators.report.subject import Subject
 from isoform.validators.truth import tolerances as tolerance
 from isoform.validators.truth.deviations import REASONS
 from isoform.validators.truth.distances import choices, difference
@@ -82,11 +83,11 @@ class _Check:
     def run(self) -> None:
         start = perf_counter()
         try:
-            outputs = self._one_pass() if not self.case.parts else self._cached()
+            outputs = self._one_pass() if not self.case.chunks else self._cached()
             parts = list(outputs)
         except Exception as error:  # noqa: BLE001  whatever a backend raises on a fair case is a finding
             if self.case.optional and isinstance(error, InputError):
-                self.report.skipped.append(Skip(self.session.backend, LEVEL, self._name, str(error)))
+                self.report.skipped.append(Skip.of(self._subject, str(error)))
             else:
                 text = str(error) if isinstance(error, IsoformError) else f"{type(error).__name__}: {error}"
                 self._result("error", 1, 0, " ".join(text.split()))
@@ -105,7 +106,7 @@ class _Check:
             sampler.add(got, want)
         if port == "logits" and (rows := [(got, want) for r, got, want in first if r == 0 and got.ndim > 1]):
             sampler.add_kl(np.concatenate([got for got, _ in rows]), np.concatenate([want for _, want in rows]))
-        self.report.evidence.append(sampler.evidence(self.session.backend, LEVEL, self._name, port, seconds))
+        self.report.evidence.append(sampler.evidence(self._subject, port, seconds))
 
     def _one_pass(self) -> Iterator[tuple[int, int, NDArray[Any], NDArray[Any]]]:
         """(port, row, got, want) of every output that the session gives; it may leave out those of the cache."""
@@ -225,10 +226,8 @@ class _Check:
         return _Limits(max(max_abs, wide_max), max(mean, wide_mean), wide_max > max_abs or wide_mean > mean)
 
     @property
-    def _name(self) -> str:
-        return f"{self.dtype} {self.case.name}"
+    def _subject(self) -> Subject:
+        return Subject(self.session.backend, LEVEL, self.dtype, self.case.group, self.case.name)
 
     def _result(self, metric: str, value: float, limit: float, note: str = "") -> None:
-        self.report.results.append(
-            Result(self.session.backend, LEVEL, self._name, metric, value, limit, value <= limit, note)
-        )
+        self.report.results.append(Result.of(self._subject, metric, value, limit, note))

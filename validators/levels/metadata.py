@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import UnsupportedExport
 from isoform.validators.report.departure import Departure
 from isoform.validators.report.records import Report, Result
+from isoform.validators.report.subject import Subject
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
@@ -46,9 +47,9 @@ def check_metadata(model: Model, path: Path, dtype: str, backend: str, pre: str 
     wrong = [key for key in {**wanted, **held} if not alike(held.get(key), wanted.get(key))]
     notes = [f"{key} is {_short(held.get(key))}, not {_short(wanted.get(key))}" for key in wrong]
     note = "; ".join(notes[:3]) + (f"; and {len(notes) - 3} more" if len(notes) > 3 else "")
-    case = f"{dtype} metadata, {len(wanted)} keys"
+    subject = Subject(backend, LEVEL, dtype, "metadata", f"metadata, {len(wanted)} keys")
     return Report(
-        [Result(backend, LEVEL, case, "wrong_keys", len(wrong), 0, not wrong, note)],
+        [Result.of(subject, "wrong_keys", len(wrong), 0, note)],
         departures=[_departure(key, held, wanted, backend, dtype) for key in wrong[:3]],
     )
 
@@ -97,8 +98,7 @@ def _departure(key: str, held: Mapping[str, Any], wanted: Mapping[str, Any], bac
     a, b = number(got), number(want)
     gap = abs(a - b) if a == a and b == b else float("inf")
     return Departure(
-        backend=backend,
-        case=f"{dtype} metadata",
+        **Subject(backend, LEVEL, dtype, "metadata", "metadata").fields(),
         module=key,
         side="metadata",
         layer="",

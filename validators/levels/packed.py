@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError
 from isoform.validators.report.records import Report, Result
+from isoform.validators.report.subject import Subject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ BLOCKS = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}  # and ze
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class PackedWeight:
     """A weight in a graph: `bits` 0 says that it is plain, `block` 0 that it is turned, with a scale per row."""
 
     data: NDArray[Any]
@@ -86,7 +87,7 @@ def _integers(packed: NDArray[Any], bits: int) -> NDArray[np.float32]:
     return flat.astype(np.float32)
 
 
-def held_weights(path: Path) -> dict[str, Held]:
+def held_weights(path: Path) -> dict[str, PackedWeight]:
     """Every weight of a graph by its canonical name. Raises CheckpointError for files that are missing or too short."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -98,7 +99,7 @@ def held_weights(path: Path) -> dict[str, Held]:
     except (OSError, DecodeError) as error:
         raise CheckpointError(f"{path} is no ONNX file ({error}); export the model again") from None
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    result: dict[str, Held] = {}
+    result: dict[str, PackedWeight] = {}
     parts: set[str] = set()
 
     def read(name: str) -> NDArray[Any]:
@@ -109,7 +110,7 @@ def held_weights(path: Path) -> dict[str, Held]:
         settings = {attribute.name: attribute.i for attribute in node.attribute}
         if node.op_type in BLOCKS:
             data, scales, zeros = (node.input[n] if n < len(node.input) else "" for n in BLOCKS[node.op_type])
-            result[_weight(scales)] = Held(
+            result[_weight(scales)] = PackedWeight(
                 read(data), settings["bits"], settings["block_size"], read(scales), read(zeros) if zeros else None
             )
         elif node.op_type in TURNED:
@@ -119,8 +120,8 @@ def held_weights(path: Path) -> dict[str, Held]:
             else:  # by a product with the activations' scale, further down
                 data = node.input[place]
                 scales = next(n for n in tensors if n.startswith(_weight(data)) and len(tensors[n].dims) == 1)
-            result[_weight(node.input[place])] = Held(read(node.input[place]), 8, 0, read(scales))
-    return result | {name: Held(_read(path, tensor)) for name, tensor in tensors.items() if name not in parts}
+            result[_weight(node.input[place])] = PackedWeight(read(node.input[place]), 8, 0, read(scales))
+    return result | {name: PackedWeight(_read(path, tensor)) for name, tensor in tensors.items() if name not in parts}
 
 
 def _weight(part: str) -> str:
@@ -188,18 +189,16 @@ def check_packed(model: Model, path: Path, dtype: str, backend: str) -> Report:
     missing += [f"{name} is in the file, and the model has no such weight" for name in others]
     if not packed:
         missing.append(f"no weight is quantized in a file of type {dtype}")
-    case = f"{dtype} weights, {len(model.weights)} tensors, {packed} quantized, {values} values"
+    case = f"weights, {len(model.weights)} tensors, {packed} quantized, {values} values"
+    subject = Subject(backend, LEVEL, dtype, "weights", case)
     counted = [("differing", differing, changed), ("wrong_tensors", len(missing), missing)]
     return Report(
-        [
-            Result(backend, LEVEL, case, metric, count, 0, not count, ", ".join(names[:3]))
-            for metric, count, names in counted
-        ],
+        [Result.of(subject, metric, count, 0, ", ".join(names[:3])) for metric, count, names in counted],
         departures=departures,
     )
 
 
-def _wrong(held: Held, got: NDArray[Any], wanted: NDArray[Any], start: int, stop: int) -> NDArray[np.bool_]:
+def _wrong(held: PackedWeight, got: NDArray[Any], wanted: NDArray[Any], start: int, stop: int) -> NDArray[np.bool_]:
     """Which values are not what the source should have become."""
     import numpy as np
 
@@ -237,10 +236,10 @@ def imitate(model: Model, path: Path) -> tuple[Run, AbstractContextManager[Any]]
             parameter.data = torch.from_numpy(held[name].rows(0, rows).copy()).view(parameter.shape)
             if held[name].bits:
                 blocks[id(parameter)] = held[name].block
-    return (lambda row: run_alone(model, module, row)), activations(blocks)
+    return (lambda row: run_alone(model, module, row)), rounded_activations(blocks)
 
 
-def activations(blocks: Mapping[int, int]) -> AbstractContextManager[Any]:
+def rounded_activations(blocks: Mapping[int, int]) -> AbstractContextManager[Any]:
     """Round the factor of every matrix in `blocks` (id of the parameter -> its block, 0 for the whole tensor)."""
     import torch
     import torch.nn.functional as F
@@ -256,10 +255,10 @@ def activations(blocks: Mapping[int, int]) -> AbstractContextManager[Any]:
         zero = (-low / scale).round().clamp(0, 255)
         return ((x / scale + zero).round().clamp(0, 255) - zero) * scale
 
-    class Rounded(TorchFunctionMode):
+    class ByteActivations(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is F.linear and id(args[1]) in blocks:
                 args = (rounded(args[0], blocks[id(args[1])]), *args[1:])
             return function(*args, **(kwargs or {}))
 
-    return Rounded()
+    return ByteActivations()

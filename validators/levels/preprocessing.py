@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import IsoformError
 from isoform.reference.checkpoints.checkpoint import SIDECARS
 from isoform.validators.report.records import Report, Result, Skip
+from isoform.validators.report.subject import Subject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from isoform.signature import Signature
 
 BACKEND, LEVEL = "bundle", "inputs"
-ORACLE = "of transformers"  # in the name of a case
+IDS, TEMPLATE = "token ids", "chat template"  # groups
+ORACLE_IDS, ORACLE_TEMPLATE = "token ids of transformers", "chat template of transformers"
 
 CORPUS = (
     "",
@@ -106,10 +108,10 @@ def check_preprocessing(
     theirs = _read(source, Report()) if mine is not None else None
     if mine is not None and theirs is not None:
         texts = corpus(mine.tokens + theirs.tokens)
-        report.results.append(_differing("token ids", texts, _all_ids(mine, texts), _all_ids(theirs, texts)))
+        report.results.append(_differing(IDS, "texts", texts, _all_ids(mine, texts), _all_ids(theirs, texts)))
         chats = [json.dumps(chat, ensure_ascii=False) for chat in CHATS]
         if mine.chats() or theirs.chats():
-            report.results.append(_differing("chat template", chats, mine.chats(), theirs.chats()))
+            report.results.append(_differing(TEMPLATE, "chats", chats, mine.chats(), theirs.chats()))
         stored = _against_oracle(report, folder, mine, stored, oracle)
     for port in signature.inputs:
         if port.name in FEATURES:
@@ -117,8 +119,9 @@ def check_preprocessing(
     return report, dict(stored) if stored else None
 
 
-def _result(case: str, metric: str, value: float, note: str = "") -> Result:
-    return Result(BACKEND, LEVEL, case, metric, value, 0, not value, note)
+def _result(group: str, detail: str, metric: str, value: float, note: str = "") -> Result:
+    case = f"{group}, {detail}" if detail else group
+    return Result.of(Subject(BACKEND, LEVEL, "", group, case), metric, value, 0, note)
 
 
 # ------------------------------------------------------------------ files
@@ -132,7 +135,7 @@ def _files(folder: Path, source: Path) -> Result:
             changed.append(f"{name} is missing")
         elif theirs.is_file() and not _same_file(mine, theirs):
             changed.append(f"{name} differs from the source's")
-    return _result(f"files beside the model, {len(names)}", "changed", len(changed), "; ".join(changed))
+    return _result("files beside the model", f"{len(names)}", "changed", len(changed), "; ".join(changed))
 
 
 def _same_file(one: Path, other: Path) -> bool:
@@ -181,7 +184,7 @@ def _read(folder: Path, report: Report) -> _Reader | None:
     try:
         return _Reader(folder)
     except (IsoformError, OSError) as error:
-        report.results.append(_result("token ids", "error", 1, " ".join(str(error).split())))
+        report.results.append(_result(IDS, "", "error", 1, " ".join(str(error).split())))
         return None
 
 
@@ -207,18 +210,18 @@ def _all_ids(reader: _Reader, texts: Sequence[str]) -> list[list[list[int]]]:
 
 
 def _differing(
-    case: str, inputs: Sequence[str], got: Sequence[Any], want: Sequence[Any], whose: str = "", note: str = ""
+    group: str, unit: str, inputs: Sequence[str], got: Sequence[Any], want: Sequence[Any], note: str = ""
 ) -> Result:
     """How many of the inputs come out differently; the note shows the first."""
-    name = f"{f'{case} {whose}'.strip()}, {len(inputs)} {'chats' if 'chat' in case else 'texts'}"
+    detail = f"{len(inputs)} {unit}"
     if len(got) != len(want):
-        return _result(name, "differing", len(inputs), f"{len(got)} results, not {len(want)}")
+        return _result(group, detail, "differing", len(inputs), f"{len(got)} results, not {len(want)}")
     wrong = [n for n, (mine, theirs) in enumerate(zip(got, want, strict=True)) if mine != theirs]
     if wrong:
         n = wrong[0]
         pair = next((m, t) for m, t in zip(got[n], want[n], strict=True) if m != t)
         note = f"{inputs[n][:60]!r} gives {_cut(pair[0])}, not {_cut(pair[1])}"
-    return _result(name, "differing", len(wrong), note)
+    return _result(group, detail, "differing", len(wrong), note)
 
 
 def _cut(value: Any) -> str:
@@ -236,13 +239,13 @@ def _against_oracle(
     fresh = stored is None or stored.get("files") != state
     said = ask_transformers(folder, texts) if oracle and fresh and find_spec("transformers") is not None else None
     if isinstance(said, str):
-        report.skipped.append(Skip(BACKEND, LEVEL, f"token ids {ORACLE}", said))
+        report.skipped.append(Skip(BACKEND, LEVEL, "", ORACLE_IDS, ORACLE_IDS, said))
     elif said is not None:
         by = f"transformers {said['version']}"
-        report.results.append(_differing("token ids", texts, ids, said["ids"], ORACLE, by))
+        report.results.append(_differing(ORACLE_IDS, "texts", texts, ids, said["ids"], by))
         if said["chats"] and chats:
             shown = [json.dumps(chat, ensure_ascii=False) for chat in CHATS]
-            report.results.append(_differing("chat template", shown, chats, said["chats"], ORACLE, by))
+            report.results.append(_differing(ORACLE_TEMPLATE, "chats", shown, chats, said["chats"], by))
         return {
             "by": by,
             "files": state,
@@ -251,15 +254,15 @@ def _against_oracle(
         }
     if stored:
         known: Mapping[str, str] = stored.get("ids", {})
-        by = f"as {stored.get('by', ORACLE)} gave them before"
+        by = f"as {stored.get('by', 'transformers')} gave them before"
         held = [(text, found) for text, found in zip(texts, ids, strict=True) if _short(text) in known]
         wrong = [text for text, found in held if known[_short(text)] != _short(found)]
         note = f"{wrong[0][:60]!r} gives other ids" if wrong else by
-        report.results.append(_result(f"token ids {ORACLE}, {len(held)} texts", "differing", len(wrong), note))
+        report.results.append(_result(ORACLE_IDS, f"{len(held)} texts", "differing", len(wrong), note))
         if stored.get("chats") and chats:
             pairs = zip(chats, stored["chats"], strict=False)
             count = sum(_short(found) != kept for found, kept in pairs)
-            report.results.append(_result(f"chat template {ORACLE}, {len(chats)} chats", "differing", count, by))
+            report.results.append(_result(ORACLE_TEMPLATE, f"{len(chats)} chats", "differing", count, by))
     return stored
 
 
@@ -331,16 +334,16 @@ FEATURES: dict[str, Callable[[Path], NDArray[np.float32] | None]] = {
 def _features(port: str, folder: Path, source: Path) -> Iterator[Result]:
     from isoform.validators.truth.distances import difference
 
-    case = f"{port} of a sample"
+    group = f"{port} of a sample"
     try:
         mine, theirs = FEATURES[port](folder), FEATURES[port](source)
     except (IsoformError, OSError) as error:
-        yield _result(case, "error", 1, " ".join(str(error).split()))
+        yield _result(group, "", "error", 1, " ".join(str(error).split()))
         return
     if theirs is None:
         return
     if mine is None:
-        yield _result(case, "error", 1, "the bundle has no processor, its source has one; export the model again")
+        yield _result(group, "", "error", 1, "the bundle has no processor, its source has one; export the model again")
         return
     gap = difference(mine, theirs)
-    yield Result(BACKEND, LEVEL, case, "max_abs", gap.max_abs, 0, gap.max_abs == 0, gap.problem)
+    yield _result(group, "", "max_abs", gap.max_abs, gap.problem)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import CheckpointError, InputError
 from isoform.validators.bisection.stored import SHOWN
 from isoform.validators.report.records import Report, Result
+from isoform.validators.report.subject import Subject
 from isoform.validators.truth.tolerances import IMPORTANCE
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ NARROW = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredTensor:
     """A tensor in a file: F32, F16, BF16 or a quantization, its shape, and how to get some rows of it."""
 
     kind: str
@@ -47,7 +48,7 @@ class Held:
 class Stored:
     """Canonical name -> the tensor in the file; `gguf` is set where that is one."""
 
-    tensors: Mapping[str, Held]
+    tensors: Mapping[str, StoredTensor]
     gguf: GgufCheckpoint | None = None
 
 
@@ -102,21 +103,20 @@ def check_weights(
         if others and len(others) > len(model.weights) // 2:
             wrong.append(f"most tensors are of other types than {dtype} gives them: {_first(others)}")
             others = []
-    case = f"{dtype} weights, {len(model.weights)} tensors, {values} values"
+    case = f"weights, {len(model.weights)} tensors, {values} values"
+    subject = Subject(backend, LEVEL, dtype, "weights", case)
     note = f"of another type than {dtype} gives them, as overridden: {_first(others)}" if others else _first(wrong)
     report = Report(
         [
-            Result(backend, LEVEL, case, "differing", differing, 0, not differing, _first(changed)),
-            Result(backend, LEVEL, case, "wrong_tensors", len(wrong), 0, not wrong, note),
+            Result.of(subject, "differing", differing, 0, _first(changed)),
+            Result.of(subject, "wrong_tensors", len(wrong), 0, note),
         ],
         departures=departures,
     )
     if blocks and blocks.worst[1]:
         share, name = blocks.worst
-        limit = IMPORTANCE.value
-        report.results.append(
-            Result(backend, LEVEL, case, "importance_error", share, limit, share <= limit, f"{IMPORTANCE.unit}; {name}")
-        )
+        note = f"{IMPORTANCE.unit}; {name}"
+        report.results.append(Result.of(subject, "importance_error", share, IMPORTANCE.value, note))
     return report
 
 
@@ -127,7 +127,7 @@ def _extra(stored: Stored, model: Model) -> set[str]:
 
 
 def _departure(
-    held: Held, weight: Weight, name: str, file: GgufCheckpoint | None, backend: str, dtype: str
+    held: StoredTensor, weight: Weight, name: str, file: GgufCheckpoint | None, backend: str, dtype: str
 ) -> Departure | None:
     """The worst value of a tensor that differs; a quantized one is held against ggml's own quantization."""
     from isoform.validators.bisection.stored import weight_departure
@@ -215,7 +215,7 @@ def _expected(
     return {key: chosen[name] for key, name in names.items()}
 
 
-def _differing(held: Held, weight: Weight) -> int:
+def _differing(held: StoredTensor, weight: Weight) -> int:
     """How many values are not the source's bits, in the dtype that they are held in."""
     import torch
 
@@ -311,17 +311,17 @@ def _gguf(path: Path) -> Iterator[Stored]:
 
     file = GgufCheckpoint(path)
 
-    def held(name: str) -> Held:
+    def held(name: str) -> StoredTensor:
         info = file.info(name)
-        return Held(info.dtype, info.shape, lambda start, stop: file.rows(name, start, stop))
+        return StoredTensor(info.dtype, info.shape, lambda start, stop: file.rows(name, start, stop))
 
     yield Stored({name: held(name) for name in file}, file)
 
 
-def _whole(tensor: Tensor) -> Held:
+def _whole(tensor: Tensor) -> StoredTensor:
     """A tensor that is in memory."""
     name, shape = _name(tensor.dtype), tuple(tensor.shape)
-    return Held(name, shape, lambda start, stop: tensor[start:stop] if shape else tensor)
+    return StoredTensor(name, shape, lambda start, stop: tensor[start:stop] if shape else tensor)
 
 
 @contextmanager
@@ -369,9 +369,9 @@ def _onnx(path: Path) -> Iterator[Stored]:
             return torch.empty(shape, dtype=dtype)
         return torch.frombuffer(maps[file], dtype=dtype, count=prod(shape), offset=offset).view(shape)
 
-    def held(tensor: onnx.TensorProto) -> Held:
+    def held(tensor: onnx.TensorProto) -> StoredTensor:
         kind, shape = _name(_onnx_dtype(tensor.data_type)), tuple(tensor.dims)
-        return Held(kind, shape, lambda start, stop: load(tensor)[start:stop] if shape else load(tensor))
+        return StoredTensor(kind, shape, lambda start, stop: load(tensor)[start:stop] if shape else load(tensor))
 
     def is_weight(tensor: onnx.TensorProto) -> bool:  # and not a constant of the graph
         return tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.name.endswith((".weight", ".bias"))

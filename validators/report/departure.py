@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from isoform.validators.report.layers import place
+from isoform.validators.report.layers import ModuleShare, place, read_shares, shares_json
+from isoform.validators.report.subject import Subject
+
+INSIDE = ("in", "out", "state")
+"""The sides of a place in the computation; others are stored tensors and metadata."""
+NUMBERS = ("error", "limit", "row", "index", "want", "got", "neighbours", "ranges")
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
+class Departure(Subject):
     """Where an artifact begins to compute something else.
 
     `module` is canonical (`layers.3.attn.out`), `layer` the layer around it, or "". `side` is "in" when already what
-    goes into it differs although what is before agrees, and "out" when it is the module itself; "weight" or "bias" when
-    its stored tensor is another, "metadata" for a key of a file.
+    goes into the module differs although what is before agrees, "out" when it is the module itself, "state" for a state
+    among the outputs; "weight" or "bias" when its stored tensor is another, "metadata" for a key of a file.
 
     `index` counts (token, channel, …) of the worst value in row `row`; `neighbours` are the values (wanted, got) around
     it along the last axis. `ranges` are the smallest and largest wanted and got values. `agreed` is the last place
     before that still agrees; `profile` has every place with its share of the limit.
     """
 
-    backend: str
-    case: str
     module: str
     side: str
     layer: str
@@ -37,15 +40,14 @@ class Departure:
     neighbours: tuple[tuple[float, float], ...]
     ranges: tuple[tuple[float, float], tuple[float, float]]
     agreed: str
-    profile: tuple[tuple[str, float], ...] = ()
-    model: str = ""
+    profile: tuple[ModuleShare, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Numbers that are not finite become null."""
-        data = {key: _plain(value) for key, value in asdict(self).items()}
-        if not self.model:
-            del data["model"]
-        return data
+        texts = {name: getattr(self, name) for name in ("module", "side", "layer", "metric")}
+        numbers = {name: _plain(getattr(self, name)) for name in NUMBERS}
+        tail = {"agreed": self.agreed, "profile": shares_json(self.profile)}
+        return {**self.subject_json(), **texts, **numbers, **tail}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Departure:
@@ -54,15 +56,15 @@ class Departure:
                 return tuple(numbers(entry) for entry in value)
             return float("nan") if value is None else value
 
-        return cls(**{key: numbers(value) for key, value in data.items()})
+        texts = {name: data[name] for name in ("module", "side", "layer", "metric", "agreed")}
+        given = {name: numbers(data[name]) for name in NUMBERS}
+        return cls(**cls.read_subject(data), **texts, **given, profile=read_shares(data["profile"]))
 
     @property
     def place(self) -> str:
         if self.side == "metadata":
             return self.module
-        if self.side not in ("in", "out"):
-            return f"{self.module}.{self.side}"
-        return place(self.module, self.side)
+        return place(self.module, self.side) if self.side in INSIDE else f"{self.module}.{self.side}"
 
     def __str__(self) -> str:
         """One line for the report."""

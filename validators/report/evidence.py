@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from isoform.validators.report.subject import Subject
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -20,31 +22,23 @@ LOOKED_AT = 2**18  # values of one array that enter the histogram, evenly spread
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Subject):
     """One case on one backend: seconds it ran, and of its first output the errors, values and divergence.
 
     `exact` counts the sampled values without an error, `counts` the others by size; `points` are (wanted, got), `kl`
     (position, nats) for logits. Empty when nothing could be compared.
     """
 
-    backend: str
-    level: str
-    case: str
     port: str
     seconds: float
     exact: int = 0
     counts: tuple[int, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
     kl: tuple[tuple[int, float], ...] = ()
-    model: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        data = {"model": self.model} if self.model else {}
         return {
-            **data,
-            "backend": self.backend,
-            "level": self.level,
-            "case": self.case,
+            **self.subject_json(),
             "port": self.port,
             "seconds": round(self.seconds, 4),
             "exact": self.exact,
@@ -56,16 +50,13 @@ class Evidence:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Evidence:
         return cls(
-            data["backend"],
-            data["level"],
-            data["case"],
-            data["port"],
-            data["seconds"],
-            data["exact"],
-            tuple(data["counts"]),
-            tuple((want, got) for want, got in data["points"]),
-            tuple((int(place), nats) for place, nats in data["kl"]),
-            data.get("model", ""),
+            **cls.read_subject(data),
+            port=data["port"],
+            seconds=data["seconds"],
+            exact=data["exact"],
+            counts=tuple(data["counts"]),
+            points=tuple((want, got) for want, got in data["points"]),
+            kl=tuple((int(place), nats) for place, nats in data["kl"]),
         )
 
 
@@ -110,13 +101,16 @@ class Sampler:
         nats = kl_divergence(np.asarray(got)[chosen], np.asarray(want)[chosen])
         self.kl += [(int(n), max(0.0, _short(x))) for n, x in zip(chosen, nats, strict=True) if isfinite(x)]
 
-    def evidence(self, backend: str, level: str, case: str, port: str, seconds: float) -> Evidence:
+    def evidence(self, subject: Subject, port: str, seconds: float) -> Evidence:
         step = -(-len(self.points) // POINTS) or 1
         return Evidence(
-            *(backend, level, case, port, seconds, self.exact),
-            tuple(self.counts) if any(self.counts) or self.exact else (),
-            tuple(self.points[::step]),
-            tuple(self.kl[: 4 * POSITIONS]),
+            **subject.fields(),
+            port=port,
+            seconds=seconds,
+            exact=self.exact,
+            counts=tuple(self.counts) if any(self.counts) or self.exact else (),
+            points=tuple(self.points[::step]),
+            kl=tuple(self.kl[: 4 * POSITIONS]),
         )
 
 

@@ -17,7 +17,7 @@ _FORBIDDEN = re.compile(
 
 def junit(report: Report) -> str:
     """The report as one XML document; the time of a case is given with the first of its results."""
-    seconds = {(e.model, e.backend, e.level, e.case): e.seconds for e in report.evidence}
+    seconds = {tuple(e.fields().values()): e.seconds for e in report.evidence}
     root = xml.Element("testsuites", name="isoform")
     suites: dict[tuple[str, str, str], xml.Element] = {}
 
@@ -29,8 +29,8 @@ def junit(report: Report) -> str:
 
     for result in report.results:
         parent = suite(result)
-        spent = seconds.pop((result.model, result.backend, result.level, result.case), 0.0)
-        case = _case(parent, result, f"{result.case} [{result.metric}]", spent)
+        spent = seconds.pop(tuple(result.fields().values()), 0.0)
+        case = _case(parent, result, f"{result.where} [{result.metric}]", spent)
         text = f"{result.metric} {result.value:.6g}, limit {result.limit:.6g}"
         if not result.passed:
             message = _clean(f"{text}: {result.note}" if result.note else text)
@@ -38,7 +38,7 @@ def junit(report: Report) -> str:
         elif result.note:
             xml.SubElement(case, "system-out").text = _clean(f"{text}: {result.note}")
     for skip in report.skipped:
-        xml.SubElement(_case(suite(skip), skip, skip.case, 0.0), "skipped", message=_clean(skip.reason))
+        xml.SubElement(_case(suite(skip), skip, skip.where, 0.0), "skipped", message=_clean(skip.reason))
     for element in suites.values():
         _count(element, [element])
     _count(root, suites.values())

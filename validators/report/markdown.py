@@ -37,7 +37,7 @@ def _table(report: Report, results: list[Result]) -> list[str]:
     rows = ["| " + " | ".join(head) + " |", "|" + "|".join([*("---",) * (len(head) - 4), *("---:",) * 3, "---"]) + "|"]
     for result in results:
         share = use(result)[1]
-        cells = [*([result.model] if several else []), result.backend, result.level, result.case, result.metric]
+        cells = [*([result.model] if several else []), result.backend, result.level, result.where, result.metric]
         used = f"{share:.0%}" if result.limit else ""
         numbers = [f"{result.value:.2g}", f"{result.limit:.2g}", used, "ok" if result.passed else "**FAIL**"]
         rows.append("| " + " | ".join([*map(_text, cells), *numbers]) + " |")

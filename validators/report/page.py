@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.validators.report import charts
 from isoform.validators.report.evidence import LOWEST, PER_DECADE
+from isoform.validators.report.layers import by_layer
 from isoform.validators.report.records import remarks, use, worst
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _result_table(report: Report, results: Sequence[Result], name: str) -> str:
     rows = []
     for result in results:
         share = use(result)[1]
-        texts = [*([result.model] if several else []), result.backend, result.level, result.case, result.metric]
+        texts = [*([result.model] if several else []), result.backend, result.level, result.where, result.metric]
         verdict = '<span class="good">✓ ok</span>' if result.passed else '<span class="bad">✗ fail</span>'
         used = f"{share:.0%}" if result.limit and isfinite(share) else ""
         numbers = "".join(f'<td class="n">{text}</td>' for text in (_number(result.value), _number(result.limit), used))
@@ -104,8 +105,8 @@ def _heat(report: Report) -> str:
     found: dict[tuple[str, str], Result] = {}
     for result in report.results:
         if result.level in ("graph", "deployment"):
-            dtype, _, case = result.case.partition(" ")
-            key = (case or result.case, _form(result.model, result.backend, dtype))
+            form = " ".join(filter(None, (result.model, result.backend, result.dtype)))
+            key = (result.title or result.where, form)
             if key not in found or use(result) > use(found[key]):
                 found[key] = result
     if not found:
@@ -123,22 +124,19 @@ def _heat(report: Report) -> str:
 
 def _layers(report: Report) -> str:
     """Layer by form, and every module in the details."""
-    from isoform.validators.report.layers import LayerProfile, by_layer
-
-    profiles = {_form(p.model, p.backend, p.case.split()[0]): p for p in report.layers}
+    profiles = {profile.column: (profile.where, profile.places) for profile in report.layers}
     for departure in report.departures:
         if departure.profile:
-            shown = LayerProfile(departure.backend, departure.case, departure.profile, departure.model)
-            profiles.setdefault(_form(shown.model, shown.backend, shown.case.split()[0]), shown)
+            profiles.setdefault(departure.column, (departure.where, departure.profile))
     if not profiles:
         return "<p>Not measured: <code>isoform check --layers</code> looks into every module.</p>"
     whole: dict[tuple[str, str], tuple[float, str]] = {}
     each: dict[tuple[str, str], tuple[float, str]] = {}
-    for form, found in profiles.items():
-        whole |= {(layer, form): _share(share) for layer, (share, _) in by_layer(found.places).items()}
-        each |= {(place, form): _share(share) for place, share in found.places}
+    for form, (_, places) in profiles.items():
+        whole |= {(layer, form): _share(worst.share) for layer, worst in by_layer(places).items()}
+        each |= {(one.place, form): _share(one.share) for one in places}
     about = "The module outputs of the backend against the reference's, as shares of what torch's own error allows: "
-    about += "the worst of a layer. " + "; ".join(f"{form}: {found.case}" for form, found in profiles.items())
+    about += "the worst of a layer. " + "; ".join(f"{form}: {where}" for form, (where, _) in profiles.items())
     rows, modules = (list(dict.fromkeys(key[0] for key in cells)) for cells in (whole, each))
     return (
         f"<p>{escape(about)}.</p>{heat_table('Layers by form', rows, list(profiles), whole)}"
@@ -181,14 +179,10 @@ def ink(ground: str) -> str:
     return "#000000" if (light + 0.05) / 0.05 > 1.05 / (light + 0.05) else "#ffffff"
 
 
-def _form(model: str, backend: str, dtype: str) -> str:
-    return f"{model} {backend} {dtype}".strip()
-
-
 def _by_form(report: Report) -> dict[str, list[Evidence]]:
     forms: dict[str, list[Evidence]] = {}
     for evidence in report.evidence:
-        forms.setdefault(_form(evidence.model, evidence.backend, evidence.case.split()[0]), []).append(evidence)
+        forms.setdefault(evidence.column, []).append(evidence)
     return forms
 
 
@@ -246,7 +240,7 @@ def _divergence(report: Report) -> str:
         longest = max(with_kl, key=lambda evidence: len(evidence.kl))
         mean = sum(nats for _, nats in longest.kl) / len(longest.kl)
         label = f"{form}: Kullback-Leibler divergence by position, mean {mean:.1e} nats"
-        return charts.line(longest.kl, label), f"{longest.case}; mean {mean:.1e} nats"
+        return charts.line(longest.kl, label), f"{longest.where}; mean {mean:.1e} nats"
 
     about = "How far the distribution over the next token is from the reference's, in nats, along one row."
     return _figures(report, about, "The outputs are no logits.", make)
@@ -259,7 +253,7 @@ def _time(report: Report) -> str:
     longest = max(evidence.seconds for evidence in found)
     rows = []
     for evidence in found:
-        cells = f"<td>{escape(_form(evidence.model, evidence.backend, evidence.case))}</td>"
+        cells = f"<td>{escape(evidence.who)} {escape(evidence.where)}</td>"
         number = f'<td class="n">{evidence.seconds:.3f}</td>'
         bar = f'<td class="fill"><span class="bar" style="width:{evidence.seconds / longest:.1%}"></span></td>'
         rows.append(f"<tr>{cells}{number}{bar}</tr>")

@@ -7,77 +7,70 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from isoform.validators.report import version1
+from isoform.validators.report.departure import Departure
+from isoform.validators.report.evidence import Evidence
+from isoform.validators.report.layers import LayerProfile
+from isoform.validators.report.subject import Subject
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from isoform.validators.report.departure import Departure
-    from isoform.validators.report.evidence import Evidence
-    from isoform.validators.report.layers import LayerProfile
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the JSON that a check prints (report/report.schema.json); it grows when a key changes or goes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One number against its limit. `case` begins with the artifact's dtype and the group: "f32 left padding, …".
+class Result(Subject):
+    """One number against its limit."""
 
-    `model` is set where one report is about several.
-    """
-
-    backend: str
-    level: str
-    case: str
     metric: str
     value: float
     limit: float
     passed: bool
     note: str = ""
-    model: str = ""
 
-    @property
-    def group(self) -> str:
-        return self.case.partition(",")[0]
+    @classmethod
+    def of(cls, subject: Subject, metric: str, value: float, limit: float, note: str = "") -> Result:
+        """The result of a subject; it passes when `value` is no larger than `limit`."""
+        passed = bool(value <= limit)
+        return cls(**subject.fields(), metric=metric, value=value, limit=limit, passed=passed, note=note)
 
     def to_json(self) -> dict[str, Any]:
         """The published keys, and a note where there is one."""
         data = {
-            "backend": self.backend,
-            "level": self.level,
-            "case": self.case,
+            **self.subject_json(),
             "metric": self.metric,
             "value": self.value if isfinite(self.value) else None,
             "limit": self.limit if isfinite(self.limit) else None,
             "pass": self.passed,
         }
-        data |= {"note": self.note} if self.note else {}
-        return {"model": self.model, **data} if self.model else data
+        return data | ({"note": self.note} if self.note else {})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Result:
         """A number that is not finite is written as null."""
         value, limit = (float("inf") if data[key] is None else data[key] for key in ("value", "limit"))
-        names = (data["backend"], data["level"], data["case"], data["metric"])
-        return cls(*names, value, limit, bool(data["pass"]), data.get("note", ""), data.get("model", ""))
+        verdict = {"passed": bool(data["pass"]), "note": data.get("note", "")}
+        return cls(**cls.read_subject(data), metric=data["metric"], value=value, limit=limit, **verdict)
 
 
 @dataclass(frozen=True, slots=True)
-class Skip:
-    """A case that was not run, and why."""
+class Skip(Subject):
+    """A case that was not run, or all of a group or dtype, and why."""
 
-    backend: str
-    level: str
-    case: str
     reason: str
-    model: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        data = {"backend": self.backend, "level": self.level, "case": self.case, "reason": self.reason}
-        return {"model": self.model, **data} if self.model else data
 
     @classmethod
-    def from_json(cls, data: dict[str, str]) -> Skip:
-        return cls(data["backend"], data["level"], data["case"], data["reason"], data.get("model", ""))
+    def of(cls, subject: Subject, reason: str) -> Skip:
+        return cls(**subject.fields(), reason=reason)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.subject_json(), "reason": self.reason}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Skip:
+        return cls(**cls.read_subject(data), reason=data["reason"])
 
 
 @dataclass
@@ -108,15 +101,15 @@ class Report:
         self.departures += other.departures
         self.layers += other.layers
 
-    def labelled(self, model: str) -> Report:
-        """The same findings, each said to be about this model."""
+    def labelled(self, **fields: Any) -> Report:
+        """The same findings, each with these fields of its subject (`model="tiny"`)."""
         return Report(
-            [replace(result, model=model) for result in self.results],
-            [replace(skip, model=model) for skip in self.skipped],
-            [replace(evidence, model=model) for evidence in self.evidence],
+            [replace(result, **fields) for result in self.results],
+            [replace(skip, **fields) for skip in self.skipped],
+            [replace(evidence, **fields) for evidence in self.evidence],
             self.about,
-            [replace(departure, model=model) for departure in self.departures],
-            [replace(profile, model=model) for profile in self.layers],
+            [replace(departure, **fields) for departure in self.departures],
+            [replace(profile, **fields) for profile in self.layers],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -132,13 +125,12 @@ class Report:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Report:
-        """Raises KeyError, TypeError or ValueError for what is no report of this version."""
-        from isoform.validators.report.departure import Departure
-        from isoform.validators.report.evidence import Evidence
-        from isoform.validators.report.layers import LayerProfile
-
-        if data["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema version {data['schema_version']}, this isoform reads {SCHEMA_VERSION}")
+        """Reads version 1 as well. Raises KeyError, TypeError or ValueError for what is no report."""
+        version = data["schema_version"]
+        if version == version1.SCHEMA_VERSION:
+            data = version1.converted(data)
+        elif version != SCHEMA_VERSION:
+            raise ValueError(f"schema version {version}, this isoform reads {SCHEMA_VERSION} and 1")
         return cls(
             [Result.from_json(entry) for entry in data["results"]],
             [Skip.from_json(entry) for entry in data.get("skipped", ())],
@@ -158,8 +150,8 @@ class Report:
 
 
 def worst(results: Iterable[Result]) -> list[Result]:
-    """For each backend, level and group the result with the most of its limit used, in order of appearance."""
-    chosen: dict[tuple[str, str, str, str], Result] = {}
+    """For each form, part, level and group the result with the most of its limit used, in order of appearance."""
+    chosen: dict[tuple[str, ...], Result] = {}
     for result in results:
         key = _key(result)
         if key not in chosen or use(result) > use(chosen[key]):
@@ -201,7 +193,7 @@ def table(report: Report, model: str = "") -> Table:
         before = here
         rows.add_row(
             *map(Text, shown),
-            Text(result.group),
+            Text(result.kind),
             Text(result.metric),
             f"{result.value:.2g}",
             f"{result.limit:.2g}",
@@ -217,24 +209,22 @@ def remarks(report: Report) -> list[str]:
     for result in worst(report.results):
         if not result.passed:
             alike = {r.case for r in report.results if not r.passed and _key(r) == _key(result)}
-            where = result.case if len(alike) == 1 else f"{len(alike)} cases of {result.group}, worst {result.case}"
+            several = f"{len(alike)} cases of {result.kind}, worst {result.where}"
+            where = result.where if len(alike) == 1 else several
             note = f": {result.note}" if result.note else ""
-            lines.append(f"FAIL {_who(result)} {result.level}, {where}{note}")
+            lines.append(f"FAIL {result.who} {result.level}, {where}{note}")
     lines += [f"WARNING {report.about['float16']}"] if "float16" in report.about else []
-    lines += [f"DEPARTS {_who(departure)}, {departure.case}: {departure}" for departure in report.departures]
-    lines += [f"skipped {_who(skip)} {skip.level}, {skip.case}: {skip.reason}" for skip in report.skipped]
+    lines += [f"DEPARTS {departure.who}, {departure.where}: {departure}" for departure in report.departures]
+    lines += [f"skipped {skip.who} {skip.level}, {skip.where}: {skip.reason}" for skip in report.skipped]
     noted: dict[tuple[str, str], list[str]] = {}
     for result in worst(report.results):
         if result.passed and result.note:
-            noted.setdefault((_who(result), result.note), []).append(result.group)
+            noted.setdefault((result.who, result.note), []).append(result.kind)
     for (who, note), groups in noted.items():
         lines.append(f"note {who}, {', '.join(dict.fromkeys(groups))}: {note}")
     return lines
 
 
-def _who(entry: Result | Skip | Departure) -> str:
-    return f"{entry.model} {entry.backend}".strip()
-
-
-def _key(result: Result) -> tuple[str, str, str, str]:
-    return result.model, result.backend, result.level, result.group
+def _key(result: Result) -> tuple[str, ...]:
+    r = result
+    return r.model, r.backend, r.form, r.dtype, r.part, r.level, r.group

@@ -120,7 +120,7 @@ def compare(a: str, b: str, *, threads: int | None = None, progress: Progress | 
         ]
         signature = _common(sides, sessions)
         cases = cases_of(reference) if reference is not None else _bare_cases(sides, signature)
-        cases = [case for case in cases if not case.parts]
+        cases = [case for case in cases if not case.chunks]
         halves = [Half(s.text, s.backend, s.dtype, _bytes(s, m)) for s, m in zip(sides, models, strict=True)]
         found = Comparison(halves[0], halves[1], len({row for case in cases for row in case.rows}))
         show("comparing", 1, 4)
@@ -370,7 +370,7 @@ def _prompts(cases: Sequence[Case]) -> NDArray[np.int64]:
     """(B, PROMPT) from rows that are long enough, text first; short ones are repeated."""
     import numpy as np
 
-    ranked = sorted((c for c in cases), key=lambda case: not case.name.startswith("text"))
+    ranked = sorted(cases, key=lambda case: not case.natural)
     rows = list(dict.fromkeys(row for case in ranked for row in case.rows if len(row) > 1))[:PROMPTS]
     return np.stack([np.resize(row.tokens, PROMPT) for row in rows])
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
 from isoform.reference.checkpoints.checkpoint import SIDECARS
-from isoform.validators.levels.weights import PIECE, READERS, Held
+from isoform.validators.levels.weights import PIECE, READERS, StoredTensor
 from isoform.validators.tools.sides import Side, find_side
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class _Opened:
     """`kind` decides whose metadata can be compared; `release` lets go of a tensor that was read."""
 
     kind: str
-    tensors: Mapping[str, Held]
+    tensors: Mapping[str, StoredTensor]
     metadata: dict[str, str]
     release: Callable[[str], None] = lambda name: None
     canonical: bool = True
@@ -124,7 +124,7 @@ def _compare(one: _Opened, other: _Opened, found: Diff, progress: Progress | Non
     return found
 
 
-def _change(name: str, mine: Held, theirs: Held) -> Change | None:
+def _change(name: str, mine: StoredTensor, theirs: StoredTensor) -> Change | None:
     """None when dtype, shape and every bit are the same."""
     import torch
 
@@ -191,19 +191,19 @@ def _checkpoint(side: Side, raw: bool, whole: bool, notes: list[str]) -> _Opened
             notes.append(f"{side.text}: the files' own names ({error})")
         else:
 
-            def held(name: str) -> Held:
+            def held(name: str) -> StoredTensor:
                 weight = weights[name]
                 kind = str(weight.dtype).removeprefix("torch.")
-                return Held(kind, tuple(weight.shape), weight.rows)
+                return StoredTensor(kind, tuple(weight.shape), weight.rows)
 
             def let_go(name: str) -> None:
                 weights[name].release()
 
             return _Opened("checkpoint", {name: held(name) for name in weights}, metadata, let_go)
 
-    def stored(name: str) -> Held:
+    def stored(name: str) -> StoredTensor:
         info = file.info(name)
-        return Held(_kind(info.dtype), info.shape, lambda start, stop: file.rows(name, start, stop))
+        return StoredTensor(_kind(info.dtype), info.shape, lambda start, stop: file.rows(name, start, stop))
 
     return _Opened("checkpoint", {name: stored(name) for name in file}, metadata, file.release, False)
 
@@ -227,15 +227,15 @@ def _gguf(path: Path, raw: bool, notes: list[str]) -> _Opened:
             notes.append(f"{path}: the file's own names ({error})")
         else:
 
-            def held(name: str) -> Held:
+            def held(name: str) -> StoredTensor:
                 info = file.info(name)
-                return Held(_kind(info.dtype), info.shape, lambda start, stop: file.rows(name, start, stop))
+                return StoredTensor(_kind(info.dtype), info.shape, lambda start, stop: file.rows(name, start, stop))
 
             return _Opened("gguf", {name: held(name) for name in file}, metadata, file.release)
     return _Opened("gguf", _RawGguf(path), metadata, canonical=False)
 
 
-class _RawGguf(Mapping[str, Held]):
+class _RawGguf(Mapping[str, StoredTensor]):
     """The tensors of one GGUF file of any architecture, under its own names."""
 
     def __init__(self, path: Path) -> None:
@@ -246,9 +246,9 @@ class _RawGguf(Mapping[str, Held]):
         self.infos = read_gguf(path).tensors
         self.bytes = np.memmap(path, np.uint8, "r")
 
-    def __getitem__(self, name: str) -> Held:
+    def __getitem__(self, name: str) -> StoredTensor:
         info = self.infos[name]
-        return Held(_kind(info.dtype), info.shape, lambda start, stop: self._rows(name, start, stop))
+        return StoredTensor(_kind(info.dtype), info.shape, lambda start, stop: self._rows(name, start, stop))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.infos)
@@ -288,13 +288,13 @@ def _safetensors(path: Path) -> Iterator[_Opened]:
         raise CheckpointError(f"{path} is no safetensors file ({error}); fetch it again") from None
     with opened as file:
 
-        def held(name: str) -> Held:
+        def held(name: str) -> StoredTensor:
             shape = infos[name].shape
 
             def rows(start: int, stop: int) -> Tensor:
                 return file.get_slice(name)[start:stop] if shape else file.get_tensor(name)
 
-            return Held(_kind(infos[name].dtype), shape, rows)
+            return StoredTensor(_kind(infos[name].dtype), shape, rows)
 
         metadata = {key: str(value) for key, value in (file.metadata() or {}).items()}
         yield _Opened("safetensors", {name: held(name) for name in infos}, metadata, canonical=False)

@@ -79,10 +79,10 @@ def activations(kinds: Mapping[int, str]) -> AbstractContextManager[Any]:
     if unknown := sorted(set(kinds.values()) - set(rounding)):
         raise ValueError(f"llama.cpp's activations for {', '.join(unknown)} are not imitated")
 
-    class Rounded(TorchFunctionMode):
+    class BlockActivations(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is F.linear and id(args[1]) in kinds:
                 args = (rounding[kinds[id(args[1])]](args[0]), *args[1:])
             return function(*args, **(kwargs or {}))
 
-    return Rounded()
+    return BlockActivations()

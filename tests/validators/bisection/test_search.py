@@ -30,6 +30,7 @@ from isoform.validators.cases.text import token_cases
 from isoform.validators.report.departure import Departure
 from isoform.validators.report.layers import layer_of
 from isoform.validators.report.records import Report, Result, remarks
+from isoform.validators.report.subject import Subject
 from tests.oracle import tiny
 
 WRITERS: dict[str, Callable[..., Any]] = {
@@ -87,7 +88,7 @@ def test_nothing_departs_in_an_honest_artifact(name: str, backend: str, tmp_path
         inside = list(probe.rows(asked))
         probe.close()
         expected = Insides(model(name), asked.rows, backend, "f32")
-        assert first_departure(expected, inside, backend, "f32", asked.name) is None
+        assert first_departure(expected, inside, Subject(backend, "graph", "f32", asked.group, asked.name)) is None
         seen = [
             point
             for point, entry in expected.rows[0].items()
@@ -136,7 +137,7 @@ def test_the_first_module_that_departs_is_named(
     assert found.got != found.want
     assert len(found.neighbours) >= 3
     assert found.agreed
-    assert dict(found.profile)[place] > 1
+    assert {one.place: one.share for one in found.profile}[place] > 1
 
 
 def test_llamacpp_is_looked_into_by_its_callback(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_llamacpp_is_looked_into_by_its_callback(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ which case, and what is said
 def failing(*cases: str, metric: str = "max_abs") -> Report:
-    return Report([Result("onnxruntime", "graph", f"f32 {name}", metric, 2, 1, False) for name in cases])
+    return Report([Result("onnxruntime", "graph", "f32", name, name, metric, 2, 1, False) for name in cases])
 
 
 def test_a_case_in_one_pass_with_enough_tokens_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +201,9 @@ def test_a_departure_survives_json_and_is_a_line_of_the_report() -> None:
     text = json.dumps(found.to_json(), allow_nan=False)
     again = Departure.from_json(json.loads(text))
     assert (again.module, again.side, again.layer, again.index) == ("layers.3.attn.out", "weight", "layers.3", (11, 2))
-    report = Report([Result("onnxruntime", "weights", "f32 weights", "differing", 1, 0, False)], departures=[found])
+    report = Report(
+        [Result("onnxruntime", "weights", "f32", "weights", "weights", "differing", 1, 0, False)], departures=[found]
+    )
     assert Report.from_json(json.loads(json.dumps(report.to_json()))).departures[0].place == "layers.3.attn.out.weight"
     lines = [line for line in remarks(report) if line.startswith("DEPARTS onnxruntime, f32 weights")]
     assert len(lines) == 1

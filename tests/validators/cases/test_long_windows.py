@@ -35,13 +35,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def truth(model: Model) -> Truth:
-    return Truth(model, [case for case in token_cases(model) if case.name.startswith("past the window")])
+    return Truth(model, [case for case in token_cases(model) if case.group == "past the window"])
 
 
 def test_there_is_one_case_and_it_asks_for_few_logits(truth: Truth) -> None:
     [case] = truth.cases
     [row] = case.rows
-    assert case.name == f"past the window of {WINDOW}, 1 row, parts {WINDOW + 1} 1 1 {STEPS - 2}"
+    assert case.name == f"past the window, of {WINDOW}, 1 row, chunks {WINDOW + 1} 1 1 {STEPS - 2}"
     assert len(row) == WINDOW + STEPS + 1
     assert truth.outputs(row)[0].shape[0] == row.asked == STEPS + 1
     assert truth.outputs(row)[1].shape[1] == len(row)
@@ -49,7 +49,7 @@ def test_there_is_one_case_and_it_asks_for_few_logits(truth: Truth) -> None:
 
 def test_a_dear_row_is_left_out(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "AFFORDABLE", 1000)
-    assert not any(case.name.startswith("past the window") for case in token_cases(model))
+    assert not any(case.group == "past the window" for case in token_cases(model))
 
 
 def test_honest_forms_pass_it(model: Model, truth: Truth, tmp_path: Path) -> None:

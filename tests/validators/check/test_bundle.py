@@ -75,13 +75,15 @@ def test_every_format_of_a_decoder_is_the_same_on_its_backend(bundle: Path) -> N
     seen: list[tuple[str, int, int]] = []
     report = check_bundle(bundle, progress=lambda *step: seen.append(step), threads=1)
     assert report.same, [r for r in report.results if not r.passed]
+    forms = {"onnxruntime": "onnx", "torchscript": "torchscript", "llamacpp": "gguf"}
+    assert all(r.form == forms.get(r.backend, "") and not r.part for r in report.results)
     assert {(r.backend, r.level) for r in report.results} == {
         ("torch", "files"),
         ("bundle", "inputs"),
         *((b, level) for b in ("onnxruntime", "torchscript", "llamacpp") for level in ("files", "weights", "graph")),
         ("llamacpp", "deployment"),
     }
-    assert [(skip.case, "activations" in skip.reason) for skip in report.skipped] == [("q8_0", True)]
+    assert [(skip.dtype, skip.case, "activations" in skip.reason) for skip in report.skipped] == [("q8_0", "", True)]
     assert seen[-1][1] == seen[-1][2]
     kept = Manifest.read(bundle).parity
     assert kept is not None
@@ -92,7 +94,7 @@ def test_every_format_of_a_decoder_is_the_same_on_its_backend(bundle: Path) -> N
 def test_an_encoder_is_the_same_and_what_llamacpp_refuses_is_listed(tmp_path: Path) -> None:
     report = check_bundle(write("bert_embed", tmp_path / "out"), threads=1)
     assert report.same, [r for r in report.results if not r.passed]
-    assert [skip.case.partition(",")[0] for skip in report.skipped] == ["f32 token types", "q8_0"]
+    assert [skip.kind for skip in report.skipped] == ["f32 token types", "q8_0"]
 
 
 def test_the_order_of_results_is_the_same_every_time(bundle: Path) -> None:

@@ -34,9 +34,9 @@ if kind == "dies" and tries <= int(rest):
     print("the last line", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 time.sleep(float(rest) if kind == "sleeps" else 0)
-report = {"schema_version": 1, "same": True, "results": [
-    {"model": cell["name"], "backend": "torch", "level": "graph", "case": "f32 x", "metric": "rms", "value": 0,
-     "limit": 1, "pass": True}]}
+report = {"schema_version": 2, "same": True, "results": [
+    {"model": cell["label"], "backend": "torch", "form": "onnx", "dtype": "f32", "level": "graph", "group": "x",
+     "case": "x", "metric": "rms", "value": 0, "limit": 1, "pass": True}]}
 pathlib.Path(str(path).replace(".cell.json", ".json")).write_text(json.dumps(report))
 """
 
@@ -46,14 +46,14 @@ def stub(path: Path) -> list[str]:
 
 
 def cell(model: str, **options: Any) -> Cell:
-    return Cell(name=f"{model} onnx f32", model=model, format="onnx", quantization="f32", **options)
+    return Cell(label=model, model=model, format="onnx", quantization="f32", **options)
 
 
 def test_results_are_in_the_order_of_the_cells_whichever_ends_first() -> None:
     seen: list[tuple[str, int, int]] = []
     cells = [cell("sleeps:0.6"), cell("sleeps:0.1"), cell("quick")]
     report = run_cells(cells, jobs=3, command=stub, progress=lambda *step: seen.append(step))
-    assert [result.model for result in report.results] == [one.name for one in cells]
+    assert [result.model for result in report.results] == [one.label for one in cells]
     assert report.same
     assert seen[-1] == ("cells", 3, 3)
 
@@ -98,7 +98,7 @@ def test_an_interrupt_ends_the_processes_and_theirs(tmp_path: Path) -> None:
         'inner = \'import subprocess, sys, time; p = subprocess.Popen([sys.executable, "-S", "-c", "import time; '
         'time.sleep(60)"]); print(p.pid, file=open(sys.argv[1], "w"), flush=True); time.sleep(60)\'\n'
         f"command = lambda path: [sys.executable, '-S', '-c', inner, {str(tmp_path / 'pid')!r}]\n"
-        "run_cells([Cell(name='a onnx f32', model='a', format='onnx', quantization='f32')], command=command)\n"
+        "run_cells([Cell(label='a', model='a', format='onnx', quantization='f32')], command=command)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
@@ -134,7 +134,7 @@ def test_a_matrix_is_every_combination_that_there_is() -> None:
         for kind, forms in (("f32", ("gguf", "onnx", "torchscript")), ("q8_0", ("gguf", "onnx")))
         for form in forms
     ]
-    assert [(skip.model, skip.backend, skip.case) for skip in skipped] == [
+    assert [(skip.model, skip.backend, skip.dtype) for skip in skipped] == [
         ("bert", "torchscript", "q8_0"),
         ("qwen2", "torchscript", "q8_0"),
     ]
@@ -162,7 +162,7 @@ def test_a_matrix_that_makes_no_sense_is_wrong_input(options: dict[str, Any], sa
 
 def test_a_cell_exports_checks_and_reports(tmp_path: Path) -> None:
     source = str(oracle.tiny("qwen2"))
-    path = write_cell(Cell(name="tiny gguf q8_0", model=source, format="gguf", quantization="q8_0"), tmp_path)
+    path = write_cell(Cell(label="tiny", model=source, format="gguf", quantization="q8_0"), tmp_path)
     report = run_cell(path)
     assert report.same
     assert {result.model for result in report.results} == {"tiny"}
@@ -172,14 +172,14 @@ def test_a_cell_exports_checks_and_reports(tmp_path: Path) -> None:
 
 def test_what_a_format_cannot_hold_is_skipped_and_what_is_wrong_fails(tmp_path: Path) -> None:
     source = str(oracle.tiny("bert"))
-    refused = run_cell(write_cell(Cell(name="t gguf f32", model=source, format="gguf", quantization="f32"), tmp_path))
+    refused = run_cell(write_cell(Cell(label="t", model=source, format="gguf", quantization="f32"), tmp_path))
     assert not refused.results
     assert "fill-mask" in refused.skipped[0].reason
-    gone = run_cell(write_cell(Cell(name="g onnx f32", model="/gone", format="onnx", quantization="f32"), tmp_path))
+    gone = run_cell(write_cell(Cell(label="g", model="/gone", format="onnx", quantization="f32"), tmp_path))
     assert [(r.metric, r.passed) for r in gone.results] == [("error", False)]
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"name": "x"}', '{"name": "x", "model": "y", "more": 1}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"label": "x"}', '{"label": "x", "model": "y", "more": 1}'])
 def test_what_is_no_cell_is_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.cell.json").write_text(text)
     with pytest.raises(InputError, match="no cell"):
@@ -187,7 +187,7 @@ def test_what_is_no_cell_is_said(tmp_path: Path, text: str) -> None:
 
 
 def test_a_failed_cell_turns_the_whole_red(tmp_path: Path) -> None:
-    bad = Report([Result("torch", "graph", "f32 x", "rms", 2, 1, False)])
+    bad = Report([Result("torch", "graph", "f32", "x", "x", "rms", 2, 1, False)])
     reports.save(bad, "json", tmp_path / "quick-onnx-f32.json")
     assert not run_cells([cell("quick"), cell("other")], command=stub, folder=tmp_path).same
     json.loads((tmp_path / "other-onnx-f32.json").read_text())

@@ -281,7 +281,7 @@ def test_a_model_without_a_tokenizer_is_measured_on_the_cases(tmp_path: Path) ->
     [artifact] = gguf.write(open_model(tiny("qwen2")), tmp_path, ["q8_0"])
     report = check_deployment(TorchSession(model), tmp_path / artifact.files[0].path, "q8_0", truth)
     assert report.same
-    assert "rows alone" in report.results[0].case
+    assert report.results[0].group == "rows alone"
 
 
 def test_encoders_are_measured_by_their_states(tmp_path: Path) -> None:

@@ -18,14 +18,17 @@ from isoform.validators.report.charts import histogram, line, scatter
 from isoform.validators.report.evidence import BINS, Sampler
 from isoform.validators.report.page import colour, ink
 from isoform.validators.report.records import Report, Result, Skip
+from isoform.validators.report.subject import Subject
 from tests.validators.report.sample_report import sample
+
+X = Subject("torch", "graph", "f32", "x", "x")
 
 
 def test_the_json_keeps_its_schema_and_reads_back(tmp_path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(reports.schema())
     validator = jsonschema.Draft202012Validator(reports.schema())
-    for report in (sample(), sample(failing=False), Report(), sample().labelled("tiny")):
+    for report in (sample(), sample(failing=False), Report(), sample().labelled(model="tiny", part="decoder")):
         reports.save(report, "json", tmp_path / "report.json")
         text = (tmp_path / "report.json").read_text(encoding="utf-8")
         validator.validate(json.loads(text))
@@ -35,7 +38,7 @@ def test_the_json_keeps_its_schema_and_reads_back(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_not_finite_is_null_in_json() -> None:
-    result = Result("torchscript", "graph", "f32 one row", "max_abs", float("inf"), 1.0, False)
+    result = Result("torchscript", "graph", "f32", "one row", "one row", "max_abs", float("inf"), 1.0, False)
     data = json.loads(json.dumps(Report([result]).to_json(), allow_nan=False))
     assert data["results"][0]["value"] is None
     assert Report.from_json(data).results == [result]
@@ -43,7 +46,7 @@ def test_a_number_that_is_not_finite_is_null_in_json() -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "no report"), ("[]", "no report"), ("{}", "schema_version"), ('{"schema_version": 99}', "reads 1")],
+    [("", "no report"), ("[]", "no report"), ("{}", "schema_version"), ('{"schema_version": 99}', "reads 2 and 1")],
 )
 def test_what_is_no_report_is_said(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "x.json"
@@ -56,7 +59,9 @@ def test_what_is_no_report_is_said(tmp_path: Path, text: str, said: str) -> None
 
 def test_junit_counts_and_names_what_failed() -> None:
     report = sample()
-    report.results.append(Result("llamacpp", "files", "f32 files", "changed", 1, 0, False, "a\x00b <&> \ud800"))
+    report.results.append(
+        Result("llamacpp", "files", "f32", "files", "files", "changed", 1, 0, False, "a\x00b <&> \ud800")
+    )
     root = xml.fromstring(reports.KINDS["junit"](report))
     failed = [case for case in root.iter("testcase") if case.find("failure") is not None]
     assert root.get("tests") == str(len(report.results) + len(report.skipped))
@@ -70,7 +75,8 @@ def test_junit_counts_and_names_what_failed() -> None:
 
 def test_markdown_holds_the_verdict_and_cannot_be_broken_by_names() -> None:
     report = sample()
-    report.results.append(Result("llamacpp", "files", "f32 a|b `c`\nd <img>", "changed", 1, 0, False, "*why*"))
+    name = "a|b `c`\nd <img>"
+    report.results.append(Result("llamacpp", "files", "f32", name, name, "changed", 1, 0, False, "*why*"))
     text = reports.KINDS["markdown"](report)
     assert text.startswith("## ❌ not the same")
     assert r"a\|b \`c\` d \<img\>" in text
@@ -118,7 +124,8 @@ def test_the_page_stands_alone(report: Report) -> None:
 
 
 def test_the_page_shows_names_as_text() -> None:
-    report = Report([Result("<b>", "graph", "f32 <script>alert(1)</script>", "rms", 2, 1, False, "<i>&")])
+    case = "<script>alert(1)</script>"
+    report = Report([Result("<b>", "graph", "f32", case, case, "rms", 2, 1, False, "<i>&")])
     text = reports.KINDS["html"](report)
     assert "<script" not in text
     assert "<b>" not in text
@@ -164,10 +171,10 @@ def test_a_sample_counts_errors_by_size_and_leaves_out_what_is_not_finite() -> N
     got = np.array([0, 1e-3, 2e-3, np.nan, np.inf, 1e30], np.float32)
     sampler.add(got, want)
     sampler.add(np.zeros(3), np.zeros(4))
-    found: Any = sampler.evidence("torch", "graph", "f32 x", "logits", 0.5)
+    found: Any = sampler.evidence(X, "logits", 0.5)
     assert (found.exact, sum(found.counts), found.counts[-1]) == (1, 3, 1)
     assert len(found.points) == 4
-    assert Sampler().evidence("torch", "graph", "f32 x", "y", 0.5).counts == ()
+    assert Sampler().evidence(X, "y", 0.5).counts == ()
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -179,8 +186,8 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_skips_and_models_reach_every_form() -> None:
-    report = Report([Result("torch", "graph", "f32 x", "rms", 0, 1, True)], [Skip("llamacpp", "graph", "f32", "why")])
+    report = Report([Result.of(X, "rms", 0, 1)], [Skip("llamacpp", "graph", "f32", "", "", "why")])
     for kind in reports.KINDS:
-        text = reports.KINDS[kind](report.labelled("model-7"))
+        text = reports.KINDS[kind](report.labelled(model="model-7"))
         assert "model-7" in text, kind
         assert "why" in text, kind
