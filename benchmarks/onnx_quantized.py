@@ -21,6 +21,7 @@ import numpy as np
 
 from isoform.exporters.onnx import write
 from isoform.exporters.onnx.types import CHOICES
+from isoform.reference.classes import class_facts
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--types", default="f32,f16,q8_0,int8,q4a,q4_0,q4w", help=CHOICES)
     arguments = parser.parse_args()
     model = open_model(arguments.checkpoint)
-    tokenizer = TextTokenizer(model.checkpoint.folder)
+    tokenizer = TextTokenizer(model.checkpoint.folder, class_facts(model.checkpoint.folder))
     rows = [row.ids[: LENGTH + STEPS] for row in tokenizer.encode(passages()) if len(row.ids) >= LENGTH + STEPS]
     names = list(dict.fromkeys(["f32", *arguments.types.split(",")]))
     columns = (

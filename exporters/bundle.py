@@ -20,6 +20,7 @@ from isoform.exporters.format import Format
 from isoform.formats import FORMATS as ORDER
 from isoform.manifest import NAME, File, Manifest, describe
 from isoform.progress import Progress
+from isoform.reference.classes import class_facts
 from isoform.whole import FULL, CannotStage, NoSpace, free_bytes, whole_folder
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def export(
             wires=dict(model.task.wires),
             steps={name: dict(settings) for name, settings in model.task.steps(model.config).items()},
             loop=model.task.loop,
-            facts=dict(model.task.facts(model.config)),
+            facts={**class_facts(model.checkpoint.folder, strict=False), **model.task.facts(model.config)},
         )
         _copy_sidecars(model, part)
         for name in wanted:

@@ -168,7 +168,7 @@ def open_path(path: Path, backend: str = "auto", *, task: str | None = None, **o
     if path.suffix == ".onnx":
         if backend not in ("auto", "onnxruntime"):
             raise InputError(f"the {backend} backend does not read {path}; use onnxruntime")
-        return open_session(path, "onnxruntime", **options), _folder_of(path)
+        return open_session(path, "onnxruntime", **options), folder_of(path)
     manifest = Manifest.read(path)
     if task is not None and manifest.task != task:
         raise InputError(f"{path} was exported for {manifest.task}, not {task}; export the model with --task {task}")
@@ -190,8 +190,10 @@ def open_path(path: Path, backend: str = "auto", *, task: str | None = None, **o
     raise BackendUnavailable("; ".join(refused))
 
 
-def _folder_of(path: Path) -> Path:
-    """Where config.json lies: beside the graph, or above it as in a bundle."""
+def folder_of(path: Path) -> Path:
+    """Where the config.json of a bundle or a graph lies: in it, beside it, or above it as in a bundle."""
+    if path.is_dir():
+        return path
     for folder in (path.parent, path.parent.parent):
         if (folder / "config.json").is_file():
             return folder

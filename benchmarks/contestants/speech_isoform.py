@@ -14,6 +14,7 @@ answers = begin()
 import numpy as np  # noqa: E402
 
 from isoform.manifest import Manifest  # noqa: E402
+from isoform.reference.classes import class_facts  # noqa: E402
 from isoform.runtimes.open import open_bundle  # noqa: E402
 from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber  # noqa: E402
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer  # noqa: E402
@@ -23,7 +24,7 @@ samples = np.load(sys.argv[4])
 manifest = Manifest.read(folder)
 forms = [artifact for artifact in manifest.artifacts if artifact.dtype == sys.argv[5]]
 session: Any = open_bundle(folder, manifest, forms, "onnxruntime", threads=threads)
-transcriber = Transcriber(session, folder, TextTokenizer(folder))
+transcriber = Transcriber(session, folder, TextTokenizer(folder, class_facts(folder)))
 
 
 def run() -> Costs:

@@ -276,6 +276,7 @@ FAMILY = Family(
                 "decoder": Part(build=Decoder, signature=decoder_signature),
             },
             wires={"decoder.encoder_hidden_states": "encoder.last_hidden_state"},
+            facts=lambda c: {"reader": "text"},
         ),
     ),
     prefix="model",

@@ -323,6 +323,14 @@ RULES: tuple[Rule, ...] = (
     Rename("project_q", "contrast.target"),
 )
 
+
+def frames(c: Wav2Vec2Config) -> dict[str, Any]:
+    """The convolutions that make frames of samples, as [kernel, stride], and those that shorten the frames after it."""
+    after = [[c.adapter_kernel_size, c.adapter_stride]] * c.num_adapter_layers if c.add_adapter else []
+    convolutions = zip(c.conv_kernel, c.conv_stride, strict=True)
+    return {"convolutions": [[kernel, stride] for kernel, stride in convolutions], "adapters": after}
+
+
 FAMILY = Family(
     name="wav2vec2",
     title="wav2vec 2.0, MMS",
@@ -336,6 +344,7 @@ FAMILY = Family(
             build=lambda c: Wav2Vec2(c, "ctc"),
             signature=_signature("logits", lambda c: (FRAMES, c.vocab_size or 0)),
             carried=("augmentation",),
+            facts=lambda c: {"reader": "characters", "frames": frames(c)},
         ),
         Task(
             name="audio-classification",
@@ -343,6 +352,7 @@ FAMILY = Family(
             build=lambda c: Wav2Vec2(c, "sequence"),
             signature=_signature("logits", lambda c: (c.num_labels,)),
             carried=("augmentation", "norm"),
+            facts=lambda c: {"frames": frames(c)},
         ),
         Task(
             name="feature-extraction",

@@ -308,6 +308,7 @@ FAMILY = Family(
                 "decoder.encoder_hidden_states": "encoder.last_hidden_state",
                 "alignment.encoder_hidden_states": "encoder.last_hidden_state",
             },
+            facts=lambda c: {"reader": "timestamps"},
         ),
         Task(
             name="audio-classification",

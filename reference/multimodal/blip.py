@@ -33,6 +33,9 @@ from isoform.reference.rules import Drop, Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
 from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
 
+TOKENS = ("bos_token_id", "sep_token_id", "pad_token_id")
+"""The ids of text_config that say how a text begins, ends and is padded, as in transformers' `generate` of BLIP."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlipTextConfig(TextConfig):
@@ -55,14 +58,20 @@ class BlipVisionConfig(VisionConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlipConfig(TowersConfig[BlipTextConfig, BlipVisionConfig]):
+    """`tokens`: what a text begins with, ends with and is padded with, as text_config states them."""
+
+    tokens: tuple[Any, ...] = ()
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BlipConfig:
-        text = BlipTextConfig.from_dict(section(data, "text_config"))
+        given = section(data, "text_config")
+        text = BlipTextConfig.from_dict(given)
         if not (text.tie_word_embeddings and data.get("tie_word_embeddings", True)):
             raise UnsupportedModel("BLIP with tie_word_embeddings=false is not supported: its head has two biases")
         if not text.is_decoder:
             raise UnsupportedModel("BLIP with text_config.is_decoder=false attends to no picture; take another model")
-        return cls(text=text, vision=BlipVisionConfig.from_dict(section(data, "vision_config")))
+        tokens = tuple(given.get(name) for name in TOKENS)
+        return cls(text=text, vision=BlipVisionConfig.from_dict(section(data, "vision_config")), tokens=tokens)
 
 
 class VisionLayer(nn.Module):
@@ -276,6 +285,27 @@ RULES: tuple[Rule, ...] = (
     Drop("text_decoder.cls.predictions.decoder.bias"),  # the same as text_decoder.cls.predictions.bias
 )
 
+
+def begins(c: BlipConfig) -> dict[str, dict[str, Any]]:
+    """The host step that begins a text. Raises CheckpointError for a token that is none of the vocabulary."""
+    return {"begin_text": {"start": _token(c, 0)}}
+
+
+def ends(c: BlipConfig) -> dict[str, Any]:
+    """The settings of generation that end a text. Raises CheckpointError as `begins`."""
+    return {"generation": {"pad_token_id": c.tokens[2] or 0, "eos_token_id": _token(c, 1)}}
+
+
+def _token(c: BlipConfig, place: int) -> int:
+    token = c.tokens[place]
+    if type(token) is not int or not 0 <= token < c.text.vocab_size:
+        raise CheckpointError(
+            f"config.json: {TOKENS[place]} of text_config is {token!r:.40}, no token of the vocabulary; a text could "
+            "neither begin nor end"
+        )
+    return token
+
+
 FAMILY = Family(
     name="blip",
     title="BLIP",
@@ -296,6 +326,8 @@ FAMILY = Family(
                 "decoder.encoder_attention_mask": "encoder.attention_mask",
                 "decoder.encoder_hidden_states": "encoder.last_hidden_state",
             },
+            steps=begins,
+            facts=ends,
         ),
         Task(
             name="image-to-text",
@@ -305,6 +337,8 @@ FAMILY = Family(
                 "decoder": Part(build=lambda c: Decoder(c, False), signature=lambda c: decoder_signature(c, False)),
             },
             wires={"decoder.encoder_hidden_states": "vision.last_hidden_state"},
+            steps=begins,
+            facts=ends,
         ),
     ),
     prefix="blip",

@@ -141,6 +141,7 @@ FAMILY = Family(
             signature=lambda c: towers_signature(
                 c.vision.num_channels, c.vision.image_size, c.projection_dim, masked=True
             ),
+            facts=lambda c: {"scores": "softmax"},
         ),
     ),
     prefix="clip",

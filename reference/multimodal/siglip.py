@@ -162,6 +162,7 @@ FAMILY = Family(
             signature=lambda c: towers_signature(
                 c.vision.num_channels, c.vision.image_size, c.vision.hidden_size, masked=False
             ),
+            facts=lambda c: {"scores": "sigmoid"},
         ),
     ),
     prefix="siglip",

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference import ops
 from isoform.reference.card import Family, Part, Task
-from isoform.reference.config import Config
+from isoform.reference.config import Config, section
 from isoform.reference.layers import MLP, Attention, Embedding, Linear, activation, head_size
-from isoform.reference.multimodal.towers import tower
 from isoform.reference.rules import Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
 from isoform.signature import BATCH, Port, Signature
@@ -96,9 +95,9 @@ class SamConfig(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SamConfig:
         config = cls(
-            vision=SamVisionConfig.from_dict(_zeros(tower(data, "vision_config"))),
-            prompt=SamPromptConfig.from_dict(tower(data, "prompt_encoder_config")),
-            mask=SamMaskConfig.from_dict(tower(data, "mask_decoder_config")),
+            vision=SamVisionConfig.from_dict(_zeros(section(data, "vision_config"))),
+            prompt=SamPromptConfig.from_dict(section(data, "prompt_encoder_config")),
+            mask=SamMaskConfig.from_dict(section(data, "mask_decoder_config")),
         )
         if not config.vision.use_abs_pos or not config.vision.use_rel_pos or config.prompt.num_point_embeddings != 4:
             raise UnsupportedModel(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.preprocess.json_files import read_object
+from isoform.json_files import read_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,16 +58,18 @@ def model_task(task: str) -> str:
     return TASKS[_known(task)][2]
 
 
-def build_pipeline(task: str, session: Session, folder: str | Path, **parameters: Any) -> Pipeline:
+def build_pipeline(
+    task: str, session: Session, folder: str | Path, *, facts: Mapping[str, Any], **parameters: Any
+) -> Pipeline:
     """The pipeline of a task over an open session and the folder with the model's config and tokenizer files.
 
-    The pipeline owns the session and closes it. `parameters` hold for every call; `batch_size` and `keep` (an object
-    to hold on to until it closes) are the pipeline's own.
+    The pipeline owns the session and closes it. `facts` are those of the model (`reference.facts`). `parameters` hold
+    for every call; `batch_size` and `keep` (an object to hold on to until it closes) are the pipeline's own.
     """
     module, name, _ = TASKS[_known(task)]
     kind: type[Pipeline] = getattr(import_module(f"{__name__}.{module}"), name)
     try:
-        return kind(session, Path(folder), **parameters)
+        return kind(session, Path(folder), facts=facts, **parameters)
     except BaseException:
         session.close()
         raise

@@ -22,11 +22,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from isoform.errors import InputError, UnsupportedModel
+from isoform.json_files import read_object
 from isoform.progress import Progress
 from isoform.runtimes.backends.parallel_runs import run_each
 from isoform.runtimes.generation.settings import context_length
 from isoform.runtimes.pipelines.scores import whole
-from isoform.runtimes.preprocess.json_files import read_object
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -80,11 +80,15 @@ class Pipeline(ABC):
         session: Session,
         folder: Path,
         *,
+        facts: Mapping[str, Any],
         batch_size: int | None = None,
         keep: Any = None,
         **parameters: Any,
     ) -> None:
-        """`keep` is held until the pipeline closes (what `folder` belongs to); `parameters` are those of a call."""
+        """`facts` are what the manifest or the card says of the model (`reference.facts`).
+
+        `keep` is held until the pipeline closes (what `folder` belongs to); `parameters` are those of a call.
+        """
         names = [port.name for port in session.signature.outputs]
         missing = [name for name in self.outputs if name not in names]
         if missing:
@@ -93,9 +97,9 @@ class Pipeline(ABC):
                 f"{self.task} needs a model that gives {', '.join(missing)}; this one gives {found}. Export or open "
                 f"the checkpoint for the task it was trained for"
             )
-        self.session, self.folder, self._keep = session, Path(folder), keep
+        self.session, self.folder, self.facts, self._keep = session, Path(folder), facts, keep
         if self.reads_text:
-            self.tokenizer = TextTokenizer(self.folder)
+            self.tokenizer = TextTokenizer(self.folder, facts)
         self.config: Mapping[str, Any] = read_object(self.folder / "config.json")
         self.context = context_length(self.config)
         if batch_size is not None:

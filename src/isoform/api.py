@@ -221,11 +221,12 @@ def imatrix(
     Returns what was measured: file, tensors, chunks, context.
     """
     from isoform.exporters.gguf.imatrix import make_importance
+    from isoform.reference.classes import class_facts
     from isoform.reference.model import open_model
     from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
     model = open_model(source, **hub)
-    tokenizer = TextTokenizer(model.checkpoint.folder)
+    tokenizer = TextTokenizer(model.checkpoint.folder, class_facts(model.checkpoint.folder))
     made = make_importance(
         model,
         lambda content, special: tokenizer.encode([content], add_special_tokens=special)[0].ids,
@@ -385,6 +386,7 @@ def pipeline(
     hold for every call of the pipeline.
     """
     from isoform.reference.checkpoints.opening import HUB_OPTIONS
+    from isoform.reference.facts import exported_facts, facts_of
     from isoform.runtimes import open as backends
     from isoform.runtimes import pipelines
 
@@ -398,11 +400,13 @@ def pipeline(
     if dtype is not None and (exported or native):
         raise InputError(f"{model} runs in the dtype that it was written in, not {dtype}; leave dtype out")
     if exported:
+        facts = exported_facts(path, backends.folder_of(path), served)
         session, folder = backends.open_path(path, backend, device=device, task=served, threads=threads)
-        return pipelines.build_pipeline(task, session, folder, **parameters)
+        return pipelines.build_pipeline(task, session, folder, facts=facts, **parameters)
     from isoform.reference.model import open_model
 
     opened = open_model(model, served, **hub)
+    facts = facts_of(opened)
     if native:
         session = backends.open_session(path, "llamacpp", signature=opened.signature, device=device, threads=threads)
     elif backend in ("auto", "torch"):
@@ -410,7 +414,7 @@ def pipeline(
     else:
         folder = _cached(opened, FORMAT_OF[backend], dtype or "f32", progress)
         session, _ = backends.open_path(folder, backend, device=device, task=served, threads=threads)
-    return pipelines.build_pipeline(task, session, opened.checkpoint.folder, keep=opened, **parameters)
+    return pipelines.build_pipeline(task, session, opened.checkpoint.folder, facts=facts, keep=opened, **parameters)
 
 
 def run(

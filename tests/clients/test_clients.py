@@ -21,6 +21,7 @@ import pytest
 from isoform import api
 from isoform.demo import packaged_model
 from isoform.exporters import onnx
+from isoform.reference.classes import class_facts
 from isoform.reference.model import open_model
 from isoform.runtimes import open as backends
 from isoform.runtimes.generation.loop import generate
@@ -70,7 +71,7 @@ def embeddings(folder: Path) -> np.ndarray:
 @cache
 def prompts(folder: Path) -> list[list[int]]:
     """Ids of the prompts; they differ in length."""
-    rows = [list(row.ids) for row in TextTokenizer(folder).encode(list(PROMPTS))]
+    rows = [list(row.ids) for row in TextTokenizer(folder, class_facts(folder)).encode(list(PROMPTS))]
     assert len(rows[0]) != len(rows[1])
     return rows
 

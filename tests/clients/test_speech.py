@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from isoform import api
+from isoform.reference.classes import class_facts
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import model_settings, resolve
 from isoform.runtimes.open import open_path
@@ -48,7 +49,7 @@ def test_transformers_js_runs_the_tiny_whisper(tiny: Callable[[str], Path], tmp_
     samples = (np.sin(n / 9) * np.sin(n / 4000) * 0.3).astype(np.float32)
     options: dict[str, Any] = {"language": "de", "task": "translate", "max_new_tokens": 12}
     found = transcribed(folder, samples, "fp32", options)
-    vocabulary = TextTokenizer(folder).vocabulary()
+    vocabulary = TextTokenizer(folder, class_facts(folder)).vocabulary()
     prefix = [vocabulary[f"<|{name}|>"] for name in ("startoftranscript", "de", "translate", "notimestamps")]
     settings = LogMelSettings.read(folder)
     features = log_mel(pad(samples, settings), settings)[None]

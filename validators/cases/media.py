@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import IsoformError
+from isoform.reference.classes import class_facts
 from isoform.signature import LENGTH, PAST, Port
 from isoform.validators.cases.case import SHORT, Case, Row
 from isoform.validators.cases.text import SIDES, positions, text_rows
@@ -133,7 +134,7 @@ def _picture(model: Model) -> NDArray[np.float32] | None:
     if not ImageProcessor.is_in(folder):
         return None
     try:
-        return ImageProcessor(folder)([drawn()])[0]
+        return ImageProcessor(folder, class_facts(folder))([drawn()])[0]
     except IsoformError:
         return None
 

@@ -121,7 +121,12 @@ def _check(
         )
     stored = (manifest.parity or {}).get("preprocessing")
     features, known = check_preprocessing(
-        folder, model.checkpoint.folder, model.parts[0].signature, stored=stored, oracle=limits.oracle
+        folder,
+        model.checkpoint.folder,
+        model.parts[0].signature,
+        facts=manifest.facts,
+        stored=stored,
+        oracle=limits.oracle,
     )
     report.add(features)
     for n, artifact in enumerate(artifacts, 1):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import IsoformError
 from isoform.reference.checkpoints.checkpoint import SIDECARS
+from isoform.reference.classes import class_facts
 from isoform.validators.report.records import Report, Result, Skip
 from isoform.validators.report.subject import Subject
 
@@ -95,17 +96,23 @@ json.dump({
 
 
 def check_preprocessing(
-    folder: Path, source: Path, signature: Signature, *, stored: Mapping[str, Any] | None = None, oracle: bool = False
+    folder: Path,
+    source: Path,
+    signature: Signature,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    stored: Mapping[str, Any] | None = None,
+    oracle: bool = False,
 ) -> tuple[Report, dict[str, Any] | None]:
     """Compare the files and features of a bundle's folder with those of its source's.
 
-    With `oracle`, transformers is asked too, if it is here; `stored` is what it said before, and it is not asked again
-    about the same files. Returns the report, and
-    what to store: {"by", "files", "ids", "chats"}.
+    `facts` are those of the bundle's manifest; what it does not state is read from the folder, like the source's. With
+    `oracle`, transformers is asked too, if it is here; `stored` is what it said before, and it is not asked again about
+    the same files. Returns the report, and what to store: {"by", "files", "ids", "chats"}.
     """
     report = Report([_files(folder, source)])
-    mine = _read(folder, report)
-    theirs = _read(source, Report()) if mine is not None else None
+    mine = _read(folder, facts or {}, report)
+    theirs = _read(source, {}, Report()) if mine is not None else None
     if mine is not None and theirs is not None:
         texts = corpus(mine.tokens + theirs.tokens)
         report.results.append(_differing(IDS, "texts", texts, _all_ids(mine, texts), _all_ids(theirs, texts)))
@@ -115,7 +122,7 @@ def check_preprocessing(
         stored = _against_oracle(report, folder, mine, stored, oracle)
     for port in signature.inputs:
         if port.name in FEATURES:
-            report.results += _features(port.name, folder, source)
+            report.results += _features(port.name, folder, source, facts or {})
     return report, dict(stored) if stored else None
 
 
@@ -152,11 +159,11 @@ def _same_file(one: Path, other: Path) -> bool:
 class _Reader:
     """The tokenizer and chat templates of a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         from isoform.runtimes.preprocess.text.chat import ChatTemplate
         from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
-        self.tokenizer = TextTokenizer(folder)
+        self.tokenizer = TextTokenizer(folder, facts)
         self.template = ChatTemplate.read(folder, self.tokenizer.special)
         self.tokens = _added(folder)
 
@@ -177,12 +184,12 @@ class _Reader:
             return None
 
 
-def _read(folder: Path, report: Report) -> _Reader | None:
+def _read(folder: Path, facts: Mapping[str, Any], report: Report) -> _Reader | None:
     """None when there is no tokenizer.json; a failed result when there is one that cannot be read."""
     if not (folder / "tokenizer.json").is_file():
         return None
     try:
-        return _Reader(folder)
+        return _Reader(folder, {**class_facts(folder), **facts})
     except (IsoformError, OSError) as error:
         report.results.append(_result(IDS, "", "error", 1, " ".join(str(error).split())))
         return None
@@ -292,11 +299,11 @@ def ask_transformers(folder: Path, texts: Sequence[str]) -> dict[str, Any] | str
 
 
 # ------------------------------------------------------------------ pictures and sound
-def _pictures(folder: Path) -> NDArray[np.float32] | None:
+def _pictures(folder: Path, facts: Mapping[str, Any]) -> NDArray[np.float32] | None:
     from isoform.runtimes.preprocess.image.processor import ImageProcessor
     from isoform.validators.cases.media import drawn
 
-    return ImageProcessor(folder)([drawn()])[0] if ImageProcessor.is_in(folder) else None
+    return ImageProcessor(folder, facts)([drawn()])[0] if ImageProcessor.is_in(folder) else None
 
 
 def _tone(seconds: float = 1.5) -> NDArray[np.float32]:
@@ -307,13 +314,13 @@ def _tone(seconds: float = 1.5) -> NDArray[np.float32]:
     return (0.4 * np.sin(2 * np.pi * (200 + 900 * at) * at) * (1 + np.sin(2 * np.pi * 3 * at)) / 2).astype(np.float32)
 
 
-def _spectra(folder: Path) -> NDArray[np.float32] | None:
+def _spectra(folder: Path, facts: Mapping[str, Any]) -> NDArray[np.float32] | None:
     from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel
 
     return log_mel(_tone(), LogMelSettings.read(folder)) if _has_settings(folder) else None
 
 
-def _waveform(folder: Path) -> NDArray[np.float32] | None:
+def _waveform(folder: Path, facts: Mapping[str, Any]) -> NDArray[np.float32] | None:
     from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, pad
 
     return pad([_tone()], WaveformSettings.read(folder))[0] if _has_settings(folder) else None
@@ -323,7 +330,7 @@ def _has_settings(folder: Path) -> bool:
     return (folder / "preprocessor_config.json").is_file()
 
 
-FEATURES: dict[str, Callable[[Path], NDArray[np.float32] | None]] = {
+FEATURES: dict[str, Callable[[Path, Mapping[str, Any]], NDArray[np.float32] | None]] = {
     "input_features": _spectra,
     "input_values": _waveform,
     "pixel_values": _pictures,
@@ -331,12 +338,13 @@ FEATURES: dict[str, Callable[[Path], NDArray[np.float32] | None]] = {
 """Input port -> what a folder's processor makes of a picture or sound of ours; None when it has no processor."""
 
 
-def _features(port: str, folder: Path, source: Path) -> Iterator[Result]:
+def _features(port: str, folder: Path, source: Path, facts: Mapping[str, Any]) -> Iterator[Result]:
     from isoform.validators.truth.distances import difference
 
     group = f"{port} of a sample"
     try:
-        mine, theirs = FEATURES[port](folder), FEATURES[port](source)
+        mine = FEATURES[port](folder, {**class_facts(folder), **facts})
+        theirs = FEATURES[port](source, class_facts(source))
     except (IsoformError, OSError) as error:
         yield _result(group, "", "error", 1, " ".join(str(error).split()))
         return

@@ -56,7 +56,7 @@ class AudioClassification(BatchPipeline):
         if any(port.name == FEATURES for port in session.signature.inputs):
             self._mels = LogMelSettings.read(self.folder)
         else:
-            self._waveforms = WaveformModel(session, self.folder, self.config)
+            self._waveforms = WaveformModel(session, self.folder, self.facts)
 
     def _is_one(self, inputs: Any) -> bool:
         return is_audio(inputs)

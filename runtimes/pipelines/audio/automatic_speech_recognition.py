@@ -1,7 +1,7 @@
 """automatic-speech-recognition: the words of a recording, with their times if asked for.
 
-A model that has a character for every frame (CTC) is read by `ctc`, one that writes the text and its times by `speech`,
-one that writes the text alone by `waveform_writer`.
+The model's fact `reader` says how its output becomes text: "characters" of every frame (CTC) by `ctc`, "timestamps"
+among the text by `speech`, "text" alone by `waveform_writer`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from isoform.errors import InputError
+from isoform.errors import InputError, UnsupportedModel
 from isoform.runtimes.pipelines.base import Pipeline
 from isoform.runtimes.preprocess.audio.source import is_audio, load_audio
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
@@ -49,26 +49,27 @@ class AutomaticSpeechRecognition(Pipeline):
         self._transcriber: Transcriber | None = None
         self._writer: WaveformWriter | None = None
         super().__init__(session, folder, **parameters)
-        if not hasattr(session, "encode"):
+        reader, several = self.facts.get("reader"), cast("Any", session)
+        if reader == "characters":
             from isoform.runtimes.pipelines.audio.ctc import CtcRecognizer
 
-            self._ctc = CtcRecognizer(session, self.folder, self.config)
-            return
-        several: Any = session
-        if several.part(several.parts[0]).signature.takes("sound"):
+            self._ctc = CtcRecognizer(session, self.folder, self.facts)
+        elif reader == "text":
             from isoform.runtimes.pipelines.audio.waveform_writer import WaveformWriter
 
-            self._writer = WaveformWriter(several, self.folder)
-        else:
+            self._writer = WaveformWriter(several, self.folder, TextTokenizer(self.folder, self.facts))
+        elif reader == "timestamps":
             from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber
 
-            self._transcriber = Transcriber(several, self.folder, TextTokenizer(self.folder))
+            self._transcriber = Transcriber(several, self.folder, TextTokenizer(self.folder, self.facts))
+        else:
+            raise UnsupportedModel(f"{self.folder}: isoform does not know how this model's output becomes text")
 
     @property
     def timestamps(self) -> bool | str:
         """What to ask for as `return_timestamps` where the pieces of a transcript are wanted."""
         if self._writer is not None:
-            raise InputError("this model writes no times; use Whisper or a CTC model for subtitles")
+            raise InputError("this model writes no times; subtitles need one that does, or a CTC model")
         return "word" if self._ctc is not None else True
 
     def _is_one(self, inputs: Any) -> bool:

@@ -50,9 +50,9 @@ class _Chunk:
 class CtcRecognizer:
     """Recordings to texts with a model that has a character for every frame."""
 
-    def __init__(self, session: Session, folder: Path, config: Mapping[str, Any]) -> None:
-        self._model = WaveformModel(session, folder, config)
-        self._vocabulary = CtcVocabulary(folder)
+    def __init__(self, session: Session, folder: Path, facts: Mapping[str, Any]) -> None:
+        self._model = WaveformModel(session, folder, facts)
+        self._vocabulary = CtcVocabulary(folder, facts)
         self._rate = self._model.settings.sampling_rate
 
     def recognize(

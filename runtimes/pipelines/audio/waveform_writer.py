@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError
+from isoform.json_files import read_object
 from isoform.progress import Progress
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import context_length, model_settings, resolve
@@ -21,7 +22,6 @@ from isoform.runtimes.pipelines.audio.waveforms import MASK, WAVEFORM
 from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.audio.source import audio_blocks, load_audio, name_of
 from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, pad
-from isoform.runtimes.preprocess.json_files import read_object
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ TOGETHER = 8  # rows of the decoder at a time, beams included
 class WaveformWriter:
     """Recordings to texts, over an open session and the folder with the model's files."""
 
-    def __init__(self, session: PartsSession, folder: Path) -> None:
-        self._session, self._tokenizer = session, TextTokenizer(folder)
+    def __init__(self, session: PartsSession, folder: Path, tokenizer: TextTokenizer) -> None:
+        self._session, self._tokenizer = session, tokenizer
         self.settings = WaveformSettings.read(folder)
         config = read_object(folder / "config.json")
         self._model = model_settings(folder)

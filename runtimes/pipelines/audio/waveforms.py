@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.errors import InputError, UnsupportedModel
 from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, pad
 
@@ -27,26 +27,29 @@ _T = TypeVar("_T")
 class WaveformModel:
     """A session whose input is a waveform. `stride` samples lie between two frames of its output."""
 
-    def __init__(self, session: Session, folder: Path, config: Mapping[str, Any]) -> None:
-        """Raises UnsupportedModel when the session wants something else."""
+    def __init__(self, session: Session, folder: Path, facts: Mapping[str, Any]) -> None:
+        """`facts` of the model, of which "frames" says how samples become frames.
+
+        Raises UnsupportedModel when the session wants something else, or nothing says so.
+        """
         names = [port.name for port in session.signature.inputs]
         if WAVEFORM not in names or any(name not in (WAVEFORM, MASK) for name in names):
             raise UnsupportedModel(f"a model that reads {', '.join(names)} does not run over waveforms here")
+        if "frames" not in facts:
+            raise UnsupportedModel(f"{folder}: isoform does not know how this model makes frames of samples")
         self._session, self._masked = session, MASK in names
         self._framed = len(session.signature.outputs[0].axes) == 3
         self.settings = WaveformSettings.read(folder)
-        self._kernels = _numbers(config, "conv_kernel", (10, 3, 3, 3, 3, 2, 2), folder)
-        self._strides = _numbers(config, "conv_stride", (5, 2, 2, 2, 2, 2, 2), folder)
-        self.stride = prod(self._strides)
-        self.shortest = 1 + sum((k - 1) * prod(self._strides[:n]) for n, k in enumerate(self._kernels))
-        self._shortened = int(config.get("num_adapter_layers") or 3) if config.get("add_adapter") else 0
-        self._step, self._kernel = int(config.get("adapter_stride") or 2), int(config.get("adapter_kernel_size") or 3)
+        kernels, strides = zip(*facts["frames"]["convolutions"], strict=True)
+        self.stride = prod(strides)
+        self.shortest = 1 + sum((k - 1) * prod(strides[:n]) for n, k in enumerate(kernels))
+        self._adapters = facts["frames"]["adapters"]
 
     def frames(self, samples: int) -> int:
         """How many frames a waveform of so many samples gives."""
         count = (samples - self.shortest) // self.stride + 1
-        for _ in range(self._shortened):
-            count = (count + 2 - self._kernel) // self._step + 1
+        for kernel, stride in self._adapters:
+            count = (count + 2 - kernel) // stride + 1
         return count
 
     def check(self, samples: NDArray[np.float32], name: str) -> None:
@@ -77,10 +80,3 @@ class WaveformModel:
             row[: self.frames(len(waveform))] if self._framed else row
             for row, waveform in zip(rows, waveforms, strict=True)
         ]
-
-
-def _numbers(config: Mapping[str, Any], name: str, default: tuple[int, ...], folder: Path) -> tuple[int, ...]:
-    values = config.get(name, default)
-    if not isinstance(values, list | tuple) or not all(isinstance(n, int) and n > 0 for n in values):
-        raise CheckpointError(f"{folder}/config.json: {name} is {values!r:.60}, not a list of sizes")
-    return tuple(values)

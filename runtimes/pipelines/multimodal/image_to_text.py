@@ -50,7 +50,7 @@ class ImageToText(PictureToText):
         """See `Pipeline.begin`."""
         call = super().begin(options)
         prompt = self.encode([options.prompt])[0].ids[1:-1] if options.prompt else ()
-        return replace(call, prompt=[*call.prompt, *prompt])
+        return replace(call, prompt=self._begun(prompt))
 
     def prepare(self, items: Sequence[Any], call: Call) -> Iterable[Iterable[Any]]:
         """See `BatchPipeline.prepare`: pixel values."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from isoform.errors import CheckpointError, InputError
+from isoform.errors import InputError
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import GenerationConfig, resolve
 from isoform.runtimes.pipelines.base import Batches, BatchPipeline, InputPiece
 from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.image.processor import ImageProcessor
 from isoform.runtimes.preprocess.image.source import load_image
+from isoform.steps import load_step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 TOGETHER = 8  # pictures at a time, unless the call says otherwise
 DEFAULTS = {"max_new_tokens": 20}
+BEGIN = "begin_text"  # the host step
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,8 @@ class Call:
 class PictureToText(BatchPipeline):
     """A pipeline whose session has encoders for a picture (and a text), and a decoder that writes about it.
 
-    The text model's own token ids (`text_config`) say how a text begins and ends, as in transformers' `generate` of
-    these models: at `bos_token_id`, and with `sep_token_id`. The output of a piece is the ids of its texts.
+    The model's host step `begin_text` says how a text begins, its fact `generation` how it ends. The output of a piece
+    is the ids of its texts.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
@@ -50,24 +52,15 @@ class PictureToText(BatchPipeline):
         if not callable(getattr(session, "encode", None)):
             raise InputError(f"{self.task} needs a model of an encoder and a decoder; this one is a single graph")
         super().__init__(session, folder, **parameters)
-        self.processor = ImageProcessor(self.folder)
-        given: Any = self.config.get("text_config")
-        text: dict[str, Any] = given if isinstance(given, dict) else {}
-        size = text["vocab_size"] if type(text.get("vocab_size")) is int else 2**31
-        for name in ("bos_token_id", "sep_token_id"):
-            if type(text.get(name)) is not int or not 0 <= text[name] < size:
-                raise CheckpointError(
-                    f"{self.folder}/config.json: {name} of text_config is {text.get(name)!r:.40}, no token of the "
-                    "vocabulary; a text could neither begin nor end"
-                )
-        self.start: int = text["bos_token_id"]
-        self.settings = {"pad_token_id": text.get("pad_token_id") or 0, "eos_token_id": text["sep_token_id"]}
+        self.processor = ImageProcessor(self.folder, self.facts)
+        self.settings: Mapping[str, Any] = self.facts.get("generation", {})
+        self._steps: Mapping[str, Mapping[str, Any]] = self.facts.get("steps", {})
         resolve(self._generation(), self.settings, DEFAULTS)
 
     def begin(self, options: Any) -> Call:
         """See `Pipeline.begin`."""
         asked = {**(options.generate_kwargs or {}), **options.generation}
-        return Call(options, resolve(asked, self.settings, DEFAULTS), [self.start])
+        return Call(options, resolve(asked, self.settings, DEFAULTS), self._begun([]))
 
     def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
         """See `BatchPipeline.batches`."""
@@ -92,6 +85,14 @@ class PictureToText(BatchPipeline):
     @abstractmethod
     def feed(self, batch: list[Any]) -> dict[str, NDArray[Any]]:
         """The inputs of the encoders for a batch of pieces, by port name."""
+
+    def _begun(self, prompt: Sequence[int]) -> list[int]:
+        """The ids that the decoder is fed first, with those of a prompt."""
+        if BEGIN not in self._steps:
+            return list(prompt)
+        tokens = load_step(BEGIN).run({"tokens": np.array([prompt], np.int64)}, **self._steps[BEGIN])
+        begun: list[int] = tokens["tokens"][0].tolist()
+        return begun
 
     def _pixels(self, sources: Sequence[Any], timeout: float | None) -> list[NDArray[np.float32]]:
         """Pixel values (C, H, W) of each picture."""

@@ -73,8 +73,7 @@ class ZeroShotImageClassification(PictureEncoder):
 
     def finish(self, item: Any, pieces: Sequence[InputPiece], call: _ZeroShotCall) -> list[dict[str, Any]]:
         """See `BatchPipeline.finish`."""
-        single = "siglip" in str(self.config.get("model_type"))
-        scores = scored(pieces[0].output["logits_per_image"], "sigmoid" if single else "softmax")
+        scores = scored(pieces[0].output["logits_per_image"], self.facts.get("scores", "softmax"))
         return [{"score": float(scores[n]), "label": call.labels[n]} for n in best_first(scores)]
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:

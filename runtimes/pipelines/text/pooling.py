@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
-from isoform.runtimes.preprocess.json_files import read_list, read_object
+from isoform.json_files import read_list, read_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -33,7 +33,7 @@ class PictureEncoder(OneGraph):
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
-        self.processor = ImageProcessor(self.folder)
+        self.processor = ImageProcessor(self.folder, self.facts)
 
     def _is_one(self, inputs: Any) -> bool:
         return is_image(inputs) or is_array(inputs)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.json_files import read_object
 from isoform.runtimes.devices import cpus
 from isoform.runtimes.preprocess.image.source import load_image
-from isoform.runtimes.preprocess.json_files import read_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,32 +26,6 @@ if TYPE_CHECKING:
 
 FILES = ("processor_config.json", "preprocessor_config.json")
 LARGEST = 2**28  # values of a resized picture: a narrow one may become very long
-
-HALF, CLIP_MEAN, CLIP_STD = (0.5,) * 3, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_ON = {"do_resize": True, "do_rescale": True, "do_normalize": True}
-_CLIP = {**_ON, "do_convert_rgb": True, "resample": 3, "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
-_HALF = {**_ON, "image_mean": HALF, "image_std": HALF}
-_CROPPED = {"do_center_crop": True, "crop_size": 224}
-_SHORT = {"size": {"shortest_edge": 224}, "default_to_square": False}
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "BitImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
-    "BlipImageProcessor": {**_CLIP, "size": 384},
-    "CLIPImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
-    "DeiTImageProcessor": {**_HALF, **_CROPPED, "resample": 3, "size": 256},
-    "SiglipImageProcessor": {
-        **_HALF,
-        "do_convert_rgb": True,
-        "resample": 3,
-        "size": (224, 224),
-        "default_to_square": False,
-    },
-    "ViTImageProcessor": {**_HALF, "resample": 2, "size": 224},
-}
-"""What each processor does when its file does not say."""
-
-BY_MODEL = {"clip": "CLIP", "siglip": "Siglip", "blip": "Blip", "dinov2": "Bit", "deit": "DeiT", "vit": "ViT"}
-"""model_type -> its processor, for folders whose file does not name one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +41,17 @@ class Settings:
     convert: bool
 
     @classmethod
-    def read(cls, folder: Path) -> Settings:
-        """Raises CheckpointError for a file that is missing or wrong, UnsupportedModel for another processor."""
+    def read(cls, folder: Path, facts: Mapping[str, Any]) -> Settings:
+        """`facts` of the model, of which "image_processor" has the defaults.
+
+        Raises CheckpointError for a file that is missing or wrong, UnsupportedModel for another processor.
+        """
         found = _described(folder)
-        kind = found.get("image_processor_type") or found.get("feature_extractor_type")
-        if kind is None:
-            kind = f"{BY_MODEL.get(str(read_object(folder / 'config.json').get('model_type')), '')}ImageProcessor"
-        name = str(kind).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
-        if name not in DEFAULTS:
-            raise UnsupportedModel(
-                f"{folder}: the image processor {kind!r} is not supported; {', '.join(DEFAULTS)} are"
-            )
+        kind: Mapping[str, Any] = facts.get("image_processor", {"refused": "it describes no image processor"})
+        if "refused" in kind:
+            raise UnsupportedModel(f"{folder}: {kind['refused']}")
         stated = {key: False if value is None and key.startswith("do_") else value for key, value in found.items()}
-        given = DEFAULTS[name] | {key: value for key, value in stated.items() if value is not None}
+        given = {**kind} | {key: value for key, value in stated.items() if value is not None}
         if found.get("use_square_size"):
             given["size"] = given["size"] if isinstance(given["size"], int) else 224
             given["default_to_square"] = True
@@ -144,8 +116,8 @@ def _finite(value: Any) -> float:
 class ImageProcessor:
     """Pictures (PIL, or arrays of 2 or 3 axes) to float32 arrays (C, H, W). Safe to share between threads."""
 
-    def __init__(self, folder: Path) -> None:
-        self.settings = Settings.read(Path(folder))
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        self.settings = Settings.read(Path(folder), facts)
 
     @staticmethod
     def is_in(folder: Path) -> bool:

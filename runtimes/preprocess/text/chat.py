@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.preprocess.json_files import read_object
+from isoform.json_files import read_object
 
 if TYPE_CHECKING:
     from jinja2 import Template

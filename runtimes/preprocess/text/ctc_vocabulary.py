@@ -1,4 +1,4 @@
-"""The characters of a CTC model, and how frames become text: what transformers' Wav2Vec2CTCTokenizer does.
+"""The characters of a CTC model, and how frames become text, as transformers' Wav2Vec2CTCTokenizer does it.
 
 Its vocabulary is `vocab.json` alone; such a folder has no tokenizer.json. Graves et al. 2006 (CTC): a character that
 lasts over several frames is one, and a blank lies between two that are the same.
@@ -6,18 +6,15 @@ lasts over several frames is one, and a blank lies between two that are the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.runtimes.preprocess.json_files import read_object
+from isoform.json_files import read_object
 from isoform.runtimes.preprocess.text.tokenizer import SPECIAL, clean_up, read_settings, text_of
-
-_CLASSES = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
-_DEFAULTS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +29,17 @@ class Span:
 class CtcVocabulary:
     """Frames' best characters to text. `blank` is the token that stands for none."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises CheckpointError for a folder without a readable vocab.json, UnsupportedModel for another class."""
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """`facts` of the model, of which "characters" names the special tokens.
+
+        Raises CheckpointError for a folder without a readable vocab.json, UnsupportedModel for another class.
+        """
         folder = Path(folder)
         path = folder / "vocab.json"
         settings, added = read_settings(folder)
-        kind = settings.get("tokenizer_class") or _CLASSES[0]
-        if kind not in _CLASSES:
-            raise UnsupportedModel(
-                f"{folder}: the tokenizer class {kind} is not supported for speech recognition; isoform knows "
-                f"{_CLASSES[0]}"
-            )
+        kind = facts.get("characters", {"tokens": {}})
+        if "refused" in kind:
+            raise UnsupportedModel(f"{folder}: {kind['refused']}")
         table: Any = read_object(path)
         if not table:
             raise CheckpointError(f"{folder} has no vocab.json, the characters of the model; fetch it from the Hub")
@@ -55,7 +52,7 @@ class CtcVocabulary:
                 f"{path} holds a vocabulary per language ({', '.join(list(table)[:4])}, …); say which with "
                 '"target_lang" in tokenizer_config.json'
             )
-        named = {name: settings.get(name, _DEFAULTS.get(name)) for name in SPECIAL}
+        named = {name: settings.get(name, kind["tokens"].get(name)) for name in SPECIAL}
         self._tokens: dict[int, str] = {index: token.content for index, token in added.items()}
         self._tokens |= {index: token for token, index in table.items()}
         known = set(self._tokens.values())

@@ -1,13 +1,13 @@
 """The tokenizer of a checkpoint folder, giving the ids that transformers' AutoTokenizer gives.
 
 The vocabulary, merges and added tokens come from tokenizer.json. Some tokenizer classes of transformers 5 do not use
-the normalizer, pre-tokenizer and decoder of that file but their own, set by tokenizer_config.json; `_CLASSES` holds
-those of the families that isoform reads, and every other class takes the file as it stands.
+the normalizer, pre-tokenizer and decoder of that file but their own, set by tokenizer_config.json: the model's facts
+say which of `_REBUILD` they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.preprocess.json_files import read_object
+from isoform.json_files import read_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,11 +42,14 @@ class TextTokenizer:
     """Texts to ids and back. Safe to share between threads.
 
     `special` holds the named special tokens that are set (`{"bos_token": "<s>", …}`), `max_length` is the longest
-    input in tokens or None, `padding_side` the side that `pad` fills, `vocabulary_class` the tokenizer class followed.
+    input in tokens or None, `padding_side` the side that `pad` fills.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Raises CheckpointError when the folder holds no readable tokenizer.json."""
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """`facts` of the model, of which "tokenizer" says how the file is read.
+
+        Raises CheckpointError when the folder holds no readable tokenizer.json.
+        """
         from tokenizers import Tokenizer
 
         folder = Path(folder)
@@ -64,26 +67,25 @@ class TextTokenizer:
         except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception for every kind of bad file
             raise CheckpointError(f"{path} is not a readable tokenizer ({error}); fetch it again") from None
         settings, added = read_settings(folder)
-        self.vocabulary_class = _choose_class(folder, settings, path)
-        build = _CLASSES.get(self.vocabulary_class)
-        defaults = _DEFAULT_TOKENS.get(self.vocabulary_class, {})
+        kind: Mapping[str, Any] = facts["tokenizer"]
+        rebuild, defaults = kind["rebuild"], kind["tokens"]
+        if rebuild not in _REBUILD:
+            raise InputError(f"this isoform has no tokenizer {rebuild!r}; install a newer one, or export again")
         padding = self._tokenizer.padding or {}
         named = {name: settings.get(name, defaults.get(name)) for name in SPECIAL}
         if named["pad_token"] is None and "pad_token" in padding:
             named["pad_token"] = padding["pad_token"]
         self.special: dict[str, str] = {name: text_of(token) for name, token in named.items() if token}
-        if build is not None:
-            build(self._tokenizer, settings, self.special)
+        _REBUILD[rebuild](self._tokenizer, settings, self.special)
         self._add_tokens(named, settings, added)
-        if self.vocabulary_class == "BertTokenizer":
+        if rebuild == "word_pieces":
             _frame(self._tokenizer, self.special)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
         limit = settings.get("model_max_length", settings.get("max_len"))
         self.max_length: int | None = int(limit) if isinstance(limit, int | float) and limit < _NO_LIMIT else None
-        left = self.vocabulary_class in _LEFT
-        side = settings.get("padding_side") or padding.get("direction") or ("left" if left else "right")
+        side = settings.get("padding_side") or padding.get("direction") or kind["padding_side"]
         self.padding_side: str = str(side).lower()
         self.truncation_side: str = settings.get("truncation_side") or "right"
         if self.padding_side not in ("left", "right") or self.truncation_side not in ("left", "right"):
@@ -330,57 +332,8 @@ def _fields(token: AddedToken) -> dict[str, Any]:
     return {name: getattr(token, name) for name in names}
 
 
-# ------------------------------------------------------------------ transformers' tokenizer classes
-# model_type -> the class that transformers has for it; the first set corrects what the Hub declares.
-_CORRECTED = {"qwen2": "Qwen2Tokenizer"}
-_REGISTERED = {
-    "bert": "BertTokenizer",
-    "gemma": "GemmaTokenizer",
-    "gemma2": "GemmaTokenizer",
-    "gemma3": "GemmaTokenizer",
-    "gemma3_text": "GemmaTokenizer",
-    "mistral": "",  # the file as it stands
-    "qwen3": "Qwen2Tokenizer",
-}
-_LEFT = ("GemmaTokenizer", "LlamaTokenizer")  # these pad on the left
-_DEFAULT_TOKENS = {
-    "BertTokenizer": {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    },
-    "GemmaTokenizer": {
-        "bos_token": "<bos>",
-        "eos_token": "<eos>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    },
-    "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
-    "Qwen2Tokenizer": {"eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
-}
-
-
-def _choose_class(folder: Path, settings: dict[str, Any], path: Path) -> str:
-    """The class that transformers' AutoTokenizer picks, or "" for the file as it stands."""
-    config = read_object(folder / "config.json")
-    declared = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or "").removesuffix("Fast")
-    kind = config.get("model_type")
-    own = kind != "mistral" and kind not in _CORRECTED
-    if declared == "LlamaTokenizer" and own and '"ByteLevel"' in path.read_text(encoding="utf-8"):
-        return ""
-    registered = _CORRECTED.get(kind, _REGISTERED.get(kind)) if isinstance(kind, str) else None
-    if declared and registered is not None and registered != declared:
-        if not registered:
-            return ""
-        declared = registered if kind in _CORRECTED else declared
-    chosen = declared or registered or ""
-    return chosen if chosen in _CLASSES else ""
-
-
-def _bert(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
+# ------------------------------------------------------------------ what replaces parts of tokenizer.json
+def _word_pieces(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
     from tokenizers import decoders, normalizers, pre_tokenizers
 
     tokenizer.normalizer = normalizers.BertNormalizer(
@@ -407,7 +360,7 @@ def _frame(tokenizer: Tokenizer, special: dict[str, str]) -> None:
     )
 
 
-def _gemma(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
+def _spaces_as_marks(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
     from tokenizers import decoders, normalizers, pre_tokenizers
 
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
@@ -416,7 +369,7 @@ def _gemma(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, st
     _merging(tokenizer, fuse_unk=True, byte_fallback=True, unk_token=special["unk_token"])
 
 
-def _llama(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
+def _metaspace(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
     from tokenizers import decoders, pre_tokenizers
 
     prefix = settings.get("add_prefix_space")
@@ -429,19 +382,19 @@ def _llama(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, st
     _merging(tokenizer, fuse_unk=True, byte_fallback=True, unk_token=None)
 
 
-_QWEN2_SPLIT = (
+_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
-def _qwen2(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
+def _byte_level(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
     prefix = bool(settings.get("add_prefix_space") or False)
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated"),
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
         ]
     )
@@ -461,9 +414,10 @@ def _state(component: Any) -> str:
     return (state.decode() if isinstance(state, bytes) else str(state)).replace(" ", "")
 
 
-_CLASSES: dict[str, Callable[[Tokenizer, dict[str, Any], dict[str, str]], None]] = {
-    "BertTokenizer": _bert,
-    "GemmaTokenizer": _gemma,
-    "LlamaTokenizer": _llama,
-    "Qwen2Tokenizer": _qwen2,
+_REBUILD: dict[str, Callable[[Tokenizer, dict[str, Any], dict[str, str]], None]] = {
+    "": lambda tokenizer, settings, special: None,  # the file as it stands
+    "byte_level": _byte_level,
+    "metaspace": _metaspace,
+    "spaces_as_marks": _spaces_as_marks,
+    "word_pieces": _word_pieces,
 }

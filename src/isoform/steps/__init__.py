@@ -3,7 +3,7 @@
 A card lists the steps of a task by name with their settings, the manifest stores both, and runtimes and validators run
 them. A module of this package is one step: `INPUTS` and `OUTPUTS` name its ports, `run(inputs, **settings)` takes and
 gives arrays by these names. In wires a step is a node like a part ("decoder.inputs_embeds":
-"place_features.embeddings").
+"place_features.embeddings"); one that no wire names is run by the pipeline of the task.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from isoform.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STEPS: tuple[str, ...] = ()
+STEPS: tuple[str, ...] = ("begin_text",)
 """The names, which are those of the modules."""
 
 

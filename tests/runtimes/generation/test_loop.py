@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from isoform.errors import InputError
+from isoform.reference.classes import class_facts
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.decoder import SteppingDecoder
 from isoform.runtimes.backends.torch.session import TorchSession
@@ -221,7 +222,7 @@ def test_settings_give_the_tokens_that_transformers_gives(name: str, options: di
 
     folder = tiny(name)
     theirs = AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer = TextTokenizer(folder)
+    tokenizer = TextTokenizer(folder, class_facts(folder))
     asked = {"do_sample": False, "max_new_tokens": 12, **options}
     with TorchSession(open_model(folder, "text-generation")) as session:
         rows = generate(
@@ -236,7 +237,7 @@ def test_settings_give_the_tokens_that_transformers_gives(name: str, options: di
 
 def test_a_row_does_not_depend_on_the_others(tiny: Tiny) -> None:
     folder = tiny("gemma2_b")  # soft-caps and windows
-    tokenizer = TextTokenizer(folder)
+    tokenizer = TextTokenizer(folder, class_facts(folder))
     prompts = [row.ids for row in tokenizer.encode(["a", "The quick brown fox jumps over the lazy dog " * 3, "in the"])]
     for options in ({"do_sample": False}, {"do_sample": True, "seed": 5}):
         settings = resolve(
@@ -401,7 +402,7 @@ def test_logits_that_are_no_numbers_stop_the_generation() -> None:
 # ------------------------------------------------------------------ streaming
 @pytest.mark.parametrize("name", ["gemma3_b", "llama", "llama_b", "mistral_b", "qwen3_b"])
 def test_pieces_of_text_join_to_the_whole_and_split_no_character(name: str, tiny: Tiny) -> None:
-    tokenizer = TextTokenizer(tiny(name))
+    tokenizer = TextTokenizer(tiny(name), class_facts(tiny(name)))
     for text in HAND:
         (row,) = tokenizer.encode([text])
         for skip in (True, False):
@@ -421,7 +422,7 @@ def test_pieces_of_text_join_to_the_whole_and_split_no_character(name: str, tiny
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["llama_b", "qwen2"])
 def test_any_ids_stream_to_text_that_is_never_taken_back(name: str, data: st.DataObject) -> None:
-    tokenizer = TextTokenizer(oracle.tiny(name))
+    tokenizer = TextTokenizer(oracle.tiny(name), class_facts(oracle.tiny(name)))
     size = len(tokenizer.vocabulary())
     ids = data.draw(st.lists(st.integers(0, size - 1), max_size=12))
     stream = TextStream(tokenizer.decode)

@@ -105,7 +105,7 @@ class Digits(OneGraph):
 def digits(tmp_path: Path) -> Digits:
     (tmp_path / "config.json").write_text(json.dumps({}), encoding="utf-8")
     session: Any = Doubling()
-    return Digits(session, tmp_path)
+    return Digits(session, tmp_path, facts={})
 
 
 def test_pieces_run_in_another_order_and_answers_keep_theirs(digits: Digits) -> None:

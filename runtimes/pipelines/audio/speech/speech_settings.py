@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from isoform.errors import CheckpointError, InputError
+from isoform.json_files import read_object
 from isoform.runtimes.generation.settings import GenerationConfig, model_settings, resolve
 from isoform.runtimes.pipelines.audio.speech.languages import CODES, LANGUAGES
-from isoform.runtimes.preprocess.json_files import read_object
 
 TASKS = ("translate", "transcribe")
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "num_beams": 5}

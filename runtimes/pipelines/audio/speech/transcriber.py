@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from isoform.errors import InputError
+from isoform.json_files import read_object
 from isoform.progress import Progress
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.processors import softmax
@@ -29,7 +30,6 @@ from isoform.runtimes.pipelines.audio.speech.speech_settings import SpeechModel,
 from isoform.runtimes.pipelines.audio.speech.windows import Windows
 from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings
-from isoform.runtimes.preprocess.json_files import read_object
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.reference.facts import facts_of
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.torch.session import TorchSession
 from isoform.runtimes.pipelines import ALIASES, TASKS, build_pipeline, model_task
@@ -34,7 +35,7 @@ MASKED = ["The [MASK] cat reads.", "a [MASK] and the [MASK] book", "[MASK]", "in
 
 def ours(task: str, folder: Path, **parameters: Any) -> Any:
     model = open_model(folder, model_task(task))
-    return build_pipeline(task, TorchSession(model), folder, keep=model, **parameters)
+    return build_pipeline(task, TorchSession(model), folder, facts=facts_of(model), keep=model, **parameters)
 
 
 def theirs(task: str, folder: Path, **parameters: Any) -> Any:
@@ -510,15 +511,16 @@ def test_a_pipeline_closes_its_session_and_lets_go(tiny: Tiny) -> None:
 def test_a_wrong_task_model_or_parameter_is_said_at_once(tiny: Tiny) -> None:
     with pytest.raises(InputError, match=r"no pipeline for 'translation'; there are .*feature-extraction"):
         model_task("translation")
-    session = TorchSession(open_model(tiny("bert"), "feature-extraction"))
+    model = open_model(tiny("bert"), "feature-extraction")
+    session = TorchSession(model)
     with pytest.raises(UnsupportedModel, match="fill-mask needs a model that gives logits; this one gives last_hidden"):
-        build_pipeline("fill-mask", session, tiny("bert"))
+        build_pipeline("fill-mask", session, tiny("bert"), facts={})
     with pytest.raises(InputError, match="no parameter 'top_k'; it has batch_size, return_tensors"):
-        build_pipeline("feature-extraction", session, tiny("bert"), top_k=3)
+        build_pipeline("feature-extraction", session, tiny("bert"), facts=facts_of(model), top_k=3)
     with pytest.raises(InputError, match="no parameter 'max_tokens'"):
         ours("text-generation", tiny("llama"), max_tokens=3)
     with pytest.raises(InputError, match="a text or a list of texts, not 3"):
-        build_pipeline("feature-extraction", session, tiny("bert"))(3)
+        build_pipeline("feature-extraction", session, tiny("bert"), facts=facts_of(model))(3)
     assert {model_task(task) for task in (*TASKS, *ALIASES)} < set(TASKS)
 
 
@@ -541,4 +543,4 @@ def test_labels_that_are_no_object_are_a_checkpoint_error(task: str, name: str, 
         with pytest.raises(CheckpointError, match=rf"config\.json: id2label is {shown}, not an object"):
             open_model(folder, task).config  # noqa: B018  (the checkpoint, before it runs)
         with pytest.raises(CheckpointError, match=rf"m/config\.json: id2label is {shown}, not an object"):
-            build_pipeline(task, TorchSession(model), folder)
+            build_pipeline(task, TorchSession(model), folder, facts=facts_of(model))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.reference.classes import class_facts
 from isoform.runtimes.preprocess.image import source as image_source
 from isoform.runtimes.preprocess.image.processor import ImageProcessor, Settings
 from isoform.runtimes.preprocess.image.source import load_image
@@ -37,7 +38,7 @@ def oracle(kind: str, settings: dict[str, Any]) -> Any:
 def processor(folder: Path, kind: str, settings: dict[str, Any], key: str = "image_processor_type") -> ImageProcessor:
     named = {key: f"{kind}ImageProcessor" if key == "image_processor_type" else f"{kind}FeatureExtractor"}
     (folder / "preprocessor_config.json").write_text(json.dumps({**named, **settings}), encoding="utf-8")
-    return ImageProcessor(folder)
+    return ImageProcessor(folder, class_facts(folder))
 
 
 def in_mode(mode: str) -> Image.Image:
@@ -120,13 +121,13 @@ def test_a_processor_inside_another_file_is_read(tmp_path: Path) -> None:
         "image_processor": {"image_processor_type": "SiglipImageProcessorFast", "size": {"height": 20, "width": 30}}
     }
     (tmp_path / "processor_config.json").write_text(json.dumps(inside), encoding="utf-8")
-    assert ImageProcessor(tmp_path).one(drawn()).shape == (3, 20, 30)
+    assert ImageProcessor(tmp_path, class_facts(tmp_path)).one(drawn()).shape == (3, 20, 30)
 
 
 def test_a_file_that_names_no_processor_takes_the_models(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "config.json").write_text('{"model_type": "vit"}', encoding="utf-8")
-    assert Settings.read(tmp_path).size == {"height": 224, "width": 224}
+    assert Settings.read(tmp_path, class_facts(tmp_path)).size == {"height": 224, "width": 224}
 
 
 ARRAYS: dict[str, NDArray[Any]] = {
@@ -334,10 +335,10 @@ def test_settings_that_make_no_sense_are_refused(
 ) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(error, match=message):
-        ImageProcessor(tmp_path)
+        ImageProcessor(tmp_path, class_facts(tmp_path))
 
 
 def test_a_folder_without_a_processor_is_refused(tmp_path: Path) -> None:
     assert not ImageProcessor.is_in(tmp_path)
     with pytest.raises(CheckpointError, match=r"has no preprocessor_config\.json"):
-        ImageProcessor(tmp_path)
+        ImageProcessor(tmp_path, class_facts(tmp_path))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from isoform.errors import CheckpointError, InputError
+from isoform.reference.classes import class_facts
 from isoform.runtimes.preprocess.text import chat
 from isoform.runtimes.preprocess.text.chat import ChatTemplate
 from isoform.runtimes.preprocess.text.tokenizer import SPECIAL, TextTokenizer
@@ -46,7 +47,7 @@ def minilm() -> Path:
 @pytest.mark.parametrize("name", [*oracle.ENCODERS, *oracle.DECODERS, "minilm"])
 def test_ids_and_texts_are_those_of_transformers(name: str, tiny: Tiny) -> None:
     folder = minilm() if name == "minilm" else tiny(name)
-    ours, theirs = TextTokenizer(folder), auto_tokenizer(folder)
+    ours, theirs = TextTokenizer(folder, class_facts(folder)), auto_tokenizer(folder)
     assert {n: ours.special.get(n) for n in SPECIAL} == {n: getattr(theirs, n) for n in SPECIAL}
     assert ours.padding_side == theirs.padding_side
     assert ours.max_length == (theirs.model_max_length if theirs.model_max_length < 10**20 else None)
@@ -67,7 +68,7 @@ def test_ids_and_texts_are_those_of_transformers(name: str, tiny: Tiny) -> None:
 @pytest.mark.parametrize("name", ["bert", "llama_b", "qwen2"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_truncated_and_padded_batches_are_those_of_transformers(name: str, side: str, tiny: Tiny) -> None:
-    ours, theirs = TextTokenizer(tiny(name)), auto_tokenizer(tiny(name))
+    ours, theirs = TextTokenizer(tiny(name), class_facts(tiny(name))), auto_tokenizer(tiny(name))
     theirs.pad_token = theirs.pad_token or theirs.eos_token
     texts = ["one two three four five six seven", "", "eight nine"]
     expected = theirs(
@@ -99,7 +100,7 @@ def test_padding_side_pad_token_and_limits_come_from_old_files_too(tiny: Tiny, t
     token = {"content": "<pad!>", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
     (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": token, "unk_token": "<unk!>"}))
     (folder / "added_tokens.json").write_text(json.dumps({"<pad!>": 470, "<new>": 471}))
-    ours, theirs = TextTokenizer(folder), auto_tokenizer(folder)
+    ours, theirs = TextTokenizer(folder, class_facts(folder)), auto_tokenizer(folder)
     assert ours.special["pad_token"] == theirs.pad_token == "<pad!>"
     assert ours.token_id("pad_token") == theirs.pad_token_id
     assert (ours.max_length, ours.padding_side) == (theirs.model_max_length, theirs.padding_side) == (77, "left")
@@ -126,7 +127,7 @@ def test_the_class_that_the_configuration_names_decides_as_in_transformers(tiny:
         shutil.copytree(tiny(name), folder)
         path = folder / "tokenizer_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-        ours, theirs = TextTokenizer(folder), auto_tokenizer(folder)
+        ours, theirs = TextTokenizer(folder, class_facts(folder)), auto_tokenizer(folder)
         texts = [*TEXTS, "<s>a</s> b"]
         assert [row.ids for row in ours.encode(texts)] == theirs(texts)["input_ids"], (name, change)
 
@@ -134,25 +135,25 @@ def test_the_class_that_the_configuration_names_decides_as_in_transformers(tiny:
 def test_a_missing_or_broken_tokenizer_says_what_to_do(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("a\n")
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json, only vocab\.txt; put"):
-        TextTokenizer(tmp_path)
+        TextTokenizer(tmp_path, class_facts(tmp_path))
     (tmp_path / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(CheckpointError, match="not a readable tokenizer"):
-        TextTokenizer(tmp_path)
+        TextTokenizer(tmp_path, class_facts(tmp_path))
     shutil.copy(tiny("bert") / "tokenizer.json", tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[")
     with pytest.raises(CheckpointError, match="not readable JSON"):
-        TextTokenizer(tmp_path)
+        TextTokenizer(tmp_path, class_facts(tmp_path))
 
 
 @pytest.mark.parametrize("text", [None, 3, "a\ud800b", ["a"]])
 def test_what_is_no_text_is_an_input_error(text: Any, tiny: Tiny) -> None:
     with pytest.raises(InputError):
-        TextTokenizer(tiny("bert")).encode([text])
+        TextTokenizer(tiny("bert"), class_facts(tiny("bert"))).encode([text])
 
 
 # ------------------------------------------------------------------ chat templates
 def template_of(folder: Path) -> ChatTemplate:
-    return ChatTemplate.read(folder, TextTokenizer(folder).special)
+    return ChatTemplate.read(folder, TextTokenizer(folder, class_facts(folder)).special)
 
 
 @pytest.mark.parametrize("name", CHATTING)

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from isoform.errors import CheckpointError, InputError
+from isoform.reference.classes import class_facts
 from isoform.runtimes.pipelines.audio.speech import windows
 from isoform.runtimes.pipelines.audio.speech.alignment import median_filter, token_times, warp
 from isoform.runtimes.pipelines.audio.speech.joining import SoundTokens, Timestamps, join, merge
@@ -83,7 +84,7 @@ def test_words_are_split_as_in_transformers(folder: Path) -> None:
     from transformers import AutoTokenizer
     from transformers.models.whisper.tokenization_whisper import _combine_tokens_into_words
 
-    theirs, ours = AutoTokenizer.from_pretrained(folder), TextTokenizer(folder)
+    theirs, ours = AutoTokenizer.from_pretrained(folder), TextTokenizer(folder, class_facts(folder))
     for language, text in (
         ("english", ' He said: "no" (twice), didn\'t he? [yes] - "well" 5.5% ¿que? “so” it’s.'),
         ("japanese", "私は、猫です。「はい」 ok. ๑"),
@@ -153,7 +154,7 @@ def hearing(folder: Path) -> tuple[Any, Transcriber]:
 
     theirs = pipeline("automatic-speech-recognition", str(folder))
     theirs.model.set_attn_implementation("eager")
-    return theirs, Transcriber(TransformersSpeech(theirs.model), folder, TextTokenizer(folder))
+    return theirs, Transcriber(TransformersSpeech(theirs.model), folder, TextTokenizer(folder, class_facts(folder)))
 
 
 def sound(seconds: float) -> NDArray[np.float32]:
@@ -289,7 +290,7 @@ def test_the_model_says_what_it_cannot_do(folder: Path, tmp_path: Path) -> None:
 
     def changed(**changes: Any) -> Transcriber:
         path.write_text(json.dumps({name: v for name, v in {**settings, **changes}.items() if v is not None}))
-        return Transcriber(TransformersSpeech(None), folder, TextTokenizer(folder))
+        return Transcriber(TransformersSpeech(None), folder, TextTokenizer(folder, class_facts(folder)))
 
     refused: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({"alignment_heads": None}, {"return_timestamps": "word"}, "alignment_heads"),

@@ -1,0 +1,206 @@
+"""The Hub's classes of tokenizers and processors, as behaviours: what each does where its files do not say.
+
+A class belongs to a checkpoint, not to a family: a `BertTokenizer` may stand beside any model. What a folder declares
+is resolved once, when a checkpoint is opened or exported, into facts (JSON) that the manifest carries. The runtimes
+read the facts and never see a class name:
+
+    tokenizer        rebuild: which parts of tokenizer.json are replaced ("word_pieces", "spaces_as_marks", "metaspace",
+                     "byte_level"; "" is the file as it stands); tokens: named special tokens; padding_side
+    characters       of a CTC vocabulary: tokens
+    image_processor  the settings of preprocessor_config.json that it leaves out
+
+`refused` in their place is the reason why isoform cannot do what the class does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from isoform.errors import CheckpointError
+from isoform.json_files import read_object
+
+Facts = dict[str, Any]
+
+# ------------------------------------------------------------------ tokenizers
+TOKENIZERS: dict[str, Facts] = {
+    "BertTokenizer": {
+        "rebuild": "word_pieces",
+        "tokens": {
+            "unk_token": "[UNK]",
+            "sep_token": "[SEP]",
+            "pad_token": "[PAD]",
+            "cls_token": "[CLS]",
+            "mask_token": "[MASK]",
+        },
+        "padding_side": "right",
+    },
+    "GemmaTokenizer": {
+        "rebuild": "spaces_as_marks",
+        "tokens": {
+            "bos_token": "<bos>",
+            "eos_token": "<eos>",
+            "unk_token": "<unk>",
+            "pad_token": "<pad>",
+            "mask_token": "<mask>",
+        },
+        "padding_side": "left",
+    },
+    "LlamaTokenizer": {
+        "rebuild": "metaspace",
+        "tokens": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        "padding_side": "left",
+    },
+    "Qwen2Tokenizer": {
+        "rebuild": "byte_level",
+        "tokens": {"eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
+        "padding_side": "right",
+    },
+}
+"""The tokenizer classes of transformers 5 that do not use the normalizer, pre-tokenizer and decoder of tokenizer.json
+but their own, set by tokenizer_config.json. Every other class takes the file as it stands."""
+
+AS_STORED: Facts = {"rebuild": "", "tokens": {}, "padding_side": "right"}
+
+# model_type -> the class that transformers has for it; the first set corrects what the Hub declares.
+_CORRECTED = {"qwen2": "Qwen2Tokenizer"}
+_REGISTERED = {
+    "bert": "BertTokenizer",
+    "gemma": "GemmaTokenizer",
+    "gemma2": "GemmaTokenizer",
+    "gemma3": "GemmaTokenizer",
+    "gemma3_text": "GemmaTokenizer",
+    "mistral": "",  # the file as it stands
+    "qwen3": "Qwen2Tokenizer",
+}
+
+
+def tokenizer_class(folder: Path) -> str:
+    """The class that transformers' AutoTokenizer picks, or "" for the file as it stands."""
+    config, settings = read_object(folder / "config.json"), read_object(folder / "tokenizer_config.json")
+    declared = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or "").removesuffix("Fast")
+    kind = config.get("model_type")
+    own = kind != "mistral" and kind not in _CORRECTED
+    if declared == "LlamaTokenizer" and own and _has_byte_level(folder / "tokenizer.json"):
+        return ""
+    registered = _CORRECTED.get(kind, _REGISTERED.get(kind)) if isinstance(kind, str) else None
+    if declared and registered is not None and registered != declared:
+        if not registered:
+            return ""
+        declared = registered if kind in _CORRECTED else declared
+    chosen = declared or registered or ""
+    return chosen if chosen in TOKENIZERS else ""
+
+
+def _has_byte_level(path: Path) -> bool:
+    try:
+        return '"ByteLevel"' in path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable tokenizer ({error}); fetch it again") from None
+
+
+def tokenizer_facts(folder: Path) -> Facts | None:
+    """How the folder's tokenizer.json is read; None without one."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    return TOKENIZERS.get(tokenizer_class(folder), AS_STORED)
+
+
+_CHARACTERS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+CHARACTERS: dict[str, Facts] = {
+    "Wav2Vec2CTCTokenizer": {"tokens": _CHARACTERS},
+    "Wav2Vec2Tokenizer": {"tokens": _CHARACTERS},
+}
+"""The classes whose vocabulary is the characters of vocab.json alone."""
+
+
+def characters_facts(folder: Path) -> Facts | None:
+    """How the folder's vocab.json is read as the characters of a CTC model; None where it has a tokenizer.json."""
+    if (folder / "tokenizer.json").is_file() or not (folder / "vocab.json").is_file():
+        return None
+    kind = read_object(folder / "tokenizer_config.json").get("tokenizer_class") or next(iter(CHARACTERS))
+    reason = (
+        f"the tokenizer class {kind} is not supported for speech recognition; isoform knows {next(iter(CHARACTERS))}"
+    )
+    return CHARACTERS.get(str(kind), {"refused": reason})
+
+
+# ------------------------------------------------------------------ image processors
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+_ON = {"do_resize": True, "do_rescale": True, "do_normalize": True}
+_CLIP = {
+    **_ON,
+    "do_convert_rgb": True,
+    "resample": 3,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+_HALF = {**_ON, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+_CROPPED = {"do_center_crop": True, "crop_size": 224}
+_SHORT = {"size": {"shortest_edge": 224}, "default_to_square": False}
+
+IMAGE_PROCESSORS: dict[str, Facts] = {
+    "BitImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
+    "BlipImageProcessor": {**_CLIP, "size": 384},
+    "CLIPImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
+    "DeiTImageProcessor": {**_HALF, **_CROPPED, "resample": 3, "size": 256},
+    "SiglipImageProcessor": {
+        **_HALF,
+        "do_convert_rgb": True,
+        "resample": 3,
+        "size": [224, 224],
+        "default_to_square": False,
+    },
+    "ViTImageProcessor": {**_HALF, "resample": 2, "size": 224},
+}
+"""What each processor does when its file does not say."""
+
+_BY_MODEL = {"clip": "CLIP", "siglip": "Siglip", "blip": "Blip", "dinov2": "Bit", "deit": "DeiT", "vit": "ViT"}
+"""model_type -> its processor, for folders whose file does not name one."""
+
+_OF_SOUND = ("Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor")
+
+
+def image_processor_facts(folder: Path) -> Facts | None:
+    """The defaults of the folder's image processor; None where it describes none."""
+    found: Any = read_object(folder / PROCESSOR_FILES[0]).get("image_processor")
+    if not isinstance(found, Mapping):
+        if not (folder / PROCESSOR_FILES[1]).is_file():
+            return None
+        found = read_object(folder / PROCESSOR_FILES[1])
+    kind = found.get("image_processor_type") or found.get("feature_extractor_type")
+    if kind in _OF_SOUND:
+        return None
+    if kind is None:
+        kind = f"{_BY_MODEL.get(str(read_object(folder / 'config.json').get('model_type')), '')}ImageProcessor"
+    name = str(kind).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
+    reason = f"the image processor {kind!r} is not supported; {', '.join(IMAGE_PROCESSORS)} are"
+    return IMAGE_PROCESSORS.get(name, {"refused": reason})
+
+
+# ------------------------------------------------------------------ all of them
+_FACTS: dict[str, Callable[[Path], Facts | None]] = {
+    "characters": characters_facts,
+    "image_processor": image_processor_facts,
+    "tokenizer": tokenizer_facts,
+}
+
+
+def class_facts(folder: Path, *, strict: bool = True) -> Facts:
+    """The facts of all classes that a model's folder declares, by kind.
+
+    Raises CheckpointError for a file that cannot be read; unless `strict`, its facts are left out instead.
+    """
+    facts: Facts = {}
+    for name, resolve in _FACTS.items():
+        try:
+            found = resolve(Path(folder))
+        except CheckpointError:
+            if strict:
+                raise
+            continue
+        if found is not None:
+            facts[name] = found
+    return facts
