@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from isoform.reference.model import Model, open_model
 from isoform.signature import LENGTH, TOTAL, Signature
 from tests import oracle
 from tests.exports import artifact_of, exported
+from tests.pairwise import pairwise
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -134,12 +135,16 @@ def gap(signature: Signature, got: list[NDArray[Any]], truth: list[NDArray[Any]]
     return worst
 
 
-def check_parity(made: Export, dtype: torch.dtype, factor: float, floor: float, rows: bool = False) -> None:
+def check_parity(
+    made: Export, dtype: torch.dtype, factor: float, floor: float, rows: bool = False, whole: bool = False
+) -> None:
+    """In every two sizes and sides that can meet, or in the `whole` product of them."""
     model = made.model
     truth, peer, runtime = model.module(torch.float64), model.module(dtype), made.session()
     vocab = model.weights["embed.weight"].shape[0]
     gaps = []
-    for batch, length, past, side in cases(model.signature, rows):
+    product = list(cases(model.signature, rows))
+    for batch, length, past, side in product if whole else pairwise(product):
         values, valid = inputs(model.signature, batch, length, past, side, vocab)
         exact = forward(truth, values, torch.float64)
         numpy_type = np.float32 if dtype == torch.float32 else np.float16
@@ -153,6 +158,14 @@ def check_parity(made: Export, dtype: torch.dtype, factor: float, floor: float, 
 @pytest.mark.parametrize("name", [*oracle.ENCODERS, *DECODERS])
 def test_every_padding_and_past_agrees_with_the_reference(name: str) -> None:
     check_parity(export(name), torch.float32, FLOAT32_FACTOR, FLOAT32_FLOOR)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("name", [*oracle.ENCODERS, *DECODERS])
+def test_the_whole_product_of_paddings_and_pasts_agrees(name: str, portable: bool) -> None:
+    made = export(name, portable=portable)
+    check_parity(made, torch.float32, FLOAT32_FACTOR, FLOAT32_FLOOR, rows=portable, whole=True)
 
 
 @pytest.mark.parametrize("name", PORTABLE)
@@ -289,4 +302,4 @@ def test_progress_ends_with_the_last_byte(tmp_path: Path) -> None:
     write(open_model(oracle.tiny("bert_ner")), tmp_path, "f32", lambda *call: calls.append(call))
     text, _, _ = calls[0]
     assert "tracing" in text
-    assert all(a[1] <= b[1] for a, b in pairwise(calls))
+    assert all(a[1] <= b[1] for a, b in itertools.pairwise(calls))

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from isoform.errors import UnsupportedExport
 from isoform.exporters import torchscript, tracing
 from isoform.exporters.torchscript import DTYPES, write
+from isoform.manifest import Artifact
 from isoform.reference.model import Model, open_model
 from isoform.signature import BATCH, LENGTH, PAST, TOTAL, Port, Signature, decoder_signature
 from tests import oracle
+from tests.exports import artifact_of, exported
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
 
@@ -50,6 +52,11 @@ def examples(signature: Signature, sizes: tuple[int, int, int], dtype: torch.dty
 
 def written(model: Model, folder: Path, dtype: str = "f32") -> Path:
     (artifact,) = write(model, folder, dtype)
+    return described(model, folder, artifact, dtype)
+
+
+def described(model: Model, folder: Path, artifact: Artifact, dtype: str) -> Path:
+    """The file of an artifact that says what it is."""
     assert artifact.dtype == dtype
     assert artifact.signature == model.signature
     (file,) = artifact.files
@@ -67,10 +74,10 @@ HALVES = ("bert_qa", "gemma2_b", "qwen3_b")  # layer and rms norms, soft-caps, w
         *((name, dtype) for name in HALVES for dtype in ("f16", "bf16")),
     ],
 )
-def test_a_file_computes_what_the_module_does_at_any_size(name: str, dtype: str, tiny: Tiny, tmp_path: Path) -> None:
-    model = open_model(tiny(name))
+def test_a_file_computes_what_the_module_does_at_any_size(name: str, dtype: str, tiny: Tiny) -> None:
+    model, folder = open_model(tiny(name)), exported(name, ["torchscript"], dtype)
     kind = getattr(torch, DTYPES[dtype])
-    loaded: Any = torch.jit.load(written(model, tmp_path, dtype))
+    loaded: Any = torch.jit.load(described(model, folder, artifact_of(folder, "torchscript", dtype), dtype))
     module = model.module(kind)
     for weights in (loaded, module):  # a mapped file's may be aligned otherwise, and take another kernel: up to 7e-7
         for weight in weights.parameters():
