@@ -473,11 +473,11 @@ def cache_folder() -> Path:
 def _cached(model: Any, form: str, dtype: str, progress: Progress | None) -> Path:
     """The bundle of one form of a model in the cache, written when it is not there or its source has changed."""
     import hashlib
+    from importlib.metadata import version
 
-    from isoform import __version__
     from isoform.exporters import bundle
 
-    key = hashlib.sha256(f"{__version__} {model.task.name} {form} {dtype}".encode())
+    key = hashlib.sha256(f"{version('isoform')} {model.task.name} {form} {dtype}".encode())
     for path in (*model.checkpoint.files(), *model.checkpoint.sidecars()):
         state = path.stat()
         key.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-import isoform
 from isoform import errors
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
 from isoform.runtimes.backends.llamacpp import frames
@@ -31,11 +30,8 @@ class Process:
         self._lock = threading.Lock()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _end)
         env = {**os.environ, "GGML_NO_BACKTRACE": "1"}
-        root = Path(isoform.__path__[0]).parent
-        if root.name not in (
-            "site-packages",
-            "dist-packages",
-        ):  # not installed there: the worker must find it as we did
+        root = Path(errors.__file__).parents[1]
+        if root.name not in ("site-packages", "dist-packages"):  # not installed there: the worker must find it too
             env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
         if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(env):
             env["GOMP_SPINCOUNT"] = "10000"  # threads that wait let others run: ten times faster on a busy machine

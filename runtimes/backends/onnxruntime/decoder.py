@@ -4,27 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from sys import getrefcount, maxsize
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from isoform.runtimes.backends.decoder import SteppingDecoder, extended, following
-from isoform.runtimes.backends.onnxruntime.session import (
-    IN_PLACE,
-    MASK_END,
-    START,
-    OnnxRuntimeSession,
-    _errors,
-    _library,
-    failed,
-)
-from isoform.signature import TOTAL
+from isoform.runtimes.backends.onnxruntime.library import IN_PLACE, MASK_END, START, errors, failed
+from isoform.signature import TOTAL, Signature
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds as many floats for every head
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
+
+
+class Graph(Protocol):
+    """What a decoder needs of the session that it belongs to."""
+
+    signature: Signature
+    types: dict[str, str]  # NumPy's, by port
+    device: tuple[str, int]
+    cache: str | None  # how it grows: IN_PLACE, GROWS or unknown
+    trims: bool  # whether START is an input
+    follows: bool  # whether MASK_END is one, too
+
+    @property
+    def native(self) -> Any: ...
+
+    @property
+    def extends_rows_alone(self) -> bool: ...
+
+    def value(self, array: NDArray[Any]) -> Any: ...
 
 
 class OnnxRuntimeDecoder(SteppingDecoder):
@@ -34,7 +45,7 @@ class OnnxRuntimeDecoder(SteppingDecoder):
     it gives as present goes in again as past, a copy of the whole cache per pass.
     """
 
-    def __init__(self, session: OnnxRuntimeSession, batch: int) -> None:
+    def __init__(self, session: Graph, batch: int) -> None:
         super().__init__(session.signature, batch)
         self._session = session
         self._in_place = session.cache == IN_PLACE
@@ -182,7 +193,7 @@ class Followed:
 class Bound:
     """A session bound to a cache, which every run extends."""
 
-    def __init__(self, session: OnnxRuntimeSession, past: dict[str, Any], in_place: bool) -> None:
+    def __init__(self, session: Graph, past: dict[str, Any], in_place: bool) -> None:
         self.past = past
         self._session, self._in_place = session, in_place
         self._presents = [state.output for state in session.signature.states]
@@ -226,7 +237,7 @@ class Bound:
             room = self._bind_room(*room.shape)
         try:
             self._session.native.run_with_iobinding(self._binding)
-        except _errors(_library()) as error:
+        except errors() as error:
             raise failed(error) from None
         if room is not None and room.shape[1] is None and self._in_place:
             return room.array
@@ -271,7 +282,7 @@ class Room:
     (B, slots, V), or (B, V) without `slots`: the last one's.
     """
 
-    def __init__(self, session: OnnxRuntimeSession, batch: int, slots: int | None, width: int, kind: str) -> None:
+    def __init__(self, session: Graph, batch: int, slots: int | None, width: int, kind: str) -> None:
         self.shape = batch, slots
         self.array: NDArray[Any] = np.empty((batch, width) if slots is None else (batch, slots, width), kind)
         self._whole = self.array.reshape(batch, slots or 1, width)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from isoform.runtimes.backends.decoder import MemoryDecoder
-from isoform.runtimes.backends.onnxruntime.session import START, OnnxRuntimeSession, _errors, _library, failed
+from isoform.runtimes.backends.onnxruntime.decoder import Graph
+from isoform.runtimes.backends.onnxruntime.library import START, errors, failed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class OnnxRuntimeMemoryDecoder(MemoryDecoder):
     """The memory and its keys and values are bound once; those of the tokens go in again as a run gives them."""
 
-    def __init__(self, session: OnnxRuntimeSession, memory: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, session: Graph, memory: Mapping[str, NDArray[Any]]) -> None:
         import numpy as np
 
         super().__init__(session.signature, memory)
@@ -72,7 +73,7 @@ class OnnxRuntimeMemoryDecoder(MemoryDecoder):
             self._binding.bind_cpu_input(START, start)
         try:
             self._session.native.run_with_iobinding(self._binding)
-        except _errors(_library()) as error:
+        except errors() as error:
             raise failed(error) from None
         logits, *made = self._binding.get_outputs()
         names = [name for name, _ in (*self._own, *(self._crossed if past == 0 else ()))]

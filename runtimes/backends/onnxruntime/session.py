@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from sys import maxsize
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
+from isoform.errors import BackendUnavailable, CheckpointError, InputError
 from isoform.runtimes.backends.inputs import checked
+from isoform.runtimes.backends.onnxruntime.decoder import OnnxRuntimeDecoder
 from isoform.runtimes.backends.onnxruntime.graph_file import (
     FOLDER_KEY,
     LARGEST,
-    brief,
     complaint,
     is_larger,
 )
+from isoform.runtimes.backends.onnxruntime.library import (
+    GROWS,
+    SETTINGS,
+    START,
+    errors,
+    failed,
+    library,
+)
+from isoform.runtimes.backends.onnxruntime.memory_decoder import OnnxRuntimeMemoryDecoder
 from isoform.runtimes.backends.onnxruntime.prepare import huge_pages
 from isoform.runtimes.backends.onnxruntime.prepare.prepared_graph import CACHE, PreparedGraph, prepare
 from isoform.runtimes.backends.parallel_runs import in_turn
@@ -29,7 +37,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.runtimes.backends.decoder import MemoryDecoder
-    from isoform.runtimes.backends.onnxruntime.decoder import OnnxRuntimeDecoder
 
 PACKAGES = (
     "pip install onnxruntime-gpu[cuda,cudnn] (and remove onnxruntime), with an NVIDIA driver for that CUDA version"
@@ -42,11 +49,7 @@ _TYPES = {
     "tensor(int64)": "int64",
 }
 _QUIET = 3  # errors only
-IN_PLACE, GROWS = "in_place", "grows"  # one buffer may be past and present; present is a new tensor
 SPINNING = "session.intra_op.allow_spinning"
-START, MASK_END = "logits_start", "mask_end"
-SETTINGS: Mapping[str, int] = {START: 0, MASK_END: maxsize}
-"""Constants of a graph that become inputs: the first slot that gets logits, and how many columns of the mask count."""
 COPYING = 0.5  # seconds that the kernel may take to move weights into huge pages, before a decoder, until it has
 ENOUGH = 4  # runs per CPU from which on they go side by side
 TWICE = 2**30  # bytes of weights that may be held twice for that
@@ -75,7 +78,7 @@ class OnnxRuntimeSession:
     ) -> None:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; export the model again")
-        ort = _library()
+        ort = library()
         if path.stat().st_size > LARGEST:
             raise CheckpointError(complaint(path, "", ort.__version__))
         options = ort.SessionOptions()
@@ -105,7 +108,7 @@ class OnnxRuntimeSession:
         before = huge_pages.regions() if index is None else set()
         try:
             session = ort.InferenceSession(source, options, providers=providers)
-        except _errors(ort) as error:
+        except errors() as error:
             raise CheckpointError(complaint(path, str(error), ort.__version__)) from None
         if index is not None and session.get_providers()[0] != "CUDAExecutionProvider":
             raise BackendUnavailable(f"ONNX Runtime's CUDA provider does not start here; {PACKAGES}")
@@ -149,7 +152,7 @@ class OnnxRuntimeSession:
                 outputs = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
             else:
                 outputs = self.native.run(names, feeds)
-        except _errors(_library()) as error:
+        except errors() as error:
             raise failed(error) from None
         return {name: np.asarray(output, np.float32) for name, output in zip(names, outputs, strict=True)}
 
@@ -188,19 +191,15 @@ class OnnxRuntimeSession:
 
     def value(self, array: NDArray[Any]) -> Any:
         """An OrtValue on the session's device: on the CPU the array itself, which must outlive it."""
-        return _library().OrtValue.ortvalue_from_numpy(array, *self.device)
+        return library().OrtValue.ortvalue_from_numpy(array, *self.device)
 
     def decoder(self, batch: int) -> OnnxRuntimeDecoder:
         """See `Session.decoder`; any number of decoders may be alive."""
-        from isoform.runtimes.backends.onnxruntime.decoder import OnnxRuntimeDecoder
-
         self._weights = huge_pages.ask(self._weights, COPYING)
         return OnnxRuntimeDecoder(self, batch)
 
     def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> MemoryDecoder:
         """Decode the rows of a memory; see `PartsSession.decoder`."""
-        from isoform.runtimes.backends.onnxruntime.memory_decoder import OnnxRuntimeMemoryDecoder
-
         self._weights = huge_pages.ask(self._weights, COPYING)
         return OnnxRuntimeMemoryDecoder(self, memory)
 
@@ -256,24 +255,6 @@ def _type(path: Path, port: Any) -> str:
     return _TYPES[port.type]
 
 
-def _library() -> Any:
-    """onnxruntime, or BackendUnavailable."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"the onnxruntime backend needs the package ({error}); pip install onnxruntime"
-        ) from None
-    return onnxruntime
-
-
-def _errors(ort: Any) -> tuple[type[Exception], ...]:
-    """Its exceptions have no common base but Exception."""
-    state = ort.capi.onnxruntime_pybind11_state
-    found = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-    return (*found, RuntimeError)
-
-
 def _need_cuda(ort: Any, index: int) -> None:
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise BackendUnavailable(f"the installed onnxruntime {ort.__version__} has no CUDA provider; {PACKAGES}")
@@ -283,8 +264,3 @@ def _need_cuda(ort: Any, index: int) -> None:
             f"the NVIDIA driver shows {count} devices, so cuda:{index} is not there; use device='cpu'"
         )
     ort.preload_dlls()  # from torch or the nvidia packages, wherever they are
-
-
-def failed(error: BaseException) -> IsoformError:
-    """What a run that ONNX Runtime refused becomes."""
-    return InputError(f"ONNX Runtime could not run the model on these inputs: {brief(str(error))}")

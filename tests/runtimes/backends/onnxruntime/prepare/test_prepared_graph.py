@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from isoform.errors import CheckpointError
+from isoform.runtimes.backends.onnxruntime.library import MASK_END, SETTINGS
 from isoform.runtimes.backends.onnxruntime.prepare.prepared_graph import prepare
-from isoform.runtimes.backends.onnxruntime.session import MASK_END, SETTINGS, OnnxRuntimeSession
+from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
 from tests.exports import copied, exported
 from tests.runtimes.backends.onnxruntime.prepare.graphs import WIDTH, Graph, given
 
