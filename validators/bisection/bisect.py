@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.validators.bisection.around import around
 from isoform.validators.bisection.open_probe import open_probe
 from isoform.validators.bisection.points import Point, recorded
-from isoform.validators.bisection.probe import Inside, fitting, is_cache, output_point
+from isoform.validators.bisection.probe import Inside, fitting, output_points
 from isoform.validators.cases.case import Case, Row
 from isoform.validators.report.departure import Departure
 from isoform.validators.report.layers import ModuleShare, layer_of
@@ -78,8 +78,8 @@ class Insides:
         with torch.inference_mode(), mode or nullcontext(), trimmed(module, row), recorded(module) as found:
             outputs = module(*inputs)
         wide = torch.promote_types(dtype, torch.float32)
-        for port, output in zip(model.signature.outputs, outputs, strict=True):
-            found.setdefault(output_point(port.name), output.transpose(1, 2) if is_cache(port.name) else output)
+        for (point, slots), output in zip(output_points(model.signature).values(), outputs, strict=True):
+            found.setdefault(point, output.transpose(1, slots) if output.dim() > 1 else output)
         return {point: x[0].to(wide).numpy() for point, x in found.items() if len(x) == 1}
 
 

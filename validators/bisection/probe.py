@@ -47,13 +47,13 @@ def graph_rows(run: Run, signature: Signature, case: Case) -> Iterator[Inside]:
 
     if not case.chunks:
         values, outputs = run(case.inputs(signature))
-        values |= _outputs(outputs)
+        values |= _outputs(signature, outputs)
         for r, mask in enumerate(case.mask):
             own = {point: [x[r] for x in found if len(x) == len(case.rows)] for point, found in values.items()}
             yield Inside(own, mask)
         return
     if not signature.states or not signature.takes("mask"):
-        raise IsoformError("steps beside a memory are not looked into; a case in one pass would be")
+        raise IsoformError("steps over encoder states are not shown; a case in one pass would be")
     past = [state.input for state in signature.states]
     present = [state.output for state in signature.states]
     for r, mask in enumerate(case.mask):
@@ -62,7 +62,7 @@ def graph_rows(run: Run, signature: Signature, case: Case) -> Iterator[Inside]:
         for _, feed in case.steps(signature):
             values, outputs = run({**{name: array[r : r + 1] for name, array in feed.items()}, **cache})
             cache = dict(zip(past, (outputs[name] for name in present), strict=True))
-            shown = _outputs(outputs)
+            shown = _outputs(signature, outputs)
             steps.append({**values, **{point: found for point, found in shown.items() if point.side != "state"}})
         joined: Values = {}
         for point in steps[0]:
@@ -72,20 +72,20 @@ def graph_rows(run: Run, signature: Signature, case: Case) -> Iterator[Inside]:
         yield Inside(joined, mask)
 
 
-def is_cache(port: str) -> bool:
-    """Whether an output is a part of the cache, which holds all slots so far."""
-    return port.startswith("present.")
-
-
-def output_point(port: str) -> Point:
-    """The point of an output of the graph."""
-    return Point(port, "state" if is_cache(port) else "out")
-
-
-def _outputs(outputs: Mapping[str, NDArray[Any]]) -> Values:
-    """The outputs as points; of a cache (B, heads, S, D) the slots come first."""
+def output_points(signature: Signature) -> dict[str, tuple[Point, int]]:
+    """Output port -> its point, and the axis of its slots, which is 1 but for states that have another first."""
+    axes = {state.output: state.slots or 1 for state in signature.states}
     return {
-        output_point(name): [array.swapaxes(1, 2) if is_cache(name) and array.ndim == 4 else array]
+        port.name: (Point(port.name, "state" if port.role == "state" else "out"), axes.get(port.name, 1))
+        for port in signature.outputs
+    }
+
+
+def _outputs(signature: Signature, outputs: Mapping[str, NDArray[Any]]) -> Values:
+    """The outputs as points, slots first after the batch: a key of a cache is (B, heads, S, D)."""
+    points = output_points(signature)
+    return {
+        points[name][0]: [array.swapaxes(1, points[name][1]) if array.ndim > 1 else array]
         for name, array in outputs.items()
     }
 

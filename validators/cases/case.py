@@ -15,8 +15,6 @@ from isoform.signature import (
     BATCH,
     LENGTH,
     MEMORY,
-    PAST,
-    PAST_MEMORY,
     PICTURES,
     SENTENCES,
     TOTAL,
@@ -29,14 +27,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHORT, LONG, STEPS = 7, 24, 8  # tokens; the last that many of a long row are decoded with a cache
-STATES, STATES_MASK = "encoder_hidden_states", "encoder_attention_mask"
+ENCODER_STATES = "encoder_states"
+"""The key of a row's encoder states among its arrays; they go into the port of that role."""
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
     """One input alone: tokens and their types, int64 (T,), and by port name the float32 arrays that are no tokens.
 
-    `media` arrays are without the batch axis: pixel_values (C, H, W), input_values (samples,). A row without tokens is
+    `media` arrays are by port and without the batch axis: pixel_values (C, H, W), input_values (samples,); encoder
+    states (S, C) have the key `ENCODER_STATES`. A row without tokens is
     as long as the last axis of its first array. `asked` spares a long row the logits of its beginning.
     """
 
@@ -89,27 +89,42 @@ class Case:
 
     def inputs(self, signature: Signature) -> dict[str, NDArray[Any]]:
         """Every input port for one pass over all slots. Padded slots hold tokens too: nobody may look at them."""
-        return {port.name: self._port(port) for port in signature.inputs}
+        return {port.name: self._port(signature, port) for port in signature.inputs}
 
-    def _port(self, port: Port) -> NDArray[Any]:
+    def _port(self, signature: Signature, port: Port) -> NDArray[Any]:
         import numpy as np
 
-        if (states := states_fed(port, self.rows)) is not None:
-            return states
         if port.name in self.rows[0].media:
             return self._stacked([row.media[port.name] for row in self.rows])
-        if port.name == "attention_mask":
-            return self.mask
-        if port.name == "position_ids":
-            return np.maximum(self.mask.cumsum(1) - 1, 0)
-        if port.name == "input_ids":
-            return self._padded([row.tokens for row in self.rows])
-        if port.name == "token_type_ids":
-            return self._padded([row.types for row in self.rows])
-        if PAST in port.axes or PAST_MEMORY in port.axes:
-            sizes: dict[str | int, int] = {BATCH: len(self.rows), PAST: 0, PAST_MEMORY: 0}
-            return np.zeros([sizes[a] if isinstance(a, str) else a for a in port.axes], np.float32)
+        match port.role:
+            case "tokens":
+                return self._padded([row.tokens for row in self.rows])
+            case "token_types":
+                return self._padded([row.types for row in self.rows])
+            case "mask":
+                return self.mask
+            case "positions":
+                return np.maximum(self.mask.cumsum(1) - 1, 0)
+            case "encoder_states" | "encoder_mask":
+                return self.encoder_inputs(signature)[port.name]
+            case "switch":
+                return np.zeros(1, bool)
+            case "state":
+                state = next(state for state in signature.states if state.input == port.name)
+                return np.zeros(state.shape(len(self.rows)), np.float32)
         raise InputError(f"the validators do not know what to feed into the port {port.name!r} {port.axes}")
+
+    def encoder_inputs(self, signature: Signature) -> dict[str, NDArray[Any]]:
+        """The encoder states of the rows, shorter ones padded at the end, and the mask of them, by port."""
+        import numpy as np
+
+        lengths = [len(row.media[ENCODER_STATES]) for row in self.rows]
+        states = np.zeros((len(lengths), max(lengths), self.rows[0].media[ENCODER_STATES].shape[-1]), np.float32)
+        for line, row, length in zip(states, self.rows, lengths, strict=True):
+            line[:length] = row.media[ENCODER_STATES]
+        mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+        ports = ((signature.port("encoder_states"), states), (signature.port("encoder_mask"), mask))
+        return {port.name: array for port, array in ports if port is not None}
 
     def _padded(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
         import numpy as np
@@ -129,13 +144,15 @@ class Case:
         return out
 
     def steps(self, signature: Signature) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
-        """The slots of each chunk, and its inputs but for the past."""
-        whole = {name: array for name, array in self.inputs(signature).items() if array.shape == self.mask.shape}
+        """The slots of each chunk, and its inputs but for states and encoder states, by port."""
+        inputs = self.inputs(signature)
+        sliced = [port.name for port in signature.given if port.role in ("tokens", "token_types", "positions")]
+        mask = signature.port("mask")
         start = 0
         for chunk in self.chunks:
             slots = slice(start, start + chunk)
-            feed = {name: array[:, slots] for name, array in whole.items()}
-            yield slots, {**feed, "attention_mask": self.mask[:, : slots.stop]}
+            feed = {name: inputs[name][:, slots] for name in sliced}
+            yield slots, feed if mask is None else {**feed, mask.name: self.mask[:, : slots.stop]}
             start = slots.stop
 
 
@@ -158,23 +175,6 @@ def real(port: Port, output: NDArray[Any], case: Case, row: int, want: tuple[int
     return output
 
 
-def states_fed(port: Port, rows: Sequence[Row]) -> NDArray[Any] | None:
-    """What a port of encoder states, or of their cache, is given in one pass; None for other ports."""
-    import numpy as np
-
-    if port.role == "switch":
-        return np.zeros(1, bool)
-    if port.name not in (STATES, STATES_MASK):
-        return None
-    lengths = [len(row.media[STATES]) for row in rows]
-    if port.name == STATES_MASK:
-        return (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    out = np.zeros((len(rows), max(lengths), rows[0].media[STATES].shape[-1]), np.float32)
-    for line, row, length in zip(out, rows, lengths, strict=True):
-        line[:length] = row.media[STATES]
-    return out
-
-
 def longest_states(rows: Sequence[Row]) -> int:
     """The largest number of encoder states of a row; 0 where there are none."""
-    return max(len(row.media[STATES]) if STATES in row.media else 0 for row in rows)
+    return max(len(row.media[ENCODER_STATES]) if ENCODER_STATES in row.media else 0 for row in rows)

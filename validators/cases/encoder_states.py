@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from isoform.errors import InputError
-from isoform.validators.cases.case import LONG, SHORT, STATES, STATES_MASK, Case, Row
+from isoform.reference.model import PartOf
+from isoform.validators.cases.case import ENCODER_STATES, LONG, SHORT, Case, Row
 from isoform.validators.cases.text import positions
 
 if TYPE_CHECKING:
@@ -21,18 +22,17 @@ if TYPE_CHECKING:
     from isoform.reference.model import Model
     from isoform.signature import Signature
 
-DECODER = "decoder"
 ORDER = (2, 0, 0, 1)
 
 
 def reads_states(signature: Signature) -> bool:
     """Whether encoder states go in."""
-    return any(port.name == STATES for port in signature.inputs)
+    return signature.takes("encoder_states")
 
 
 def reads_prose(signature: Signature) -> bool:
     """Whether a text alone says what goes in."""
-    return any(port.name == "input_ids" for port in signature.inputs) and not reads_states(signature)
+    return signature.takes("tokens") and not reads_states(signature)
 
 
 def encoder_states_cases(model: Model, states: Sequence[NDArray[np.float32]], seed: int = 0) -> list[Case]:
@@ -41,11 +41,11 @@ def encoder_states_cases(model: Model, states: Sequence[NDArray[np.float32]], se
 
     random = np.random.default_rng(seed)
     limit, vocabulary = positions(model), model.weights["embed.weight"].shape[0]
-    masked = any(port.name == STATES_MASK for port in model.signature.inputs)
+    masked = model.signature.takes("encoder_mask")
 
     def row(length: int, own: NDArray[np.float32]) -> Row:
         length = max(1, min(length, limit))
-        return Row(random.integers(0, vocabulary, length), np.zeros(length, np.int64), {STATES: own})
+        return Row(random.integers(0, vocabulary, length), np.zeros(length, np.int64), {ENCODER_STATES: own})
 
     lengths = [len(own) for own in states]
     usual = max(lengths, key=lengths.count)
@@ -63,7 +63,7 @@ def encoder_states_cases(model: Model, states: Sequence[NDArray[np.float32]], se
     others = list({len(own): own for own in states if len(own) != usual}.values())
     if masked and others:
         rows = tuple(row(SHORT, own) for own in (first, *others[:2]))
-        sizes = " ".join(str(len(row.media[STATES])) for row in rows)
+        sizes = " ".join(str(len(row.media[ENCODER_STATES])) for row in rows)
         cases.append(Case(f"batch of {len(rows)}", rows, detail=f"encoder states of {sizes}"))
     cases += [Case("one row", (row(SHORT, own),), detail=f"encoder states of {len(own)}") for own in others[:1]]
     if not model.signature.states:
@@ -80,25 +80,27 @@ def encoder_states_cases(model: Model, states: Sequence[NDArray[np.float32]], se
     return cases
 
 
-def made_states(encoder: Model, rows: Iterable[Row]) -> list[NDArray[np.float32]]:
-    """What the reference's encoder gives for each row alone: (S, C)."""
+def made_states(encoder: Model, output: str, rows: Iterable[Row]) -> list[NDArray[np.float32]]:
+    """What the reference's encoder gives as this output for each row alone: (S, C)."""
     import torch
 
     module, found = encoder.module(), []
+    at = [port.name for port in encoder.signature.outputs].index(output)
     with torch.inference_mode():
         for row in rows:
             inputs = Case("", (row,)).inputs(encoder.signature).values()
-            found.append(module(*(torch.from_numpy(array) for array in inputs))[0][0].numpy())
+            found.append(module(*(torch.from_numpy(array) for array in inputs))[at][0].numpy())
     return found
 
 
-def encoder_of(part: Model) -> Model:
-    """The part whose result this one reads."""
-    from isoform.reference.model import PartOf
-
-    if not isinstance(part, PartOf):
-        raise InputError(f"{part.name} reads encoder states, but is no part of a model with an encoder")
-    parts = list(part.whole.parts)
-    names = [other.part for other in parts]
-    end = names.index(DECODER)
-    return parts[(names.index(part.part) if part.part in names[:end] else end) - 1]
+def encoder_of(part: Model) -> tuple[Model, str]:
+    """The part that gives the encoder states that this one reads, and as which output."""
+    port = part.signature.port("encoder_states")
+    source = "" if port is None else part.task.wires.get(f"{part.part}.{port.name}", "")
+    node, _, output = source.partition(".")
+    if not isinstance(part, PartOf) or not source:
+        raise InputError(f"{part.name} reads encoder states, but no wire of its card says which part gives them")
+    encoder = next((other for other in part.whole.parts if other.part == node), None)
+    if encoder is None:
+        raise InputError(f"{part.name}: the encoder states of {part.part} come from {node}, which is no part")
+    return encoder, output

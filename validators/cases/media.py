@@ -1,7 +1,7 @@
 """The cases of a model that takes pictures or sound: noise of several sizes, and what its own processor makes of one.
 
-A port of four axes holds pictures (B, C, H, W), one of two sound (B, samples), one of three what was made of it
-(B, bands, frames). Which sizes are free, and in which steps, says the signature.
+The role of a port says what goes in: pixels (B, C, H, W), sound (B, samples), features of sound (B, bands, frames).
+Which sizes are free, and in which steps, says the signature.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import IsoformError
 from isoform.reference.classes import class_facts
-from isoform.signature import LENGTH, PAST, Port
+from isoform.signature import LENGTH, Port
 from isoform.validators.cases.case import SHORT, Case, Row
 from isoform.validators.cases.text import SIDES, positions, text_rows
 
@@ -58,11 +58,10 @@ class _Maker:
 
     def __init__(self, model: Model, random: np.random.Generator) -> None:
         self.model, self.random, self.signature = model, random, model.signature
-        self.ports = [port for port in self.signature.inputs if port.dtype == "float" and PAST not in port.axes]
-        self.reads_text = any(port.name == "input_ids" for port in self.signature.inputs)
-        masks = [port for port in self.signature.inputs if port.name == "attention_mask"]
-        own = LENGTH if self.reads_text else self.ports[0].axes[-1]
-        self.masked = any(port.axes[1] == own for port in masks)
+        self.ports = [port for port in self.signature.given if port.dtype == "float"]
+        self.reads_text = self.signature.takes("tokens")
+        mask = self.signature.port("mask")
+        self.masked = mask is not None and mask.axes[1] == (LENGTH if self.reads_text else self.ports[0].axes[-1])
 
     def row(self, shape: Mapping[str, tuple[int, ...]], length: int = SHORT) -> Row:
         """Noise of this shape by port, and `length` random tokens where the model reads text."""
@@ -80,7 +79,7 @@ class _Maker:
         units = [self.signature.units.get(axis, 1) for axis in free]
         if not free:
             yield self._sized({})
-        elif len(self.ports[0].axes) == 4:
+        elif self.ports[0].role == "pixels":
             own = min(self._own() // max(units), MOST)
             for factors in ((own, own), (3, 5), (own + 2, own + 1)):
                 yield self._sized(
@@ -108,7 +107,7 @@ class _Maker:
 
         media = {}
         for port in self.ports:
-            found = _picture(self.model) if len(port.axes) == 4 else _speech(self.model, len(port.axes) == 3)
+            found = _picture(self.model) if port.role == "pixels" else _speech(self.model, port.role == "features")
             if found is None or not _fits(port, found):
                 return None
             media[port.name] = found
@@ -117,7 +116,7 @@ class _Maker:
         if self.reads_text:
             row = texts[0] if texts else self.row({})
             return "a picture and a text", Row(row.tokens, row.types, media)
-        what = "a picture" if any(len(port.axes) == 4 for port in self.ports) else "speech"
+        what = "a picture" if self.signature.takes("pixels") else "speech"
         return what, Row(none, none, media)
 
 

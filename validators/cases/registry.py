@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from isoform.signature import PAST
 from isoform.validators.cases.encoder_states import encoder_of, encoder_states_cases, made_states, reads_states
 from isoform.validators.cases.media import media_cases
 from isoform.validators.cases.text import token_cases
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 def cases_of(model: Model, seed: int = 0) -> list[Case]:
     """The cases of a model of one part, or of one part of a model, the same for the same seed."""
     if reads_states(model.signature):
-        encoder = encoder_of(model)
+        encoder, output = encoder_of(model)
         rows = dict.fromkeys(row for case in cases_of(encoder, seed) for row in case.rows)
-        return encoder_states_cases(model, made_states(encoder, rows), seed)
-    floats = [port for port in model.signature.inputs if port.dtype == "float" and PAST not in port.axes]
+        return encoder_states_cases(model, made_states(encoder, output, rows), seed)
+    floats = any(port.dtype == "float" for port in model.signature.given)
     return media_cases(model, seed) if floats else token_cases(model, seed)

@@ -30,7 +30,6 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
     """The cases of a model whose inputs are tokens, the same for the same seed."""
     import numpy as np
 
-    ports = {port.name for port in model.signature.inputs}
     vocabulary = model.weights["embed.weight"].shape[0]
     limit = positions(model)
     longest = min(_window(model) + 9, limit)
@@ -49,7 +48,7 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
         Case("batch of 3", (short, row(SHORT), row(SHORT)), detail=f"length {len(short)}"),
     ]
     cases += [Case(f"{side} padding", mixed, side, detail=_lengths(mixed)) for side in SIDES]
-    if "token_type_ids" in ports:
+    if model.signature.takes("token_types"):
         kinds = model.weights["type_embed.weight"].shape[0] if "type_embed.weight" in model.weights else 2
         typed = tuple(row(len(r), min(2, kinds)) for r in mixed)
         cases.append(Case("token types", typed, "left", optional=True, detail=_lengths(typed)))

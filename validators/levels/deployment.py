@@ -135,7 +135,7 @@ def measure(run: Run, answers: Answers, around: AbstractContextManager[Any] | No
             if wrong := int(np.count_nonzero(~np.isfinite(got))):
                 raise Wrong("nonfinite", wrong, f"{answers.port}: NaN or infinity in {wrong} of {got.size} values")
             loss.sample.add(got, want)
-            if answers.port == "logits":
+            if answers.are_logits:
                 known = len(loss.kl)
                 loss.add(got, want, greedy=passage.greedy)
                 if known == 0:  # the first passage
@@ -195,7 +195,7 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
         except Wrong as error:  # a kernel for integers may hide what is no number
             result(error.metric, error.value, 0, f"torch with the weights of the file: {error}")
             return report
-    logits = answers.port == "logits"
+    logits = answers.are_logits
     for metric, value in loss.metrics(logits).items():
         budget: Tolerance = getattr(budgets, metric)
         limit, notes = budget.value, [budget.unit, loss.note(metric)]

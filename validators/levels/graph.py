@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError, ParityError
-from isoform.validators.cases.case import STATES, STATES_MASK, Case, real, states_fed
+from isoform.validators.cases.case import Case, real
 from isoform.validators.cases.encoder_states import reads_states
 from isoform.validators.cases.registry import cases_of
 from isoform.validators.report.evidence import Sampler
@@ -100,20 +100,20 @@ class _Check:
         """Keep what the charts of a report show of the first output."""
         import numpy as np
 
-        port, sampler = self.truth.model.signature.outputs[0].name, Sampler()
+        port, sampler = self.truth.model.signature.outputs[0], Sampler()
         first = [(r, got, want) for n, r, got, want in parts if n == 0 and got.shape == want.shape]
         for _, got, want in first:
             sampler.add(got, want)
-        if port == "logits" and (rows := [(got, want) for r, got, want in first if r == 0 and got.ndim > 1]):
+        if port.role == "logits" and (rows := [(got, want) for r, got, want in first if r == 0 and got.ndim > 1]):
             sampler.add_kl(np.concatenate([got for got, _ in rows]), np.concatenate([want for _, want in rows]))
-        self.report.evidence.append(sampler.evidence(self._subject, port, seconds))
+        self.report.evidence.append(sampler.evidence(self._subject, port.name, seconds))
 
     def _one_pass(self) -> Iterator[tuple[int, int, NDArray[Any], NDArray[Any]]]:
         """(port, row, got, want) of every output that the session gives; it may leave out those of the cache."""
         signature = self.truth.model.signature
         outputs = self.session.run(self.case.inputs(signature))
         for n, port in enumerate(signature.outputs):
-            if port.name not in outputs and port.name.startswith("present."):
+            if port.name not in outputs and port.role == "state":
                 continue
             got = outputs[port.name]
             if len(got) != len(self.case.rows):
@@ -151,17 +151,18 @@ class _Check:
         import numpy as np
 
         signature = self.truth.model.signature
+        names = {port.role: port.name for port in signature.given}
+        tokens = names["tokens"]
         session: Any = self.session
         decoder: Any
         if reads_states(signature):
-            fed = {port.name: states_fed(port, self.case.rows) for port in signature.inputs}
-            decoder = session.memory_decoder({name: fed[name] for name in (STATES, STATES_MASK) if name in fed})
-            return lambda feed, every: decoder.step(feed["input_ids"], all_logits=every), decoder.select
+            decoder = session.memory_decoder(self.case.encoder_inputs(signature))
+            return lambda feed, every: decoder.step(feed[tokens], all_logits=every), decoder.select
         decoder = session.decoder(len(self.case.rows))
         token = np.zeros((len(self.case.rows), 1), np.int64)
 
         def step(feed: dict[str, NDArray[Any]], every: bool) -> NDArray[Any]:
-            ids, mask, positions = (feed[name] for name in ("input_ids", "attention_mask", "position_ids"))
+            ids, mask, positions = (feed[names[role]] for role in ("tokens", "mask", "positions"))
             if every or ids.shape != token.shape or ids.shape == mask.shape or not mask[:, -1].all():
                 return decoder.step(ids, mask, positions, all_logits=every)
             token[:] = ids
@@ -180,7 +181,7 @@ class _Check:
         found: dict[str, _Found] = {}
         clear = near = 0
         for n in sorted({n for n, *_ in parts}):
-            port, metric = ports[n], "cache_" if ports[n].name.startswith("present.") else ""
+            port, metric = ports[n], "cache_" if ports[n].role == "state" else ""
             mine = [(r, got, want) for p, r, got, want in parts if p == n]
             gaps = [difference(got, want, np.float32) for _, got, want in mine]
             problem = next((gap.problem for gap in gaps if gap.problem), "")
@@ -203,7 +204,7 @@ class _Check:
                 entry = _Found(value, limit, [f"in {port.name}"] if metric else [], limits.deviates)
                 if metric + name not in found or entry.share > found[metric + name].share:
                     found[metric + name] = entry
-            if port.name == "logits":
+            if port.role == "logits":
                 for _, got, want in mine:
                     other = choices(got, want, 2 * limits.max_abs)
                     clear, near = clear + other[0], near + other[1]

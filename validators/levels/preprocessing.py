@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from isoform.signature import Signature
+    from isoform.signature import Port, Signature
 
 BACKEND, LEVEL = "bundle", "inputs"
 IDS, TEMPLATE = "token ids", "chat template"  # groups
@@ -121,8 +121,8 @@ def check_preprocessing(
             report.results.append(_differing(TEMPLATE, "chats", chats, mine.chats(), theirs.chats()))
         stored = _against_oracle(report, folder, mine, stored, oracle)
     for port in signature.inputs:
-        if port.name in FEATURES:
-            report.results += _features(port.name, folder, source, facts or {})
+        if port.role in FEATURES:
+            report.results += _features(port, folder, source, facts or {})
     return report, dict(stored) if stored else None
 
 
@@ -331,20 +331,19 @@ def _has_settings(folder: Path) -> bool:
 
 
 FEATURES: dict[str, Callable[[Path, Mapping[str, Any]], NDArray[np.float32] | None]] = {
-    "input_features": _spectra,
-    "input_values": _waveform,
-    "pixel_values": _pictures,
+    "features": _spectra,
+    "sound": _waveform,
+    "pixels": _pictures,
 }
-"""Input port -> what a folder's processor makes of a picture or sound of ours; None when it has no processor."""
+"""Role of an input port -> what a folder's processor makes of a picture or sound of ours; None without a processor."""
 
 
-def _features(port: str, folder: Path, source: Path, facts: Mapping[str, Any]) -> Iterator[Result]:
+def _features(port: Port, folder: Path, source: Path, facts: Mapping[str, Any]) -> Iterator[Result]:
     from isoform.validators.truth.distances import difference
 
-    group = f"{port} of a sample"
+    group, made = f"{port.name} of a sample", FEATURES[port.role or ""]
     try:
-        mine = FEATURES[port](folder, {**class_facts(folder), **facts})
-        theirs = FEATURES[port](source, class_facts(source))
+        mine, theirs = made(folder, {**class_facts(folder), **facts}), made(source, class_facts(source))
     except (IsoformError, OSError) as error:
         yield _result(group, "", "error", 1, " ".join(str(error).split()))
         return

@@ -172,9 +172,8 @@ def _common(sides: Sequence[Side], sessions: Sequence[Session]) -> Signature:
     first, second = (session.signature for session in sessions)
 
     def shape(signature: Signature) -> tuple[Any, ...]:
-        own = [port for port in signature.inputs if not port.name.startswith("past_key_values.")]
         out = signature.outputs[0]
-        return sorted(port.name for port in own), out.name, [a for a in out.axes if isinstance(a, int)]
+        return sorted(port.name for port in signature.given), out.name, [a for a in out.axes if isinstance(a, int)]
 
     if not first.outputs or shape(first) != shape(second):
         names = [f"{side.text}: {_ports(session.signature)}" for side, session in zip(sides, sessions, strict=True)]
@@ -183,8 +182,8 @@ def _common(sides: Sequence[Side], sessions: Sequence[Session]) -> Signature:
 
 
 def _ports(signature: Signature) -> str:
-    inputs = [port.name for port in signature.inputs if not port.name.startswith("past_key_values.")]
-    return f"{', '.join(inputs)} to {signature.outputs[0].name} {list(signature.outputs[0].axes)}"
+    out = signature.outputs[0]
+    return f"{', '.join(port.name for port in signature.given)} to {out.name} {list(out.axes)}"
 
 
 def _bare_cases(sides: Sequence[Side], signature: Signature) -> list[Case]:
@@ -196,7 +195,7 @@ def _bare_cases(sides: Sequence[Side], signature: Signature) -> list[Case]:
     folders = [folder for side in sides for folder in (side.path.parent, side.path.parent.parent)]
     config: dict[str, Any] = next((found for folder in folders if (found := read_json(folder / "config.json"))), {})
     size = config.get("vocab_size")
-    if not isinstance(size, int) or any(port.dtype == "float" for port in signature.inputs if "." not in port.name):
+    if not isinstance(size, int) or any(port.dtype == "float" for port in signature.given):
         raise InputError(
             "what to feed them is not known: put config.json beside the files, or compare with a checkpoint"
         )
@@ -250,7 +249,7 @@ def _judge(
         raise InputError(f"no budget is known for {' and '.join(quantized)}; compare what has one")
     highest, mean = (None, None) if quantized else limits(max(gap.scale for gap in gaps), size_rms)
     found.metrics += [Metric("max_abs", largest, highest), Metric("rms", rms, mean, f"of values of {size_rms:.3g}")]
-    loss, logits = Loss(), signature.outputs[0].name == "logits"
+    loss, logits = Loss(), signature.outputs[0].role == "logits"
 
     def allowed(name: str) -> float:
         budget = sum(getattr(budget, name).value for budget in budgets)
@@ -285,7 +284,7 @@ def _quantized_alike(sides: Sequence[Side], reference: Model | None, cases: Sequ
             continue
         loss, module = Loss(), reference.module()
         run, rounding = (imitate if side.format == "onnx" else imitation)(reference, side.path)
-        logits = reference.signature.outputs[0].name == "logits"
+        logits = reference.signature.outputs[0].role == "logits"
         for row in dict.fromkeys(row for case in cases if not case.optional for row in case.rows):
             want = run_alone(reference, module, row)
             with rounding:

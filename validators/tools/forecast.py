@@ -138,7 +138,7 @@ def float16(model: Model, *, seed: int = 0) -> Forecast:
         prefix = f"{part.part}." if len(model.parts) > 1 else ""
         cases = [case for case in cases_of(part, seed) if not case.optional]
         rows = list(dict.fromkeys(row for case in cases for row in case.rows if not row.asked))
-        if {"input_ids", "attention_mask"} <= {port.name for port in part.signature.inputs}:
+        if part.signature.takes("tokens", "mask"):
             rows += prose_rows(part)
         tokens += sum(map(len, rows))
         module = part.module(torch.float32)

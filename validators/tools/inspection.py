@@ -43,8 +43,8 @@ def inspect_checkpoint(source: str) -> dict[str, Any]:
         "tensors": dict(Counter(info.dtype for info in stored)),
         "files": [{"file": path.name, "bytes": path.stat().st_size} for path in checkpoint.files()],
         "beside": [path.relative_to(checkpoint.folder).as_posix() for path in checkpoint.sidecars()],
-        "inputs": [port.to_json() for port in model.signature.inputs if "." not in port.name],
-        "outputs": [port.to_json() for port in model.signature.outputs if "." not in port.name],
+        "inputs": [port.to_json() for port in model.signature.inputs if port.role != "state"],
+        "outputs": [port.to_json() for port in model.signature.results],
         "cache": _cache(model.signature),
     }
 

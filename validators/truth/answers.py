@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.signature import LENGTH
 from isoform.validators.cases.case import Case, Row
+from isoform.validators.cases.encoder_states import reads_prose
 from isoform.validators.cases.prose import TEXT, prose_rows
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Answers:
 
         self.model = model
         self.port = model.signature.outputs[0].name
+        self.are_logits = model.signature.outputs[0].role == "logits"
         given = list(rows) if rows is not None else prose_rows(model, text)
         self.passages = [Passage(row, slice(None) if row.media else slice(0, len(row))) for row in given]
         self._file = tempfile.TemporaryFile(prefix="isoform-")  # noqa: SIM115  closed with the object
@@ -58,7 +60,7 @@ class Answers:
         module = model.module()
         for passage in self.passages:
             self._keep(run_alone(model, module, passage.row)[passage.asked])
-        if model.signature.states:
+        if model.signature.states and reads_prose(model.signature):
             prompts = [row.tokens[:PROMPT] for row in given if len(row) >= PROMPT][:PROMPTS]
             for tokens, logits in _continued(model, module, np.stack(prompts)) if prompts else ():
                 row = Row(tokens, np.zeros_like(tokens))
@@ -103,24 +105,30 @@ def _continued(
     import numpy as np
     import torch
 
+    signature = model.signature
+    names = [port.name for port in signature.outputs]
     tokens, steps = torch.from_numpy(prompts), []
     batch, length = prompts.shape
-    given: tuple[torch.Tensor, ...] = ()
-    ids = tokens
+    case = Case("", tuple(Row(row, np.zeros_like(row)) for row in prompts))
+    fed = {name: torch.from_numpy(array) for name, array in case.inputs(signature).items()}
     with torch.inference_mode():
         for _ in range(NEW):
-            positions = torch.arange(tokens.shape[1] - ids.shape[1], tokens.shape[1]).expand(batch, -1)
-            mask = torch.ones((batch, tokens.shape[1]), dtype=torch.int64)
-            if not given:
-                case = Case("", tuple(Row(row, np.zeros_like(row)) for row in prompts))
-                first = [torch.from_numpy(array) for array in case.inputs(model.signature).values()]
-                logits, *present = module(*first)
-            else:
-                logits, *present = module(ids, mask, positions, *given)
-            given = tuple(present)
+            outputs = dict(zip(names, module(*fed.values()), strict=True))
+            logits = outputs[names[0]]
             steps.append(logits[:, -1].numpy())
             ids = logits[:, -1].argmax(-1, keepdim=True)
             tokens = torch.cat((tokens, ids), 1)
+            total = tokens.shape[1]
+            step = {
+                "tokens": ids,
+                "mask": torch.ones((batch, total), dtype=torch.int64),
+                "positions": torch.full((batch, 1), total - 1),
+            }
+            states = {state.input: outputs[state.output] for state in signature.states}
+            fed = {
+                port.name: states[port.name] if port.name in states else step[port.role or ""]
+                for port in signature.inputs
+            }
     for n in range(batch):
         yield tokens[n, : length + NEW - 1].numpy(), np.stack([step[n] for step in steps])
 
