@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from isoform.errors import UnsupportedExport
 from isoform.reference import ops
-from isoform.signature import LENGTH, PAST, TOTAL, Axis, Port, Signature
+from isoform.signature import LENGTH, PAST, SLOTS, Axis, Port, Signature
 
 _library = torch.library.Library("isoform", "FRAGMENT")
 _operators: dict[str, Callable[..., Any]] = {}
@@ -117,15 +117,17 @@ def trace(module: nn.Module, signature: Signature, dtype: torch.dtype) -> Trace:
 def two_sizes(signature: Signature) -> tuple[dict[str, int], dict[str, int]]:
     """A small and a large size for every named axis, in its unit; no two axes share a pair, none of them is 0 or 1."""
     names = dict.fromkeys(axis for port in signature.inputs for axis in port.axes if isinstance(axis, str))
-    summed = {LENGTH, PAST} <= names.keys()
-    if summed:
-        names.pop(TOTAL, None)
+    relations = signature.sizes or (SLOTS if {LENGTH, PAST} <= names.keys() else ())
+    for relation in relations:
+        names.pop(relation.axis, None)
     small, large = (
         {name: (first + step * n) * signature.units.get(name, 1) for n, name in enumerate(names)}
         for first, step in ((2, 1), (5, 3))
     )
-    for sizes in (small, large) if summed else ():
-        sizes[TOTAL] = sizes[PAST] + sizes[LENGTH]
+    for sizes in (small, large):
+        for relation in relations:
+            if (size := relation.value(sizes)) is not None:
+                sizes[relation.axis] = size
     return small, large
 
 
@@ -134,9 +136,8 @@ def examples(signature: Signature, sizes: Mapping[str, int], dtype: torch.dtype)
 
     def example(port: Port) -> Tensor:
         shape = [sizes[axis] if isinstance(axis, str) else axis for axis in port.axes]
-        if port.dtype == "bool":
-            return torch.zeros(shape, dtype=torch.bool)
-        return torch.zeros(shape, dtype=torch.int64 if port.dtype == "int64" else dtype, device="meta")
+        kind = {"bool": torch.bool, "int64": torch.int64}.get(port.dtype, dtype)
+        return torch.zeros(shape, dtype=kind, device="cpu" if port.role == "switch" else "meta")
 
     return tuple(map(example, signature.inputs))
 

@@ -51,12 +51,13 @@ def write_adapter(model: Model, adapter: Path, out: Path, kind: str = "f32") -> 
     from isoform.exporters.gguf import card_of
     from isoform.exporters.gguf.conversion import Buffers, convert
     from isoform.exporters.gguf.metadata import QUANTIZATION_VERSION, facts_of
+    from isoform.exporters.gguf.tensors import head_size
     from isoform.exporters.gguf.writer import write_arrays
 
     if kind not in TYPES:
         raise InputError(f"an adapter is not written as {kind!r}; choose from {', '.join(TYPES)}")
     gguf = card_of(model)
-    head_dim = layout[2] if (layout := model.signature.layout()) else 0
+    head_dim = head_size(model) if gguf.interleaved_rope else 0
     tensors: dict[str, tuple[str, tuple[int, ...], NDArray[Any]]] = {}
     alpha, matrices = _in_one_scale(_pairs(model, adapter, _config(adapter)))
     total = 0

@@ -56,17 +56,25 @@ class Entry:
 def entries(model: Model, gguf: Gguf) -> list[Entry]:
     """The extra tensors of the card, then the model's in its own order; tied ones appear once."""
     result = [_constant(name, values) for name, values in gguf.extra(model.config).items()]
-    head_dim = layout[2] if (layout := model.signature.layout()) else 0
+    head_dim = head_size(model) if gguf.interleaved_rope else 0
     files = Files()
     for key, weight in model.weights.items():
         name = rename(key, GGUF)
         if name is None:
             raise UnsupportedExport(f"{model.name}: llama.cpp has no tensor for {key}; add it to reference/names.py")
-        pairs = head_dim if gguf.interleaved_rope and is_rotary(key) else 0
+        pairs = head_dim if is_rotary(key) else 0
         rows, release = _rows(weight, files)
         pieces = partial(pieces_of, weight.shape, ITEM_BYTES[weight.stored], rows, pairs)
         result.append(Entry(name, key, weight.shape, pieces, release))
     return result
+
+
+def head_size(model: Model) -> int:
+    """How many channels a head of the attention has. Raises UnsupportedExport where layers differ in it."""
+    sizes = {state.axes[-1] for state in model.signature.states}
+    if len(sizes) != 1 or not isinstance(size := sizes.pop(), int):
+        raise UnsupportedExport(f"{model.name}: layers differ in the size of their heads, whose rows GGUF interleaves")
+    return size
 
 
 def _constant(name: str, values: Any) -> Entry:

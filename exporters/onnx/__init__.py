@@ -42,7 +42,8 @@ def write(
     """
     from isoform.exporters.onnx.external import Written, write_weights
     from isoform.exporters.onnx.genai import NAME, genai_config
-    from isoform.exporters.onnx.graph import appends_in_place, shorten_mask
+    from isoform.exporters.onnx.passes.in_place import mark_cache
+    from isoform.exporters.onnx.passes.mask_end import cut_mask
     from isoform.exporters.onnx.probe import refusal
     from isoform.exporters.onnx.translate import translate
     from isoform.exporters.tracing import trace
@@ -68,11 +69,9 @@ def write(
             )
             if kind.name == "bf16" and (reason := refusal(graph, parameters)):
                 raise UnsupportedExport(f"ONNX in bf16: {reason}; choose f32 or f16")
-            if part.signature.states:
-                in_place = appends_in_place(graph)
-                graph.metadata_props.add(key="isoform.cache", value="in_place" if in_place else "grows")
-                if in_place and part.signature.takes("mask"):
-                    shorten_mask(graph)
+            in_place = bool(part.signature.states) and mark_cache(graph, part.signature)
+            if in_place and (mask := part.signature.port("mask")) is not None:
+                cut_mask(graph, mask.name)
             path.parent.mkdir(parents=True, exist_ok=True)
             data = path.with_name(f"{path.name}_data")
             plain = not (kind.bits or kind.int8)
@@ -89,7 +88,7 @@ def write(
             content = graph.SerializeToString(deterministic=True)
             path.write_bytes(content)
             files = [_file(path.relative_to(folder).as_posix(), content), *weights]
-            if not artifacts and (text := genai_config(part, graph, files[0].path)) is not None:
+            if not artifacts and (text := genai_config(part, files[0].path, in_place=in_place)) is not None:
                 (folder / NAME).write_text(text, encoding="utf-8")
                 files.append(_file(NAME, text.encode()))
             artifacts.append(

@@ -6,12 +6,9 @@ Its fields: https://onnxruntime.ai/docs/genai/reference/config.html
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import onnx
-
-from isoform.exporters.onnx.graph import appends_in_place
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
@@ -27,13 +24,18 @@ SEARCH = (
 """Settings of generation_config.json that it knows, with the same meaning."""
 
 
-def genai_config(model: Model, graph: onnx.ModelProto, filename: str) -> str | None:
-    """The file's text for the graph at `filename`; None for a model that gives no logits or keeps no cache."""
+def genai_config(model: Model, filename: str, *, in_place: bool) -> str | None:
+    """The file's text for the graph at `filename`; None for a model that gives no logits or keeps no cache.
+
+    `in_place`: past and present of a layer may be one buffer.
+    """
     signature = model.signature
-    layout, context = signature.layout(), getattr(model.config, "max_position_embeddings", None)
-    if layout is None or context is None or signature.outputs[0].role != "logits":
+    logits, layout = signature.output("logits"), signature.layout()
+    context = getattr(model.config, "max_position_embeddings", None)
+    if layout is None or context is None or logits is None:
         return None
     layers, heads, head_size = layout
+    keys, values = signature.states[:2]
     settings = generation_settings(model)
     ends = settings.get("eos_token_id")
     first = ends[0] if isinstance(ends, list) and ends else ends
@@ -44,7 +46,7 @@ def genai_config(model: Model, graph: onnx.ModelProto, filename: str) -> str | N
             "type": TYPE,
             **{name: tokens[name] for name in sorted(tokens) if name in TOKENS and tokens[name] is not None},
             "context_length": context,
-            "vocab_size": signature.outputs[0].axes[-1],
+            "vocab_size": logits.axes[-1],
             "decoder": {
                 "filename": filename,
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -54,13 +56,13 @@ def genai_config(model: Model, graph: onnx.ModelProto, filename: str) -> str | N
                 **{name: value for name in SIZES if (value := getattr(model.config, name, None)) is not None},
                 "inputs": {
                     **{p.name: p.name for p in signature.given},
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
+                    "past_key_names": _by_layer(keys.input),
+                    "past_value_names": _by_layer(values.input),
                 },
                 "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
+                    "logits": logits.name,
+                    "present_key_names": _by_layer(keys.output),
+                    "present_value_names": _by_layer(values.output),
                 },
             },
         },
@@ -68,7 +70,7 @@ def genai_config(model: Model, graph: onnx.ModelProto, filename: str) -> str | N
             "do_sample": False,
             **search,
             "max_length": min(context, LENGTH),
-            "past_present_share_buffer": appends_in_place(graph),
+            "past_present_share_buffer": in_place,
         },
     }
     return json.dumps(described, indent=2) + "\n"
@@ -84,6 +86,11 @@ def generation_settings(model: Model) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         found = {name: model.checkpoint.config.get(name) for name in TOKENS}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _by_layer(name: str) -> str:
+    """The name of a layer's port, with a placeholder for the number of the layer."""
+    return re.sub(r"\d+", "%d", name, count=1)
 
 
 def _plain(value: Any) -> bool:

@@ -6,24 +6,23 @@ one: shape arithmetic and what layers share appear once, and nothing needs clean
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from sys import maxsize
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from isoform.errors import UnsupportedExport
 from isoform.exporters.onnx.forms import DATA, Form
+from isoform.exporters.onnx.passes.unused import used, with_inner
 from isoform.exporters.tracing import Type
 from isoform.signature import Axis, Port, Signature
 
 MICROSOFT = "com.microsoft"
-MASK, MASK_END = "attention_mask", "mask_end"
 OPSET = 23
 IR_VERSION = 10  # the oldest that the files need; newer readers take it
 
@@ -316,23 +315,19 @@ class Graph:
 
     def finish(self) -> tuple[onnx.ModelProto, dict[str, Parameter]]:
         """The model without what no output needs, and the parameters that it uses, which are not in it yet."""
-        needed, kept = set(self._outputs), []
-        for node in reversed(self._nodes):
-            if not needed.isdisjoint(node.output):
-                needed.update(name for inner in _with_inner(node) for name in inner.input)
-                kept.append(node)
+        kept, needed = used(self._nodes, self._outputs)
         for node in kept:
-            for inner in _with_inner(node):
+            for inner in with_inner(node):
                 for names in (inner.input, inner.output):
                     names[:] = [self._outputs.get(name, name) for name in names]
         graph = onnx.GraphProto(name="isoform")
-        graph.node.extend(reversed(kept))
+        graph.node.extend(kept)
         graph.input.extend(self._info(port) for port in self._signature.inputs)
         graph.output.extend(self._info(port) for port in self._signature.outputs)
         graph.initializer.extend(tensor for name, tensor in self._constants.items() if name in needed)
         model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="isoform", graph=graph)
         model.opset_import.add(domain="", version=OPSET)
-        if any(inner.domain == MICROSOFT for node in kept for inner in _with_inner(node)):
+        if any(inner.domain == MICROSOFT for node in kept for inner in with_inner(node)):
             model.opset_import.add(domain=MICROSOFT, version=1)
         return model, {name: parameter for name, parameter in self.parameters.items() if name in needed}
 
@@ -346,36 +341,6 @@ class Graph:
         base = f"{self.scope}.{kind}" if self.scope else kind
         count = self._taken[base] = self._taken.get(base, 0) + 1
         return base if count == 1 else f"{base}.{count}"
-
-
-def _with_inner(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """A node, and those of its branches."""
-    yield node
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _with_inner(inner)
-
-
-def appends_in_place(model: onnx.ModelProto) -> bool:
-    """Whether past and present of every layer may be one buffer, with room to spare: the grouped-query kernel appends
-    in place, and the other forms of attention to a past that is exactly as long as it says."""
-    makers = {
-        (node.domain, node.op_type) for node in model.graph.node for name in node.output if name.startswith("present.")
-    }
-    return makers == {(MICROSOFT, "GroupQueryAttention")}
-
-
-def shorten_mask(model: onnx.ModelProto) -> None:
-    """Let only so many columns of the attention mask count as the constant `mask_end` says: all, as it is.
-
-    The runtime makes an input of it: the mask of every step is then the same array, to which it need not be bound anew.
-    """
-    slots = f"{MASK}.slots"
-    for node in model.graph.node:
-        node.input[:] = [slots if name == MASK else name for name in node.input]
-    constants = {f"{slots}.start": 0, MASK_END: maxsize, f"{slots}.axis": 1}
-    model.graph.initializer.extend(numpy_helper.from_array(np.array([n]), name) for name, n in constants.items())
-    model.graph.node.insert(0, helper.make_node("Slice", [MASK, *constants], [slots], slots))
 
 
 def matrix(weight: Value) -> tuple[int, int]:

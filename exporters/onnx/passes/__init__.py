@@ -1,0 +1,1 @@
+"""What is changed in a finished graph. Each pass says what it keeps."""
