@@ -26,6 +26,8 @@ class Gguf:
     what is missing. `extra` are tensors that llama.cpp wants and the checkpoint does not hold, by GGUF name
     (`rope_freqs.weight`); `config` finds their values in the metadata, under the same name.
     `refuse` gives the reason why llama.cpp would not compute what this configuration says, or "".
+    `holds`: tensors that every file of this family has. They tell apart the families that llama.cpp runs as one
+    architecture; the last of these holds none that another lacks.
     `large`: llama.cpp takes this configuration for a 70B model, whose values it quantizes with more bits.
     `file`: how the file's name begins: "model", or "mmproj" for a tower that llama.cpp opens beside a language model.
     """
@@ -34,6 +36,7 @@ class Gguf:
     fields: Callable[[Any], dict[str, Any]]
     config: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
     interleaved_rope: bool = False
+    holds: tuple[str, ...] = ()
     extra: Callable[[Any], dict[str, Sequence[float]]] = lambda config: {}
     refuse: Callable[[Any], str] = lambda config: ""
     large: Callable[[Any], bool] = lambda config: False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -35,14 +35,14 @@ FAMILIES = {
 }
 
 GGUF_FAMILIES = {
-    "bert": "text.bert",
-    "gemma2": "text.gemma2",
-    "gemma3": "text.gemma3",
-    "llama": "text.llama",
-    "qwen2": "text.qwen2",
-    "qwen3": "text.qwen3",
+    "bert": ("text.bert",),
+    "gemma2": ("text.gemma2",),
+    "gemma3": ("text.gemma3",),
+    "llama": ("text.llama",),
+    "qwen2": ("text.qwen2",),
+    "qwen3": ("text.qwen3",),
 }
-"""`general.architecture` of a GGUF file -> the module that holds the family."""
+"""`general.architecture` of a GGUF file -> its families' modules; the first that finds its `holds` reads the file."""
 
 
 PLUGINS = "isoform.families"
@@ -58,12 +58,16 @@ def load_family(model_type: str) -> Family:
     return family
 
 
-def gguf_family(arch: str) -> Family | None:
-    """Import the card of the family that reads a GGUF architecture; None for an unknown one."""
+def gguf_family(arch: str, tensors: Collection[str]) -> Family | None:
+    """Import the card of the family that reads a GGUF file with these tensors; None for an unknown architecture."""
     if arch in GGUF_FAMILIES:
-        return _card(GGUF_FAMILIES[arch])
-    cards = (_plugin(entry) for entry in entry_points(group=PLUGINS))
-    return next((card for card in cards if card.gguf is not None and card.gguf.arch == arch), None)
+        cards = (_card(module) for module in GGUF_FAMILIES[arch])
+    else:
+        cards = (_plugin(entry) for entry in entry_points(group=PLUGINS))
+    for card in cards:
+        if card.gguf is not None and card.gguf.arch == arch and set(card.gguf.holds) <= set(tensors):
+            return card
+    return None
 
 
 def _find(model_type: Any) -> Family | None:

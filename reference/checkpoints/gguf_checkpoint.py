@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -65,7 +65,7 @@ class GgufCheckpoint(Checkpoint):
                 f"{path} and its shards hold {len(self.tensors)} tensors, not {count}; fetch them again"
             )
         self._files = {shard: MappedFile(shard) for shard in self._paths}
-        self.family, self._gguf = _family(path, header.metadata)
+        self.family, self._gguf = _family(path, header.metadata, self.tensors)
         table = {target: source for source, target in GGUF.items()}
         names = {name: rename(name, table) for name in self.tensors if name not in AUXILIARY}
         if unknown := sorted(name for name, key in names.items() if key is None):
@@ -113,7 +113,7 @@ class GgufCheckpoint(Checkpoint):
             return {}
         parts = ("Transformer", "Pooling", "Normalize")
         paths = ("", "1_Pooling", "2_Normalize")
-        width = self.config["hidden_size"]
+        width = self.metadata[f"{self._gguf.arch}.embedding_length"]
         return {
             "modules.json": [
                 {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{part}"}
@@ -270,9 +270,9 @@ def _following(shard: Path, first: Path, before: Mapping[str, TensorInfo]) -> Ma
     return header.tensors
 
 
-def _family(path: Path, metadata: Mapping[str, Any]) -> tuple[Family, Gguf]:
+def _family(path: Path, metadata: Mapping[str, Any], tensors: Collection[str]) -> tuple[Family, Gguf]:
     arch = metadata.get("general.architecture")
-    family = gguf_family(arch) if isinstance(arch, str) else None
+    family = gguf_family(arch, tensors) if isinstance(arch, str) else None
     if family is None or family.gguf is None:
         known = ", ".join(sorted(GGUF_FAMILIES))
         raise UnsupportedModel(f"{path}: GGUF architecture {arch!r} is not supported; isoform knows {known}")

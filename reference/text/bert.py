@@ -256,5 +256,12 @@ FAMILY = Family(
     prefix="bert",
     heads=("pooler", "mlm", "head", "nsp", "classifier", "qa"),
     tied=lambda c: {"head.weight": "embed.weight"} if c.tie_word_embeddings else {},
-    gguf=Gguf(arch="bert", fields=gguf_fields, config=from_gguf, refuse=refuse, tasks=("feature-extraction",)),
+    gguf=Gguf(
+        arch="bert",
+        fields=gguf_fields,
+        config=from_gguf,
+        holds=("token_types.weight",),
+        refuse=refuse,
+        tasks=("feature-extraction",),
+    ),
 )

@@ -92,7 +92,7 @@ def test_a_family_of_another_package_is_saved_again(checkpoint: Path, tmp_path: 
     open_model(checkpoint).save(tmp_path / "saved")
     again, source = open_model(tmp_path / "saved").weights, open_model(checkpoint).weights
     assert all(torch.equal(again[name].load(), weight.load()) for name, weight in source.items())
-    assert gguf_family("moonbeam") is None
+    assert gguf_family("moonbeam", ()) is None
 
 
 def test_a_model_type_that_no_package_has_is_refused(checkpoint: Path) -> None:
