@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.manifest import WHOLE
+from isoform.progress import Progress
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoints.checkpoint import Checkpoint, first_line
 from isoform.reference.checkpoints.opening import HUB_OPTIONS, open_checkpoint
-from isoform.reference.checkpoints.safetensors_writer import SHARD, Entry, Progress, read_back, write_safetensors
+from isoform.reference.checkpoints.safetensors_writer import SHARD, Entry, read_back, write_safetensors
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
 from isoform.reference.rules import Rule

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoform.errors import CheckpointError
+from isoform.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +30,6 @@ _ORDER = (
     *("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16"),
     *("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"),
 )
-
-Progress = Callable[[str, int, int], None]
-
 
 Rows = Callable[[int, int], "Tensor"]
 """Start and stop along the first axis -> that part of a tensor."""

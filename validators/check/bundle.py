@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import InputError, IsoformError
 from isoform.formats import CHECKED_ON
 from isoform.manifest import NAME, WHOLE, Artifact, File, Manifest
+from isoform.progress import Progress
 from isoform.validators.report.records import Report, Result, Skip
 from isoform.validators.report.subject import Subject
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from isoform.validators.check.plan import Clock
     from isoform.validators.truth.reference import Truth
 
-Progress = Callable[[str, int, int], None]
 OpenSession = Callable[..., "Session"]
 
 """The format of an artifact -> the backend that it is checked on."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import InputError, IsoformError, UnsupportedExport
 from isoform.formats import CHECKED_ON
 from isoform.manifest import Artifact
+from isoform.progress import Progress
 from isoform.validators.check.bundle import Limits, check_bundle
 from isoform.validators.check.plan import BASE, count_parameters
 from isoform.validators.check.settings import Settings
@@ -33,7 +34,6 @@ from isoform.validators.report.subject import Subject
 if TYPE_CHECKING:
     from isoform.reference.model import Model
 
-Progress = Callable[[str, int, int], None]
 LEVEL = "cell"
 TRIES = 2  # a process that dies may have been killed for another's need of memory; one that dies twice will again
 WAIT = 0.05  # seconds between two looks at the processes

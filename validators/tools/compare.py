@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError
+from isoform.progress import Progress
 from isoform.validators.cases.case import LONG, SHORT, Case, Row
 from isoform.validators.cases.registry import cases_of
 from isoform.validators.levels.deployment import Loss
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from isoform.runtimes.session import Session
     from isoform.signature import Signature
 
-Progress = Callable[[str, int, int], None]
 PROMPT, NEW, PROMPTS = 12, 16, 4  # tokens of a prompt, tokens that continue it, and how many are continued
 TIMED = 64  # tokens of the row whose time is taken
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
+from isoform.progress import Progress
 from isoform.reference.checkpoints.checkpoint import SIDECARS
 from isoform.validators.levels.weights import PIECE, READERS, StoredTensor
 from isoform.validators.tools.sides import Side, find_side
@@ -23,7 +24,6 @@ from isoform.validators.tools.sides import Side, find_side
 if TYPE_CHECKING:
     from torch import Tensor
 
-Progress = Callable[[str, int, int], None]
 ENOUGH = 80  # characters of a value that are shown
 
 
