@@ -68,7 +68,7 @@ def read_hour(path: Path, wanted: bool) -> tuple[float, float]:
     import time
 
     from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel_blocks
-    from isoform.runtimes.preprocess.audio.source import audio_blocks
+    from isoform.runtimes.preprocess.audio.recordings import audio_blocks
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -20,7 +20,7 @@ import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.processors import Processor, processors
-from isoform.runtimes.generation.searches import BeamSearch, Decode, Row, Search, TokenSearch, longest
+from isoform.runtimes.generation.searches import BeamSearch, Decode, Search, TextRow, TokenSearch, longest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,8 +56,8 @@ def generate(
     first_row: int = 0,
     rules: Rules | None = None,
     keep_chances: bool = False,
-    seen: Callable[[list[Row]], None] | None = None,
-) -> list[Row]:
+    seen: Callable[[list[TextRow]], None] | None = None,
+) -> list[TextRow]:
     """Continue every prompt; each gives `num_return_sequences` rows, in order.
 
     `session` decodes alone, or is an encoder-decoder's decoder that was fed nothing yet, one row for each prompt; these
@@ -90,7 +90,7 @@ def steps(
     first_row: int = 0,
     rules: Rules | None = None,
     keep_chances: bool = False,
-) -> Iterator[list[Row]]:
+) -> Iterator[list[TextRow]]:
     """`generate`, token by token: yields the rows (the same objects, growing) after each step."""
     count, width = config.num_return_sequences, config.num_beams
     if width == 1 and count > 1 and not config.do_sample:
@@ -99,7 +99,7 @@ def steps(
         raise InputError(f"num_return_sequences={count} is more than num_beams={width}; ask for fewer, or more beams")
     if config.stop_strings and decode is None:
         raise InputError("stop_strings need a tokenizer; generate through a pipeline, or pass decode=")
-    rows = [Row(list(prompt), []) for prompt in prompts for _ in range(count)]
+    rows = [TextRow(list(prompt), []) for prompt in prompts for _ in range(count)]
     limits = [longest(row, config, context) for row in rows]
     chains = [
         processors(config, len(row.prompt), limit, rules(len(row.prompt)) if rules else ())

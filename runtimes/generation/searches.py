@@ -29,7 +29,7 @@ Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(slots=True)
-class Row:
+class TextRow:
     """One text being generated: its prompt, its new tokens, and why it ended (None while it goes on).
 
     A beam search fills it in when it ends, with the `score`. `chances` are the log-probabilities of the new tokens
@@ -66,7 +66,7 @@ class TokenSearch:
 
     def __init__(
         self,
-        row: Row,
+        row: TextRow,
         config: GenerationConfig,
         chain: Sequence[Processor],
         limit: int,
@@ -112,7 +112,7 @@ class BeamSearch:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TextRow],
         config: GenerationConfig,
         chain: Sequence[Processor],
         limit: int,
@@ -124,7 +124,7 @@ class BeamSearch:
         prompt, strings, ends = rows[0].prompt, config.stop_strings, frozenset(config.eos_token_id or ())
 
         def ended(made: Sequence[int]) -> bool:
-            return bool(strings and decode and _stopped(Row(prompt, list(made)), strings, decode))
+            return bool(strings and decode and _stopped(TextRow(prompt, list(made)), strings, decode))
 
         self._rows, self._limit = rows, limit
         self._stops: Callable[[Sequence[int]], bool] = lambda made: made[-1] in ends or ended(made)
@@ -160,7 +160,7 @@ class BeamSearch:
         return parents
 
 
-def longest(row: Row, config: GenerationConfig, context: int | None) -> int:
+def longest(row: TextRow, config: GenerationConfig, context: int | None) -> int:
     """How long a row may become, prompt included. Raises InputError when that leaves no token to generate."""
     length = len(row.prompt)
     if not length:
@@ -182,7 +182,7 @@ def longest(row: Row, config: GenerationConfig, context: int | None) -> int:
     return most if context is None else min(most, context + 1)
 
 
-def _stopped(row: Row, strings: Sequence[str], decode: Decode) -> bool:
+def _stopped(row: TextRow, strings: Sequence[str], decode: Decode) -> bool:
     """Whether the last token completes one of the strings; one may begin in the prompt, as in transformers."""
     window = max(len(string.encode()) for string in strings) + 2  # every token writes at least one byte
     tail = [*row.prompt[-window:], *row.made][-window:]

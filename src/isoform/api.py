@@ -437,7 +437,7 @@ def subtitles(
     """
     from isoform.runtimes.pipelines.audio import subtitles as writer
     from isoform.runtimes.pipelines.audio.automatic_speech_recognition import AutomaticSpeechRecognition
-    from isoform.runtimes.preprocess.audio.source import duration
+    from isoform.runtimes.preprocess.audio.recordings import duration
 
     _one_of("--format", form, (*writer.FORMATS, "text"))
     if not isinstance(pipe, AutomaticSpeechRecognition):

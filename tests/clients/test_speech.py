@@ -18,7 +18,7 @@ from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import model_settings, resolve
 from isoform.runtimes.open import open_path
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel, pad
-from isoform.runtimes.preprocess.audio.source import load_audio
+from isoform.runtimes.preprocess.audio.recordings import load_audio
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from tests.clients.environments import HOME, environment
 from tests.clients.test_clients import PROGRAMS, client

@@ -80,7 +80,7 @@ def test_ten_seconds_are_heard_alike_on_every_backend(
 
 def theirs_samples(recording: Path) -> NDArray[np.float32]:
     """At 16 kHz: transformers' pipeline would call ffmpeg for a file."""
-    from isoform.runtimes.preprocess.audio.source import load_audio
+    from isoform.runtimes.preprocess.audio.recordings import load_audio
 
     return load_audio(recording, 16000)
 

@@ -13,7 +13,7 @@ from isoform.runtimes.pipelines.base import Batches, BatchPipeline, InputPiece
 from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.pipelines.scores import FUNCTIONS, Labels, best_first, scored, trained_function, whole
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel, pad
-from isoform.runtimes.preprocess.audio.source import is_audio, load_audio, name_of
+from isoform.runtimes.preprocess.audio.recordings import is_audio, load_audio, name_of
 
 if TYPE_CHECKING:
     import numpy as np

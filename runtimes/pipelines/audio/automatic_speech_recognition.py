@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from isoform.errors import InputError, UnsupportedModel
 from isoform.runtimes.pipelines.base import Pipeline
-from isoform.runtimes.preprocess.audio.source import is_audio, load_audio
+from isoform.runtimes.preprocess.audio.recordings import is_audio, load_audio
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 from isoform.errors import InputError
 from isoform.progress import Progress
 from isoform.runtimes.pipelines.audio.waveforms import WaveformModel
-from isoform.runtimes.preprocess.audio.source import audio_blocks, duration, load_audio, name_of
+from isoform.runtimes.preprocess.audio.recordings import audio_blocks, duration, load_audio, name_of
 from isoform.runtimes.preprocess.text.ctc_vocabulary import CtcVocabulary
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from isoform.runtimes.generation.settings import context_length, model_settings,
 from isoform.runtimes.pipelines.audio.ctc import chunks
 from isoform.runtimes.pipelines.audio.waveforms import MASK, WAVEFORM
 from isoform.runtimes.pipelines.batching import neighbours
-from isoform.runtimes.preprocess.audio.source import audio_blocks, load_audio, name_of
+from isoform.runtimes.preprocess.audio.recordings import audio_blocks, load_audio, name_of
 from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, pad
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 

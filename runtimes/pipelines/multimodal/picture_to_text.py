@@ -15,8 +15,8 @@ from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import GenerationConfig, resolve
 from isoform.runtimes.pipelines.base import Batches, BatchPipeline, InputPiece
 from isoform.runtimes.pipelines.batching import neighbours
+from isoform.runtimes.preprocess.image.pictures import load_image
 from isoform.runtimes.preprocess.image.processor import ImageProcessor
-from isoform.runtimes.preprocess.image.source import load_image
 from isoform.steps import load_step
 
 if TYPE_CHECKING:

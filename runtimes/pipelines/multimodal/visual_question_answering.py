@@ -11,7 +11,7 @@ import numpy as np
 from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import InputPiece
 from isoform.runtimes.pipelines.multimodal.picture_to_text import Call, PictureToText
-from isoform.runtimes.preprocess.image.source import is_image
+from isoform.runtimes.preprocess.image.pictures import is_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.loop import steps
-from isoform.runtimes.generation.searches import Row
+from isoform.runtimes.generation.searches import TextRow
 from isoform.runtimes.generation.settings import GenerationConfig, model_settings, resolve
 from isoform.runtimes.generation.text_stream import TextStream
 from isoform.runtimes.pipelines.base import Batches, BatchPipeline, InputPiece
@@ -262,12 +262,12 @@ class TextGeneration(BatchPipeline):
         return ids[new - limit :]
 
     # ------------------------------------------------------------------ generation
-    def _steps(self, prompts: Sequence[Prompt], settings: GenerationConfig, first: int) -> Iterator[list[Row]]:
+    def _steps(self, prompts: Sequence[Prompt], settings: GenerationConfig, first: int) -> Iterator[list[TextRow]]:
         begin = settings.bos_token_id
         ids = [prompt.ids or ([] if begin is None else [begin]) for prompt in prompts]
         return steps(self.session, ids, settings, context=self.context, decode=self.tokenizer.decode, first_row=first)
 
-    def _streamed(self, prompt: Prompt, call: _GenerationCall, number: int, streamer: Any) -> list[Row]:
+    def _streamed(self, prompt: Prompt, call: _GenerationCall, number: int, streamer: Any) -> list[TextRow]:
         """Generate one text and give the streamer every piece or token of it."""
         put = getattr(streamer, "put", None)
         if put is None and not callable(streamer):

@@ -11,8 +11,8 @@ import numpy as np
 from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import Batches, InputPiece, OneGraph
 from isoform.runtimes.pipelines.batching import neighbours
+from isoform.runtimes.preprocess.image.pictures import is_image
 from isoform.runtimes.preprocess.image.processor import ImageProcessor, is_array
-from isoform.runtimes.preprocess.image.source import is_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

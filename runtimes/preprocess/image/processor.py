@@ -18,7 +18,7 @@ import numpy as np
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.json_files import read_object
 from isoform.runtimes.devices import cpus
-from isoform.runtimes.preprocess.image.source import load_image
+from isoform.runtimes.preprocess.image.pictures import load_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ LARGEST = 2**28  # values of a resized picture: a narrow one may become very lon
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ImageSettings:
     """`size` and `crop` have the Hub's keys; `crop`, `scale` and `mean` are None where the step is left out."""
 
     size: Mapping[str, int] | None
@@ -41,7 +41,7 @@ class Settings:
     convert: bool
 
     @classmethod
-    def read(cls, folder: Path, facts: Mapping[str, Any]) -> Settings:
+    def read(cls, folder: Path, facts: Mapping[str, Any]) -> ImageSettings:
         """`facts` of the model, of which "image_processor" has the defaults.
 
         Raises CheckpointError for a file that is missing or wrong, UnsupportedModel for another processor.
@@ -117,7 +117,7 @@ class ImageProcessor:
     """Pictures (PIL, or arrays of 2 or 3 axes) to float32 arrays (C, H, W). Safe to share between threads."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        self.settings = Settings.read(Path(folder), facts)
+        self.settings = ImageSettings.read(Path(folder), facts)
 
     @staticmethod
     def is_in(folder: Path) -> bool:

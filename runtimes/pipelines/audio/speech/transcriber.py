@@ -21,12 +21,12 @@ from isoform.json_files import read_object
 from isoform.progress import Progress
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.processors import softmax
-from isoform.runtimes.generation.searches import Row
+from isoform.runtimes.generation.searches import TextRow
 from isoform.runtimes.pipelines.audio.speech.alignment import token_times
 from isoform.runtimes.pipelines.audio.speech.joining import SoundTokens, SpeechVocabulary, join
 from isoform.runtimes.pipelines.audio.speech.languages import LANGUAGES
-from isoform.runtimes.pipelines.audio.speech.rules import timestamps
 from isoform.runtimes.pipelines.audio.speech.speech_settings import SpeechModel, SpeechSettings, read_call, room
+from isoform.runtimes.pipelines.audio.speech.timestamp_rules import timestamps
 from isoform.runtimes.pipelines.audio.speech.windows import Windows
 from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings
@@ -414,7 +414,7 @@ class Transcriber:
         return [self._heard(row, silence, temperature) for row, silence in zip(rows, listener.chances, strict=True)]
 
     @staticmethod
-    def _heard(row: Row, silence: float, temperature: float) -> _Window:
+    def _heard(row: TextRow, silence: float, temperature: float) -> _Window:
         return _Window(row.prompt, row.made, row.chances, silence, temperature)
 
     def _rules(self, length: int) -> list[Processor]:

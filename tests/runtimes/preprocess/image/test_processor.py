@@ -20,9 +20,9 @@ from PIL import Image
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.reference.classes import class_facts
-from isoform.runtimes.preprocess.image import source as image_source
-from isoform.runtimes.preprocess.image.processor import ImageProcessor, Settings
-from isoform.runtimes.preprocess.image.source import load_image
+from isoform.runtimes.preprocess.image import pictures as image_source
+from isoform.runtimes.preprocess.image.pictures import load_image
+from isoform.runtimes.preprocess.image.processor import ImageProcessor, ImageSettings
 from isoform.validators.cases.media import drawn
 
 PROCESSORS = ("Bit", "ViT", "CLIP", "Siglip", "Blip", "DeiT")
@@ -127,7 +127,7 @@ def test_a_processor_inside_another_file_is_read(tmp_path: Path) -> None:
 def test_a_file_that_names_no_processor_takes_the_models(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "config.json").write_text('{"model_type": "vit"}', encoding="utf-8")
-    assert Settings.read(tmp_path, class_facts(tmp_path)).size == {"height": 224, "width": 224}
+    assert ImageSettings.read(tmp_path, class_facts(tmp_path)).size == {"height": 224, "width": 224}
 
 
 ARRAYS: dict[str, NDArray[Any]] = {

@@ -17,8 +17,8 @@ from isoform.reference.classes import class_facts
 from isoform.runtimes.pipelines.audio.speech import windows
 from isoform.runtimes.pipelines.audio.speech.alignment import median_filter, token_times, warp
 from isoform.runtimes.pipelines.audio.speech.joining import SoundTokens, Timestamps, join, merge
-from isoform.runtimes.pipelines.audio.speech.rules import timestamps
 from isoform.runtimes.pipelines.audio.speech.speech_settings import SpeechModel
+from isoform.runtimes.pipelines.audio.speech.timestamp_rules import timestamps
 from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber
 from isoform.runtimes.pipelines.audio.speech.words import words
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings, log_mel

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from isoform.errors import InputError
 from isoform.runtimes.preprocess import download
-from isoform.runtimes.preprocess.audio import source as audio
-from isoform.runtimes.preprocess.audio.source import audio_blocks, load_audio
+from isoform.runtimes.preprocess.audio import recordings as audio
+from isoform.runtimes.preprocess.audio.recordings import audio_blocks, load_audio
 
 RATE = 16000
 RESAMPLED = 1e-6  # full scale is 1: float32's rounding in a filter of some hundred taps
