@@ -85,8 +85,8 @@ class WaveformWriter:
     def _write(self, group: Sequence[tuple[int, NDArray[np.float32]]], config: Any, written: list[list[int]]) -> None:
         values, mask = pad([samples for _, samples in group], self.settings)
         feed: dict[str, NDArray[Any]] = {WAVEFORM: values, MASK: mask}
-        memory = self._session.encode({name: array for name, array in feed.items() if name in self._ports})
-        decoder = self._session.decoder(memory)
+        encoded = self._session.encode({name: array for name, array in feed.items() if name in self._ports})
+        decoder = self._session.decoder(encoded)
         prompts = [[self._start] for _ in group]
         decode = self._tokenizer.decode
         for (n, _), row in zip(

@@ -48,11 +48,11 @@ TOGETHER = 8  # rows of the decoder at a time, beams included
 
 
 class SpeechSession(Protocol):
-    """An encoder-decoder: features in, a memory; and decoders beside it."""
+    """An encoder-decoder: features in, encoder states out, and decoders that attend to them."""
 
     def encode(self, inputs: Mapping[str, NDArray[Any]]) -> Any: ...
 
-    def decoder(self, memory: Any) -> Any: ...
+    def decoder(self, encoded: Any) -> Any: ...
 
     def giving(self, role: Role) -> str: ...
 
@@ -252,11 +252,11 @@ class Transcriber:
             recording.conditioned = settings.condition_on_prev_tokens
         while active := [recording for recording in recordings if not recording.is_over]:
             features = np.stack([recording.windows.window(recording.seek) for recording in active])
-            memory = self._session.encode({"input_features": features})
-            self._begin(active, memory, settings)
+            encoded = self._session.encode({"input_features": features})
+            self._begin(active, encoded, settings)
             prompts = [self._prompt(recording, settings) for recording in active]
-            heard = self._hear(memory, active, prompts, settings)
-            times = self._times(memory, active, heard) if words else None
+            heard = self._hear(encoded, active, prompts, settings)
+            times = self._times(encoded, active, heard) if words else None
             for n, (recording, window) in enumerate(zip(active, heard, strict=True)):
                 left = min(recording.windows.frames - recording.seek, span)
                 recording.conditioned = settings.condition_on_prev_tokens and window.temperature < 0.5
@@ -280,14 +280,14 @@ class Transcriber:
     def _rate(self) -> int:
         return self.features.sampling_rate
 
-    def _begin(self, active: Sequence[_Recording], memory: Any, settings: SpeechSettings) -> None:
+    def _begin(self, active: Sequence[_Recording], encoded: Any, settings: SpeechSettings) -> None:
         """The prefix of recordings at their first window, whose language may have to be heard."""
         new = [n for n, recording in enumerate(active) if not recording.prefix]
         if not new:
             return
         heard: dict[int, int] = {}
         if settings.detects(self.model):
-            decoder = self._session.decoder(memory)
+            decoder = self._session.decoder(encoded)
             logits = decoder.step(np.full((len(active), 1), self.model.decoder_start_token_id, np.int64))
             languages = sorted(self.model.lang_to_id.values())
             heard = {n: languages[int(logits[n, languages].argmax())] for n in new}
@@ -335,7 +335,7 @@ class Transcriber:
 
     # ------------------------------------------------------------------ decoding
     def _hear(
-        self, memory: Any, active: Sequence[_Recording], prompts: Sequence[list[int]], settings: SpeechSettings
+        self, encoded: Any, active: Sequence[_Recording], prompts: Sequence[list[int]], settings: SpeechSettings
     ) -> list[_Window]:
         """Decode every window, again and at the next temperature while the text looks wrong."""
         heard: list[_Window | None] = [None] * len(active)
@@ -343,7 +343,7 @@ class Transcriber:
         for temperature in settings.temperatures:
             again = []
             for lane in _by_length(waiting, prompts):
-                rows = self._decode(memory, len(active), lane, [prompts[n] for n in lane], settings, temperature)
+                rows = self._decode(encoded, len(active), lane, [prompts[n] for n in lane], settings, temperature)
                 for n, window in zip(lane, rows, strict=True):
                     # How likely it is that nobody speaks is asked once.
                     if (earlier := heard[n]) is not None:
@@ -376,15 +376,15 @@ class Transcriber:
 
     def _decode(
         self,
-        memory: Any,
+        encoded: Any,
         count: int,
         lane: Sequence[int],
         prompts: Sequence[list[int]],
         settings: SpeechSettings,
         temperature: float,
     ) -> list[_Window]:
-        """The windows of rows `lane` of a memory of `count` rows; their prompts are of one length."""
-        decoder = self._session.decoder(memory)
+        """The windows of rows `lane` of the `count` rows encoded; their prompts are of one length."""
+        decoder = self._session.decoder(encoded)
         if list(lane) != list(range(count)):
             decoder.select(np.array(lane, np.int64))
         asked, length = settings.generation, len(prompts[0])
@@ -425,14 +425,14 @@ class Transcriber:
         return [timestamps(length, first, silent, model.eos_token_id, latest)]
 
     # ------------------------------------------------------------------ words
-    def _times(self, memory: Any, active: Sequence[_Recording], heard: Sequence[_Window]) -> list[NDArray[np.float64]]:
+    def _times(self, encoded: Any, active: Sequence[_Recording], heard: Sequence[_Window]) -> list[NDArray[np.float64]]:
         """When each new token of every window begins, seconds from the window's start."""
         rows = [[*window.prompt, *window.made[:-1]] for window in heard]
         ids = np.full((len(rows), max(map(len, rows))), self.model.eos_token_id, np.int64)
         for n, row in enumerate(rows):
             ids[n, : len(row)] = row
         part = self._session.giving("attentions")
-        (weights,) = self._session.run_part(part, memory, {"input_ids": ids}).values()
+        (weights,) = self._session.run_part(part, encoded, {"input_ids": ids}).values()
         found = []
         for n, (recording, window) in enumerate(zip(active, heard, strict=True)):
             sounding = recording.windows.sounding - recording.seek
