@@ -137,8 +137,11 @@ def test_every_part_is_checked_alone_and_with_chosen_rows(name: str, folders: di
     assert not failures(report)
     graphs = [r for r in report.results if r.level == "graph"]
     parts = {part.part for part in open_model(tiny(name)).parts}
-    assert {r.part for r in graphs if r.dtype == "f32"} == parts
-    assert all(r.form and r.part in parts for r in report.results if r.backend not in ("torch", "bundle"))
+    assert {r.part for r in graphs if r.dtype == "f32"} == {*parts, ""}
+    assert all(r.form and r.part in {*parts, ""} for r in report.results if r.backend not in ("torch", "bundle"))
+    wired = [r for r in report.results if r.group == "wired"]
+    assert {(r.form, r.dtype) for r in wired} == {(r.form, r.dtype) for r in report.results if r.level == "weights"}
+    assert not any(r.part for r in wired)
     assert any("rows 2 0 0 1 of 3" in r.case for r in graphs if r.group == "cached decoding")
 
 

@@ -33,7 +33,7 @@ ENCODER_STATES = "encoder_states"
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One input alone: tokens and their types, int64 (T,), and by port name the float32 arrays that are no tokens.
+    """One input alone: tokens and their types, int64 (T,), and by port name the arrays that are no tokens.
 
     `media` arrays are by port and without the batch axis: pixel_values (C, H, W), input_values (samples,); encoder
     states (S, C) have the key `ENCODER_STATES`. A row without tokens is
@@ -42,7 +42,7 @@ class Row:
 
     tokens: NDArray[np.int64]
     types: NDArray[np.int64]
-    media: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    media: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     asked: int = 0  # of the first output only so many last positions are looked at; 0: all of them
 
     def __len__(self) -> int:
@@ -134,10 +134,10 @@ class Case:
             line[mask == 1] = row
         return out
 
-    def _stacked(self, rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def _stacked(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
         import numpy as np
 
-        out = np.zeros((len(rows), *rows[0].shape[:-1], max(row.shape[-1] for row in rows)), np.float32)
+        out = np.zeros((len(rows), *rows[0].shape[:-1], max(row.shape[-1] for row in rows)), rows[0].dtype)
         for line, row in zip(out, rows, strict=True):
             missing = line.shape[-1] - row.shape[-1]
             line[..., missing if self.side == "left" else 0 :][..., : row.shape[-1]] = row

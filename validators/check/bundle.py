@@ -18,6 +18,7 @@ from isoform.validators.report.subject import Subject
 if TYPE_CHECKING:
     from isoform.reference.model import Model
     from isoform.runtimes.session import Session
+    from isoform.validators.cases.case import Case
     from isoform.validators.check.plan import Clock
     from isoform.validators.truth.reference import Truth
 
@@ -93,8 +94,9 @@ def _check(
         raise InputError(f"{folder} holds none of the forms that are asked for; `isoform inspect {folder}` lists them")
     parts = [part for part in model.parts if any(artifact.part == part.part for artifact in artifacts)]
     share = None if limits.seconds is None else limits.seconds / max(1, len(parts))
+    cases = {part.part: cases_of(part, seed) for part in parts}
     plans = {
-        part.part: make_plan(part, [a for a in artifacts if a.part == part.part], cases_of(part, seed), ROWS, share)
+        part.part: make_plan(part, [a for a in artifacts if a.part == part.part], cases[part.part], ROWS, share)
         for part in parts
     }
     plan = in_all(list(plans.values()))
@@ -139,6 +141,8 @@ def _check(
         report.add(one.check())
         if limits.layers:
             report.add(one.layers())
+    if len(model.parts) > 1:
+        report.add(_wired(folder, model, artifacts, cases, open_session, threads, clock, seed))
     show("checked", steps, steps)
     report.about["seconds"] = round(clock.spent, 2)
     if not limits.keep:
@@ -149,6 +153,58 @@ def _check(
     except OSError as error:
         reason = f"the result is not kept: {error.strerror or error}"
         report.skipped.append(Skip("", "files", "", "manifest", f"manifest, {NAME}", reason))
+    return report
+
+
+def _wired(
+    folder: Path,
+    model: Model,
+    artifacts: Sequence[Artifact],
+    cases: Mapping[str, Sequence[Case]],
+    open_session: OpenSession,
+    threads: int | None,
+    clock: Clock,
+    seed: int,
+) -> Report:
+    """Every form that has all parts that feed the main one, its parts wired together."""
+    from isoform.runtimes.backends.parts import PartsSession
+    from isoform.validators.cases.wired import GROUP, WiredModel, wired_cases
+    from isoform.validators.levels.wired import WiredSession, check_wired
+    from isoform.validators.truth.reference import Truth
+
+    wired, report = WiredModel.of(model), Report()
+    forms: dict[tuple[str, str], dict[str, Artifact]] = {}
+    for artifact in artifacts:
+        forms.setdefault((artifact.format, artifact.dtype), {})[artifact.part] = artifact
+    truth: Truth | None = None
+    for (form, dtype), parts in forms.items():
+        backend, level = CHECKED_ON[form], "graph" if dtype in FLOATS else "deployment"
+        subject = Subject(backend, level, dtype, GROUP, GROUP, form=form)
+        missing = [name for name in wired.order if name in wired.signatures and name not in parts]
+        if missing:
+            report.skipped.append(Skip.of(subject, f"without {' and '.join(missing)} the parts cannot be wired"))
+            continue
+        if wired.has_steps or clock.up:
+            steps = "the reference does not run the host steps between the parts"
+            report.skipped.append(Skip.of(subject, steps if wired.has_steps else clock.reason))
+            continue
+        paths = {name: folder / artifact.files[0].path for name, artifact in parts.items()}
+
+        def open_part(
+            name: str, paths: dict[str, Path] = paths, backend: str = backend, strict: bool = level == "graph"
+        ) -> Session:
+            return open_session(paths[name], backend, signature=wired.signatures[name], strict=strict, threads=threads)
+
+        try:
+            if truth is None:
+                truth = Truth(wired, wired_cases(wired, cases, seed))
+            sessions = PartsSession({name: wired.signatures[name] for name in parts}, open_part, model.task.wires)
+            with WiredSession(sessions, wired) as session:
+                found = check_wired(session, wired, paths, dtype, truth)
+        except Exception as error:  # noqa: BLE001  a form that cannot be wired is a finding, not the end of the check
+            text = str(error) if isinstance(error, IsoformError) else f"{type(error).__name__}: {error}"
+            found = Report([Result.of(subject, "error", 1, 0, " ".join(text.split()))])
+        report.add(found.labelled(form=form))
     return report
 
 

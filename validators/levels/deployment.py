@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LEVEL = "deployment"
 CLEAR = 0.1  # by this much in probability the reference must prefer its token, for another choice to count
 NO_GRAPH = "activations are quantized too, so no float tolerance fits; see the deployment level"
+Imitation = tuple[Run, AbstractContextManager[Any]]
+"""Torch with the weights of quantized files, and the context in which it rounds activations as the backend does."""
 SHOWN = 64  # positions whose divergence the report shows
 _PIECE = 2**21  # logits compared at a time
 
@@ -156,8 +158,12 @@ def session_run(session: Session, answers: Answers) -> Run:
     return run
 
 
-def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> Report:
-    """Measure a session over the quantized file `path` on the text of `truth`, and torch quantized like a GGUF file.
+def check_deployment(
+    session: Session, path: Path, dtype: str, truth: Truth, imitated: Imitation | None = None
+) -> Report:
+    """Measure a session over the quantized file `path` on the text of `truth`, and torch quantized in the same way.
+
+    `imitated` is that torch, where the file alone does not say it.
 
     A quantization without a budget gives one failed result.
     """
@@ -188,10 +194,11 @@ def check_deployment(session: Session, path: Path, dtype: str, truth: Truth) -> 
     seconds = perf_counter() - start
     report.evidence.append(loss.sample.evidence(subject, answers.port, seconds))
     allowed = None
-    if path.suffix in (".gguf", ".onnx"):
-        imitated, rounding = (imitate if path.suffix == ".onnx" else imitation)(truth.model, path)
+    if imitated is None and path.suffix in (".gguf", ".onnx"):
+        imitated = (imitate if path.suffix == ".onnx" else imitation)(truth.model, path)
+    if imitated is not None:
         try:
-            allowed = measure(imitated, answers, rounding)
+            allowed = measure(imitated[0], answers, imitated[1])
         except Wrong as error:  # a kernel for integers may hide what is no number
             result(error.metric, error.value, 0, f"torch with the weights of the file: {error}")
             return report

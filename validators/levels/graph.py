@@ -155,6 +155,9 @@ class _Check:
         tokens = names["tokens"]
         session: Any = self.session
         decoder: Any
+        if hasattr(session, "decoder_of"):  # parts wired together
+            decoder = session.decoder_of(self.case.inputs(signature))
+            return lambda feed, every: decoder.step(feed[tokens], all_logits=every), decoder.select
         if reads_states(signature):
             decoder = session.memory_decoder(self.case.encoder_inputs(signature))
             return lambda feed, every: decoder.step(feed[tokens], all_logits=every), decoder.select

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch import nn
 
     from isoform.reference.model import Model
     from isoform.validators.report.departure import Departure
@@ -223,12 +224,17 @@ def imitate(model: Model, path: Path) -> tuple[Run, AbstractContextManager[Any]]
     MatMulNBits takes its input in blocks of 8-bit integers, as large as those of the weight; the products of bytes take
     one scale and one zero for the whole tensor (DynamicQuantizeLinear).
     """
+    return imitate_held(model, model.module(), held_weights(path))
+
+
+def imitate_held(
+    model: Model, module: nn.Module, held: Mapping[str, PackedWeight]
+) -> tuple[Run, AbstractContextManager[Any]]:
+    """The same with these weights by the names of the module's parameters."""
     import torch
 
     from isoform.validators.truth.answers import run_alone
 
-    held = held_weights(path)
-    module = model.module()
     blocks: dict[int, int] = {}
     for name, parameter in module.named_parameters():
         if name in held:
