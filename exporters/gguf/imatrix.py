@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoform.errors import CheckpointError, InputError
+from isoform.progress import Progress
 from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.names import GGUF, rename
 
@@ -174,7 +175,7 @@ def chunks_of(ids: Sequence[int], frame: Sequence[int], context: int, *, decoder
 
 
 def measure(
-    model: Model, chunks: Sequence[Sequence[int]], progress: Callable[[str, int, int], None]
+    model: Model, chunks: Sequence[Sequence[int]], progress: Progress
 ) -> dict[str, tuple[NDArray[np.float32], int]]:
     """Run the chunks through the reference: sums of squares (columns,) by GGUF tensor name, and over how many tokens.
 
@@ -238,7 +239,7 @@ def make_importance(
     *,
     context: int = CONTEXT,
     limit: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Importance:
     """Measure the importances of a model over a text file, in chunks of `context` tokens, and write them to `out`.
 

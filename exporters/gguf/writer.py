@@ -10,7 +10,7 @@ import hashlib
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from isoform.errors import InputError
 from isoform.exporters.gguf.conversion import Buffers, convert
 from isoform.exporters.gguf.types import NUMBERS, nbytes
+from isoform.progress import Progress
 from isoform.whole import whole_file
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class _Shard:
 def write_files(
     targets: Sequence[Target],
     tensors: Sequence[Entry],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     *,
     importance: Mapping[str, NDArray[np.float32]] | None = None,
     threads: int | None = None,
