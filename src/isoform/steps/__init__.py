@@ -17,7 +17,7 @@ from isoform.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STEPS: tuple[str, ...] = ("begin_text",)
+STEPS: tuple[str, ...] = ("begin_text", "place_features")
 """The names, which are those of the modules."""
 
 
