@@ -19,7 +19,7 @@ from isoform.progress import Progress
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoints.checkpoint import Checkpoint, first_line
 from isoform.reference.checkpoints.opening import HUB_OPTIONS, open_checkpoint
-from isoform.reference.checkpoints.safetensors_writer import SHARD, Entry, read_back, write_safetensors
+from isoform.reference.checkpoints.safetensors_writer import SHARD, HubTensor, read_back, write_safetensors
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
 from isoform.reference.rules import Rule
@@ -212,7 +212,7 @@ class Model:
             config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).removeprefix("torch.")
         return config
 
-    def _hub_entries(self, module: nn.Module | None, dtype: torch.dtype | None) -> list[Entry]:
+    def _hub_entries(self, module: nn.Module | None, dtype: torch.dtype | None) -> list[HubTensor]:
         """What `save` writes: the tensors as they are stored, where neither `module` nor `dtype` changes them."""
         changed = dict(module.named_parameters()) if module is not None else {}
         carried = tuple(f"{name}." for name in self.task.carried)
@@ -223,7 +223,7 @@ class Model:
         # A module's parameters may be the mapped pages themselves: dropped, they would lose what was changed.
         kept = module is not None
         return [
-            Entry(
+            HubTensor(
                 one.key.removeprefix(prefix),
                 one.shape,
                 dtype or one.dtype,

@@ -13,7 +13,7 @@ from isoform.exporters.gguf.writer import Signed
 from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
 
 if TYPE_CHECKING:
-    from isoform.exporters.gguf.tensors import Entry
+    from isoform.exporters.gguf.tensors import GgufTensor
     from isoform.reference.card import Gguf
     from isoform.reference.model import Model
 
@@ -24,7 +24,7 @@ POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3}
 POOLING_NAMES = {"mean": 1, "cls": 2, "lasttoken": 3}
 
 
-def metadata(model: Model, gguf: Gguf, tensors: Sequence[Entry], pre: str | None) -> dict[str, Any]:
+def metadata(model: Model, gguf: Gguf, tensors: Sequence[GgufTensor], pre: str | None) -> dict[str, Any]:
     """Keys and values in the order of the file, whose type `general.file_type` is still to be said.
 
     The writer finds the type of a value by its Python type.
@@ -44,7 +44,7 @@ def metadata(model: Model, gguf: Gguf, tensors: Sequence[Entry], pre: str | None
     return found | tokenizer_metadata(tokenizer_files(checkpoint.folder), rows, pre)
 
 
-def _general(model: Model, arch: str, tensors: Sequence[Entry]) -> dict[str, Any]:
+def _general(model: Model, arch: str, tensors: Sequence[GgufTensor]) -> dict[str, Any]:
     """Name, size, licence and recommended sampling, found by gguf's own reading of the folder and its model card."""
     checkpoint = model.checkpoint
     if isinstance(checkpoint, GgufCheckpoint):

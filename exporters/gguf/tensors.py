@@ -40,7 +40,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class GgufTensor:
     """One tensor to be written: its shape in torch's order, and its rows in pieces. `key` is what a user knows it by.
 
     `release` lets go of what was read so far.
@@ -53,7 +53,7 @@ class Entry:
     release: Callable[[], None] = lambda: None
 
 
-def entries(model: Model, gguf: Gguf) -> list[Entry]:
+def entries(model: Model, gguf: Gguf) -> list[GgufTensor]:
     """The extra tensors of the card, then the model's in its own order; tied ones appear once."""
     result = [_constant(name, values) for name, values in gguf.extra(model.config).items()]
     head_dim = head_size(model) if gguf.interleaved_rope else 0
@@ -65,7 +65,7 @@ def entries(model: Model, gguf: Gguf) -> list[Entry]:
         pairs = head_dim if is_rotary(key) else 0
         rows, release = _rows(weight, files)
         pieces = partial(pieces_of, weight.shape, ITEM_BYTES[weight.stored], rows, pairs)
-        result.append(Entry(name, key, weight.shape, pieces, release))
+        result.append(GgufTensor(name, key, weight.shape, pieces, release))
     return result
 
 
@@ -77,11 +77,11 @@ def head_size(model: Model) -> int:
     return size
 
 
-def _constant(name: str, values: Any) -> Entry:
+def _constant(name: str, values: Any) -> GgufTensor:
     import numpy as np
 
     array = np.array(values, np.float32)
-    return Entry(name, name, array.shape, lambda: iter((Piece(lambda: array.reshape(1, -1), 0),)))
+    return GgufTensor(name, name, array.shape, lambda: iter((Piece(lambda: array.reshape(1, -1), 0),)))
 
 
 Rows = Callable[[int, int, int], "NDArray[Any]"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from isoform.exporters.gguf.tensors import Entry, Piece
+    from isoform.exporters.gguf.tensors import GgufTensor, Piece
 
 ALIGNMENT = 32
 VERSION = 3
@@ -67,7 +67,9 @@ class Target:
 class _Shard:
     """One file on its way: opened for its first tensor, closed after its last."""
 
-    def __init__(self, path: Path, metadata: Mapping[str, Any], tensors: Sequence[Entry], types: Mapping[str, str]):
+    def __init__(
+        self, path: Path, metadata: Mapping[str, Any], tensors: Sequence[GgufTensor], types: Mapping[str, str]
+    ):
         self.path = path
         self._header = _header(metadata, [(entry.name, types[entry.name], entry.shape) for entry in tensors])
         self._left = len(tensors)
@@ -102,7 +104,7 @@ class _Shard:
 
 def write_files(
     targets: Sequence[Target],
-    tensors: Sequence[Entry],
+    tensors: Sequence[GgufTensor],
     progress: Progress,
     *,
     importance: Mapping[str, NDArray[np.float32]] | None = None,
@@ -153,9 +155,9 @@ def write_arrays(
             stream.write(data.tobytes() + bytes(-data.nbytes % ALIGNMENT))
 
 
-def _shards(target: Target, tensors: Sequence[Entry]) -> dict[str, _Shard]:
+def _shards(target: Target, tensors: Sequence[GgufTensor]) -> dict[str, _Shard]:
     """Tensor name -> the file that it goes into, cut where the next tensor would make a shard too large."""
-    groups: list[list[Entry]] = [[]]
+    groups: list[list[GgufTensor]] = [[]]
     filled = 0
     for entry in tensors:
         length = -(-nbytes(entry.shape, target.types[entry.name]) // ALIGNMENT) * ALIGNMENT
@@ -178,17 +180,20 @@ def _shards(target: Target, tensors: Sequence[Entry]) -> dict[str, _Shard]:
 
 
 def _converted(
-    targets: Sequence[Target], tensors: Sequence[Entry], importance: Mapping[str, NDArray[np.float32]], threads: int
-) -> Generator[tuple[Entry, dict[str, NDArray[np.uint8]]]]:
+    targets: Sequence[Target],
+    tensors: Sequence[GgufTensor],
+    importance: Mapping[str, NDArray[np.float32]],
+    threads: int,
+) -> Generator[tuple[GgufTensor, dict[str, NDArray[np.uint8]]]]:
     """Every piece of every tensor, in order, in each type that a target wants; a few are on their way ahead.
 
     What is yielded is overwritten after the next one has been asked for.
     """
-    waiting: deque[tuple[Entry, int, Future[dict[str, NDArray[np.uint8]]]]] = deque()
+    waiting: deque[tuple[GgufTensor, int, Future[dict[str, NDArray[np.uint8]]]]] = deque()
     buffers, read = Buffers(), 0
     last: dict[str, NDArray[np.uint8]] = {}
 
-    def first() -> tuple[Entry, dict[str, NDArray[np.uint8]]]:
+    def first() -> tuple[GgufTensor, dict[str, NDArray[np.uint8]]]:
         nonlocal read, last
         for array in last.values():
             buffers.give(array)

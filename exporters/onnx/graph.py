@@ -58,7 +58,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class RuntimeSize:
     """A size that varies, as a traced integer; `name` is an int64 tensor of shape (1,)."""
 
     name: str
@@ -232,17 +232,17 @@ class Graph:
             if isinstance(axis, str) and axis.startswith("?"):
                 self._derived.setdefault(axis, (value, n))
 
-    def size(self, axis: str) -> Size:
+    def size(self, axis: str) -> RuntimeSize:
         """The size of a named axis, read from the first input that has it, or from the first value."""
         if axis in self._derived:
             value, at = self._derived[axis]
             shape = self.one("Shape", (value,), Type(torch.int64, (1,)), start=at, end=at + 1)
-            return Size(shape.name, axis)
+            return RuntimeSize(shape.name, axis)
         for port in self._signature.inputs:
             if axis in port.axes:
                 at = port.axes.index(axis)
                 shape = self.one("Shape", (self.input(port),), Type(torch.int64, (1,)), start=at, end=at + 1)
-                return Size(shape.name, axis)
+                return RuntimeSize(shape.name, axis)
         raise UnsupportedExport(
             f"{self.scope or 'the model'}: no input has the size {axis}; write it with the sizes of inputs"
         )
@@ -251,7 +251,7 @@ class Graph:
         """Whether the size of a named axis can be read from an input or a value."""
         return axis in self._derived or any(axis in port.axes for port in self._signature.inputs)
 
-    def shape(self, dims: Sequence[Axis | Size]) -> Value:
+    def shape(self, dims: Sequence[Axis | RuntimeSize]) -> Value:
         """An int64 vector of sizes."""
         if all(isinstance(dim, int) for dim in dims):
             return self.indices(*(dim for dim in dims if isinstance(dim, int)))
@@ -260,12 +260,14 @@ class Graph:
             if isinstance(dim, int):
                 parts.append(self.indices(dim))
             else:
-                parts.append(Value(dim.name if isinstance(dim, Size) else self.size(dim).name, Type(torch.int64, (1,))))
+                parts.append(
+                    Value(dim.name if isinstance(dim, RuntimeSize) else self.size(dim).name, Type(torch.int64, (1,)))
+                )
         if len(parts) == 1:
             return parts[0]
         return self.one("Concat", parts, Type(torch.int64, (len(parts),)), axis=0)
 
-    def reshape(self, x: Value, type_: Type, dims: Sequence[Axis | Size] | None = None) -> Value:
+    def reshape(self, x: Value, type_: Type, dims: Sequence[Axis | RuntimeSize] | None = None) -> Value:
         """`x` in another shape, by a constant where one says it: 0 keeps a size, one -1 takes the rest."""
         if x.type.shape == type_.shape:
             return x

@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from isoform.errors import UnsupportedExport
-from isoform.exporters.onnx.graph import Graph, Parameter, Size, Value
+from isoform.exporters.onnx.graph import Graph, Parameter, RuntimeSize, Value
 from isoform.exporters.onnx.operators.layers import from_start
 from isoform.exporters.onnx.operators.operands import Lowering
 from isoform.exporters.onnx.operators.registry import ATEN
@@ -82,7 +82,7 @@ def _translate(
         return axis if isinstance(axis, int) else graph.size(axis)
     if kind in SAME and not isinstance(inputs[0], Value):
         return inputs[0]
-    if kind in SIZES and all(isinstance(x, int | Size) for x in inputs):
+    if kind in SIZES and all(isinstance(x, int | RuntimeSize) for x in inputs):
         return _size(graph, kind, inputs[0], inputs[1])
     if kind == "aten::linear" and node.scope == HEAD and graph.decodes:
         inputs = [from_start(graph, inputs[0]), *inputs[1:]]
@@ -111,9 +111,9 @@ def _attribute(graph: Graph, trace: Trace, tied: Mapping[str, str], path: str) -
     return path
 
 
-def _size(graph: Graph, kind: str, x: int | Size, y: int | Size) -> int | Size:
+def _size(graph: Graph, kind: str, x: int | RuntimeSize, y: int | RuntimeSize) -> int | RuntimeSize:
     name, fold = SIZES[kind]
     if isinstance(x, int) and isinstance(y, int):
         return fold(x, y)
     made = graph.one(name, (graph.shape([x]), graph.shape([y])), Type(torch.int64, (1,))).name
-    return Size(made, f"?{made}")
+    return RuntimeSize(made, f"?{made}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MAX_HEADER = 100 * 2**20  # the limit of the safetensors library
 
 
-class _Shard:
+class _MappedShard:
     """One safetensors file, its header checked against its size."""
 
     def __init__(self, path: Path) -> None:
@@ -110,7 +110,7 @@ class SafetensorsCheckpoint(Checkpoint):
         for path in paths:
             if not (folder / path).is_file():
                 raise CheckpointError(f"{folder}: the index names {path}, which is missing; fetch the checkpoint again")
-        files = {path: _Shard(folder / path) for path in paths}
+        files = {path: _MappedShard(folder / path) for path in paths}
         self._files = list(files.values())
         self._where = {key: file for file in self._files for key in file.tensors}
         for key, path in (shards or {}).items():

@@ -36,7 +36,7 @@ Rows = Callable[[int, int], "Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HubTensor:
     """One tensor to be written as `dtype`. `release` may drop what was read; `finite`: other values are refused."""
 
     name: str
@@ -73,7 +73,7 @@ class Entry:
 
 
 def write_safetensors(
-    folder: Path, entries: Sequence[Entry], *, shard: int = SHARD, progress: Progress | None = None
+    folder: Path, entries: Sequence[HubTensor], *, shard: int = SHARD, progress: Progress | None = None
 ) -> None:
     """Write model.safetensors, or shards and an index when the tensors are larger than `shard` bytes together."""
     report = progress or (lambda text, done, total: None)
@@ -91,7 +91,7 @@ def write_safetensors(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def read_back(folder: Path, entries: Sequence[Entry], *, progress: Progress | None = None) -> None:
+def read_back(folder: Path, entries: Sequence[HubTensor], *, progress: Progress | None = None) -> None:
     """Compare what was written to `folder` with the entries, bit for bit. Raises CheckpointError for what differs."""
     import torch
 
@@ -117,9 +117,9 @@ def read_back(folder: Path, entries: Sequence[Entry], *, progress: Progress | No
     report("reading back", len(entries), len(entries))
 
 
-def _shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
+def _shards(entries: Sequence[HubTensor], limit: int) -> list[list[HubTensor]]:
     """The entries in order, in groups of at most `limit` bytes; a larger tensor has a group of its own."""
-    groups: list[list[Entry]] = [[]]
+    groups: list[list[HubTensor]] = [[]]
     size = 0
     for entry in entries:
         if groups[-1] and size + entry.nbytes > limit:
@@ -130,7 +130,7 @@ def _shards(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
     return groups
 
 
-def _write(path: Path, entries: Sequence[Entry]) -> Iterator[int]:
+def _write(path: Path, entries: Sequence[HubTensor]) -> Iterator[int]:
     """Write one file; gives the bytes of each piece when they are written."""
     import torch
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.opening import open_checkpoint
-from isoform.reference.checkpoints.safetensors_writer import Entry, write_safetensors
+from isoform.reference.checkpoints.safetensors_writer import HubTensor, write_safetensors
 from isoform.reference.rules import (
     Alias,
     Chain,
@@ -230,10 +230,10 @@ def written(folder: Path, tensors: dict[str, Tensor]) -> Path:
     return folder
 
 
-def entries(folder: Path, changed: dict[str, Tensor]) -> list[Entry]:
+def entries(folder: Path, changed: dict[str, Tensor]) -> list[HubTensor]:
     checkpoint, rules = open_checkpoint(folder), tuple(rule.at(CONFIG) for rule in RULES)
     found = saved(checkpoint, map_weights(checkpoint, rules, "model"), rules, changed)
-    return [Entry(one.key, one.shape, one.dtype, one.rows, one.release, False) for one in found]
+    return [HubTensor(one.key, one.shape, one.dtype, one.rows, one.release, False) for one in found]
 
 
 def test_a_checkpoint_saved_again_has_equal_bytes(stored: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def read_settings(path: Path) -> Settings:
         raise InputError(f"{path} cannot be read ({error})") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not valid TOML: {error}") from None
-    reader = _Reader(path)
+    reader = _SettingsReader(path)
     reader.keys(data, ("check", "matrix", "tolerances"), "")
     check = reader.table(data, "check", "")
     reader.keys(check, ("baseline", "budget", "bundles", "jobs", "memory"), "check")
@@ -116,7 +116,7 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known)[:12])}"
 
 
-class _Reader:
+class _SettingsReader:
     """Takes values out of tables, and says where they are wrong."""
 
     def __init__(self, path: Path) -> None:

@@ -68,11 +68,11 @@ def line(points: Sequence[tuple[int, float]], label: str, floor_at: float = 1e-1
     return _svg(label, f'<path class="line" d="M{path}"/><g class="dots">{dots}</g>', marks, rows, "position")
 
 
-def _places(low: float, high: float) -> tuple[_Place, _Place]:
-    return _Place(LEFT, _WIDE, low, high), _Place(TOP + _HIGH, -_HIGH, low, high)
+def _places(low: float, high: float) -> tuple[_Axis, _Axis]:
+    return _Axis(LEFT, _WIDE, low, high), _Axis(TOP + _HIGH, -_HIGH, low, high)
 
 
-class _Place:
+class _Axis:
     """From a value to a coordinate."""
 
     def __init__(self, start: float, length: float, low: float, high: float) -> None:

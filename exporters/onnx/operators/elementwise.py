@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from isoform.errors import UnsupportedExport
-from isoform.exporters.onnx.graph import Graph, Number, Size, Value
+from isoform.exporters.onnx.graph import Graph, Number, RuntimeSize, Value
 from isoform.exporters.onnx.operators.operands import Lowering, Operand, Types, tensor
 
 
@@ -17,7 +17,7 @@ def compute_dtype(x: Operand, y: Operand) -> torch.dtype:
     def sample(operand: Operand) -> torch.Tensor | Number:
         if isinstance(operand, Value):
             return torch.empty([1] * len(operand.type.shape), dtype=operand.type.dtype, device="meta")
-        return 0 if isinstance(operand, Size) else operand
+        return 0 if isinstance(operand, RuntimeSize) else operand
 
     return torch.result_type(sample(x), sample(y))
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from isoform.errors import UnsupportedExport
-from isoform.exporters.onnx.graph import Graph, Number, Size, Value
+from isoform.exporters.onnx.graph import Graph, Number, RuntimeSize, Value
 from isoform.exporters.onnx.operators.operands import END, Lowering, Operand, Types, tensor
 from isoform.exporters.tracing import Type
 
@@ -39,7 +39,7 @@ def permute(graph: Graph, out: Types, x: Value, order: list[int]) -> Value:
     return graph.one("Transpose", (x,), out[0], perm=[n % len(order) for n in order])
 
 
-def expand(graph: Graph, out: Types, x: Value, dims: list[int | Size], *_: object) -> Value:
+def expand(graph: Graph, out: Types, x: Value, dims: list[int | RuntimeSize], *_: object) -> Value:
     if x.type.shape == out[0].shape:
         return x
     sizes = [axis if isinstance(dim, int) else dim for axis, dim in zip(out[0].shape, dims, strict=True)]
@@ -50,12 +50,18 @@ def expand_as(graph: Graph, out: Types, x: Value, other: Value) -> Value:
     return graph.expand(x, other.type.shape)
 
 
-def select(graph: Graph, out: Types, x: Value, dim: int, index: int | Size) -> Value:
+def select(graph: Graph, out: Types, x: Value, dim: int, index: int | RuntimeSize) -> Value:
     return graph.one("Gather", (x, tensor(graph, index, torch.int64)), out[0], axis=dim)
 
 
 def slice_(
-    graph: Graph, out: Types, x: Value, dim: int, start: int | Size | None, end: int | Size | None, step: int = 1
+    graph: Graph,
+    out: Types,
+    x: Value,
+    dim: int,
+    start: int | RuntimeSize | None,
+    end: int | RuntimeSize | None,
+    step: int = 1,
 ) -> Value:
     if (start is None or start == 0) and (end is None or end == END) and step == 1:
         return x

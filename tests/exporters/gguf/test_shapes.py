@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from isoform.exporters.gguf.mixes import MIXES, Depths, tensor_types
-from isoform.exporters.gguf.tensors import Entry, Files, Piece, pieces_of
+from isoform.exporters.gguf.tensors import Files, GgufTensor, Piece, pieces_of
 from isoform.exporters.gguf.writer import Target, write_arrays, write_files
 from isoform.reference.checkpoints.gguf_file import read_gguf
 from tests.exporters.gguf.test_mixes import differing
@@ -99,7 +99,7 @@ def ours(source: Path, out: Path, mix: str, model: Depths, importance: Any = Non
     shapes = {name: info.shape for name, info in header.tensors.items()}
     types = tensor_types(mix, shapes, model, importance=importance)
     entries = [
-        Entry(name, name, info.shape, partial(pieces_of, info.shape, 4, partial(files.rows, info)))
+        GgufTensor(name, name, info.shape, partial(pieces_of, info.shape, 4, partial(files.rows, info)))
         for name, info in header.tensors.items()
     ]
     write_files([Target(out, header.metadata, types)], entries, lambda *_: None, importance=importance)

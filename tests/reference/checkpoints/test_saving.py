@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.opening import open_checkpoint
-from isoform.reference.checkpoints.safetensors_writer import INDEX, Entry, write_safetensors
+from isoform.reference.checkpoints.safetensors_writer import INDEX, HubTensor, write_safetensors
 from isoform.reference.model import open_model
 from isoform.reference.rules import Fold, Rename
 from isoform.reference.weights import find, hub_names
@@ -111,11 +111,11 @@ def test_a_dtype_can_be_asked_for_and_stands_in_the_config(name: str, key: str, 
 
 
 # ------------------------------------------------------------------ piece by piece
-def entry(name: str, tensor: Tensor, *, finite: bool = False, dtype: torch.dtype | None = None) -> Entry:
+def entry(name: str, tensor: Tensor, *, finite: bool = False, dtype: torch.dtype | None = None) -> HubTensor:
     def rows(start: int, stop: int) -> Tensor:
         return tensor[start:stop] if tensor.dim() else tensor
 
-    return Entry(name, tuple(tensor.shape), dtype or tensor.dtype, rows, lambda: None, finite)
+    return HubTensor(name, tuple(tensor.shape), dtype or tensor.dtype, rows, lambda: None, finite)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 2**21])
@@ -244,11 +244,11 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 def test_an_interrupted_save_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def fail(entry: Entry) -> Iterator[Tensor]:
+    def fail(entry: HubTensor) -> Iterator[Tensor]:
         yield torch.zeros(2)
         raise error
 
-    monkeypatch.setattr(Entry, "pieces", fail)
+    monkeypatch.setattr(HubTensor, "pieces", fail)
     with pytest.raises(CheckpointError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         open_model(tiny("llama")).save(tmp_path / "saved")
     if isinstance(error, OSError):
