@@ -338,16 +338,16 @@ def _check_settings(config: str | Path | None, *, here: bool) -> Settings:
 
 def compare(a: str, b: str, *, progress: Progress | None = None) -> Comparison:
     """Two artifacts or backends on the same inputs; each is "PATH", "PATH::BACKEND" or "PATH::BACKEND:TYPE"."""
-    from isoform.validators.tools import compare as side_by_side
+    from isoform.validators.tools import compare as comparing
 
-    return side_by_side.compare(a, b, progress=progress)
+    return comparing.compare(a, b, progress=progress)
 
 
 def diff(a: str, b: str, *, raw: bool = False, progress: Progress | None = None) -> Diff:
     """The tensors and metadata in which two checkpoints or artifacts differ; `raw` keeps the files' own names."""
-    from isoform.validators.tools import diff as differences
+    from isoform.validators.tools import diff as differing
 
-    return differences.diff(a, b, raw=raw, progress=progress)
+    return differing.diff(a, b, raw=raw, progress=progress)
 
 
 def write_report(report: Report, kind: str, path: str | Path) -> None:

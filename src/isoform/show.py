@@ -116,14 +116,14 @@ def checkpoint(written: dict[str, Any]) -> None:
 
 def report(report: Report) -> None:
     """The table of a parity report, its remarks and its verdict."""
-    from isoform.validators.report.records import remarks, tables
+    from isoform.validators.report.remarks import remarks
+    from isoform.validators.report.tables import tables
 
     for rows in tables(report):
         out.print(rows)
-    for line in remarks(report):
-        kind, _, rest = line.partition(" ")
+    for kind, text in remarks(report):
         colour = {"FAIL": "red", "skipped": "yellow"}.get(kind, "dim")
-        out.print(Text.assemble((kind, colour), " ", rest))
+        out.print(Text.assemble((kind, colour), " ", text))
     out.print("[green]the same[/]" if report.same else "[red]not the same[/]")
 
 

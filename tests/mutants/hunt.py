@@ -9,7 +9,8 @@ from pathlib import Path
 
 from isoform.validators.check.bundle import check_bundle
 from isoform.validators.report.departure import INSIDE
-from isoform.validators.report.records import Report, remarks
+from isoform.validators.report.records import Report
+from isoform.validators.report.remarks import remarks
 from tests.mutants.faults import Fault
 from tests.mutants.planting import Sources, make_bundle
 
@@ -42,7 +43,7 @@ def hunt(sources: Sources, fault: Fault, form: str) -> Outcome:
     looked_into = [departure.place for departure in report.departures if departure.side in INSIDE]
     places = list(dict.fromkeys([where(report), *looked_into]))
     found = all(any(re.search(pattern, place) for pattern in fault.places) for place in places)
-    lines = tuple(line for line in remarks(report) if line.startswith("DEPARTS"))
+    lines = tuple(str(remark) for remark in remarks(report) if remark.kind == "DEPARTS")
     levels = dict.fromkeys(result.level for result in report.results if not result.passed)
     return Outcome(fault, form, not report.same, found, tuple(levels), "; ".join(places), lines)
 

@@ -156,7 +156,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 # ------------------------------------------------------------------ texts and chats
-class _FolderReader:
+class _TextReader:
     """The tokenizer and chat templates of a folder."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -184,12 +184,12 @@ class _FolderReader:
             return None
 
 
-def _read(folder: Path, facts: Mapping[str, Any], report: Report) -> _FolderReader | None:
+def _read(folder: Path, facts: Mapping[str, Any], report: Report) -> _TextReader | None:
     """None when there is no tokenizer.json; a failed result when there is one that cannot be read."""
     if not (folder / "tokenizer.json").is_file():
         return None
     try:
-        return _FolderReader(folder, {**class_facts(folder), **facts})
+        return _TextReader(folder, {**class_facts(folder), **facts})
     except (IsoformError, OSError) as error:
         report.results.append(_result(IDS, "", "error", 1, " ".join(str(error).split())))
         return None
@@ -212,7 +212,7 @@ def corpus(tokens: Sequence[str]) -> list[str]:
     return [*CORPUS, *around]
 
 
-def _all_ids(reader: _FolderReader, texts: Sequence[str]) -> list[list[list[int]]]:
+def _all_ids(reader: _TextReader, texts: Sequence[str]) -> list[list[list[int]]]:
     return [[reader.ids(text, special) for special in (True, False)] for text in texts]
 
 
@@ -238,7 +238,7 @@ def _cut(value: Any) -> str:
 
 # ------------------------------------------------------------------ transformers, or what it said
 def _against_oracle(
-    report: Report, folder: Path, mine: _FolderReader, stored: Mapping[str, Any] | None, oracle: bool
+    report: Report, folder: Path, mine: _TextReader, stored: Mapping[str, Any] | None, oracle: bool
 ) -> Mapping[str, Any] | None:
     texts = corpus(mine.tokens)
     ids, chats = _all_ids(mine, texts), mine.chats()

@@ -68,11 +68,11 @@ def line(points: Sequence[tuple[int, float]], label: str, floor_at: float = 1e-1
     return _svg(label, f'<path class="line" d="M{path}"/><g class="dots">{dots}</g>', marks, rows, "position")
 
 
-def _places(low: float, high: float) -> tuple[_Axis, _Axis]:
-    return _Axis(LEFT, _WIDE, low, high), _Axis(TOP + _HIGH, -_HIGH, low, high)
+def _places(low: float, high: float) -> tuple[_AxisScale, _AxisScale]:
+    return _AxisScale(LEFT, _WIDE, low, high), _AxisScale(TOP + _HIGH, -_HIGH, low, high)
 
 
-class _Axis:
+class _AxisScale:
     """From a value to a coordinate."""
 
     def __init__(self, start: float, length: float, low: float, high: float) -> None:

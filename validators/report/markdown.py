@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from isoform.validators.report.records import remarks, use, worst
+from isoform.validators.report.records import use, worst
+from isoform.validators.report.remarks import remarks
 
 if TYPE_CHECKING:
     from isoform.validators.report.records import Report, Result
@@ -23,8 +24,8 @@ def markdown(report: Report) -> str:
     spent = report.about.get("seconds")
     lines += [count + (f", {spent:.0f} s" if isinstance(spent, int | float) else ""), ""]
     lines += _table(report, worst(report.results))
-    said = [line for line in remarks(report) if not line.startswith("note ")]
-    lines += ["", *(f"* {_text(line)}" for line in said)] if said else []
+    said = [line for line in remarks(report) if line.kind != "note"]
+    lines += ["", *(f"* {_text(str(line))}" for line in said)] if said else []
     short = "\n".join(lines) + "\n"
     whole = ["", "<details><summary>Every result</summary>", "", *_table(report, report.results), "", "</details>"]
     long = short + "\n".join(whole) + "\n"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from isoform.validators.report import charts
 from isoform.validators.report.evidence import LOWEST, PER_DECADE
 from isoform.validators.report.layers import by_layer
-from isoform.validators.report.records import remarks, use, worst
+from isoform.validators.report.records import use, worst
+from isoform.validators.report.remarks import remarks
 
 if TYPE_CHECKING:
     from isoform.validators.report.evidence import Evidence
@@ -78,7 +79,7 @@ def _head(report: Report) -> str:
 
 def _summary(report: Report) -> str:
     shown = _result_table(report, worst(report.results), "The result of each group that is nearest to its limit")
-    items = "".join(f"<li>{escape(line)}</li>" for line in remarks(report))
+    items = "".join(f"<li>{escape(str(line))}</li>" for line in remarks(report))
     return shown + (f'<ul class="plain">{items}</ul>' if items else "")
 
 

@@ -1,20 +1,17 @@
-"""What a check found: results, what was skipped and why, as JSON, a table and remarks. Nothing is measured here."""
+"""What a check found: results, what was skipped and why, as JSON. Nothing is measured here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isoform.validators.report import version1
 from isoform.validators.report.departure import Departure
 from isoform.validators.report.evidence import Evidence
 from isoform.validators.report.layers import LayerProfile
 from isoform.validators.report.subject import Subject
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 SCHEMA_VERSION = 2
 """Of the JSON that a check prints (report/report.schema.json); it grows when a key changes or goes."""
@@ -153,7 +150,7 @@ def worst(results: Iterable[Result]) -> list[Result]:
     """For each form, part, level and group the result with the most of its limit used, in order of appearance."""
     chosen: dict[tuple[str, ...], Result] = {}
     for result in results:
-        key = _key(result)
+        key = group_of(result)
         if key not in chosen or use(result) > use(chosen[key]):
             chosen[key] = result
     return list(chosen.values())
@@ -165,66 +162,7 @@ def use(result: Result) -> tuple[bool, float]:
     return not result.passed, share
 
 
-def tables(report: Report) -> list[Table]:
-    """A table for each model."""
-    models = dict.fromkeys(result.model for result in report.results)
-    return [table(Report([r for r in report.results if r.model == model]), model) for model in models]
-
-
-def table(report: Report, model: str = "") -> Table:
-    """The worst result of every group; what to say about them is in `remarks`."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    title = Text(f"parity: {model}" if model else "parity")
-    rows = Table(header_style="bold", title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    rows.padding = (0, 1, 0, 0)  # fits 80 columns
-    for column in ("backend", "level", "cases", "metric"):
-        rows.add_column(column, overflow="fold")
-    for column in ("value", "limit", "used"):
-        rows.add_column(column, justify="right", no_wrap=True)
-    rows.add_column("", no_wrap=True)
-    before: tuple[str, ...] = ()
-    for result in worst(report.results):
-        failed, share = use(result)
-        here = (result.backend, result.level)
-        shown = [name if here[: n + 1] != before[: n + 1] else "" for n, name in enumerate(here)]
-        before = here
-        rows.add_row(
-            *map(Text, shown),
-            Text(result.kind),
-            Text(result.metric),
-            f"{result.value:.2g}",
-            f"{result.limit:.2g}",
-            f"{share:.0%}" if result.limit else "",
-            Text("FAIL", "red") if failed else Text("ok", "green"),
-        )
-    return rows
-
-
-def remarks(report: Report) -> list[str]:
-    """What the table leaves out, a line each: where it failed, what was skipped and why, and notes."""
-    lines = []
-    for result in worst(report.results):
-        if not result.passed:
-            alike = {r.case for r in report.results if not r.passed and _key(r) == _key(result)}
-            several = f"{len(alike)} cases of {result.kind}, worst {result.where}"
-            where = result.where if len(alike) == 1 else several
-            note = f": {result.note}" if result.note else ""
-            lines.append(f"FAIL {result.who} {result.level}, {where}{note}")
-    lines += [f"WARNING {report.about['float16']}"] if "float16" in report.about else []
-    lines += [f"DEPARTS {departure.who}, {departure.where}: {departure}" for departure in report.departures]
-    lines += [f"skipped {skip.who} {skip.level}, {skip.where}: {skip.reason}" for skip in report.skipped]
-    noted: dict[tuple[str, str], list[str]] = {}
-    for result in worst(report.results):
-        if result.passed and result.note:
-            noted.setdefault((result.who, result.note), []).append(result.kind)
-    for (who, note), groups in noted.items():
-        lines.append(f"note {who}, {', '.join(dict.fromkeys(groups))}: {note}")
-    return lines
-
-
-def _key(result: Result) -> tuple[str, ...]:
+def group_of(result: Result) -> tuple[str, ...]:
+    """What results that share a line of a table have in common."""
     r = result
     return r.model, r.backend, r.form, r.dtype, r.part, r.level, r.group

@@ -1,4 +1,4 @@
-"""Any two artifacts or backends on the same inputs: how far apart, how fast, how large.
+"""Compares two artifacts or backends on the same inputs: how far apart they are, how fast and how large.
 
 Neither is the truth. Where a checkpoint is at hand (one of the two, or a bundle's source), each may be off by what a
 check would allow it, so the two together by the sum. Quantized ones are held to their budgets.
@@ -148,7 +148,7 @@ def _model(side: Side) -> Model | None:
     from isoform.reference.model import open_model
 
     if not side.format:
-        return open_model(side.path if side.path.exists() else side.text.partition("::")[0])
+        return open_model(side.source)
     if side.folder is not None:
         manifest = Manifest.read(side.folder)
         path = manifest.source.get("path") or ""

@@ -180,8 +180,7 @@ def _checkpoint(side: Side, raw: bool, whole: bool, notes: list[str]) -> _Opened
     from isoform.reference.checkpoints.opening import open_checkpoint
     from isoform.reference.model import open_model
 
-    source = side.path if side.path.exists() else side.text.partition("::")[0]
-    file = open_checkpoint(source)
+    file = open_checkpoint(side.source)
     metadata = _flat("config.json", file.config) | _hashes(file.folder, ("config.json",))
     if not raw:
         try:

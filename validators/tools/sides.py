@@ -1,4 +1,4 @@
-"""One of the two things that `compare` and `diff` put side by side: `PATH`, `PATH::BACKEND` or `PATH::BACKEND:TYPE`.
+"""One of the two things that `compare` and `diff` compare: `PATH`, `PATH::BACKEND` or `PATH::BACKEND:TYPE`.
 
 PATH is a bundle, a checkpoint folder, a Hub id, or a file: .gguf, .onnx, .pt, .safetensors. BACKEND may be the name of
 a format too. Of a bundle with several forms it says which one, and TYPE which of its types.
@@ -29,6 +29,11 @@ class Side:
     dtype: str
     folder: Path | None = None
     artifact: Artifact | None = None
+
+    @property
+    def source(self) -> Path | str:
+        """What to open: the path, or what may be a Hub id where there is no such path."""
+        return self.path if self.path.exists() else self.path.as_posix()
 
     @property
     def backend(self) -> str:

@@ -1,4 +1,4 @@
-"""Comparing two arrays, and nothing else: numbers out, no verdict.
+"""Distances between two arrays, as numbers without a verdict.
 
 A value that is not finite, on either side, is never equal to anything; neither are arrays of another shape or dtype.
 """

@@ -7,11 +7,12 @@ measured on the 26 tiny checkpoints of the tests (2 to 6 layers), three seeds ea
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
+
+from isoform.errors import InputError
 
 _chosen: ContextVar[Mapping[str, float]] = ContextVar("tolerances")
 
@@ -260,6 +261,13 @@ BUDGETS = {
 
 def budget_of(dtype: str) -> Budget | None:
     """The budget of a GGUF mix, or of an ONNX type: that of ggml's type with as many bits and a scale per 32 values."""
-    if re.fullmatch(r"q[48](f16|a?-\d+|a)", dtype):
-        return BUDGETS[f"{dtype[:2]}_0"]
-    return BUDGETS["q8_0"] if dtype == "int8" else BUDGETS.get(dtype)
+    from isoform.exporters.onnx.types import onnx_type
+
+    if dtype in BUDGETS:
+        return BUDGETS[dtype]
+    try:
+        kind = onnx_type(dtype)
+    except InputError:
+        return None
+    bits = 8 if kind.int8 else kind.bits
+    return BUDGETS[f"q{bits}_0"] if bits else None

@@ -29,7 +29,8 @@ from isoform.validators.cases.case import Case
 from isoform.validators.cases.text import token_cases
 from isoform.validators.report.departure import Departure
 from isoform.validators.report.layers import layer_of
-from isoform.validators.report.records import Report, Result, remarks
+from isoform.validators.report.records import Report, Result
+from isoform.validators.report.remarks import remarks
 from isoform.validators.report.subject import Subject
 from tests.oracle import tiny
 
@@ -205,7 +206,7 @@ def test_a_departure_survives_json_and_is_a_line_of_the_report() -> None:
         [Result("onnxruntime", "weights", "f32", "weights", "weights", "differing", 1, 0, False)], departures=[found]
     )
     assert Report.from_json(json.loads(json.dumps(report.to_json()))).departures[0].place == "layers.3.attn.out.weight"
-    lines = [line for line in remarks(report) if line.startswith("DEPARTS onnxruntime, f32 weights")]
+    lines = [r.text for r in remarks(report) if r.kind == "DEPARTS" and r.text.startswith("onnxruntime, f32 weights")]
     assert len(lines) == 1
     assert "layers.3.attn.out.weight departs" in lines[0]
     assert "got/wanted around" in lines[0]

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from isoform.validators.report.records import Report, Result, Skip, remarks, table, tables, worst
+from isoform.validators.report.records import Report, Result, Skip, worst
+from isoform.validators.report.remarks import remarks
 from isoform.validators.report.subject import Subject
+from isoform.validators.report.tables import table, tables
 
 
 def result(
@@ -114,7 +116,7 @@ def test_the_table_and_the_remarks_name_what_failed_and_what_was_skipped() -> No
     shown = text(report)
     assert "50%" in shown
     assert "300%  FAIL" in shown
-    assert remarks(report) == [
+    assert [str(remark) for remark in remarks(report)] == [
         "FAIL onnxruntime graph, f32 left padding, rows of 7 1: [x] broken",
         "skipped llamacpp graph, f32 token types: only the [first] type",
     ]
@@ -133,7 +135,7 @@ def test_parts_and_dtypes_are_groups_of_their_own_and_are_named() -> None:
     assert worst([*parts, other]) == [*parts, other]
     assert [r.where for r in parts] == ["f32 encoder, one row, a", "f32 decoder, one row, a"]
     assert "f32 decoder, one row" in text(Report(parts))
-    assert remarks(Report([other]).labelled(part="decoder")) == [
+    assert [str(remark) for remark in remarks(Report([other]).labelled(part="decoder"))] == [
         "FAIL onnxruntime graph, f16 decoder, one row, a: far off"
     ]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isoform import api
 from isoform.reference.model import Model, open_model
-from isoform.validators.report.records import remarks
+from isoform.validators.report.remarks import remarks
 from isoform.validators.tools.forecast import LARGEST, Forecast, Peak, float16
 from tests.oracle import tiny
 
@@ -99,7 +99,7 @@ def test_an_export_to_f16_warns_before_it_fails(tmp_path: Path) -> None:
     model = scaled(tmp_path / "model", "llama", up)
     _, report = api.export_and_check(model.checkpoint.folder, tmp_path / "out", to="onnx", dtype="f16")
     assert report is not None
-    assert any(line.startswith("WARNING") and "layers.1.mlp.up" in line for line in remarks(report))
+    assert any(r.kind == "WARNING" and "layers.1.mlp.up" in r.text for r in remarks(report))
     assert not report.same
 
 
