@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from isoform.exporters import gguf, onnx
-from isoform.formats import CHECKED_ON, FORMATS
+from isoform.formats import FORMATS
 from isoform.manifest import Artifact, Manifest
 from isoform.reference.families import FAMILIES
 from isoform.reference.model import Model, open_model
@@ -87,9 +87,9 @@ def quantizes(model: Model) -> bool:
 def assert_measured(report: Report, artifacts: list[Artifact]) -> None:
     """No form passes for want of a measurement: each has results of its weights and of what it computes."""
     for artifact in artifacts:
-        backend = CHECKED_ON[artifact.format]
         wanted = "graph" if artifact.dtype in FLOATS else "deployment"
-        levels = {r.level for r in report.results if r.backend == backend and r.case.startswith(artifact.dtype)}
+        form = artifact.format, artifact.dtype
+        levels = {r.level for r in report.results if (r.form, r.dtype) == form}
         assert {"files", "weights", wanted} <= levels, f"{artifact.format} {artifact.dtype}: {levels}"
 
 
