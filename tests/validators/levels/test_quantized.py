@@ -28,7 +28,7 @@ from isoform.validators.report.records import Report
 from isoform.validators.truth.answers import NEW, PROMPTS, Answers, imitation, run_alone
 from isoform.validators.truth.deviations import HALVES, WIDE, activations
 from isoform.validators.truth.reference import Truth
-from isoform.validators.truth.tolerances import BUDGETS, IMPORTANCE, QUANTIZED, ROUNDING
+from isoform.validators.truth.tolerances import BUDGETS, IMPORTANCE, QUANTIZED, ROUNDING, budget_of
 from tests.oracle import tiny
 from tests.oracle.wide import wide
 from tests.validators.torch_session import TorchSession
@@ -364,3 +364,23 @@ def test_more_bits_are_allowed_less() -> None:
     assert limits == sorted(limits)
     assert set(ROUNDING) | {"TQ1_0", "TQ2_0"} == set(HALVES) | set(WIDE)
     assert QUANTIZED.value < 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "like"),
+    [
+        ("q4w", "q4_0"),
+        ("q4a-128", "q4_0"),
+        ("q4f16", "q4_0"),
+        ("q8-16", "q8_0"),
+        ("int8", "q8_0"),
+        ("q4_k_m", "q4_k_m"),
+    ],
+)
+def test_a_type_has_the_budget_of_its_bits(dtype: str, like: str) -> None:
+    assert budget_of(dtype) is BUDGETS[like]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "q7_x", ""])
+def test_floats_and_unknown_types_have_no_budget(dtype: str) -> None:
+    assert budget_of(dtype) is None
