@@ -27,6 +27,24 @@ _PLACE = "<place>"
 class Config:
     """What a family needs of config.json; other keys are ignored."""
 
+    @property
+    def context(self) -> int | None:
+        """The greatest number of positions of a text; None without a limit. Families with another field override it."""
+        found = getattr(self, "max_position_embeddings", None)
+        return found if isinstance(found, int) else None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many token ids there are; None for a model that reads no text."""
+        found = getattr(self, "vocab_size", None)
+        return found if isinstance(found, int) else None
+
+    @property
+    def picture(self) -> int | None:
+        """The longer side of the pictures that the model was made for, in pixels; None where config.json has none."""
+        found = getattr(self, "image_size", None)
+        return max(found) if isinstance(found, tuple) else found
+
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
         """Read config.json; a family that needs another file as well overrides this."""

@@ -245,7 +245,7 @@ def make_importance(
 
     `encode` gives the tokens of a text, with or without special ones; at most `limit` chunks are used.
     """
-    longest = getattr(model.config, "max_position_embeddings", context)
+    longest = model.config.context or context
     if not 2 <= context <= longest:
         raise InputError(f"--context {context} is not between 2 and the model's {longest} positions")
     if limit is not None and limit < 1:

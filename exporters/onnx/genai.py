@@ -31,7 +31,7 @@ def genai_config(model: Model, filename: str, *, in_place: bool) -> str | None:
     """
     signature = model.signature
     logits, layout = signature.output("logits"), signature.layout()
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = model.config.context
     if layout is None or context is None or logits is None:
         return None
     layers, heads, head_size = layout

@@ -69,7 +69,7 @@ class _Maker:
 
         media = {name: self.random.standard_normal(size).astype(np.float32) for name, size in shape.items()}
         length = min(length, positions(self.model)) if self.reads_text else 0
-        vocabulary = getattr(self.model.config, "vocab_size", 1)
+        vocabulary = self.model.config.vocabulary or 1
         tokens = self.random.integers(0, vocabulary, length)
         return Row(tokens, np.zeros(length, np.int64), media)
 
@@ -91,9 +91,7 @@ class _Maker:
 
     def _own(self) -> int:
         """The size of picture that the config names, or a middling one."""
-        size = getattr(self.model.config, "image_size", None)
-        size = max(size) if isinstance(size, tuple) else size
-        return size if isinstance(size, int) else MOST * max(self.signature.units.values(), default=1)
+        return self.model.config.picture or MOST * max(self.signature.units.values(), default=1)
 
     def _sized(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         return {
@@ -111,7 +109,7 @@ class _Maker:
             if found is None or not _fits(port, found):
                 return None
             media[port.name] = found
-        texts = text_rows(self.model, getattr(self.model.config, "vocab_size", 0), positions(self.model))
+        texts = text_rows(self.model, self.model.config.vocabulary or 0, positions(self.model))
         none = np.zeros(0, np.int64)
         if self.reads_text:
             row = texts[0] if texts else self.row({})

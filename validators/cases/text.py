@@ -121,7 +121,7 @@ def positions(model: Model) -> int:
     """How many positions the model has: its table of learned ones, or what config.json says."""
     if "position_embed.weight" in model.weights:
         return int(model.weights["position_embed.weight"].shape[0])
-    return int(getattr(model.config, "max_position_embeddings", 2**31))
+    return model.config.context or 2**31
 
 
 def tokenizer(model: Model) -> Tokenizer | None:
