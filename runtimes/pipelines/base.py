@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from isoform.runtimes.session import Session
+    from isoform.signature import Role
 
 READ = 32  # inputs of an iterable that are answered together
 GENERATION = "generation"  # the field of a task's options that takes the settings of generation
@@ -189,6 +190,13 @@ class Pipeline(ABC):
                     f"truncation=True to cut it: {text!r:.60}"
                 )
         return rows
+
+    def _input(self, role: Role) -> str:
+        """The name of the session's input of a role. Raises UnsupportedModel when it has none."""
+        port = self.session.signature.port(role)
+        if port is None:
+            raise UnsupportedModel(f"{self.task} needs a model that takes {role}; this one does not")
+        return port.name
 
     def close(self) -> None:
         """Close the session; doing it twice is fine."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from isoform.runtimes.session import Session
 
-FEATURES = "input_features"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioClassificationOptions:
@@ -53,7 +51,7 @@ class AudioClassification(BatchPipeline):
         super().__init__(session, folder, **parameters)
         self.labels = Labels(self.config, self.folder)
         self._mels = self._waveforms = None
-        if any(port.name == FEATURES for port in session.signature.inputs):
+        if session.signature.takes("features"):
             self._mels = LogMelSettings.read(self.folder)
         else:
             self._waveforms = WaveformModel(session, self.folder, self.facts)
@@ -90,7 +88,8 @@ class AudioClassification(BatchPipeline):
             if self._waveforms is not None:
                 yield self._waveforms.run(batch)
             else:
-                yield [self.session.run({FEATURES: features[None]})["logits"][0] for features in batch]
+                name = self._input("features")
+                yield [self.session.run({name: features[None]})["logits"][0] for features in batch]
 
     def finish(self, item: Any, pieces: Sequence[InputPiece], call: AudioClassificationOptions) -> list[dict[str, Any]]:
         """See `BatchPipeline.finish`."""

@@ -18,7 +18,6 @@ from isoform.progress import Progress
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import context_length, model_settings, resolve
 from isoform.runtimes.pipelines.audio.ctc import chunks
-from isoform.runtimes.pipelines.audio.waveforms import MASK, WAVEFORM
 from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.audio.recordings import audio_blocks, load_audio, name_of
 from isoform.runtimes.preprocess.audio.waveform import WaveformSettings, pad
@@ -47,9 +46,10 @@ class WaveformWriter:
             raise CheckpointError(f"{folder}/config.json: decoder_start_token_id is {start!r}, not a token's number")
         self._start, self._context = start, context_length(config)
         encoder = session.part(session.taking("sound")).signature
-        port = next(port for port in encoder.inputs if port.name == WAVEFORM)
-        self._shortest = encoder.units.get(str(port.axes[1]), 1)
-        self._ports = {port.name for port in encoder.inputs}
+        sound, self._mask = encoder.port("sound"), encoder.port("mask")
+        assert sound is not None
+        self._sound = sound
+        self._shortest = encoder.units.get(str(self._sound.axes[1]), 1)
 
     def transcribe(
         self,
@@ -84,8 +84,10 @@ class WaveformWriter:
 
     def _write(self, group: Sequence[tuple[int, NDArray[np.float32]]], config: Any, written: list[list[int]]) -> None:
         values, mask = pad([samples for _, samples in group], self.settings)
-        feed: dict[str, NDArray[Any]] = {WAVEFORM: values, MASK: mask}
-        encoded = self._session.encode({name: array for name, array in feed.items() if name in self._ports})
+        feed: dict[str, NDArray[Any]] = {self._sound.name: values}
+        if self._mask is not None:
+            feed[self._mask.name] = mask
+        encoded = self._session.encode(feed)
         decoder = self._session.decoder(encoded)
         prompts = [[self._start] for _ in group]
         decode = self._tokenizer.decode

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from isoform.runtimes.session import Session
 
 SAMPLES = 160_000  # in a batch, where no size is asked for: ten seconds fill the cores, and more would leave the caches
-WAVEFORM, MASK = "input_values", "attention_mask"
 
 _T = TypeVar("_T")
 
@@ -32,12 +31,13 @@ class WaveformModel:
 
         Raises UnsupportedModel when the session wants something else, or nothing says so.
         """
-        names = [port.name for port in session.signature.inputs]
-        if WAVEFORM not in names or any(name not in (WAVEFORM, MASK) for name in names):
-            raise UnsupportedModel(f"a model that reads {', '.join(names)} does not run over waveforms here")
+        sound, self._mask = session.signature.port("sound"), session.signature.port("mask")
+        if sound is None or any(port not in (sound, self._mask) for port in session.signature.inputs):
+            names = ", ".join(port.name for port in session.signature.inputs)
+            raise UnsupportedModel(f"a model that reads {names} does not run over waveforms here")
         if "frames" not in facts:
             raise UnsupportedModel(f"{folder}: isoform does not know how this model makes frames of samples")
-        self._session, self._masked = session, MASK in names
+        self._session, self._sound = session, sound.name
         self._framed = len(session.signature.outputs[0].axes) == 3
         self.settings = WaveformSettings.read(folder)
         kernels, strides = zip(*facts["frames"]["convolutions"], strict=True)
@@ -66,15 +66,15 @@ class WaveformModel:
 
         A model without a mask of the padding gets waveforms of one length at a time: each runs as if alone.
         """
-        kind: Callable[[_T], Any] = (lambda item: None) if self._masked else samples
+        kind: Callable[[_T], Any] = samples if self._mask is None else (lambda item: None)
         return neighbours(items, size, length=samples, budget=SAMPLES, kind=kind)
 
     def run(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """The first output of each waveform of a batch, without batch axis and padding."""
         values, mask = pad(waveforms, self.settings)
-        feed: dict[str, NDArray[Any]] = {WAVEFORM: values}
-        if self._masked:
-            feed[MASK] = mask
+        feed: dict[str, NDArray[Any]] = {self._sound: values}
+        if self._mask is not None:
+            feed[self._mask.name] = mask
         rows = self._session.run(feed)[self._session.signature.outputs[0].name]
         return [
             row[: self.frames(len(waveform))] if self._framed else row

@@ -58,7 +58,7 @@ class ImageToText(PictureToText):
 
     def feed(self, batch: list[Any]) -> dict[str, NDArray[Any]]:
         """See `PictureToText.feed`."""
-        return {"pixel_values": np.stack(batch)}
+        return {self._encoders("pixels"): np.stack(batch)}
 
     def finish(self, item: Any, pieces: Sequence[InputPiece], call: Call) -> list[dict[str, Any]]:
         """See `BatchPipeline.finish`."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.runtimes.session import Session
+    from isoform.signature import Role
 
 TOGETHER = 8  # pictures at a time, unless the call says otherwise
 DEFAULTS = {"max_new_tokens": 20}
@@ -85,6 +86,12 @@ class PictureToText(BatchPipeline):
     @abstractmethod
     def feed(self, batch: list[Any]) -> dict[str, NDArray[Any]]:
         """The inputs of the encoders for a batch of pieces, by port name."""
+
+    def _encoders(self, role: Role) -> str:
+        """The name of the encoders' input of a role."""
+        session: Any = self.session
+        name: str = session.part(session.taking(role)).signature.port(role).name
+        return name
 
     def _begun(self, prompt: Sequence[int]) -> list[int]:
         """The ids that the decoder is fed first, with those of a prompt."""

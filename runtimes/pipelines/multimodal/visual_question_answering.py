@@ -83,9 +83,9 @@ class VisualQuestionAnswering(PictureToText):
         """See `PictureToText.feed`."""
         asked = self.tokenizer.pad([row for _, row in batch], "right")
         return {
-            "pixel_values": np.stack([pixels for pixels, _ in batch]),
-            "input_ids": asked.input_ids,
-            "attention_mask": asked.attention_mask,
+            self._encoders("pixels"): np.stack([pixels for pixels, _ in batch]),
+            self._encoders("tokens"): asked.input_ids,
+            self._encoders("mask"): asked.attention_mask,
         }
 
     def finish(self, item: Any, pieces: Sequence[InputPiece], call: Call) -> list[dict[str, Any]]:

@@ -77,9 +77,9 @@ class ZeroShotImageClassification(PictureEncoder):
         return [{"score": float(scores[n]), "label": call.labels[n]} for n in best_first(scores)]
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        if any(port.name == "attention_mask" for port in self.session.signature.inputs):
+        if self.session.signature.takes("mask"):
             batch = self.tokenizer.pad(self.encode(texts))
-            return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+            return {self._input("tokens"): batch.input_ids, self._input("mask"): batch.attention_mask}
         rows = [row.ids for row in self.encode(texts, truncation=True, max_length=WHOLE)]
         rows = [[*ids, *[self.tokenizer.pad_id] * (min(WHOLE, self.context or WHOLE) - len(ids))] for ids in rows]
-        return {"input_ids": pad(rows, None, self.tokenizer.pad_id, "right").input_ids}
+        return {self._input("tokens"): pad(rows, None, self.tokenizer.pad_id, "right").input_ids}

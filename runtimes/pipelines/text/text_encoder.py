@@ -32,17 +32,18 @@ class TextEncoder(OneGraph):
             if not row.ids:
                 raise InputError("a text without a single token cannot be run; give a text that is not empty")
         padded, signature = self.tokenizer.pad(batch, "right"), self.session.signature
-        feeds: dict[str, NDArray[Any]] = {
-            "input_ids": padded.input_ids,
-            "attention_mask": padded.attention_mask,
-            "token_type_ids": padded.token_type_ids,
-            "position_ids": np.maximum(padded.attention_mask.cumsum(1) - 1, 0),
+        roles: dict[str | None, NDArray[Any]] = {
+            "tokens": padded.input_ids,
+            "mask": padded.attention_mask,
+            "token_types": padded.token_type_ids,
+            "positions": np.maximum(padded.attention_mask.cumsum(1) - 1, 0),
         }
-        feeds |= {state.input: np.zeros(state.shape(len(batch)), np.float32) for state in signature.states}
-        unknown = [port.name for port in signature.inputs if port.name not in feeds]
+        states = {state.input: np.zeros(state.shape(len(batch)), np.float32) for state in signature.states}
+        known = {port.name: roles[port.role] for port in signature.inputs if port.role in roles} | states
+        unknown = [port.name for port in signature.inputs if port.name not in known]
         if unknown:
             raise UnsupportedModel(f"{self.task} does not know how to make the model's input {unknown[0]!r}")
-        return {port.name: feeds[port.name] for port in signature.inputs}
+        return {port.name: known[port.name] for port in signature.inputs}
 
     def split(self, batch: list[Encoding], outputs: dict[str, NDArray[np.float32]]) -> Sequence[Any]:
         """See `OneGraph.split`."""

@@ -57,7 +57,7 @@ class PictureEncoder(OneGraph):
 
     def feed(self, batch: list[Any], call: Any) -> dict[str, NDArray[Any]]:
         """See `OneGraph.feed`."""
-        return {"pixel_values": np.stack(batch)}
+        return {self._input("pixels"): np.stack(batch)}
 
     def split(self, batch: list[Any], outputs: dict[str, NDArray[np.float32]]) -> Sequence[Any]:
         """See `OneGraph.split`; outputs that are no pictures' are left out."""
