@@ -9,7 +9,7 @@ from isoform.errors import UnsupportedModel
 from isoform.json_files import read_object
 from isoform.manifest import Manifest
 from isoform.reference.classes import class_facts
-from isoform.reference.families import FAMILIES, load_family
+from isoform.reference.families import load_family
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
@@ -47,15 +47,10 @@ def exported_facts(path: Path, folder: Path, task: str) -> dict[str, Any]:
 def _of_config(folder: Path, task: str) -> dict[str, Any]:
     """What the card of the family says about the task of a config.json; nothing where no family knows it."""
     data = read_object(folder / "config.json")
-    model_type = data.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        return {}
-    family = load_family(model_type)
-    card = next((one for one in family.tasks if one.name == task), None)
-    if card is None:
-        return {}
     try:
+        family = load_family(data.get("model_type", ""))
         config = family.config.from_dict(data)
     except UnsupportedModel:
         return {}
-    return {**card.facts(config), STEPS: dict(card.steps(config))}
+    card = next((one for one in family.tasks if one.name == task), None)
+    return {} if card is None else {**card.facts(config), STEPS: dict(card.steps(config))}
