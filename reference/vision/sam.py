@@ -58,10 +58,7 @@ class SamVisionConfig(Config):
 class SamPromptConfig(Config):
     hidden_size: int = 256
     image_size: int = 1024
-    mask_input_channels: int = 16
     num_point_embeddings: int = 4
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,21 +315,13 @@ class Head(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Points and their labels (1 inside, 0 outside, -1 none, -10 padding) as embeddings, and the empty mask.
-
-    `mask_*` embed a mask that is given as a prompt; they are in every checkpoint, and no graph here takes one yet.
-    """
+    """Points and their labels (1 inside, 0 outside, -1 none, -10 padding) as embeddings, and the empty mask."""
 
     def __init__(self, c: SamPromptConfig) -> None:
         super().__init__()
-        inner = c.mask_input_channels // 4
         self.image_size = c.image_size
-        self.points = nn.ModuleList(Embedding(1, c.hidden_size) for _ in range(c.num_point_embeddings))
+        self.points = nn.ModuleList(Embedding(1, c.hidden_size) for _ in range(2))
         self.no_point, self.no_mask = Embedding(1, c.hidden_size), Embedding(1, c.hidden_size)
-        self.mask_conv1, self.mask_norm1 = Conv(1, inner, 2, 2), ChannelNorm(inner, c.layer_norm_eps)
-        self.mask_conv2 = Conv(inner, c.mask_input_channels, 2, 2)
-        self.mask_norm2 = ChannelNorm(c.mask_input_channels, c.layer_norm_eps)
-        self.mask_conv3 = Conv(c.mask_input_channels, c.hidden_size, 1)
 
     def forward(self, points: Tensor, labels: Tensor, positions: FourierPositions) -> Tensor:
         """Points (B, P, N, 2) in pixels and labels (B, P, N) -> (B, P, N + 1, C): one more stands for no box."""
@@ -364,7 +353,7 @@ class MaskDecoder(nn.Module):
         )
         self.up1, self.up_norm = Upsample(dim, dim // 4, 2, 2), ChannelNorm(dim // 4, NECK_EPS)
         self.up2 = Upsample(dim // 4, dim // 8, 2, 2)
-        self.hyper = nn.ModuleList(Head(dim, dim, dim // 8, 3) for _ in range(masks))
+        self.hyper = nn.ModuleDict({str(n): Head(dim, dim, dim // 8, 3) for n in range(1, masks)})
         self.iou = Head(dim, m.iou_head_hidden_dim, masks, m.iou_head_depth)
         self.act = activation("gelu")
 
@@ -391,8 +380,7 @@ class MaskDecoder(nn.Module):
         x = self.final_norm(x + self.final.between(x + places, image + image_places, image))
         y = image.transpose(1, 2).unflatten(2, (self.side, self.side))
         y = self.act(self.up2(self.act(self.up_norm(self.up1(y))))).flatten(2)
-        wanted = range(1, self.masks)
-        weights = torch.stack([self.hyper[n](x[:, 1 + n]) for n in wanted], 1)
+        weights = torch.stack([self.hyper[str(n)](x[:, 1 + n]) for n in range(1, self.masks)], 1)
         masks = (weights @ y).unflatten(-1, (4 * self.side, 4 * self.side)).unflatten(0, (batch, count))
         scores = self.iou(x[:, 0]).unflatten(0, (batch, count))[:, :, 1:]
         return scores, masks
@@ -438,14 +426,14 @@ VISION: tuple[Rule, ...] = (
     Rename("neck.layer_norm2", "neck_out_norm"),
 )
 PROMPT: tuple[Rule, ...] = (
-    Rename("point_embed.*", "points.*"),
-    Rename("not_a_point_embed", "no_point"),
-    Rename("no_mask_embed", "no_mask"),
-    Rename("mask_embed.conv1", "mask_conv1"),
-    Rename("mask_embed.layer_norm1", "mask_norm1"),
-    Rename("mask_embed.conv2", "mask_conv2"),
-    Rename("mask_embed.layer_norm2", "mask_norm2"),
-    Rename("mask_embed.conv3", "mask_conv3"),
+    Rename("point_embed.0", "decoder.prompts.points.0"),
+    Rename("point_embed.1", "decoder.prompts.points.1"),
+    Rename("not_a_point_embed", "decoder.prompts.no_point"),
+    Rename("no_mask_embed", "decoder.prompts.no_mask"),
+    # A box or a mask as a prompt, which no graph here takes.
+    Rename("point_embed.2", "box_prompt.first"),
+    Rename("point_embed.3", "box_prompt.second"),
+    Rename("mask_embed.*", "mask_prompt.*"),
 )
 MASK: tuple[Rule, ...] = (
     *below(_ATTENTION, "transformer.layers.*.self_attn", "layers.*.attn"),
@@ -474,9 +462,15 @@ MASK: tuple[Rule, ...] = (
 RULES: tuple[Rule, ...] = (
     Rename("shared_image_embedding.positional_embedding", "decoder.positions.frequencies"),
     *below(VISION, "vision_encoder", "vision"),
-    *below(PROMPT, "prompt_encoder", "decoder.prompts"),
+    *below(PROMPT, "prompt_encoder", ""),
+    # The head of the output of a single mask, which no graph here gives.
+    Rename("mask_decoder.output_hypernetworks_mlps.0.proj_in", "single_mask.layers.0"),
+    Rename("mask_decoder.output_hypernetworks_mlps.0.layers.0", "single_mask.layers.1"),
+    Rename("mask_decoder.output_hypernetworks_mlps.0.proj_out", "single_mask.out"),
     *below(MASK, "mask_decoder", "decoder"),
 )
+
+UNUSED = ("box_prompt", "mask_prompt", "single_mask")
 
 FAMILY = Family(
     name="sam",
@@ -488,6 +482,7 @@ FAMILY = Family(
         Task(
             name="mask-generation",
             architectures=("SamModel",),
+            carried=UNUSED,
             parts={
                 "vision_encoder": Part(
                     build=VisionEncoder,
@@ -505,5 +500,6 @@ FAMILY = Family(
         ),
     ),
     prefix="sam",
+    heads=UNUSED,
     no_gguf="llama.cpp has no architecture that segments pictures",
 )

@@ -24,11 +24,16 @@ Role = Literal[
     "encoder_mask",
     "encoder_states",
     "features",
+    "image_features",
+    "labels",
     "logits",
     "mask",
+    "masks",
     "pixels",
+    "points",
     "pooled",
     "positions",
+    "scores",
     "similarity",
     "sound",
     "state",
@@ -38,9 +43,10 @@ Role = Literal[
     "tokens",
 ]
 """What a port is for. Inputs: token ids and types, embeddings in their place, a mask of the slots, positions, encoder
-states (cross-attention) with their mask, pixels of pictures, features or the waveform of sound. Outputs: logits, hidden
-states per slot, one pooled vector per row, similarities, attention weights. Both: a state, and the switch that says
-whether the states hold something."""
+states (cross-attention) with their mask, pixels of pictures, points on them with their labels, features or the waveform
+of sound. Outputs: logits, hidden states per slot, one pooled vector per row, similarities, attention weights, masks of
+pictures with their scores. Both: features of pictures, a state, and the switch that says whether the states hold
+something."""
 
 Kind = Literal["append", "once", "replace", "window"]
 """How a state changes in a step. append: it grows by the new slots (self-attention's keys and values). window: it does,
@@ -57,11 +63,17 @@ ROLES: dict[str, Role] = {
     "cross_attentions": "attentions",
     "encoder_attention_mask": "encoder_mask",
     "encoder_hidden_states": "encoder_states",
+    "image_embeddings": "image_features",
     "image_embeds": "pooled",
+    "image_features": "image_features",
+    "image_positional_embeddings": "image_features",
     "input_features": "features",
     "input_ids": "tokens",
+    "input_labels": "labels",
+    "input_points": "points",
     "input_values": "sound",
     "inputs_embeds": "embeddings",
+    "iou_scores": "scores",
     "last_hidden_state": "states",
     "logits": "logits",
     "logits_per_image": "similarity",
@@ -69,6 +81,7 @@ ROLES: dict[str, Role] = {
     "pixel_values": "pixels",
     "pooler_output": "pooled",
     "position_ids": "positions",
+    "pred_masks": "masks",
     "text_embeds": "pooled",
     "token_type_ids": "token_types",
     "use_cache_branch": "switch",

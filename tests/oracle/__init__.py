@@ -67,6 +67,7 @@ VISION = _listed(
     {
         "dinov2": ("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b"),
         "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),
+        "sam": ("sam", "sam_b"),
         "vit": ("vit_cls", "vit_b"),
     }
 )
@@ -83,7 +84,7 @@ TOKENIZERS = ("bart", "mixtral", "modernbert", "t5")
 # Their families do not exist yet.
 PENDING = (
     *("distilbert", "distilbert_b", "distilbert_base", "distilbert_ner", "distilbert_qa", "distilbert_seqcls"),
-    *("llava", "sam"),
+    "llava",
 )
 
 

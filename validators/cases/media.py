@@ -1,7 +1,7 @@
 """The cases of a model that takes pictures or sound: noise of several sizes, and what its own processor makes of one.
 
-The role of a port says what goes in: pixels (B, C, H, W), sound (B, samples), features of sound (B, bands, frames).
-Which sizes are free, and in which steps, says the signature.
+The role of a port says what goes in: pixels (B, C, H, W), sound (B, samples), features of sound (B, bands, frames),
+points (B, prompts, points, 2) with their labels. Which sizes are free, and in which steps, says the signature.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import IsoformError
 from isoform.reference.classes import class_facts
-from isoform.signature import LENGTH, Port
+from isoform.signature import LENGTH, Port, Role
 from isoform.validators.cases.case import SHORT, Case, Row
 from isoform.validators.cases.text import SIDES, positions, text_rows
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from isoform.reference.model import Model
 
 MOST = 16  # units of a free axis in a check: 256 patches of a picture
+POINTS = ((2, 2), (1, 1), (3, 5))
+"""Prompts and points of each in the rows of a check."""
+LABELS = (1, 0, -1, -10)
+"""What a point may be: inside, outside, no point, padding."""
 SOUND = (1, 4, 11)  # units of sound in the rows of a check; a little more each, so that no size is a whole number
 
 
@@ -58,7 +62,7 @@ class _Maker:
 
     def __init__(self, model: Model, random: np.random.Generator) -> None:
         self.model, self.random, self.signature = model, random, model.signature
-        self.ports = [port for port in self.signature.given if port.dtype == "float"]
+        self.ports = [port for port in self.signature.given if port.dtype == "float" or port.role == "labels"]
         self.reads_text = self.signature.takes("tokens")
         mask = self.signature.port("mask")
         self.masked = mask is not None and mask.axes[1] == (LENGTH if self.reads_text else self.ports[0].axes[-1])
@@ -67,11 +71,21 @@ class _Maker:
         """Noise of this shape by port, and `length` random tokens where the model reads text."""
         import numpy as np
 
-        media = {name: self.random.standard_normal(size).astype(np.float32) for name, size in shape.items()}
+        roles = {port.name: port.role for port in self.ports}
+        media = {name: self._noise(roles[name], size) for name, size in shape.items()}
         length = min(length, positions(self.model)) if self.reads_text else 0
         vocabulary = self.model.config.vocabulary or 1
         tokens = self.random.integers(0, vocabulary, length)
         return Row(tokens, np.zeros(length, np.int64), media)
+
+    def _noise(self, role: Role | None, size: tuple[int, ...]) -> NDArray[Any]:
+        import numpy as np
+
+        if role == "labels":
+            return self.random.choice(LABELS, size)
+        if role == "points":
+            return self.random.uniform(0, self._own(), size).astype(np.float32)
+        return self.random.standard_normal(size).astype(np.float32)
 
     def shapes(self) -> Iterator[dict[str, tuple[int, ...]]]:
         """Shapes by port without the batch: the model's own first."""
@@ -79,6 +93,9 @@ class _Maker:
         units = [self.signature.units.get(axis, 1) for axis in free]
         if not free:
             yield self._sized({})
+        elif self.signature.takes("points"):
+            for counts in POINTS:
+                yield self._sized(dict(zip(dict.fromkeys(free), counts, strict=True)))
         elif self.ports[0].role == "pixels":
             own = min(self._own() // max(units), MOST)
             for factors in ((own, own), (3, 5), (own + 2, own + 1)):

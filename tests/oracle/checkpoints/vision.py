@@ -262,6 +262,69 @@ def sam(c: Case) -> None:
     )
 
 
+@case
+def sam_b(c: Case) -> None:
+    """Windows that do not fill the grid, other depths and widths, no bias in q, k and v, two prompts."""
+    c.model(
+        "SamModel",
+        T.SamConfig(
+            vision_config={
+                "hidden_size": 36,
+                "output_channels": 24,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 3,
+                "image_size": 80,
+                "patch_size": 16,
+                "window_size": 2,
+                "global_attn_indexes": [0],
+                "num_pos_feats": 12,
+                "mlp_dim": 56,
+                "qkv_bias": False,
+            },
+            prompt_encoder_config={
+                "hidden_size": 24,
+                "image_size": 80,
+                "patch_size": 16,
+                "mask_input_channels": 8,
+                "num_point_embeddings": 4,
+            },
+            mask_decoder_config={
+                "hidden_size": 24,
+                "mlp_dim": 40,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "attention_downsample_rate": 2,
+                "num_multimask_outputs": 2,
+                "iou_head_depth": 2,
+                "iou_head_hidden_dim": 20,
+            },
+        ),
+    )
+    c.pre(
+        image_processor_type="SamImageProcessor",
+        processor_class="SamProcessor",
+        do_convert_rgb=True,
+        do_normalize=True,
+        do_pad=True,
+        do_rescale=True,
+        do_resize=True,
+        pad_size={"height": 80, "width": 80},
+        size={"longest_edge": 80},
+        mask_pad_size={"height": 20, "width": 20},
+        mask_size={"longest_edge": 20},
+        resample=2,
+        rescale_factor=1 / 255,
+        **HALF,
+    )
+    c.golden(
+        {
+            "pixel_values": normal(1, 3, 80, 80),
+            "input_points": torch.tensor([[[[40.0, 60.0]], [[10.0, 20.0]]]]),
+            "input_labels": torch.tensor([[[1], [0]]]),
+        }
+    )
+
+
 # ------------------------------------------------------------------ depth_pro
 @case
 def depth_pro(c: Case) -> None:
