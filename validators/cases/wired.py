@@ -101,8 +101,7 @@ def wired_cases(model: WiredModel, cases: Mapping[str, Sequence[Case]], seed: in
     """One row and a batch of three in one pass, and the batch step by step; `cases` are those of each part."""
     import numpy as np
 
-    vocabulary = next(part for part in model.whole.parts if part.part == model.main).weights["embed.weight"].shape[0]
-    starts = np.random.default_rng(seed).integers(0, vocabulary, 3)
+    starts = np.random.default_rng(seed).integers(0, model.config.vocabulary or 1, 3)
     three = [_inputs(model, cases, n) for n in range(3)]
     module = model.module()
     rows = tuple(_row(model, module, media, start) for media, start in zip(three, starts, strict=True))
@@ -118,9 +117,12 @@ def wired_cases(model: WiredModel, cases: Mapping[str, Sequence[Case]], seed: in
 
 
 def _inputs(model: WiredModel, cases: Mapping[str, Sequence[Case]], n: int | None) -> dict[str, NDArray[Any]]:
-    """What the parts before the main one are given for row `n` of their batches, or for a natural row, by port."""
+    """What the parts are given for row `n` of their batches, or for a natural row, by port.
+
+    The main part's tokens are chosen later.
+    """
     found: dict[str, NDArray[Any]] = {}
-    for name in model.order[:-1]:
+    for name in model.order[:-1] if model.main_reads_tokens else model.order:
         batch = next(case.rows for case in cases[name] if len(case.rows) == 3)
         natural = next((case.rows[0] for case in cases[name] if case.natural), batch[0])
         inputs = Case("", (natural if n is None else batch[n],)).inputs(model.signatures[name])

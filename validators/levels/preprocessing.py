@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import IsoformError
+from isoform.errors import IsoformError, UnsupportedModel
 from isoform.reference.checkpoints.checkpoint import SIDECARS
 from isoform.reference.classes import class_facts
 from isoform.validators.report.records import Report, Result, Skip
@@ -122,7 +122,7 @@ def check_preprocessing(
         stored = _against_oracle(report, folder, mine, stored, oracle)
     for port in signature.inputs:
         if port.role in FEATURES:
-            report.results += _features(port, folder, source, facts or {})
+            report.results += _features(port, folder, source, facts or {}, report.skipped)
     return report, dict(stored) if stored else None
 
 
@@ -338,12 +338,18 @@ FEATURES: dict[str, Callable[[Path, Mapping[str, Any]], NDArray[np.float32] | No
 """Role of an input port -> what a folder's processor makes of a picture or sound of ours; None without a processor."""
 
 
-def _features(port: Port, folder: Path, source: Path, facts: Mapping[str, Any]) -> Iterator[Result]:
+def _features(
+    port: Port, folder: Path, source: Path, facts: Mapping[str, Any], skipped: list[Skip]
+) -> Iterator[Result]:
+    """What both folders make of a sample; a processor that isoform does not have is skipped with the reason."""
     from isoform.validators.truth.distances import difference
 
     group, made = f"{port.name} of a sample", FEATURES[port.role or ""]
     try:
         mine, theirs = made(folder, {**class_facts(folder), **facts}), made(source, class_facts(source))
+    except UnsupportedModel as error:
+        skipped.append(Skip(BACKEND, LEVEL, "", group, group, " ".join(str(error).split())))
+        return
     except (IsoformError, OSError) as error:
         yield _result(group, "", "error", 1, " ".join(str(error).split()))
         return
