@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from isoform.reference.attention import Attention, GrowingCache, Heads
 from isoform.reference.decoder_plan import DecoderPlan, Kind
-from isoform.reference.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm, Rope, causal_bias, true_positions
+from isoform.reference.layers import Embedding, GatedMLP, Linear, RMSNorm, Rope, causal_bias, true_positions
 
 
 class DecoderLayer(nn.Module):
@@ -32,12 +33,11 @@ class DecoderLayer(nn.Module):
         self.attn_post_norm: nn.Module = attn_post_norm or nn.Identity()
         self.mlp_post_norm: nn.Module = mlp_post_norm or nn.Identity()
 
-    def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], bias: Tensor, past: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        y, k, v = self.attn.step(self.attn_norm(x), angles, bias, past)
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], bias: Tensor, cache: GrowingCache) -> Tensor:
+        y = self.attn.attend(self.attn_norm(x), bias, cache, angles)
         x = x + self.attn_post_norm(y)
-        return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x))), k, v
+        z: Tensor = x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
+        return z
 
 
 class DecoderLM(nn.Module):
@@ -60,7 +60,7 @@ class DecoderLM(nn.Module):
         self.ropes = nn.ModuleDict(ropes)
         self.head = head
         self.kinds = tuple(kinds)
-        self._cache_shape = layers[0].attn.kv_heads, layers[0].attn.head_dim
+        self._heads = layers[0].attn.heads
         self.embed_scale, self.logit_softcap = embed_scale, logit_softcap
 
     def forward(
@@ -72,14 +72,17 @@ class DecoderLM(nn.Module):
     ) -> tuple[Tensor, ...]:
         """One pass over T new tokens after P cached ones.
 
-        Shapes: input_ids (B, T), attention_mask (B, P+T) of 0 and 1, position_ids (B, T), and per layer a past key
-        and value (B, kv_heads, P, D). Returns logits (B, T, V) and per layer a key and value (B, kv_heads, P+T, D).
-        Omitted: no padding, positions counted over the mask, an empty past.
+        Shapes: input_ids (B, T), attention_mask (B, P+T) of 0 and 1,
+        position_ids (B, T), and per layer a past key and value (B, kv_heads, P, D). Returns logits (B, T, V) and per
+        layer a key and value (B, kv_heads, P+T, D). Omitted: no padding, positions counted over the mask, an empty
+        past.
         """
         if not past:
-            past = self._empty_past(input_ids)
+            empty = self.norm.weight.new_zeros(input_ids.shape[0], self._heads.kv, 0, self._heads.dim)
+            past = (empty,) * (2 * len(self.layers))
         if attention_mask is None:
-            attention_mask = input_ids.new_ones(input_ids.shape[0], past[0].shape[2] + input_ids.shape[1])
+            slots = past[0].shape[2] + input_ids.shape[1]
+            attention_mask = torch.ones(input_ids.shape[0], slots, dtype=torch.int64, device=input_ids.device)
         # What hides what is a matter of the mask alone: position_ids may count from 1, as some programs do.
         counted = true_positions(attention_mask)[:, attention_mask.shape[1] - input_ids.shape[1] :]
         if position_ids is None:
@@ -92,19 +95,15 @@ class DecoderLM(nn.Module):
         bias = {w: causal_bias(attention_mask, counted, w, x.dtype) for w in sorted(windows, key=lambda w: w or 0)}
         present: list[Tensor] = []
         for n, (layer, kind) in enumerate(zip(self.layers, self.kinds, strict=True)):
-            x, k, v = layer(x, angles[kind.rope], bias[kind.window], (past[2 * n], past[2 * n + 1]))
-            present += (k, v)
+            cache = GrowingCache(past[2 * n], past[2 * n + 1])
+            x = layer(x, angles[kind.rope], bias[kind.window], cache)
+            present += cache.present
         x = self.norm(x)
         if self.head is not None:
             x = self.head(x)
             if self.logit_softcap:
                 x = torch.tanh(x / self.logit_softcap) * self.logit_softcap
         return x, *present
-
-    def _empty_past(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        heads, head_dim = self._cache_shape
-        empty = self.embed.weight.new_zeros(input_ids.shape[0], heads, 0, head_dim)
-        return (empty,) * (2 * len(self.layers))
 
 
 def decoder(plan: DecoderPlan, head: bool) -> DecoderLM:
@@ -116,14 +115,10 @@ def decoder(plan: DecoderPlan, head: bool) -> DecoderLM:
     def layer() -> DecoderLayer:
         attention = Attention(
             plan.dim,
-            plan.heads,
-            plan.kv_heads,
-            plan.head_dim,
+            Heads(plan.heads, plan.kv_heads, plan.head_dim, plan.score_scale, plan.score_softcap),
             bias=plan.qkv_bias,
             out_bias=plan.out_bias,
             norm_eps=plan.eps if plan.head_norms else None,
-            scale=plan.score_scale,
-            softcap=plan.score_softcap,
         )
         mlp = GatedMLP(plan.dim, plan.hidden, plan.act, plan.mlp_bias)
         after = (norm(), norm()) if plan.post_norms else ()

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, wraps
-from typing import Any, TypeVar
+from inspect import Parameter, Signature
+from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _lowering: ContextVar[Mapping[str, Callable[..., Any]] | None] = ContextVar("lowering", default=None)
 
 OPS: dict[str, Callable[..., Any]] = {}
-"""Name -> body, for exporters to register; every argument is a tensor (or None), an int or a float, and positional."""
+"""Name -> body, for exporters to register; every argument is positional, and a tensor (or None), an int, a float, or a
+list of ints."""
 
 
 @contextmanager
@@ -85,89 +87,89 @@ def partial_rotary(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     return torch.cat((rotated, each[..., count:]), -1).flatten(-2)
 
 
-@semantic
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, kv_heads: int, scale: float, softcap: float
-) -> Tensor:
-    """Scaled dot-product attention with grouped heads and an additive bias, if any; `softcap` 0 means none.
+_T = TypeVar("_T")
 
-    Scores become softcap * tanh(scores / softcap) before the bias is added (Gemma 2, arXiv 2408.00118).
-    Shapes: q (B, T, heads*D), k and v (B, S, kv_heads*D), bias (B, 1, T, S) in q's dtype -> (B, T, heads*D).
+
+class AttentionArguments(NamedTuple, Generic[_T]):
+    """What `attention` takes, in order; the exporters' lowerings read theirs through it.
+
+    Shapes: q (B, T, heads*D), k and v (B, T or S, kv_heads*D), bias (B or 1, 1 or heads, T or 1, S) in q's dtype, past
+    (B, kv_heads, P, D), `switch` bool (1,). With weights (kv_heads*D, M) and their biases, k and v are the encoder
+    states (B, S, M) that these project.
     """
-    k, v = (x.unflatten(-1, (kv_heads, -1)).transpose(1, 2) for x in (k, v))
-    return _attend(q, k, v, bias, heads, kv_heads, scale, softcap)
+
+    q: _T
+    k: _T
+    v: _T
+    bias: _T | None
+    past_k: _T | None
+    past_v: _T | None
+    switch: _T | None
+    k_weight: _T | None
+    k_bias: _T | None
+    v_weight: _T | None
+    v_bias: _T | None
+    heads: int
+    kv_heads: int
+    scale: float
+    softcap: float
 
 
-@semantic
-def cached_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    past_k: Tensor,
-    past_v: Tensor,
-    bias: Tensor,
-    heads: int,
-    kv_heads: int,
-    scale: float,
-    softcap: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`attention` over a past of P slots and the T new ones; `bias` must hide the future (backends may assume it does).
+def _takes(arguments: type[tuple[Any, ...]]) -> Callable[[_F], Callable[..., Any]]:
+    """A body over one named tuple of tensors as a function of its fields, with a signature that torch can read."""
+    plain = {_T: Tensor, _T | None: Tensor | None}
+    fields = [
+        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=plain.get(hint, hint))
+        for name, hint in get_type_hints(arguments).items()
+    ]
 
-    Shapes: q (B, T, heads*D), k and v (B, T, kv_heads*D), past (B, kv_heads, P, D), bias (B, 1, T, P+T)
-    -> (B, T, heads*D), and key and value of shape (B, kv_heads, P+T, D).
-    """
-    k = torch.cat((past_k, k.unflatten(-1, (kv_heads, -1)).transpose(1, 2)), 2)
-    v = torch.cat((past_v, v.unflatten(-1, (kv_heads, -1)).transpose(1, 2)), 2)
-    return _attend(q, k, v, bias, heads, kv_heads, scale, softcap), k, v
+    def decorate(body: _F) -> Callable[..., Any]:
+        @wraps(body)
+        def call(*args: Any) -> Any:
+            return body(arguments(*args))
 
+        call.__signature__ = Signature(fields, return_annotation=get_type_hints(body)["return"])  # type: ignore[attr-defined]
+        return call
 
-@semantic
-def causal_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    past_k: Tensor,
-    past_v: Tensor,
-    use_cache: Tensor,
-    heads: int,
-    kv_heads: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`cached_attention` of slots that stand one after another, none of them padding; the future is hidden.
-
-    While `use_cache` (bool, of one value) is false, the past counts as empty. Shapes and results as there.
-    """
-    return _branch(_causal)(q, k, v, past_k, past_v, use_cache, heads, kv_heads, scale)
+    return decorate
 
 
 @semantic
-def cross_attention(
-    q: Tensor,
-    memory: Tensor,
-    k_weight: Tensor,
-    k_bias: Tensor | None,
-    v_weight: Tensor,
-    v_bias: Tensor | None,
-    past_k: Tensor,
-    past_v: Tensor,
-    use_cache: Tensor,
-    bias: Tensor | None,
-    heads: int,
-    kv_heads: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention to a memory, whose keys and values are computed once.
+@_takes(AttentionArguments)
+def attention(a: AttentionArguments[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled dot-product attention with grouped heads and an additive bias, if any, over a cache of keys and values.
 
-    While `use_cache` (bool, of one value) is false, they are projected from `memory` and returned; then they are taken
-    from the past, and what is returned for them is empty.
-    Shapes: q (B, T, heads*D), memory (B, S, M), weights (kv_heads*D, M), past (B, kv_heads, S, D), bias (B, 1, 1, S)
-    -> (B, T, heads*D), and key and value of shape (B, kv_heads, S or 0, D). Without a bias the past may have B/n rows,
-    each of which n rows of q share that stand side by side, as beams do.
+    Returns (B, T, heads*D), and the key and value (B, kv_heads, slots, D) to keep. The cache is one of four:
+    - None: every slot is new.
+    - Growing (a past): P slots of the past before the T new ones. The bias must hide the future, and backends may
+      assume that it does.
+    - Switched (a past and a switch): the same without padding; the future is hidden here, and while the switch is off
+      the past counts as empty. A bias spans all P+T slots; while the switch is off its last T columns count.
+    - Encoder states (a past, a switch and weights): while the switch is off key and value are projected from the
+      encoder states; while it is on they are the past, and what is returned for them is empty. Without a bias the past
+      may have B/n rows, each shared by n neighbouring rows of q, as beams do.
+
+    Scores become softcap * tanh(scores / softcap) before the bias is added (Gemma 2, arXiv 2408.00118); 0 means none.
     """
-    attend = _branch(_cross)
-    return attend(
-        q, memory, k_weight, k_bias, v_weight, v_bias, past_k, past_v, use_cache, bias, heads, kv_heads, scale
-    )
+    if a.past_k is None or a.past_v is None:
+        k, v = _split(a.k, a.kv_heads), _split(a.v, a.kv_heads)
+        return _attend(a.q, k, v, a.bias, False, a.heads, a.kv_heads, a.scale, a.softcap), k, v
+    if a.switch is None:
+        k = torch.cat((a.past_k, _split(a.k, a.kv_heads)), 2)
+        v = torch.cat((a.past_v, _split(a.v, a.kv_heads)), 2)
+        return _attend(a.q, k, v, a.bias, False, a.heads, a.kv_heads, a.scale, a.softcap), k, v
+    if a.k_weight is None or a.v_weight is None:
+        k = _branch(_grown)(a.k, a.past_k, a.switch, a.kv_heads)
+        v = _branch(_grown)(a.v, a.past_v, a.switch, a.kv_heads)
+        bias = None if a.bias is None else a.bias[..., a.bias.shape[-1] - k.shape[2] :]
+        out = _branch(_attend)(a.q, k, v, bias, True, a.heads, a.kv_heads, a.scale, a.softcap)
+        return out, k, v
+    k = _branch(_projected)(a.k, a.k_weight, a.k_bias, a.past_k, a.switch, a.kv_heads)
+    v = _branch(_projected)(a.v, a.v_weight, a.v_bias, a.past_v, a.switch, a.kv_heads)
+    # Without a bias nothing is hidden from a query, so rows that share a past can be one.
+    q = a.q.reshape(k.shape[0], -1, a.q.shape[-1]) if a.bias is None else a.q
+    out = _attend(q, k, v, a.bias, False, a.heads, a.kv_heads, a.scale, a.softcap)
+    return out.reshape(a.q.shape), _branch(_unkept)(k, a.switch), _branch(_unkept)(v, a.switch)
 
 
 def _branch(body: _F) -> _F:
@@ -182,72 +184,61 @@ def _scripted(body: Callable[..., Any]) -> Any:
         return torch.jit.script(body)
 
 
-def _causal(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    past_k: Tensor,
-    past_v: Tensor,
-    use_cache: Tensor,
-    heads: int,
-    kv_heads: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if not bool(use_cache):
-        past_k, past_v = past_k[:, :, :0], past_v[:, :, :0]
-    k = torch.cat((past_k, k.unflatten(-1, (kv_heads, -1)).transpose(1, 2)), 2)
-    v = torch.cat((past_v, v.unflatten(-1, (kv_heads, -1)).transpose(1, 2)), 2)
-    length, slots = q.shape[1], k.shape[2]
-    q = q.unflatten(-1, (heads, -1)).transpose(1, 2)
-    if length == 1:
-        out = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=kv_heads != heads)
-    else:
-        seen = torch.ones((length, slots), dtype=torch.bool, device=q.device).tril(slots - length)
-        out = F.scaled_dot_product_attention(q, k, v, seen, scale=scale, enable_gqa=kv_heads != heads)
-    return out.transpose(1, 2).flatten(-2), k, v
+def _split(x: Tensor, heads: int) -> Tensor:
+    """(B, T, heads*D) -> (B, heads, T, D)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _cross(
-    q: Tensor,
-    memory: Tensor,
-    k_weight: Tensor,
-    k_bias: Tensor | None,
-    v_weight: Tensor,
-    v_bias: Tensor | None,
-    past_k: Tensor,
-    past_v: Tensor,
-    use_cache: Tensor,
-    bias: Tensor | None,
-    heads: int,
-    kv_heads: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if bool(use_cache):
-        k, v = past_k, past_v
-        new_k, new_v = past_k[:, :, :0], past_v[:, :, :0]
-    else:
-        k = F.linear(memory, k_weight, k_bias).unflatten(-1, (kv_heads, -1)).transpose(1, 2)
-        v = F.linear(memory, v_weight, v_bias).unflatten(-1, (kv_heads, -1)).transpose(1, 2)
-        new_k, new_v = k, v
-    shape = q.shape
-    if bias is None:
-        q = q.reshape(k.shape[0], -1, shape[-1])  # nothing is hidden from a query, so rows can be one
-    q = q.unflatten(-1, (heads, -1)).transpose(1, 2)
-    out = F.scaled_dot_product_attention(q, k, v, bias, scale=scale, enable_gqa=kv_heads != heads)
-    return out.transpose(1, 2).flatten(-2).reshape(shape), new_k, new_v
+def _grown(new: Tensor, past: Tensor, switch: Tensor, kv_heads: int) -> Tensor:
+    """The past, which counts as empty while the switch is off, and the new slots behind it."""
+    if not bool(switch):
+        past = past[:, :, :0]
+    return torch.cat((past, new.unflatten(-1, (kv_heads, -1)).transpose(1, 2)), 2)
+
+
+def _projected(
+    states: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor, switch: Tensor, kv_heads: int
+) -> Tensor:
+    """The keys (or values) of encoder states: the past, or projected while the switch is off."""
+    if bool(switch):
+        return past
+    return F.linear(states, weight, bias).unflatten(-1, (kv_heads, -1)).transpose(1, 2)
+
+
+def _unkept(keys: Tensor, switch: Tensor) -> Tensor:
+    """The keys that a cache does not hold yet, all or none: always a slice, as a trace takes a tensor for one value."""
+    return keys[:, :, keys.shape[2] if bool(switch) else 0 :]
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, kv_heads: int, scale: float, softcap: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    causal: bool,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    softcap: float,
 ) -> Tensor:
+    """`causal` hides the future of T queries that stand at the end of S slots."""
     q = q.unflatten(-1, (heads, -1)).transpose(1, 2)
+    length, slots = q.shape[2], k.shape[2]
+    if causal and length > 1:
+        seen = torch.ones((length, slots), dtype=torch.bool, device=q.device).tril(slots - length)
+        if bias is None and softcap == 0:
+            bias = seen
+        else:
+            below = torch.zeros((length, slots), dtype=q.dtype, device=q.device) if bias is None else bias
+            bias = below.masked_fill(~seen, float("-inf"))
     if softcap == 0:
         out = F.scaled_dot_product_attention(q, k, v, bias, scale=scale, enable_gqa=kv_heads != heads)
     else:
         if kv_heads != heads:
-            k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
+            k, v = k.repeat_interleave(heads // kv_heads, 1), v.repeat_interleave(heads // kv_heads, 1)
         scores = softcap * torch.tanh(q @ k.transpose(-1, -2) * scale / softcap)
-        scores = scores if bias is None else scores + bias
+        if bias is not None:
+            scores = scores + bias
         wide = torch.promote_types(scores.dtype, torch.float32)
         out = torch.softmax(scores, -1, dtype=wide).to(q.dtype) @ v
     return out.transpose(1, 2).flatten(-2)

@@ -71,7 +71,7 @@ class OnnxType:
         which MatMulNBits does not have, and Q8_0 elsewhere.
         """
         from isoform.exporters.onnx.forms import Blocks
-        from isoform.exporters.onnx.operators.attention import cross_attention
+        from isoform.exporters.onnx.operators.attention import attention
         from isoform.exporters.onnx.operators.registry import PORTABLE, RUNTIME
         from isoform.exporters.onnx.quantized import block_tables, byte_tables
 
@@ -81,7 +81,7 @@ class OnnxType:
         elif self.bits:
             body = Blocks(self.bits, self.block, self.asymmetric, self.dtype)
             table = block_tables(body, body if self.whole else replace(body, bits=8), head, base)
-        return {**table, "isoform::cross_attention": cross_attention(table["aten::linear"], portable)}
+        return {**table, "isoform::attention": attention(table["aten::linear"], portable)}
 
 
 def part_file(part: str, file: str) -> str:

@@ -16,19 +16,17 @@ from torch import Tensor, nn
 
 from isoform.errors import UnsupportedModel
 from isoform.reference import ops
-from isoform.reference.card import Family, Part, Task
-from isoform.reference.config import Config, RopeConfig, read_rope
-from isoform.reference.layers import (
-    MLP,
+from isoform.reference.attention import (
     Attention,
     CrossAttention,
-    Embedding,
-    Linear,
-    Rope,
-    activation,
-    begun,
-    head_size,
+    DecoderStep,
+    EncoderStatesCache,
+    Heads,
+    SwitchedCache,
 )
+from isoform.reference.card import Family, Part, Task
+from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.layers import MLP, Embedding, Linear, Rope, activation, head_size
 from isoform.reference.rules import Rename, Rule
 from isoform.signature import BATCH, MEMORY, Port, Signature, encoder_decoder_signature
 
@@ -77,17 +75,14 @@ class MoonshineConfig(Config):
         return self.encoder_num_hidden_layers + self.decoder_num_hidden_layers
 
     @property
-    def heads(self) -> int:
-        return self.decoder_num_attention_heads
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.heads
+    def heads(self) -> Heads:
+        count = self.decoder_num_attention_heads
+        return Heads(count, count, self.hidden_size // count)
 
     @property
     def rotated(self) -> int:
         """Channels of a head that are rotated, from its beginning."""
-        return int(self.head_dim * self.rope.partial)
+        return int(self.heads.dim * self.rope.partial)
 
 
 class Norm(nn.LayerNorm):
@@ -114,24 +109,13 @@ class GluMLP(nn.Module):
 class RotatedAttention(Attention):
     """Attention whose queries and keys are rotated by neighbouring pairs, the first channels of each head only."""
 
-    def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Queries and keys of x (B, T, C) at these angles (B, T, pairs)."""
+    def project(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x (B, T, C), rotated by these angles (B, T, pairs)."""
         q, k = self.q(x), self.k(x)
-        return ops.partial_rotary(q, *angles, self.heads), ops.partial_rotary(k, *angles, self.kv_heads)
-
-    def look_around(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Attention of all to all: x (B, T, C) -> (B, T, C)."""
-        q, k = self.rotate(x, angles)
-        out: Tensor = self.out(ops.attention(q, k, self.v(x), None, self.heads, self.kv_heads, self.scale, 0.0))
-        return out
-
-    def look_back(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor], use_cache: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attention to what came before; see `ops.causal_attention`."""
-        q, k = self.rotate(x, angles)
-        y, k, v = ops.causal_attention(q, k, self.v(x), *past, use_cache, self.heads, self.kv_heads, self.scale)
-        return self.out(y), k, v
+        if angles is not None:
+            q = ops.partial_rotary(q, *angles, self.heads.count)
+            k = ops.partial_rotary(k, *angles, self.heads.kv)
+        return q, k, self.v(x)
 
 
 class EncoderLayer(nn.Module):
@@ -140,12 +124,12 @@ class EncoderLayer(nn.Module):
     def __init__(self, c: MoonshineConfig) -> None:
         super().__init__()
         self.attn_norm = Norm(c.hidden_size)
-        self.attn = RotatedAttention(c.hidden_size, c.heads, c.heads, c.head_dim, bias=c.attention_bias)
+        self.attn = RotatedAttention(c.hidden_size, c.heads, bias=c.attention_bias)
         self.mlp_norm = Norm(c.hidden_size)
         self.mlp = MLP(c.hidden_size, c.intermediate_size, c.encoder_hidden_act)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + self.attn.look_around(self.attn_norm(x), angles)
+        x = x + self.attn.attend(self.attn_norm(x), angles=angles)
         y: Tensor = x + self.mlp(self.mlp_norm(x))
         return y
 
@@ -176,27 +160,31 @@ class Encoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention to the tokens before, to the memory, and an MLP, each x + f(norm(x))."""
+    """Attention to the tokens before, to the encoder states, and an MLP, each x + f(norm(x))."""
 
     def __init__(self, c: MoonshineConfig) -> None:
         super().__init__()
         dim = c.hidden_size
         self.attn_norm = Norm(dim)
-        self.attn = RotatedAttention(dim, c.heads, c.heads, c.head_dim, bias=c.attention_bias)
+        self.attn = RotatedAttention(dim, c.heads, bias=c.attention_bias)
         self.cross_norm = Norm(dim)
-        self.cross = CrossAttention(dim, c.heads, c.heads, c.head_dim, bias=c.attention_bias)
+        self.cross = CrossAttention(dim, c.heads, bias=c.attention_bias)
         self.mlp_norm = Norm(dim)
         self.mlp = GluMLP(dim, c.intermediate_size, c.decoder_hidden_act)
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], memory: Tensor, past: tuple[Tensor, ...], use_cache: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """`past`: key and value of the tokens before, key and value of the memory."""
-        y, *own = self.attn.look_back(self.attn_norm(x), angles, (past[0], past[1]), use_cache)
-        x = x + y
-        y, *crossed = self.cross.recall(self.cross_norm(x), memory, (past[2], past[3]), use_cache)
-        x = x + y
-        return x + self.mlp(self.mlp_norm(x)), (*own, *crossed)
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        states: Tensor,
+        own: SwitchedCache,
+        crossed: EncoderStatesCache,
+    ) -> Tensor:
+        """Shapes: x (B, T, C), encoder states (B, S, C); the caches of the tokens before and of the states."""
+        x = x + self.attn.attend(self.attn_norm(x), cache=own, angles=angles)
+        x = x + self.cross.attend(self.cross_norm(x), states, cache=crossed)
+        y: Tensor = x + self.mlp(self.mlp_norm(x))
+        return y
 
 
 class Decoder(nn.Module):
@@ -209,21 +197,19 @@ class Decoder(nn.Module):
         self.norm = Norm(c.hidden_size)
         self.head = Linear(c.hidden_size, c.vocab_size, bias=False)
         self.rope = Rope(c.rotated, c.rope)
-        self.shape = c.heads, c.head_dim
+        self.heads = c.heads
 
     def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         """Shapes: input_ids (B, T), encoder_hidden_states (B, S, C); `cache` as the signature has it, or nothing.
 
-        Returns logits (B, T, V), and per layer keys and values of the tokens (B, heads, P+T, D) and of the memory.
+        Returns logits (B, T, V), and per layer keys and values of the tokens (B, heads, P+T, D) and of those states.
         """
-        past, use_cache, positions = begun(input_ids, encoder_hidden_states, cache, len(self.layers), self.shape)
+        step = DecoderStep.begin(input_ids, encoder_hidden_states, cache, len(self.layers), self.heads)
         x = self.embed(input_ids)
-        angles = self.rope(positions.unsqueeze(0).expand(input_ids.shape[0], -1), x.dtype)
-        present: list[Tensor] = []
-        for n, layer in enumerate(self.layers):
-            x, made = layer(x, angles, encoder_hidden_states, tuple(past[4 * n : 4 * n + 4]), use_cache)
-            present += made
-        return self.head(self.norm(x)), *present
+        angles = self.rope(step.positions.unsqueeze(0).expand(input_ids.shape[0], -1), x.dtype)
+        for layer, caches in zip(self.layers, step.caches, strict=True):
+            x = layer(x, angles, encoder_hidden_states, *caches)
+        return self.head(self.norm(x)), *step.present
 
 
 def encoder_signature(c: MoonshineConfig) -> Signature:
@@ -233,7 +219,7 @@ def encoder_signature(c: MoonshineConfig) -> Signature:
 
 def decoder_signature(c: MoonshineConfig) -> Signature:
     layers = c.decoder_num_hidden_layers
-    return encoder_decoder_signature(layers, c.heads, c.head_dim, c.vocab_size, c.hidden_size)
+    return encoder_decoder_signature(layers, c.heads.kv, c.heads.dim, c.vocab_size, c.hidden_size)
 
 
 RULES: tuple[Rule, ...] = (

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.reference.attention import Attention, Heads
 from isoform.reference.card import Family, Task
 from isoform.reference.config import Config, with_labels
-from isoform.reference.layers import MLP, Attention, Linear, activation, head_size, padding_bias
+from isoform.reference.layers import MLP, Linear, activation, head_size, padding_bias
 from isoform.reference.rules import Rename, Rule, WeightNorm
 from isoform.signature import BATCH, Axis, Port, Signature
 
@@ -143,7 +144,7 @@ class Layer(nn.Module):
     def __init__(self, c: Wav2Vec2Config) -> None:
         super().__init__()
         dim, heads = c.hidden_size, c.num_attention_heads
-        self.attn = Attention(dim, heads, heads, head_size(dim, heads), bias=True, out_bias=True)
+        self.attn = Attention(dim, Heads(heads, heads, head_size(dim, heads)), bias=True, out_bias=True)
         self.attn_norm = nn.LayerNorm(dim, c.layer_norm_eps)
         self.mlp = MLP(dim, c.intermediate_size, c.hidden_act)
         self.mlp_norm = nn.LayerNorm(dim, c.layer_norm_eps)

@@ -14,10 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError
+from isoform.reference.attention import (
+    Attention,
+    CrossAttention,
+    DecoderStep,
+    EncoderStatesCache,
+    Heads,
+    SwitchedCache,
+)
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoints.checkpoint import Checkpoint
 from isoform.reference.config import Config, with_labels
-from isoform.reference.layers import MLP, Attention, CrossAttention, Embedding, Linear, begun, causal_bias, head_size
+from isoform.reference.layers import MLP, Embedding, Linear, causal_bias, head_size
 from isoform.reference.rules import Rename, Rule
 from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
 
@@ -80,8 +88,8 @@ class WhisperConfig(Config):
             (n, head) for n in upper for head in range(self.decoder_attention_heads)
         )
 
-    def head_dim(self, heads: int) -> int:
-        return head_size(self.d_model, heads, "d_model")
+    def heads(self, count: int) -> Heads:
+        return Heads(count, count, head_size(self.d_model, count, "d_model"))
 
 
 class EncoderLayer(nn.Module):
@@ -89,9 +97,9 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, c: WhisperConfig) -> None:
         super().__init__()
-        dim, heads = c.d_model, c.encoder_attention_heads
+        dim = c.d_model
         self.attn_norm = nn.LayerNorm(dim)
-        self.attn = Attention(dim, heads, heads, c.head_dim(heads), bias=True, k_bias=False, out_bias=True)
+        self.attn = Attention(dim, c.heads(c.encoder_attention_heads), bias=True, k_bias=False, out_bias=True)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = MLP(dim, c.encoder_ffn_dim, c.activation_function)
 
@@ -126,28 +134,24 @@ class Encoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention to the tokens before, to the memory, and an MLP, each x + f(norm(x))."""
+    """Attention to the tokens before, to the encoder states, and an MLP, each x + f(norm(x))."""
 
     def __init__(self, c: WhisperConfig) -> None:
         super().__init__()
-        dim, heads = c.d_model, c.decoder_attention_heads
-        size = c.head_dim(heads)
+        dim, heads = c.d_model, c.heads(c.decoder_attention_heads)
         self.attn_norm = nn.LayerNorm(dim)
-        self.attn = Attention(dim, heads, heads, size, bias=True, k_bias=False, out_bias=True)
+        self.attn = Attention(dim, heads, bias=True, k_bias=False, out_bias=True)
         self.cross_norm = nn.LayerNorm(dim)
-        self.cross = CrossAttention(dim, heads, heads, size, bias=True, k_bias=False, out_bias=True)
+        self.cross = CrossAttention(dim, heads, bias=True, k_bias=False, out_bias=True)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = MLP(dim, c.decoder_ffn_dim, c.activation_function)
 
-    def forward(
-        self, x: Tensor, memory: Tensor, past: tuple[Tensor, ...], use_cache: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """`past`: key and value of the tokens before, key and value of the memory."""
-        y, *own = self.attn.extend(self.attn_norm(x), (past[0], past[1]), use_cache)
-        x = x + y
-        y, *crossed = self.cross.recall(self.cross_norm(x), memory, (past[2], past[3]), use_cache)
-        x = x + y
-        return x + self.mlp(self.mlp_norm(x)), (*own, *crossed)
+    def forward(self, x: Tensor, states: Tensor, own: SwitchedCache, crossed: EncoderStatesCache) -> Tensor:
+        """Shapes: x (B, T, C), encoder states (B, S, C); the caches of the tokens before and of the states."""
+        x = x + self.attn.attend(self.attn_norm(x), cache=own)
+        x = x + self.cross.attend(self.cross_norm(x), states, cache=crossed)
+        y: Tensor = x + self.mlp(self.mlp_norm(x))
+        return y
 
 
 class Decoder(nn.Module):
@@ -160,7 +164,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(c) for _ in range(c.decoder_layers))
         self.norm = nn.LayerNorm(c.d_model)
         self.head = Linear(c.d_model, c.vocab_size, bias=False)
-        self.shape = c.decoder_attention_heads, c.head_dim(c.decoder_attention_heads)
+        self.heads = c.heads(c.decoder_attention_heads)
 
     def embedded(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         x: Tensor = self.embed(input_ids)  # never scaled: the Hub's code reads scale_embedding and does not use it
@@ -169,15 +173,13 @@ class Decoder(nn.Module):
     def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, *cache: Tensor) -> tuple[Tensor, ...]:
         """Shapes: input_ids (B, T), encoder_hidden_states (B, S, C); `cache` as the signature has it, or nothing.
 
-        Returns logits (B, T, V), and per layer keys and values of the tokens (B, heads, P+T, D) and of the memory.
+        Returns logits (B, T, V), and per layer keys and values of the tokens (B, heads, P+T, D) and of those states.
         """
-        past, use_cache, positions = begun(input_ids, encoder_hidden_states, cache, len(self.layers), self.shape)
-        x = self.embedded(input_ids, positions)
-        present: list[Tensor] = []
-        for n, layer in enumerate(self.layers):
-            x, made = layer(x, encoder_hidden_states, tuple(past[4 * n : 4 * n + 4]), use_cache)
-            present += made
-        return self.head(self.norm(x)), *present
+        step = DecoderStep.begin(input_ids, encoder_hidden_states, cache, len(self.layers), self.heads)
+        x = self.embedded(input_ids, step.positions)
+        for layer, caches in zip(self.layers, step.caches, strict=True):
+            x = layer(x, encoder_hidden_states, *caches)
+        return self.head(self.norm(x)), *step.present
 
 
 class Alignment(Decoder):
@@ -205,7 +207,7 @@ class Alignment(Decoder):
                 found |= {(n, head): one for head, one in zip(heads, weights, strict=True)}
             if n == len(self.layers) - 1:
                 break
-            x = x + layer.cross.look(normed, encoder_hidden_states)
+            x = x + layer.cross.attend(normed, encoder_hidden_states)
             x = x + layer.mlp(layer.mlp_norm(x))
         return (torch.stack([found[pair] for pair in self.aligned], 1),)
 
@@ -249,7 +251,7 @@ def encoder_signature(c: WhisperConfig) -> Signature:
 
 def decoder_signature(c: WhisperConfig) -> Signature:
     heads = c.decoder_attention_heads
-    return encoder_decoder_signature(c.decoder_layers, heads, c.head_dim(heads), c.vocab_size, c.d_model)
+    return encoder_decoder_signature(c.decoder_layers, heads, c.heads(heads).dim, c.vocab_size, c.d_model)
 
 
 def alignment_signature(c: WhisperConfig) -> Signature:

@@ -14,20 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference.card import Family, Part, Task
-from isoform.reference.config import section
-from isoform.reference.layers import (
-    MLP,
+from isoform.reference.attention import (
     Attention,
     CrossAttention,
-    Embedding,
-    Linear,
+    DecoderStep,
+    EncoderStatesCache,
+    Heads,
     PackedAttention,
-    activation,
-    begun,
-    head_size,
-    padding_bias,
+    SwitchedCache,
 )
+from isoform.reference.card import Family, Part, Task
+from isoform.reference.config import section
+from isoform.reference.layers import MLP, Embedding, Linear, activation, head_size, padding_bias
 from isoform.reference.multimodal.towers import TextConfig, TowersConfig, VisionConfig
 from isoform.reference.rules import Drop, Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
@@ -47,6 +45,11 @@ class BlipTextConfig(TextConfig):
     layer_norm_eps: float = 1e-12
     is_decoder: bool = True
     tie_word_embeddings: bool = True
+
+    @property
+    def heads(self) -> Heads:
+        count = self.num_attention_heads
+        return Heads(count, count, head_size(self.hidden_size, count))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ class VisionLayer(nn.Module):
         super().__init__()
         dim, heads = c.hidden_size, c.num_attention_heads
         self.attn_norm = nn.LayerNorm(dim, c.layer_norm_eps)
-        self.attn = PackedAttention(dim, heads, head_size(dim, heads))
+        self.attn = PackedAttention(dim, Heads(heads, heads, head_size(dim, heads)))
         self.mlp_norm = nn.LayerNorm(dim, c.layer_norm_eps)
         self.mlp = MLP(dim, c.intermediate_size, c.hidden_act)
 
@@ -114,47 +117,45 @@ class Vision(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """norm(x + attention(x)), norm(x + attention to the memory), norm(x + mlp(x))."""
+    """norm(x + attention(x)), norm(x + attention to the encoder states), norm(x + mlp(x))."""
 
-    def __init__(self, c: BlipTextConfig, memory: int) -> None:
+    def __init__(self, c: BlipTextConfig, states: int) -> None:
         super().__init__()
-        dim, heads, eps = c.hidden_size, c.num_attention_heads, c.layer_norm_eps
-        size = head_size(dim, heads)
-        self.attn = Attention(dim, heads, heads, size, bias=True, out_bias=True)
+        dim, heads, eps = c.hidden_size, c.heads, c.layer_norm_eps
+        self.attn = Attention(dim, heads, bias=True, out_bias=True)
         self.attn_out_norm = nn.LayerNorm(dim, eps)
-        self.cross = CrossAttention(dim, heads, heads, size, bias=True, out_bias=True, memory_dim=memory)
+        self.cross = CrossAttention(dim, heads, kv_dim=states, bias=True, out_bias=True)
         self.cross_out_norm = nn.LayerNorm(dim, eps)
         self.mlp = MLP(dim, c.intermediate_size, c.hidden_act)
         self.out_norm = nn.LayerNorm(dim, eps)
 
-    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        """The encoder's: every token sees every other. Shapes: x (B, T, C), memory (B, S, D), bias (B, 1, 1, T)."""
+    def forward(self, x: Tensor, states: Tensor, bias: Tensor) -> Tensor:
+        """The encoder's: every token sees every other. Shapes: x (B, T, C), states (B, S, D), bias (B, 1, 1, T)."""
         x = self.attn_out_norm(x + self.attn(x, bias))
-        x = self.cross_out_norm(x + self.cross.look(x, memory))
+        x = self.cross_out_norm(x + self.cross.attend(x, states))
         y: Tensor = self.out_norm(x + self.mlp(x))
         return y
 
     def step(
-        self, x: Tensor, memory: Tensor, past: tuple[Tensor, ...], use_cache: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The decoder's. `past`: key and value of the tokens before, key and value of the memory."""
-        y, *own = self.attn.extend(x, (past[0], past[1]), use_cache)
-        x = self.attn_out_norm(x + y)
-        y, *crossed = self.cross.recall(x, memory, (past[2], past[3]), use_cache, bias)
-        x = self.cross_out_norm(x + y)
-        return self.out_norm(x + self.mlp(x)), (*own, *crossed)
+        self, x: Tensor, states: Tensor, own: SwitchedCache, crossed: EncoderStatesCache, bias: Tensor | None
+    ) -> Tensor:
+        """The decoder's, with the caches of the tokens before and of the encoder states; bias (B, 1, 1, S)."""
+        x = self.attn_out_norm(x + self.attn.attend(x, cache=own))
+        x = self.cross_out_norm(x + self.cross.attend(x, states, bias, crossed))
+        y: Tensor = self.out_norm(x + self.mlp(x))
+        return y
 
 
 class Text(nn.Module):
     """Embeddings and layers of the question's encoder and of both decoders."""
 
-    def __init__(self, c: BlipTextConfig, memory: int) -> None:
+    def __init__(self, c: BlipTextConfig, states: int) -> None:
         super().__init__()
         dim = c.hidden_size
         self.embed = Embedding(c.vocab_size, dim)
         self.position_embed = Embedding(c.max_position_embeddings, dim)
         self.embed_norm = nn.LayerNorm(dim, c.layer_norm_eps)
-        self.layers = nn.ModuleList(TextLayer(c, memory) for _ in range(c.num_hidden_layers))
+        self.layers = nn.ModuleList(TextLayer(c, states) for _ in range(c.num_hidden_layers))
 
     def embedded(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         x: Tensor = self.embed_norm(self.embed(input_ids) + self.position_embed(positions))
@@ -195,7 +196,7 @@ class Transform(nn.Module):
 
 
 class Decoder(Text):
-    """Token ids and a memory to logits; `asked`: the memory is a question, which may be padded."""
+    """Token ids and encoder states to logits; `asked`: the states are of a question, which may be padded."""
 
     def __init__(self, c: BlipConfig, asked: bool) -> None:
         if asked and c.text.hidden_size != c.vision.hidden_size:
@@ -207,23 +208,21 @@ class Decoder(Text):
         self.mlm = Transform(c.text)
         self.head = Linear(c.text.hidden_size, c.text.vocab_size)
         self.asked = asked
-        self.shape = c.text.num_attention_heads, head_size(c.text.hidden_size, c.text.num_attention_heads)
+        self.heads = c.text.heads
 
     def forward(self, input_ids: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """Shapes: input_ids (B, T); the memory's mask (B, S) if asked, the memory (B, S, D), and the cache or nothing.
+        """Shapes: input_ids (B, T); the states' mask (B, S) if asked, the states (B, S, D), and the cache or nothing.
 
-        Returns logits (B, T, V), and per layer keys and values of the tokens (B, heads, P+T, D) and of the memory.
+        Returns logits (B, T, V), and per layer keys and values of the tokens (B, heads, P+T, D) and of the states.
         """
-        mask, (memory, *cache) = (others[0], others[1:]) if self.asked else (None, others)
-        past, use_cache, positions = begun(input_ids, memory, cache, len(self.layers), self.shape)
-        x = self.embedded(input_ids, positions)
+        mask, (states, *cache) = (others[0], others[1:]) if self.asked else (None, others)
+        step = DecoderStep.begin(input_ids, states, cache, len(self.layers), self.heads)
+        x = self.embedded(input_ids, step.positions)
         bias = None if mask is None else padding_bias(mask, x.dtype)
-        present: list[Tensor] = []
         layers: Iterable[Any] = self.layers
-        for n, layer in enumerate(layers):
-            x, made = layer.step(x, memory, tuple(past[4 * n : 4 * n + 4]), use_cache, bias)
-            present += made
-        return self.head(self.mlm(x)), *present
+        for layer, caches in zip(layers, step.caches, strict=True):
+            x = layer.step(x, states, *caches, bias)
+        return self.head(self.mlm(x)), *step.present
 
 
 def vision_signature(c: BlipConfig) -> Signature:
@@ -235,15 +234,14 @@ def vision_signature(c: BlipConfig) -> Signature:
 
 def question_signature(c: BlipConfig) -> Signature:
     ids = tuple(Port(name, "int64", (BATCH, LENGTH)) for name in ("input_ids", "attention_mask"))
-    memory = Port("encoder_hidden_states", "float", (BATCH, MEMORY, c.vision.hidden_size))
-    return Signature((*ids, memory), (Port("last_hidden_state", "float", (BATCH, LENGTH, c.text.hidden_size)),))
+    states = Port("encoder_hidden_states", "float", (BATCH, MEMORY, c.vision.hidden_size))
+    return Signature((*ids, states), (Port("last_hidden_state", "float", (BATCH, LENGTH, c.text.hidden_size)),))
 
 
 def decoder_signature(c: BlipConfig, asked: bool) -> Signature:
-    t, heads = c.text, c.text.num_attention_heads
+    t, heads = c.text, c.text.heads
     width = t.hidden_size if asked else c.vision.hidden_size
-    size = head_size(t.hidden_size, heads)
-    return encoder_decoder_signature(t.num_hidden_layers, heads, size, t.vocab_size, width, masked=asked)
+    return encoder_decoder_signature(t.num_hidden_layers, heads.kv, heads.dim, t.vocab_size, width, masked=asked)
 
 
 TEXT_RULES: tuple[Rule, ...] = (

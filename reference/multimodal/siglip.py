@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoform.reference import ops
+from isoform.reference.attention import Heads, attend
 from isoform.reference.card import Family, Task
 from isoform.reference.config import section
 from isoform.reference.layers import MLP, Embedding, Linear
@@ -88,14 +88,13 @@ class Pool(nn.Module):
         self.qkv, self.out = Linear(dim, 3 * dim), Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, c.layer_norm_eps)
         self.mlp = MLP(dim, c.intermediate_size, c.hidden_act)
-        self.heads, self.dim = c.num_attention_heads, dim
+        self.heads, self.dim = Heads(c.num_attention_heads, c.num_attention_heads, dim // c.num_attention_heads), dim
 
     def forward(self, x: Tensor) -> Tensor:
         """Patches (B, T, C) -> (B, C)."""
         q = self.qkv(self.probe)[..., : self.dim].expand(x.shape[0], -1, -1)
         _, k, v = self.qkv(x).unflatten(-1, (3, -1)).unbind(-2)
-        scale = (self.dim // self.heads) ** -0.5
-        y = self.out(ops.attention(q, k, v, None, self.heads, self.heads, scale, 0.0))
+        y = self.out(attend(q, k, v, None, self.heads))
         y = y + self.mlp(self.norm(y))
         return y[:, 0]
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import UnsupportedModel
+from isoform.reference.attention import Attention, Heads
 from isoform.reference.card import Family, Gguf, Task
 from isoform.reference.config import Config, with_labels
-from isoform.reference.layers import MLP, Attention, Embedding, Linear, activation, head_size, padding_bias
+from isoform.reference.layers import MLP, Embedding, Linear, activation, head_size, padding_bias
 from isoform.reference.rules import Drop, Rename, Rule
 from isoform.signature import BATCH, LENGTH, Port, Signature
 
@@ -47,7 +48,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, c: BertConfig) -> None:
         super().__init__()
         dim, heads = c.hidden_size, c.num_attention_heads
-        self.attn = Attention(dim, heads, heads, head_size(dim, heads), bias=True, out_bias=True)
+        self.attn = Attention(dim, Heads(heads, heads, head_size(dim, heads)), bias=True, out_bias=True)
         self.attn_out_norm = nn.LayerNorm(dim, c.layer_norm_eps)
         self.mlp = MLP(dim, c.intermediate_size, c.hidden_act)
         self.out_norm = nn.LayerNorm(dim, c.layer_norm_eps)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError
-from isoform.reference.layers import MLP, Attention, GatedMLP, Linear, head_size
+from isoform.reference.attention import Attention, Heads
+from isoform.reference.layers import MLP, GatedMLP, Linear, head_size
 from isoform.signature import BATCH, HEIGHT, WIDTH, Axis, Port
 
 SEQUENCE = "image_sequence_length"
@@ -92,7 +93,7 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.attn_norm = nn.LayerNorm(dim, eps)
-        self.attn = Attention(dim, heads, heads, head_size(dim, heads), bias=bias, out_bias=True)
+        self.attn = Attention(dim, Heads(heads, heads, head_size(dim, heads)), bias=bias, out_bias=True)
         self.mlp_norm = nn.LayerNorm(dim, eps)
         self.mlp = mlp
         self.scaled = scaled

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference import ops
+from isoform.reference.attention import Heads, Projections, attend
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.config import Config, section
-from isoform.reference.layers import MLP, Attention, Embedding, Linear, activation, head_size
+from isoform.reference.layers import MLP, Embedding, Linear, activation, head_size
 from isoform.reference.rules import Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
 from isoform.signature import BATCH, Port, Signature
@@ -148,22 +148,22 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, side: int, bias: bool) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.side = heads, head_size(dim, heads), side
+        self.heads, self.side = Heads(heads, heads, head_size(dim, heads)), side
         self.qkv, self.out = Linear(dim, 3 * dim, bias), Linear(dim, dim)
-        self.row_embed = nn.Parameter(torch.zeros(2 * side - 1, self.head_dim))
-        self.column_embed = nn.Parameter(torch.zeros(2 * side - 1, self.head_dim))
+        self.row_embed = nn.Parameter(torch.zeros(2 * side - 1, self.heads.dim))
+        self.column_embed = nn.Parameter(torch.zeros(2 * side - 1, self.heads.dim))
         places = torch.arange(side, device="cpu")
         self.register_buffer("offsets", places[:, None] - places[None, :] + side - 1, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, side * side, C) -> (B, side * side, C)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, -1)).unbind(-2)
-        each = q.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2).unflatten(2, (self.side, self.side))
+        each = q.unflatten(-1, (self.heads.count, self.heads.dim)).transpose(1, 2).unflatten(2, (self.side, self.side))
         rows, columns = (F.embedding(self.offsets, table) for table in (self.row_embed, self.column_embed))
         by_row = each @ rows.transpose(-1, -2)  # (B, H, query row, query column, key row)
         by_column = (each.transpose(2, 3) @ columns.transpose(-1, -2)).transpose(2, 3)
         bias = (by_row.unsqueeze(-1) + by_column.unsqueeze(-2)).flatten(4).flatten(2, 3)
-        y: Tensor = self.out(ops.attention(q, k, v, bias, self.heads, self.heads, self.head_dim**-0.5, 0.0))
+        y: Tensor = self.out(attend(q, k, v, bias, self.heads))
         return y
 
 
@@ -260,18 +260,17 @@ class Encoder(nn.Module):
         return y
 
 
-class Between(Attention):
+class Between(Projections):
     """Attention of one sequence to another, in fewer channels than they have."""
 
     def __init__(self, dim: int, heads: int, inner: int) -> None:
-        super().__init__(
-            dim, heads, heads, head_size(inner, heads, "the mask decoder's width"), bias=True, out_bias=True
-        )
+        size = head_size(inner, heads, "the mask decoder's width")
+        super().__init__(dim, Heads(heads, heads, size), bias=True, out_bias=True)
 
     def between(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Shapes: query (B, T, C), key and value (B, S, C) -> (B, T, C)."""
         q, k, v = self.q(query), self.k(key), self.v(value)
-        y: Tensor = self.out(ops.attention(q, k, v, None, self.heads, self.heads, self.scale, 0.0))
+        y: Tensor = self.out(attend(q, k, v, None, self.heads))
         return y
 
 

@@ -121,13 +121,15 @@ def gate_and_up_swapped(module: nn.Module) -> None:
 
 def cache_not_extended(module: nn.Module) -> None:
     attention = part(module, "layers.1.attn")
-    honest = attention.step
+    honest = attention.attend
 
-    def step(x: Tensor, angles: Any, bias: Tensor, past: Any) -> Any:
-        y, k, v = honest(x, angles, bias, past)
-        return y, torch.cat((past[0], k[:, :, past[0].shape[2] :] * 0), 2), v
+    def attend(x: Tensor, bias: Tensor, cache: Any, angles: Any) -> Tensor:
+        y = honest(x, bias, cache, angles)
+        (past, *_), (k, v) = cache.past, cache.present
+        cache.present = torch.cat((past, k[:, :, past.shape[2] :] * 0), 2), v
+        return y
 
-    attention.step = step
+    attention.attend = attend
 
 
 def positions_one_late(module: nn.Module) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoform.reference import ops
+from isoform.reference.attention import GrowingCache, Heads, attend
 from isoform.reference.config import RopeConfig
 from isoform.reference.layers import (
     FrozenBatchNorm,
@@ -155,26 +156,26 @@ def test_rms_norm_squares_in_float32() -> None:
 def test_grouped_heads_equal_repeated_ones(softcap: float) -> None:
     q, k, v, bias = random(2, 5, 6 * 4), random(2, 5, 2 * 4, seed=1), random(2, 5, 2 * 4, seed=2), random(2, 1, 5, 5)
     wide_k, wide_v = (x.unflatten(-1, (2, 4)).repeat_interleave(3, 2).flatten(-2) for x in (k, v))
-    grouped = ops.attention(q, k, v, bias, 6, 2, 0.5, softcap)
-    assert torch.allclose(grouped, ops.attention(q, wide_k, wide_v, bias, 6, 6, 0.5, softcap))
+    grouped = attend(q, k, v, bias, Heads(6, 2, 4, 0.5, softcap))
+    assert torch.allclose(grouped, attend(q, wide_k, wide_v, bias, Heads(6, 6, 4, 0.5, softcap)))
 
 
 def test_a_wide_softcap_is_none() -> None:
     q, k, v, bias = random(1, 5, 8), random(1, 5, 8, seed=1), random(1, 5, 8, seed=2), random(1, 1, 5, 5)
-    capped = ops.attention(q, k, v, bias, 2, 2, 0.5, 1e6)
-    assert torch.allclose(capped, ops.attention(q, k, v, bias, 2, 2, 0.5, 0.0), rtol=0, atol=1e-9)
+    capped = attend(q, k, v, bias, Heads(2, 2, 4, 0.5, 1e6))
+    assert torch.allclose(capped, attend(q, k, v, bias, Heads(2, 2, 4, 0.5)), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 def test_attention_over_a_cache_is_attention_over_both_parts(softcap: float) -> None:
     q, k, v = (random(2, 7, n * 4, seed=n) for n in (4, 2, 2))
     bias = random(2, 1, 7, 7)
-    whole = ops.attention(q, k, v, bias, 4, 2, 0.5, softcap)
+    heads = Heads(4, 2, 4, 0.5, softcap)
+    whole = attend(q, k, v, bias, heads)
     past_k, past_v = (x[:, :4].unflatten(-1, (2, 4)).transpose(1, 2) for x in (k, v))
-    out, keys, values = ops.cached_attention(
-        q[:, 4:], k[:, 4:], v[:, 4:], past_k, past_v, bias[:, :, 4:], 4, 2, 0.5, softcap
-    )
-    assert torch.allclose(out, whole[:, 4:])
+    cache = GrowingCache(past_k, past_v)
+    assert torch.allclose(attend(q[:, 4:], k[:, 4:], v[:, 4:], bias[:, :, 4:], heads, cache), whole[:, 4:])
+    keys, values = cache.present
     assert torch.equal(keys.transpose(1, 2).flatten(-2), k)
     assert torch.equal(values.transpose(1, 2).flatten(-2), v)
 
@@ -199,6 +200,5 @@ def test_a_lowering_takes_the_calls_of_its_block_and_thread() -> None:
     assert torch.equal(elsewhere[0], plain)
     assert torch.equal(ops.rms_norm(x, weight, 1e-6), plain)
     assert set(ops.OPS) == {
-        *("rms_norm", "rotary", "partial_rotary"),
-        *("attention", "cached_attention", "causal_attention", "cross_attention"),
+        *("rms_norm", "rotary", "partial_rotary", "attention"),
     }

@@ -29,6 +29,7 @@ class LlamaCppProbe:
     """A GGUF file in strict settings, a row at a time: llama.cpp computes each as if it were alone."""
 
     def __init__(self, model: Model, path: Path, threads: int | None = None) -> None:
+        from isoform.reference.attention import Projections
         from isoform.reference.names import GGUF, rename
         from isoform.runtimes.backends.llamacpp.process import Process
 
@@ -38,9 +39,7 @@ class LlamaCppProbe:
         names = [name for name, _ in skeleton.named_modules()]
         self._modules = {(rename(f"{name}.x", GGUF) or "").removesuffix(".x"): name for name in names}
         self._head_dims = {
-            name: part.head_dim
-            for name, part in skeleton.named_modules()
-            if isinstance(getattr(part, "head_dim", None), int)
+            name: part.heads.dim for name, part in skeleton.named_modules() if isinstance(part, Projections)
         }
         self._states = not model.signature.states
         self._process = Process(path, threads=threads or 1, strict=True)

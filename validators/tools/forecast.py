@@ -218,29 +218,17 @@ def _product(q: Tensor, k: Tensor, heads: int, kv_heads: int, scale: float) -> T
     return queries @ k.repeat_interleave(heads // kv_heads, 1).transpose(-1, -2) * scale
 
 
-def _attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int, kv_heads: int, scale: float, cap: float
-) -> Any:
-    yield _product(q, k.unflatten(-1, (kv_heads, -1)).transpose(1, 2), heads, kv_heads, scale)
-
-
-def _cached(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    past_k: Tensor,
-    past_v: Tensor,
-    bias: Tensor,
-    heads: int,
-    kv_heads: int,
-    scale: float,
-    cap: float,
-) -> Any:
+def _attention(*arguments: Any) -> Any:
     import torch
 
-    new = k.unflatten(-1, (kv_heads, -1)).transpose(1, 2)
-    yield _product(q, torch.cat((past_k, new), 2), heads, kv_heads, scale)
+    from isoform.reference.ops import AttentionArguments
+
+    a = AttentionArguments(*arguments)
+    if a.switch is None:
+        new = a.k.unflatten(-1, (a.kv_heads, -1)).transpose(1, 2)
+        keys = new if a.past_k is None else torch.cat((a.past_k, new), 2)
+        yield _product(a.q, keys, a.heads, a.kv_heads, a.scale)
 
 
-SCORES: dict[str, Callable[..., Any]] = {"attention": _attention, "cached_attention": _cached}
+SCORES: dict[str, Callable[..., Any]] = {"attention": _attention}
 """Semantic operation -> the scores inside it, from its arguments."""

@@ -8,14 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from isoform.exporters.onnx.operators.attention import (
-    grouped_query_attention,
-    portable_attention,
-    portable_cached_attention,
-    portable_causal_attention,
-    runtime_attention,
-    runtime_causal_attention,
-)
+from isoform.exporters.onnx.operators.attention import attention
 from isoform.exporters.onnx.operators.elementwise import (
     arithmetic,
     cast,
@@ -148,9 +141,7 @@ ATEN: Mapping[str, Lowering] = {
 
 PORTABLE: Mapping[str, Lowering] = {
     "aten::linear": portable_linear,
-    "isoform::attention": portable_attention,
-    "isoform::cached_attention": portable_cached_attention,
-    "isoform::causal_attention": portable_causal_attention,
+    "isoform::attention": attention(portable_linear, portable=True),
     "isoform::partial_rotary": partial_rotary,
     "isoform::rms_norm": rms_norm,
     "isoform::rotary": rotary,
@@ -159,9 +150,7 @@ PORTABLE: Mapping[str, Lowering] = {
 
 RUNTIME: Mapping[str, Lowering] = {
     "aten::linear": fused_linear,
-    "isoform::attention": runtime_attention,
-    "isoform::cached_attention": grouped_query_attention,
-    "isoform::causal_attention": runtime_causal_attention,
+    "isoform::attention": attention(fused_linear, portable=False),
     "isoform::rms_norm": skip_rms_norm,
     "isoform::partial_rotary": partial_rotary,
     "isoform::rotary": rotary,

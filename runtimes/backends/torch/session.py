@@ -116,7 +116,7 @@ class TorchDecoder(SteppingDecoder):
 
         from isoform.reference import ops
 
-        with torch.inference_mode(), ops.lowered_by({**ops.OPS, "cached_attention": _attend_in_place}):
+        with torch.inference_mode(), ops.lowered_by({**ops.OPS, "attention": _attend_in_place}):
             if past + length > self._buffers[0].shape[1]:
                 self._grow(past, past + length)
             views = [buffer[:, :past].transpose(1, 2) for buffer in self._buffers]
@@ -188,24 +188,17 @@ class TensorMemoryDecoder(MemoryDecoder):
                         self._present[n] = tensor.index_select(0, order)
 
 
-def _attend_in_place(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    past_k: Tensor,
-    past_v: Tensor,
-    bias: Tensor,
-    heads: int,
-    kv_heads: int,
-    scale: float,
-    softcap: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`cached_attention` whose past is a view (B, kv_heads, P, D) of a buffer (B, capacity, kv_heads, D)."""
+def _attend_in_place(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """`ops.attention` whose growing past is a view (B, kv_heads, P, D) of a buffer (B, capacity, kv_heads, D)."""
     from isoform.reference import ops
 
-    k, v = (_append(past, new) for past, new in ((past_k, k), (past_v, v)))
-    out = ops.OPS["attention"](q, k, v, bias, heads, kv_heads, scale, softcap)
-    return out, past_k, past_v
+    a: ops.AttentionArguments[Tensor] = ops.AttentionArguments(*arguments)
+    if a.past_k is None or a.past_v is None or a.switch is not None:
+        result: tuple[Tensor, Tensor, Tensor] = ops.OPS["attention"](*arguments)
+        return result
+    k, v = _append(a.past_k, a.k), _append(a.past_v, a.v)
+    out, _, _ = ops.OPS["attention"](*a._replace(k=k, v=v, past_k=None, past_v=None))
+    return out, a.past_k, a.past_v
 
 
 def _append(past: Tensor, new: Tensor) -> Tensor:

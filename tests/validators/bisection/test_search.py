@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from functools import cache
@@ -109,7 +110,7 @@ def late_layer(module: nn.Module) -> None:
 
 def inside_attention(module: nn.Module) -> None:
     part: Any = module.get_submodule("layers.1.attn")
-    part.scale *= 1.01
+    part.heads = dataclasses.replace(part.heads, scale=part.heads.settings[2] * 1.01)
 
 
 def between_modules(module: nn.Module) -> None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from isoform.errors import InputError
-from isoform.reference.layers import Attention, Rope, inverse_frequencies
+from isoform.reference.attention import Attention
+from isoform.reference.layers import Rope, inverse_frequencies
 from isoform.reference.model import Model, open_model
 from isoform.validators.cases.case import Case, Row
 from isoform.validators.cases.text import token_cases
@@ -159,11 +160,13 @@ def logits_uncapped(module: nn.Module) -> None:
 
 def scores_uncapped(module: nn.Module) -> None:
     for attention in [m for m in module.modules() if isinstance(m, Attention)]:
-        attention.softcap = 0.0
+        attention.heads = dataclasses.replace(attention.heads, softcap=0.0)
 
 
 def scores_scaled_wrongly(module: nn.Module) -> None:
-    next(m for m in module.modules() if isinstance(m, Attention)).scale *= 1.001
+    attention = next(m for m in module.modules() if isinstance(m, Attention))
+    scale = attention.heads.settings[2] * 1.001
+    attention.heads = dataclasses.replace(attention.heads, scale=scale)
 
 
 ANY = (square_weight_transposed, query_and_key_swapped, one_row_of_a_weight_scaled, scores_scaled_wrongly)

@@ -59,7 +59,7 @@ def test_scores_overflow_though_no_module_does(tmp_path: Path) -> None:
     """Gemma's cap hides scores from every module's output."""
     keys = [f"model.layers.0.self_attn.{name}_proj.weight" for name in "qk"]
     found = float16(scaled(tmp_path / "model", "gemma2_b", dict.fromkeys(keys, lambda x: x * 200)))
-    assert places(found) == [("layers.0.cached_attention", "scores")]
+    assert places(found) == [("layers.0.attention", "scores")]
     assert torch.isfinite(torch.tensor(found.overflows[0].largest))
 
 
