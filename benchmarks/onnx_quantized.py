@@ -62,14 +62,7 @@ def decode(session: OnnxRuntimeSession, rows: list[list[int]]) -> tuple[Answer, 
         decoder, parts = session.decoder(1), []
         for start, end in ((0, LENGTH), *((n, n + 1) for n in range(LENGTH, LENGTH + STEPS))):
             begin = time.process_time()
-            parts.append(
-                decoder.step(
-                    row[:, start:end],
-                    np.ones((1, end), np.int64),
-                    np.arange(start, end)[None],
-                    all_logits=True,
-                )[0]
-            )
+            parts.append(decoder.step(row[:, start:end], last=None)[0])
             seconds[start > 0] += time.process_time() - begin
         answers.append(log_softmax(np.concatenate(parts)))
     return answers, LENGTH * len(rows) / seconds[0], STEPS * len(rows) / seconds[1]

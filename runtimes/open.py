@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError
 from isoform.formats import FORMAT_OF
@@ -87,13 +87,13 @@ def open_session(
     device: str = "cpu",
     strict: bool = False,
     threads: int | None = None,
-    beside: bool = False,
+    alternating: bool = False,
 ) -> Session:
     """One file (or, for torch, an opened model in `dtype`) on one backend.
 
     A `.onnx` file needs no `signature`, the other files do. `strict` turns off what trades exactness for speed.
-    `beside`: other sessions of the same model run in turn with this one. A model of several parts becomes an
-    `PartsSession`.
+    `alternating`: sessions of other parts run in turn with this one, so its idle threads must leave the CPUs to them.
+    A model of several parts becomes a `PartsSession`.
     """
     parse_device(device)
     if backend == "torch":
@@ -102,8 +102,7 @@ def open_session(
         if isinstance(source, Path):
             raise InputError(f"the torch backend runs checkpoints, not the file {source}; open the checkpoint")
         if len(source.parts) > 1:
-            several: Any = open_parts(source, dtype=dtype, device=device, threads=threads)
-            return cast("Session", several)
+            return open_parts(source, dtype=dtype, device=device, threads=threads)
         return TorchSession(source, dtype=dtype, device=device, threads=threads)
     if backend not in FORMAT_OF:
         raise InputError(f"backend {backend!r} is not known; choose from {', '.join(BACKENDS)}")
@@ -112,7 +111,9 @@ def open_session(
     if backend == "onnxruntime":
         from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(source, signature, device=device, strict=strict, threads=threads, spin=not beside)
+        return OnnxRuntimeSession(
+            source, signature, device=device, strict=strict, threads=threads, spin=not alternating
+        )
     if signature is None:
         raise InputError(f"{source} has no signature; open the bundle it belongs to, or the checkpoint")
     if backend == "torchscript":
@@ -148,12 +149,10 @@ def open_bundle(
     parts = {artifact.part: artifact for artifact in artifacts}
 
     def open_part(name: str) -> Session:
-        return open_artifact(folder, parts[name], backend, beside=True, **options)
+        return open_artifact(folder, parts[name], backend, alternating=True, **options)
 
-    several: Any = PartsSession(
-        {name: artifact.signature for name, artifact in parts.items()}, open_part, manifest.wires, manifest.steps
-    )
-    return cast("Session", several)
+    signatures = {name: artifact.signature for name, artifact in parts.items()}
+    return PartsSession(signatures, open_part, manifest.wires, manifest.steps)
 
 
 def open_path(path: Path, backend: str = "auto", *, task: str | None = None, **options: Any) -> tuple[Session, Path]:

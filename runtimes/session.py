@@ -1,53 +1,75 @@
-"""What every backend offers: arrays by port name in, arrays by port name out, and a decoder that holds its own cache.
+"""What every backend offers: arrays by port name in, arrays by port name out, and a decoder that holds its own states.
 
-Integer ports take int64 (any integer dtype is accepted), float outputs are float32. `attention_mask` is 1 for a token
-and 0 for padding; what comes out at a padded slot is meaningless, though finite.
+Integer ports take int64 (any integer dtype is accepted), float outputs are float32. A mask is 1 for a token and 0 for
+padding; what comes out at a padded slot is meaningless, though finite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from isoform.signature import Signature
 
 
 class Decoder(Protocol):
-    """A batch of B rows being decoded; holds the keys and values of the P slots given so far (P = 0 at first)."""
+    """B rows that are being decoded, and the states of their slots so far (none at first).
+
+    A slot holds a token or padding. Where a token stands in its row follows from the mask alone, so padding may lie
+    anywhere in a row. A decoder whose signature has no port for a mask takes no padding: its rows are of one length.
+    After an error a decoder is of no further use.
+    """
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        ...
 
     def step(
         self,
-        input_ids: NDArray[Any],
-        attention_mask: NDArray[Any] | None = None,
-        position_ids: NDArray[Any] | None = None,
+        tokens: NDArray[Any] | Mapping[str, NDArray[Any]],
         *,
-        all_logits: bool = False,
+        mask: NDArray[Any] | None = None,
+        positions: NDArray[Any] | None = None,
+        last: int | None = 1,
     ) -> NDArray[np.float32]:
-        """Append T slots and return the logits of the last one, or of all T.
+        """Append T slots to every row.
 
-        Shapes: input_ids and position_ids (B, T), attention_mask (B, P+T), whose first P columns are those of the step
-        before -> (B, V), or (B, T, V) with `all_logits`. A mask left out has tokens in all new slots, and positions
-        left out count on from each row's last token: new tokens alone will do, best in the array of the step before.
+        `tokens`: ids (B, T); embeddings (B, T, C) where the model takes those; or arrays by port name, where it takes
+        several for each slot. `mask` (B, T) is that of the new slots; without it, all hold tokens. `positions`:
+        (B, T), or the shape of their port; without them, they count on from the last token of each row.
+
+        Returns the logits (B, V) of the last slot; those of the `last` slots (B, last, V); of all for None.
+
+        A loop is fastest with nothing but tokens (B, 1), in the array of the step before.
         """
         ...
-
-
-class SelectingDecoder(Decoder, Protocol):
-    """A decoder that can take its rows apart, as a search by beams needs."""
 
     def select(self, rows: NDArray[np.int64]) -> None:
-        """Go on with these rows, int64 (B',), in this order; one may appear several times.
+        """Go on with these rows, int64 (B',), in this order; one may appear several times."""
+        ...
 
-        The rows of the masks to come are these.
+    def join(self, other: Decoder) -> None:
+        """Append the rows of another decoder of the same session, which is of no further use then.
+
+        Without a port for a mask, both must have as many slots. Raises InputError for what does not fit.
+        """
+        ...
+
+    def rewind(self, counts: ArrayLike) -> None:
+        """Forget the last tokens of each row: so many of all, or by row, (B,).
+
+        Without a port for a mask, all rows forget equally many. Raises InputError for more than a row holds, and for a
+        state that cannot be rewound (recurrent, or a window of the last slots).
         """
         ...
 
 
+@runtime_checkable
 class Session(Protocol):
     """A loaded artifact. Close it, or use it as a context manager; closing twice is fine."""
 
@@ -58,8 +80,12 @@ class Session(Protocol):
         """Run the whole model once: every input port of the signature by name -> its output ports by name."""
         ...
 
-    def decoder(self, batch: int) -> Decoder:
-        """Start decoding `batch` rows with an empty cache; only where the signature has states."""
+    def decoder(self, rows: int | Mapping[str, NDArray[Any]]) -> Decoder:
+        """Start decoding so many rows; only where the signature has states. Any number of decoders may be alive.
+
+        Where the model reads what is the same in every step, such as encoder states: those arrays by port name, with a
+        row for each to decode.
+        """
         ...
 
     def close(self) -> None: ...

@@ -1,89 +1,272 @@
-"""What the decoders of all graph backends do alike: check a step, and take long prompts in pieces."""
+"""The `Decoder` of all graph backends: it checks steps, counts slots, and cuts long prompts into pieces.
+
+Rows differ in length by their mask: a row that is shorter has padding, on the left after a `join` and at the end after
+a `rewind`. Such holes are packed away once they exceed a share of the slots.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.backends.inputs import checked
-from isoform.signature import TOTAL, Signature, State
+from isoform.signature import Axis, Port, Signature, State
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+
+    from isoform.runtimes.session import Decoder
 
 LOGITS = 2**26  # floats of logits that one pass may give when only the last slot's are asked for: 256 MiB
+HOLES = 1 / 4  # share of the slots, beyond those of the longest row, above which they are packed away
 
 
-def states_of(signature: Signature) -> tuple[State, ...]:
-    """Raises InputError for a model that decodes nothing."""
-    if not signature.states:
-        raise InputError("this model keeps no cache and decodes nothing; call run")
-    return signature.states
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """The slots that a row of a new cache takes from a row of a decoder, in ascending order."""
+
+    decoder: Any
+    row: int
+    slots: NDArray[np.int64]
 
 
-class SteppingDecoder(ABC):
-    """A `Decoder` over a graph: subclasses run one pass and keep the cache."""
+class GraphDecoder(ABC):
+    """A `Decoder` over a graph: subclasses run one pass and keep the states."""
 
-    def __init__(self, signature: Signature, batch: int) -> None:
-        self.states = states_of(signature)
+    def __init__(self, signature: Signature, rows: int | Mapping[str, NDArray[Any]]) -> None:
+        """`rows`: see `Session.decoder`."""
+        if not signature.states:
+            raise InputError("this model keeps no cache and decodes nothing; call run")
+        entry = signature.port("tokens") or signature.port("embeddings")
+        if entry is None:
+            raise InputError("this model has states, and neither tokens nor embeddings to step with; call run")
+        self.signature, self.states = signature, signature.states
+        self._entry, self._masks, self._counts = entry, signature.port("mask"), signature.port("positions")
+        self._length = entry.axes[1]  # the axis of the new slots
+        self._total: Axis | None = None if self._masks is None else self._masks.axes[1]  # and of all slots
+        stepped = [port for port in signature.given if self._length in port.axes or port is self._masks]
+        self._ports = Signature(tuple(stepped), signature.results, sizes=signature.sizes)
+        self._held, batch = self._given_once([p for p in signature.given if p not in stepped], rows)
+        self._owner = np.arange(batch)  # by row, its row of what is held: rows beside each other may share one
+        self._mask = np.zeros((batch, 0), np.int64)  # of the slots so far
+        self._places = np.zeros((batch, 0), np.int64)  # the position of each slot
+        self._at = np.full(batch, -1)  # the position of each row's last token
+
+    @staticmethod
+    def _given_once(ports: Sequence[Port], rows: int | Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], int]:
+        """What the model reads in every step alike, by port name, and the number of rows."""
+        names = ", ".join(port.name for port in ports)
+        if not isinstance(rows, Mapping):
+            if ports:
+                raise InputError(f"each row of this decoder reads {names}; give decoder() these arrays by name")
+            batch = rows
+        elif not ports:
+            raise InputError(f"this decoder reads no {', '.join(rows)}; give decoder() the number of rows")
+        else:
+            held = checked(Signature(tuple(ports), ()), rows)
+            batch = len(held[ports[0].name])
         if batch < 1:
             raise InputError(f"a batch of {batch} rows; at least one is needed")
-        self._ports = Signature(signature.given, signature.results, sizes=signature.sizes)
-        self._mask = np.zeros((batch, 0), np.int64)  # of the slots so far
-        self._at = np.full(batch, -1)  # the position of each row's last token
+        return held if ports else {}, batch
+
+    def __len__(self) -> int:
+        return len(self._mask)
+
+    @property
+    def slots(self) -> int:
+        """How many slots each row has so far, holes included."""
+        return self._mask.shape[1]
 
     def step(
         self,
-        input_ids: NDArray[Any],
-        attention_mask: NDArray[Any] | None = None,
-        position_ids: NDArray[Any] | None = None,
+        tokens: NDArray[Any] | Mapping[str, NDArray[Any]],
         *,
-        all_logits: bool = False,
+        mask: NDArray[Any] | None = None,
+        positions: NDArray[Any] | None = None,
+        last: int | None = 1,
     ) -> NDArray[np.float32]:
-        """See `Decoder.step`. After an error the decoder is of no further use."""
-        ids, (batch, past) = np.asarray(input_ids), self._mask.shape
-        if ids.ndim != 2 or len(ids) != batch or not ids.shape[1]:
-            raise InputError(f"input_ids has shape {ids.shape}; this decoder takes ({batch}, T), T at least 1")
-        length = ids.shape[1]
-        given = {
-            "input_ids": ids,
-            "attention_mask": extended(self._mask, length) if attention_mask is None else attention_mask,
-            "position_ids": following(self._at, length) if position_ids is None else position_ids,
-        }
-        arrays = checked(self._ports, {port.name: given.get(port.name, ids) for port in self._ports.inputs})
-        mask = arrays["attention_mask"]
-        if mask.shape[1] != past + length:
-            raise InputError(f"attention_mask spans {mask.shape[1]} slots, not {past} cached and {length} new ones")
-        if not np.array_equal(mask[:, :past], self._mask):
-            raise InputError(
-                f"attention_mask differs in its first {past} columns from the step before; only append to it"
-            )
-        if "position_ids" in arrays:
-            self._at = np.maximum(self._at, np.where(mask[:, past:], arrays["position_ids"], -1).max(1))
-        self._mask = mask if attention_mask is None else mask.copy()  # the caller may write into its own
-        piece = length if all_logits else self._piece(past + length)
-        if length <= piece:
-            return self._pass(arrays, past, length, all_logits=all_logits, needed=True)
-        for start in range(0, length, piece):
-            end = min(start + piece, length)
-            feeds = {
-                port.name: np.ascontiguousarray(
-                    mask[:, : past + end] if TOTAL in port.axes else arrays[port.name][:, start:end]
-                )
-                for port in self._ports.inputs
-            }
-            logits = self._pass(feeds, past + start, end - start, all_logits=all_logits, needed=end == length)
+        """See `Decoder.step`."""
+        entry, (batch, past) = self._entry, self._mask.shape
+        given = dict(tokens) if isinstance(tokens, Mapping) else {entry.name: tokens}
+        first = np.asarray(given.get(entry.name, ()))
+        if first.ndim != len(entry.axes) or len(first) != batch or not first.shape[1]:
+            raise InputError(f"{entry.name} has shape {first.shape}; this decoder takes ({batch}, T), T at least 1")
+        length = first.shape[1]
+        if last is not None and last < 1:
+            raise InputError(f"last={last}: logits of at least one slot, or None for all")
+        new = self._new_mask(mask, length)
+        whole = np.concatenate((self._mask, new), 1)
+        places = np.maximum(self._at[:, None] + new.cumsum(1), 0) if positions is None else np.asarray(positions)
+        for port in self._ports.inputs:
+            if port is self._masks:
+                given[port.name] = whole
+            elif port is self._counts:
+                given[port.name] = _broadcast(places, port, (batch, length))
+            elif port.role == "token_types":
+                given.setdefault(port.name, np.zeros((batch, length), np.int64))
+        arrays = checked(self._ports, given)
+        places = _flat(places, (batch, length))
+        self._at = np.maximum(self._at, np.where(new, places, -1).max(1))
+        self._mask, self._places = whole, np.concatenate((self._places, places), 1)
+        logits = self._in_pieces(arrays, past, length, last)
+        if mask is not None:
+            self._tidy()
         return logits
+
+    def _new_mask(self, mask: NDArray[Any] | None, length: int) -> NDArray[np.int64]:
+        """The mask (B, T) of the new slots, int64."""
+        shape = len(self._mask), length
+        if mask is None:
+            return np.ones(shape, np.int64)
+        array = np.asarray(mask)
+        if array.dtype.kind not in "iub":
+            raise InputError(f"the mask has dtype {array.dtype}; it holds integers")
+        if array.shape != shape:
+            raise InputError(f"the mask has shape {array.shape}, not {shape}: it is that of the new slots alone")
+        new = (array != 0).astype(np.int64)
+        if self._masks is None and not new.all():
+            raise InputError("this model has no port for a mask, so its rows take no padding; group them by length")
+        return new
+
+    def _in_pieces(
+        self, arrays: dict[str, NDArray[Any]], past: int, length: int, last: int | None
+    ) -> NDArray[np.float32]:
+        piece = length if last is None else max(self._piece(past + length), last)
+        if length <= piece:
+            return self._pass(arrays, past, length, last=last, needed=True)
+        start = 0
+        while start < length:
+            end = min(start + piece, length)
+            if last is not None and 0 < length - end < last:
+                end = length - last  # the logits that are asked for come from one pass
+            logits = self._pass(
+                self._cut(arrays, start, end, past + end), past + start, end - start, last=last, needed=end == length
+            )
+            start = end
+        return logits
+
+    def _cut(self, arrays: Mapping[str, NDArray[Any]], start: int, end: int, total: int) -> dict[str, NDArray[Any]]:
+        """The new slots from `start` to `end`, with the mask of `total` slots."""
+        found = {}
+        for port in self._ports.inputs:
+            along = [
+                slice(start, end) if axis == self._length else slice(total) if axis == self._total else slice(None)
+                for axis in port.axes
+            ]
+            found[port.name] = np.ascontiguousarray(arrays[port.name][tuple(along)])
+        return found
 
     def select(self, rows: NDArray[np.int64]) -> None:
         """See `Decoder.select`."""
-        order = chosen(rows, len(self._mask))
-        self._reorder(order, self._mask.shape[1])
-        self._mask, self._at = self._mask[order], self._at[order]
+        order = chosen(rows, len(self))
+        if np.array_equal(order, np.arange(len(self))):
+            return
+        held, owner = self._shared(order)
+        if held is not None:
+            self._held = {name: array[held] for name, array in self._held.items()}
+        self._reorder(order, held, self.slots)
+        self._owner = owner
+        self._mask, self._places, self._at = self._mask[order], self._places[order], self._at[order]
+        self._tidy()
+
+    def _shared(self, order: NDArray[np.int64]) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+        """Which rows of what is held go on (None: all as they are), and the one that each row reads.
+
+        Rows beside each other may share one where nothing is masked, if the same number share each.
+        """
+        if not self._held:
+            return None, np.arange(len(order))
+        owners = self._owner[order]
+        shared = owners[np.flatnonzero(np.diff(owners, prepend=-1))]
+        count, left = divmod(len(order), len(shared))
+        if left or not self.slots or len(self._held) > 1 or (np.repeat(shared, count) != owners).any():
+            shared, count = owners, 1
+        stays = np.array_equal(shared, np.arange(len(next(iter(self._held.values())))))
+        return None if stays else shared, np.repeat(np.arange(len(shared)), count)
+
+    def join(self, other: Decoder) -> None:
+        """See `Decoder.join`."""
+        if other is self or not isinstance(other, type(self)) or other.signature != self.signature:
+            raise InputError("only the rows of another decoder of the same session can join")
+        if self._masks is None and other.slots != self.slots:
+            raise InputError(
+                f"rows of {other.slots} slots cannot join rows of {self.slots}: this model has no port for a mask; "
+                "group them by length"
+            )
+        if self.signature.kept("once") and bool(other.slots) != bool(self.slots):
+            raise InputError("rows that have not begun cannot join rows that have: step with their first tokens alone")
+        both = (self, other)
+        held = {
+            port.name: self._stacked(port.name, [d._held[port.name][d._owner] for d in both])
+            for port in self.signature.given
+            if port.name in self._held
+        }
+        plan = [Kept(d, n, np.flatnonzero(row)) for d in both for n, row in enumerate(d._mask)]
+        slots = max(len(kept.slots) for kept in plan)
+        self._held = held
+        self._rebuild(plan, slots)
+        self._owner = np.arange(len(plan))
+        self._arranged(plan, slots)
+
+    def _stacked(self, name: str, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """The rows of both, of one size if a mask does not tell where the shorter ones end."""
+        sizes = [part.shape[1:] for part in parts]
+        if len(set(sizes)) > 1 and not self.signature.takes("encoder_mask"):
+            raise InputError(f"{name} of sizes {sizes[0]} and {sizes[1]} cannot be joined; group rows by their size")
+        whole = np.max(sizes, 0)
+        edges = [[(0, 0), *((0, most - size) for most, size in zip(whole, s, strict=True))] for s in sizes]
+        return np.concatenate([np.pad(part, edge) for part, edge in zip(parts, edges, strict=True)])
+
+    def rewind(self, counts: ArrayLike) -> None:
+        """See `Decoder.rewind`."""
+        forgotten, real = counted(counts, len(self)), self._mask.sum(1)
+        wrong = np.flatnonzero(forgotten > real)
+        if wrong.size:
+            row = wrong[0]
+            raise InputError(f"row {row} has {real[row]} tokens and cannot forget {forgotten[row]}")
+        if not forgotten.any():
+            return
+        if fixed := self.signature.kept("replace", "window"):
+            raise InputError(f"{fixed[0].input} is no cache of all slots, so that it cannot be rewound")
+        if self._masks is None and len(set(forgotten.tolist())) > 1:
+            raise InputError(
+                f"rows cannot forget {forgotten.tolist()} tokens: this model has no port for a mask, so that all "
+                "forget equally many; group rows by length"
+            )
+        behind = self._mask[:, ::-1].cumsum(1)[:, ::-1]  # the number of each token, from its row's end
+        mask = self._mask * (behind > forgotten[:, None])
+        slots = int(np.flatnonzero(mask.any(0)).max(initial=-1)) + 1
+        if slots < self.slots:
+            self._truncate(slots)
+        self._mask, self._places = mask[:, :slots], self._places[:, :slots]
+        self._at = np.where(self._mask, self._places, -1).max(1, initial=-1)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Pack the slots if too many of them are holes."""
+        if self._masks is None:
+            return
+        longest = int(self._mask.sum(1).max())
+        holes = self.slots - longest
+        if holes > self.slots * HOLES or (holes and self.signature.kept("window")):
+            plan = [Kept(self, n, np.flatnonzero(row)) for n, row in enumerate(self._mask)]
+            self._rebuild(plan, longest)
+            self._arranged(plan, longest)
+
+    def _arranged(self, plan: Sequence[Kept], slots: int) -> None:
+        """Note the slots of a plan, which are at the right end of `slots` slots."""
+        mask, places = np.zeros((2, len(plan), slots), np.int64)
+        for n, kept in enumerate(plan):
+            begin = slots - len(kept.slots)
+            mask[n, begin:] = 1
+            places[n, begin:] = kept.decoder._places[kept.row, kept.slots]
+        self._at = np.array([kept.decoder._at[kept.row] for kept in plan])
+        self._mask, self._places = mask, places
 
     def _piece(self, total: int) -> int:
         """The new slots that one pass may take for the logits of the last; `total` is with the past and all of them."""
@@ -92,90 +275,76 @@ class SteppingDecoder(ABC):
 
     @abstractmethod
     def _pass(
-        self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool
+        self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, last: int | None, needed: bool
     ) -> NDArray[np.float32]:
-        """One pass over `length` slots after `past`; extends the cache.
+        """One pass over `length` slots after `past`; extends the states.
 
-        Returns (B, V) of the last slot, or (B, T, V) with `all_logits`; anything when the logits are not `needed`.
+        `feeds` has the ports of a step. Returns logits as `Decoder.step` does; anything when they are not `needed`.
         """
 
     @abstractmethod
-    def _reorder(self, rows: NDArray[np.int64], past: int) -> None:
-        """Make the cache, of `past` slots, that of these rows of it."""
+    def _reorder(self, rows: NDArray[np.int64], held: NDArray[np.int64] | None, slots: int) -> None:
+        """Make the states, of `slots` slots, those of these rows.
 
-
-class MemoryDecoder(ABC):
-    """The decoder of an encoder-decoder model, whose rows attend to a memory each.
-
-    Its rows have no padding: token t of a step stands at position P + t. Subclasses run one pass and keep the caches.
-    """
-
-    def __init__(self, signature: Signature, memory: Mapping[str, NDArray[Any]]) -> None:
-        """`memory` has what the signature's ports take from an encoder, by name."""
-        import numpy as np
-
-        self.states = states_of(signature)
-        ports = tuple(port for port in signature.given if port.role != "tokens")
-        switch = signature.port("switch")
-        self._switch = "" if switch is None else switch.name
-        self._signature = signature
-        self._memory = checked(Signature(ports, ()), {port.name: memory[port.name] for port in ports})
-        self._rows = len(next(iter(self._memory.values())))
-        self._places = np.arange(self._rows)  # the row of the memory that each row attends to
-        self._past = 0
-        if self._rows < 1:
-            raise InputError("the memory has no rows; encode something first")
-
-    def step(self, input_ids: NDArray[Any], *, all_logits: bool = False) -> NDArray[np.float32]:
-        """Append T tokens to each of the B rows. Shapes: input_ids (B, T) -> (B, V) of the last, or (B, T, V)."""
-        ids = np.ascontiguousarray(input_ids, np.int64)
-        if ids.ndim != 2 or len(ids) != self._rows or not ids.shape[1]:
-            raise InputError(f"input_ids has shape {ids.shape}; this decoder takes ({self._rows}, T), T at least 1")
-        logits = self._pass(ids, all_logits=all_logits)
-        self._past += ids.shape[1]
-        return logits
-
-    def select(self, rows: NDArray[np.int64]) -> None:
-        """Go on with these rows, in this order; one may appear several times."""
-        order = chosen(rows, self._rows)
-        if np.array_equal(order, np.arange(self._rows)):
-            return
-        places = self._places[order]
-        # Rows side by side may share a row of the memory, if it has no mask and the same number share each.
-        shared = places[np.flatnonzero(np.diff(places, prepend=-1))]
-        count, left = divmod(len(order), len(shared))
-        if left or not self._past or len(self._memory) > 1 or (np.repeat(shared, count) != places).any():
-            shared, count = places, 1
-        kept = None if np.array_equal(shared, np.arange(len(self))) else shared
-        if kept is not None:
-            self._memory = {name: array[kept] for name, array in self._memory.items()}
-        self._reorder(order, kept)
-        self._rows, self._places = len(order), np.repeat(np.arange(len(shared)), count)
-
-    def __len__(self) -> int:
-        """The rows of the memory."""
-        return len(next(iter(self._memory.values())))
-
-    @abstractmethod
-    def _pass(self, ids: NDArray[np.int64], *, all_logits: bool) -> NDArray[np.float32]:
-        """One pass after `_past` slots; extends the cache. Returns (B, V) of the last slot, or (B, T, V)."""
-
-    @abstractmethod
-    def _reorder(self, rows: NDArray[np.int64], shared: NDArray[np.int64] | None) -> None:
-        """Make the cache of the tokens that of these rows, and that of the memory that of `shared` unless it stays.
-
-        `_memory` has those rows already.
+        What is computed once for the rows of `_held`, which have been chosen, becomes that of `held` unless it stays.
         """
 
+    @abstractmethod
+    def _truncate(self, slots: int) -> None:
+        """Keep only the first `slots` slots of every state that grows."""
 
-def extended(mask: NDArray[Any], length: int) -> NDArray[np.int64]:
-    """A mask (B, P) and `length` more tokens in each row -> (B, P + length)."""
-    return np.concatenate((mask, np.ones((len(mask), length), np.int64)), 1)
+    @abstractmethod
+    def _rebuild(self, plan: Sequence[Kept], slots: int) -> None:
+        """Make the states those of a plan, each row at the right end of `slots` slots; `_held` is that of the plan."""
 
 
-def following(at: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """The next positions (B, length) of rows whose last token stands `at` (B,)."""
-    return at[:, None] + np.arange(1, length + 1)
+def assembled(
+    state: State, plan: Sequence[Kept], slots: int, sources: Mapping[int, Any], make: Callable[[tuple[int, ...]], Any]
+) -> Any:
+    """A state of a plan, out of those of its decoders, by their `id`; `make` gives zeros of a shape."""
+    axis, one = state.slots, next(iter(sources.values()))
+    shape = [len(plan), *one.shape[1:]]
+    if axis is None or state.kind == "replace":
+        size = None
+    elif state.kind == "once":  # by the rows of what is held; a shorter one is padded at the end, as that is
+        size = shape[axis] = max(source.shape[axis] for source in sources.values())
+    else:
+        most = max(source.shape[axis] for source in sources.values()) if state.kind == "window" else slots
+        size = shape[axis] = min(slots, most)
+    made = make(tuple(shape))
+    for n, kept in enumerate(plan):
+        source = sources[id(kept.decoder)]
+        if size is None or axis is None:
+            made[n] = source[kept.row]
+            continue
+        before = (slice(None),) * (axis - 1)
+        if state.kind == "once":
+            row = source[int(kept.decoder._owner[kept.row])]
+            made[(n, *before, slice(row.shape[axis - 1]))] = row
+            continue
+        row, chosen_ = source[kept.row], kept.slots
+        if state.kind == "window":  # it has the last slots only
+            chosen_ = chosen_ - (kept.decoder.slots - source.shape[axis])
+            chosen_ = chosen_[chosen_ >= 0][-size:]
+        if chosen_.size:
+            put(made[n], axis - 1, size, row, chosen_)
+    return made
+
+
+def put(made: Any, axis: int, size: int, row: Any, slots: NDArray[np.int64]) -> None:
+    """Copy these slots of one row to the right end of `size` slots of another; both have them on `axis`."""
+    before, begin = (slice(None),) * axis, slice(size - len(slots), size)
+    if slots[-1] - slots[0] + 1 == len(slots):
+        made[(*before, begin)] = row[(*before, slice(int(slots[0]), int(slots[-1]) + 1))]
+    else:
+        made[(*before, begin)] = row[(*before, slots)]
+
+
+def fitting(slots: int, capacity: int) -> int:
+    """The first of `capacity`, twice it, four times it, ... that has so many slots."""
+    while capacity < slots:
+        capacity *= 2
+    return capacity
 
 
 def chosen(rows: Any, count: int) -> NDArray[np.int64]:
@@ -184,3 +353,26 @@ def chosen(rows: Any, count: int) -> NDArray[np.int64]:
     if order.ndim != 1 or not order.size or order.dtype.kind not in "iu" or order.min() < 0 or order.max() >= count:
         raise InputError(f"rows to go on with are {order.tolist()}; this decoder has rows 0 to {count - 1}")
     return order.astype(np.int64)
+
+
+def counted(counts: ArrayLike, rows: int) -> NDArray[np.int64]:
+    """How many tokens each row forgets, int64 (B,). Raises InputError for what is no such number."""
+    array = np.asarray(counts)
+    if array.dtype.kind not in "iu" or array.shape not in ((), (rows,)) or (array.size and array.min() < 0):
+        raise InputError(f"rows forget {array.tolist()} tokens: a whole number, or one for each of the {rows} rows")
+    return np.broadcast_to(array, (rows,)).astype(np.int64)
+
+
+def _broadcast(places: NDArray[Any], port: Port, shape: tuple[int, int]) -> NDArray[Any]:
+    """Positions (B, T) in the shape of their port, which may have one for each of several axes."""
+    if places.shape != shape or len(port.axes) == 2:
+        return places
+    return np.broadcast_to(places, (*(axis for axis in port.axes[:-2] if isinstance(axis, int)), *shape))
+
+
+def _flat(places: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """The greatest position of each slot, (B, T)."""
+    if places.shape[-2:] != shape:
+        raise InputError(f"the positions have shape {places.shape}, not {shape}")
+    flat: NDArray[np.int64] = places.reshape(-1, *shape).max(0).astype(np.int64)
+    return flat

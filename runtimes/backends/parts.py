@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from isoform.errors import InputError
-from isoform.runtimes.backends.decoder import MemoryDecoder
-from isoform.runtimes.session import Session
+from isoform.runtimes.session import Decoder, Session
 from isoform.signature import BATCH, PICTURES, SENTENCES, Port, Role, Signature
 from isoform.steps import load_step
 from isoform.wiring import main_part, needed
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ROWS = (BATCH, PICTURES, SENTENCES)
-
-
-class DecodingSession(Session, Protocol):
-    """A session over a decoder that reads encoder states."""
-
-    def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> MemoryDecoder: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +47,9 @@ class Encoded:
 
 
 class PartsSession:
-    """`open_part(name)` opens the graph of a part; `signatures` are theirs, in the order in which they run.
+    """A `Session` over the parts of a model: it runs and decodes the main part, and `encode` runs what feeds that.
+
+    `open_part(name)` opens the graph of a part; `signatures` are theirs, in the order in which they run.
 
     `wires` connect parts and host `steps` (name -> settings), see `isoform.wiring`.
     """
@@ -128,11 +123,9 @@ class PartsSession:
         ports = [port.name for port in self._signatures[name].inputs if f"{name}.{port.name}" in self._wires]
         return {port: encoded.values[self._wires[f"{name}.{port}"]] for port in ports}
 
-    def decoder(self, encoded: Encoded) -> MemoryDecoder:
-        """Start decoding the rows that were encoded; any number of decoders may be alive."""
-        session: Any = self.part(self.main)
-        decoder: MemoryDecoder = session.memory_decoder(self.feeds(self.main, encoded))
-        return decoder
+    def decoder(self, rows: Encoded | int | Mapping[str, NDArray[Any]]) -> Decoder:
+        """Start decoding the rows that were encoded; or see `Session.decoder`, for the main part."""
+        return self.part(self.main).decoder(self.feeds(self.main, rows) if isinstance(rows, Encoded) else rows)
 
     def run_part(
         self, name: str, encoded: Encoded, inputs: Mapping[str, NDArray[Any]]

@@ -14,32 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import maxsize
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.processors import Processor, processors
 from isoform.runtimes.generation.searches import BeamSearch, Decode, Search, TextRow, TokenSearch, longest
+from isoform.runtimes.session import Session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.runtimes.generation.settings import GenerationConfig
-    from isoform.runtimes.session import Session
-
-
-@runtime_checkable
-class Stepper(Protocol):
-    """A decoder whose rows have prompts of equal length, each with its own encoder states."""
-
-    def step(self, input_ids: NDArray[Any], *, all_logits: bool = False) -> NDArray[np.float32]:
-        """Append T tokens to each of B rows. Shapes: input_ids (B, T) -> (B, V) of the last, or (B, T, V)."""
-        ...
-
-    def select(self, rows: NDArray[np.int64]) -> None:
-        """Go on with these rows, in this order; one may appear several times."""
-        ...
+    from isoform.runtimes.session import Decoder
 
 
 Rules = Callable[[int], Sequence[Processor]]
@@ -47,7 +35,7 @@ Rules = Callable[[int], Sequence[Processor]]
 
 
 def generate(
-    session: Session | Stepper,
+    session: Session | Decoder,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     *,
@@ -60,10 +48,10 @@ def generate(
 ) -> list[TextRow]:
     """Continue every prompt; each gives `num_return_sequences` rows, in order.
 
-    `session` decodes alone, or is an encoder-decoder's decoder that was fed nothing yet, one row for each prompt; these
-    are of one length. `context` is the model's greatest number of positions: a longer prompt is an InputError, and a
-    row that fills it ends. `decode` turns ids into text, for `stop_strings`. `first_row` numbers the rows of a call
-    made in batches, for their random numbers. `seen` is called with the rows after every token.
+    `session` makes a decoder, or is one that has not begun, with a row for each prompt. Without a port for a mask, the
+    prompts must be of one length. `context` is the model's greatest number of positions: a longer prompt is an
+    InputError, and a row that fills it ends. `decode` turns ids into text, for `stop_strings`. `first_row` numbers the
+    rows of a call made in batches, for their random numbers. `seen` is called with the rows after every token.
     """
     for rows in steps(
         session,
@@ -81,7 +69,7 @@ def generate(
 
 
 def steps(
-    session: Session | Stepper,
+    session: Session | Decoder,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     *,
@@ -116,29 +104,23 @@ def steps(
         else:
             searches.append(BeamSearch(rows[n : n + count], config, chains[n], limits[n], **options))
     # The rows of the batch that a search holds: at first one, which several texts sampled from a prompt may share.
-    shared = width == 1 and isinstance(session, Stepper)
+    shared = width == 1 and not isinstance(session, Session)
     requests = [Request(search, [n // count if shared else n]) for n, search in enumerate(searches)]
     fed = prompts if width > 1 or shared else [row.prompt for row in rows]
-    scheduler = Scheduler(requests, fed, config, context=context, positioned=not isinstance(session, Stepper))
+    scheduler = Scheduler(requests, fed, config, context=context)
     decoder = _decoder(session, fed)
     while (feed := scheduler.schedule()) is not None:
         if feed.rows is not None:
-            if not hasattr(decoder, "select"):
-                raise InputError(
-                    "this backend cannot reorder the rows of its cache, which beams need; pass num_beams=1"
-                )
             decoder.select(feed.rows)
-        logits = decoder.step(feed.ids, *feed.slots)
+        logits = decoder.step(feed.ids, mask=feed.mask)
         scheduler.update(logits)
         del logits  # its memory is free for the next ones
         yield rows
 
 
-def _decoder(session: Session | Stepper, prompts: Sequence[Sequence[int]]) -> Any:
+def _decoder(session: Session | Decoder, prompts: Sequence[Sequence[int]]) -> Decoder:
     """The decoder that the prompts are fed to, with one row each."""
-    if isinstance(session, Stepper):
-        if len({len(prompt) for prompt in prompts}) > 1:
-            raise InputError("prompts of different lengths have no common decoder here; group them by length")
+    if not isinstance(session, Session):
         return session
     if not session.signature.states:
         raise InputError(
@@ -158,13 +140,13 @@ class Request:
 class Feed(NamedTuple):
     """One step of the decoder.
 
-    `rows` of its batch go on, in this order, None when all do as they are. `ids` (B, T) are their new tokens. `slots`
-    are the mask (B, P+T) and positions (B, T), or nothing where the new tokens follow the last ones.
+    `rows` of its batch go on, in this order, None when all do as they are. `ids` (B, T) are their new tokens. `mask`
+    (B, T) is 0 where a row gets none, None where all get tokens.
     """
 
     rows: NDArray[np.int64] | None
     ids: NDArray[np.int64]
-    slots: tuple[NDArray[np.int64], ...]
+    mask: NDArray[np.int64] | None
 
 
 class Scheduler:
@@ -177,16 +159,15 @@ class Scheduler:
         config: GenerationConfig,
         *,
         context: int | None,
-        positioned: bool,
     ) -> None:
-        """`prompts` has one for each row of the batch. `positioned`: the decoder takes a mask and positions."""
-        self._requests, self._positioned, self._single = requests, positioned, config.num_beams == 1
+        """`prompts` has one for each row of the batch."""
+        self._requests, self._single = requests, config.num_beams == 1
         self._deadline = None if config.max_time is None else monotonic() + config.max_time
         self._filler = config.pad_token_id if config.pad_token_id is not None else min(config.eos_token_id or (0,))
-        self._ids, self._mask, self._positions = _pad_left(prompts)
-        self._next, self._at = np.empty((len(prompts), 1), np.int64), self._positions[:, -1]
-        self._last = maxsize if context is None else context - 1
-        self._free = self._last - int(self._at.max())  # steps that every row has a position for
+        self._ids, self._mask = _pad_left(prompts)
+        self._next, self._lengths = np.empty((len(prompts), 1), np.int64), self._mask.sum(1)
+        self._most = maxsize if context is None else context
+        self._free = self._most - int(self._lengths.max())  # steps that every row has a position for
         self._begun, self._made = False, 0
         # Whether no row of the batch moves before the next step.
         self._still = sum(len(request.rows) for request in requests) == len(prompts)
@@ -195,7 +176,7 @@ class Scheduler:
         """The next step, None when every search is done."""
         if not self._begun:
             self._begun = True
-            return Feed(None, self._ids, (self._mask, self._positions) if self._positioned else ())
+            return Feed(None, self._ids, None if self._mask.all() else self._mask)
         tokens: list[int] = []
         going = False
         for request in self._requests:
@@ -212,7 +193,7 @@ class Scheduler:
         for row, token in enumerate(tokens):  # what NumPy does to whole arrays takes longer than so few numbers
             self._next[row, 0] = token
         self._made += 1
-        return Feed(rows, self._next, self._beyond() if self._made > self._free and self._positioned else ())
+        return Feed(rows, self._next, self._beyond() if self._made > self._free else None)
 
     def update(self, logits: NDArray[np.float32]) -> None:
         """Give each search the logits (B, V) of its rows."""
@@ -241,23 +222,19 @@ class Scheduler:
             return None
         rows = np.array(order, np.int64)
         self._next = np.empty((len(order), 1), np.int64)
-        self._mask, self._at = self._mask[rows], self._at[rows]
+        self._lengths = self._lengths[rows]
         return rows
 
-    def _beyond(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The mask and positions of a step in which rows that have ended have no position: they get padding."""
-        places = self._at[:, None] + np.arange(1, self._made + 1)
-        real = places <= self._last
-        return np.concatenate((self._mask, real), 1), np.where(real, places, 0)[:, -1:]
+    def _beyond(self) -> NDArray[np.int64]:
+        """The mask of a step in which rows that have ended have no position left: they get padding."""
+        return (self._lengths + self._made <= self._most).astype(np.int64)[:, None]
 
 
-def _pad_left(
-    prompts: Sequence[Sequence[int]],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """ids, mask and positions (B, T); padding is token 0 at position 0, hidden by the mask."""
+def _pad_left(prompts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """ids and mask (B, T); padding is token 0."""
     shape = len(prompts), max(map(len, prompts))
     ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for n, prompt in enumerate(prompts):
         ids[n, shape[1] - len(prompt) :] = prompt
         mask[n, shape[1] - len(prompt) :] = 1
-    return ids, mask, np.maximum(mask.cumsum(1) - 1, 0)
+    return ids, mask

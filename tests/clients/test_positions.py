@@ -28,13 +28,8 @@ def test_positions_may_count_from_one(tmp_path: Path, name: str) -> None:
         from_zero, from_one = (
             np.concatenate(
                 [
-                    decoder.step(ids[:, :8], mask[:, :8], positions[:, :8] + first, all_logits=True),
-                    *(
-                        decoder.step(
-                            ids[:, n : n + 1], mask[:, : n + 1], positions[:, n : n + 1] + first, all_logits=True
-                        )
-                        for n in range(8, 12)
-                    ),
+                    decoder.step(ids[:, new], mask=mask[:, new], positions=positions[:, new] + first, last=None)
+                    for new in (slice(8), *(slice(n, n + 1) for n in range(8, 12)))
                 ],
                 1,
             )

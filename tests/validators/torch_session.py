@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from isoform.reference.model import Model
-from isoform.runtimes.backends.decoder import extended
 
 Inputs = dict[str, NDArray[Any]]
 
@@ -42,8 +41,8 @@ class TorchSession:
         names = [port.name for port in self.signature.outputs]
         return {name: self.result(out.float().numpy()) for name, out in zip(names, outputs, strict=True)}
 
-    def decoder(self, batch: int) -> TorchDecoder:
-        return TorchDecoder(self, batch)
+    def decoder(self, rows: Any) -> TorchDecoder:
+        return TorchDecoder(self, rows)
 
     def close(self) -> None:
         pass
@@ -65,19 +64,29 @@ class TorchDecoder:
 
     def step(
         self,
-        input_ids: NDArray[Any],
-        attention_mask: NDArray[Any] | None = None,
-        position_ids: NDArray[Any] | None = None,
+        tokens: Any,
         *,
-        all_logits: bool = False,
+        mask: NDArray[Any] | None = None,
+        positions: NDArray[Any] | None = None,
+        last: int | None = 1,
     ) -> NDArray[Any]:
-        if attention_mask is None or position_ids is None:
-            attention_mask = extended(self.mask, input_ids.shape[1])
-            position_ids = attention_mask.cumsum(1)[:, -input_ids.shape[1] :] - 1
-        self.mask = attention_mask
+        self.mask = np.concatenate((self.mask, np.ones(tokens.shape, np.int64) if mask is None else mask), 1)
+        places = self.mask.cumsum(1)[:, -tokens.shape[1] :] - 1 if positions is None else positions
         outputs = self.session.run(
-            {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **self.past}
+            {"input_ids": tokens, "attention_mask": self.mask, "position_ids": places, **self.past}
         )
         self.past = {name: outputs[name.replace("past_key_values", "present")] for name in self.past}
         logits = next(iter(outputs.values()))
-        return logits if all_logits else logits[:, -1]
+        return logits if last is None else logits[:, -1]
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        raise NotImplementedError
+
+    def join(self, other: Any) -> None:
+        raise NotImplementedError
+
+    def rewind(self, counts: Any) -> None:
+        raise NotImplementedError

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.reference.model import Model
-    from isoform.runtimes.session import Session
+    from isoform.runtimes.session import Decoder, Session
 
 LEVEL = "graph"
 ENOUGH = 32  # values: the mean over fewer is as uncertain as their maximum, and says no more
@@ -154,20 +154,21 @@ class _Check:
         names = {port.role: port.name for port in signature.given}
         tokens = names["tokens"]
         session: Any = self.session
-        decoder: Any
+        decoder: Decoder
         if hasattr(session, "decoder_of"):  # parts wired together
             decoder = session.decoder_of(self.case.inputs(signature))
-            return lambda feed, every: decoder.step(feed[tokens], all_logits=every), decoder.select
+            return lambda feed, every: decoder.step(feed[tokens], last=None if every else 1), decoder.select
         if reads_states(signature):
-            decoder = session.memory_decoder(self.case.encoder_inputs(signature))
-            return lambda feed, every: decoder.step(feed[tokens], all_logits=every), decoder.select
+            decoder = session.decoder(self.case.encoder_inputs(signature))
+            return lambda feed, every: decoder.step(feed[tokens], last=None if every else 1), decoder.select
         decoder = session.decoder(len(self.case.rows))
         token = np.zeros((len(self.case.rows), 1), np.int64)
 
         def step(feed: dict[str, NDArray[Any]], every: bool) -> NDArray[Any]:
             ids, mask, positions = (feed[names[role]] for role in ("tokens", "mask", "positions"))
-            if every or ids.shape != token.shape or ids.shape == mask.shape or not mask[:, -1].all():
-                return decoder.step(ids, mask, positions, all_logits=every)
+            new = mask[:, -ids.shape[1] :]
+            if every or ids.shape != token.shape or ids.shape == mask.shape or not new.all():
+                return decoder.step(ids, mask=new, positions=positions, last=None if every else 1)
             token[:] = ids
             return decoder.step(token)  # as generation does it: a token alone, in the array of the one before
 

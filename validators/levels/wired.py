@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.runtimes.backends.parts import PartsSession
+    from isoform.runtimes.session import Decoder
     from isoform.signature import Signature
     from isoform.validators.report.records import Report
     from isoform.validators.truth.reference import Truth
@@ -49,14 +50,14 @@ class WiredSession:
         outputs = self._parts.run_part(self._model.main, encoded, fed)
         return {port.name: outputs[port.name] for port in self.signature.outputs}
 
-    def decoder_of(self, inputs: Mapping[str, NDArray[Any]]) -> Any:
+    def decoder_of(self, inputs: Mapping[str, NDArray[Any]]) -> Decoder:
         """A decoder over what the parts before it give for these inputs."""
         return self._parts.decoder(self._encoded(inputs))
 
     def _encoded(self, inputs: Mapping[str, NDArray[Any]]) -> Any:
         return self._parts.encode({name: array for name, array in inputs.items() if name not in self._own})
 
-    def decoder(self, batch: int) -> Any:
+    def decoder(self, rows: int | Mapping[str, NDArray[Any]]) -> Decoder:
         raise NotImplementedError("a decoder of wired parts needs their inputs: decoder_of")
 
     def close(self) -> None:

@@ -381,9 +381,7 @@ def _greedy(session: Session, prompts: NDArray[np.int64]) -> NDArray[np.int64]:
     decoder, ids = session.decoder(len(prompts)), prompts
     tokens: list[NDArray[np.int64]] = []
     for _ in range(NEW):
-        count = PROMPT + len(tokens)
-        places = np.broadcast_to(np.arange(count - ids.shape[1], count), ids.shape)
-        logits = decoder.step(ids, np.ones((len(prompts), count), np.int64), places)
+        logits = decoder.step(ids)
         ids = logits.argmax(-1)[:, None].astype(np.int64)
         tokens.append(ids)
     return np.concatenate(tokens, 1)

@@ -21,6 +21,7 @@ MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 F32 = 0  # GGML_TYPE_F32
 FLASH_ATTENTION_OFF = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED
 POOLING_NONE = 0  # LLAMA_POOLING_TYPE_NONE
+WINDOWS_ONLY = 1  # LLAMA_STATE_SEQ_FLAGS_SWA_ONLY
 SPLIT_NONE = 0  # LLAMA_SPLIT_MODE_NONE
 
 DECLARATIONS = """
@@ -120,13 +121,17 @@ void llama_model_free(void * model);
 const void * llama_model_get_vocab(const void * model);
 int32_t llama_model_n_ctx_train(const void * model);
 int32_t llama_model_n_embd_out(const void * model);
+int32_t llama_model_n_swa(const void * model);
 
 void * llama_init_from_model(void * model, llama_context_params params);
 void llama_free(void * context);
 uint32_t llama_n_ctx_seq(const void * context);
 void * llama_get_memory(const void * context);
 void llama_memory_clear(void * memory, bool data);
+bool llama_memory_seq_rm(void * memory, int32_t seq, int32_t first, int32_t end);
+void llama_memory_seq_cp(void * memory, int32_t source, int32_t target, int32_t first, int32_t end);
 size_t llama_state_seq_get_size(void * context, int32_t seq);
+size_t llama_state_seq_get_size_ext(void * context, int32_t seq, uint32_t flags);
 size_t llama_state_seq_get_data(void * context, uint8_t * out, size_t size, int32_t seq);
 size_t llama_state_seq_set_data(void * context, const uint8_t * data, size_t size, int32_t seq);
 

@@ -1,24 +1,33 @@
-"""A GGUF model as a `Session`: rows of a padded batch become llama.cpp sequences without their padded slots."""
+"""A GGUF model as a `Session`: rows of a padded batch become llama.cpp sequences without their padded slots.
+
+The decoders of a session share one context; each holds some of its sequences.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError
+from isoform.runtimes.backends.decoder import chosen, counted
 from isoform.runtimes.backends.llamacpp.api import MAX_SEQUENCES
 from isoform.runtimes.backends.llamacpp.process import Process
 from isoform.runtimes.backends.llamacpp.vocabulary import Vocabulary
 from isoform.runtimes.backends.llamacpp.worker import BATCH, Room
+from isoform.runtimes.devices import cpus, parse_device
 from isoform.signature import Signature
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+
+    from isoform.runtimes.session import Decoder
 
 GROUP = 128  # tokens of short rows that one call of `run` feeds together: attention goes over all of them
 ROWS = 64  # and rows, at most
@@ -46,23 +55,25 @@ class LlamaCppSession:
         device: str = "cpu",
     ) -> None:
         self.signature = signature
-        outputs = [port.name for port in signature.results]
-        if outputs != (["logits"] if signature.states else ["last_hidden_state"]):
+        if [port.role for port in signature.results] != ["logits" if signature.states else "states"]:
             raise BackendUnavailable(
-                "llama.cpp gives the logits of decoders and the last hidden state of encoders, not "
-                f"{', '.join(outputs)}; use the onnxruntime or torch backend for this model"
+                "llama.cpp gives the logits of a model with a cache and the last hidden states of one without, not "
+                f"{', '.join(port.name for port in signature.results)}; use the onnxruntime or torch backend for this "
+                "model"
             )
-        count = threads if threads is not None else _cpus()
+        self.names = {port.role: port.name for port in signature.given}
+        count = threads if threads is not None else cpus()
         if count < 1:
             raise InputError(f"threads={threads}: at least one is needed")
-        self._process = Process(path, gpu=_gpu(device), threads=count, strict=strict)
+        self._process = Process(path, gpu=parse_device(device), threads=count, strict=strict)
         try:
             self._check(path)
         except BaseException:
             self.close()
             raise
         self.vocabulary = Vocabulary(path, process=self._process)
-        self._latest = 0  # the number of decoders made so far; only the last one may step
+        self.sequences, self.lock = Sequences(), threading.Lock()
+        self._opened: Room | None = None  # the context of the decoders
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Every input port, the past empty or absent -> {"logits": (B, T, V)} or {"last_hidden_state": (B, T, C)}.
@@ -73,9 +84,9 @@ class LlamaCppSession:
         import numpy as np
 
         ids = self._ids(inputs)
-        mask = _array(inputs, "attention_mask", ids.shape) != 0
-        if "position_ids" in inputs:
-            positions = _array(inputs, "position_ids", ids.shape)
+        mask = _array(inputs, self.names["mask"], ids.shape) != 0
+        if "positions" in self.names:
+            positions = _array(inputs, self.names["positions"], ids.shape)
         else:
             positions = np.cumsum(mask, 1) - 1
         lengths = mask.sum(1)
@@ -88,19 +99,46 @@ class LlamaCppSession:
         width = self._process.facts["width" if states else "vocab"]
         out = np.zeros((*ids.shape, width), np.float32)
         for group in _groups(lengths.tolist(), GROUP):
-            self._process.request("open", name="run", keep=False, room=asdict(room))
             held = mask[group]
-            self._feed("run", room, ids[group], positions[group], held, held, out[group])
-        return {"last_hidden_state" if states else "logits": out}
+            with self.lock:
+                self._process.request("open", name="run", keep=[], room=asdict(room))
+                self.feed("run", room, ids[group], positions[group], held, held, out[group], range(len(held)))
+        return {self.signature.results[0].name: out}
 
-    def decoder(self, batch: int) -> LlamaCppDecoder:
-        """Start decoding `batch` rows. There is one cache: a decoder made before this one ends here."""
+    def decoder(self, rows: int | Mapping[str, NDArray[Any]]) -> LlamaCppDecoder:
+        """See `Session.decoder`. All decoders of a session share one context, and step in turn."""
         if not self.signature.states:
-            raise InputError("this model is an encoder and decodes nothing; call run")
-        if not 1 <= batch <= MAX_SEQUENCES:
-            raise InputError(f"a batch of {batch} rows: llama.cpp decodes 1 to {MAX_SEQUENCES} together; split it")
-        self._latest += 1
-        return LlamaCppDecoder(self, batch, self._latest)
+            raise InputError("this model keeps no cache and decodes nothing; call run")
+        if isinstance(rows, Mapping):
+            raise InputError(f"this decoder reads no {', '.join(rows)}; give decoder() the number of rows")
+        return LlamaCppDecoder(self, rows)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._process.facts["vocab"]
+
+    @property
+    def window(self) -> int:
+        """The last tokens that some layers see; 0 where all layers see all."""
+        return self._process.facts["window"]
+
+    def room_for(self, rows: Sequence[int], slots: int) -> Room:
+        """The decoders' context, large enough for `slots` tokens in these rows and for what others hold.
+
+        `lock` is held. One that is only for these rows has no more; sizes are powers of two otherwise.
+        """
+        sizes = self.sequences.sizes()
+        filled = [row for row, count in sizes.items() if count]
+        most, others = max(rows) + 1, sizes.keys() - set(rows)
+        if others:
+            most = min(1 << max(*others, most - 1).bit_length(), MAX_SEQUENCES)
+        need = self._room(most, max(slots, *sizes.values()), shared=False)
+        if self._opened is None or not need.fits_in(self._opened) or not filled:
+            opened, _ = self._process.request("open", name="decoder", keep=filled, room=asdict(need))
+            if filled and self.window:
+                self.sequences.moved.update({row: sizes[row] for row in filled if sizes[row] >= self.window})
+            self._opened = Room(**opened)
+        return self._opened
 
     def close(self) -> None:
         self._process.close()
@@ -122,22 +160,23 @@ class LlamaCppSession:
             raise CheckpointError(f"{path} gives {name} of size {found}, its manifest says {want}; export it again")
 
     def _ids(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
-        """`input_ids`, after a look at every other port."""
+        """The tokens, after a look at every other port."""
         import numpy as np
 
         past = [state.input for state in self.signature.states]
         for name in past:
             if name in inputs and np.size(inputs[name]):
                 raise InputError(f"{name} is not empty, and llama.cpp keeps its cache to itself; use decoder()")
-        names = [port.name for port in self.signature.given]
+        names = list(self.names.values())
         missing, unknown = [n for n in names if n not in inputs], sorted(set(inputs) - {*names, *past})
         if missing or unknown:
             wrong = f"{', '.join(missing)} missing" if missing else f"{', '.join(unknown)} unknown"
             raise InputError(f"inputs: {wrong}; this model takes {', '.join(names)}")
-        ids = _array(inputs, "input_ids", None)
-        if "token_type_ids" in inputs and np.any(_array(inputs, "token_type_ids", ids.shape)):
+        ids = _array(inputs, self.names["tokens"], None)
+        types = self.names.get("token_types")
+        if types is not None and np.any(_array(inputs, types, ids.shape)):
             raise InputError(
-                "token_type_ids holds other values than 0, and llama.cpp has only the first token type; "
+                f"{types} holds other values than 0, and llama.cpp has only the first token type; "
                 "use the onnxruntime or torch backend for pairs of texts"
             )
         return ids
@@ -147,7 +186,7 @@ class LlamaCppSession:
         outputs = max(rows, min(BATCH, LOGITS // self._process.facts["vocab"]))
         return Room(rows, max(BATCH, 1 << (slots - 1).bit_length()), outputs, shared, states)
 
-    def _feed(
+    def feed(
         self,
         name: str,
         room: Room,
@@ -156,12 +195,17 @@ class LlamaCppSession:
         held: NDArray[np.bool_],
         wanted: NDArray[np.bool_],
         out: NDArray[np.float32],
+        sequences: Sequence[int],
+        changes: Sequence[Sequence[int]] = (),
     ) -> None:
         """Decode the slots that are `held` by a token and write the outputs of those `wanted` into `out`.
 
-        Shapes: (B, T) each, out (B, W, width) for the last W slots.
+        Shapes: (B, T) each, out (B, W, width) for the last W slots. `sequences` are those of the rows, to which the
+        `changes` are made before. `lock` is held.
         """
         import numpy as np
+
+        owners = np.asarray(sequences)
 
         rows, slots = np.nonzero(held)
         hidden = held.shape[1] - out.shape[1]
@@ -174,86 +218,221 @@ class LlamaCppSession:
         jumps = np.flatnonzero((rows[1:] == rows[:-1]) & (places[1:] != places[:-1] + 1))
         if jumps.size:
             raise InputError(
-                f"position_ids go from {places[jumps[0]]} to {places[jumps[0] + 1]} in row {rows[jumps[0]]}; "
+                f"the positions go from {places[jumps[0]]} to {places[jumps[0] + 1]} in row {rows[jumps[0]]}; "
                 "llama.cpp takes positions that go up by one from token to token"
             )
         for part in _parts(gives, room.slots if room.states else BATCH, len(gives) if room.states else room.outputs):
-            blocks = [x[part].astype(np.int32).tobytes() for x in (tokens, places, rows)]
+            blocks = [x[part].astype(np.int32).tobytes() for x in (tokens, places, owners[rows])]
             give = gives[part]
-            _, (data,) = self._process.request("decode", [*blocks, give.tobytes()], name=name)
+            _, (data,) = self._process.request("decode", [*blocks, give.tobytes()], name=name, changes=[*changes])
+            changes = ()
             out[rows[part][give], slots[part][give] - hidden] = np.frombuffer(data, np.float32).reshape(
                 -1, out.shape[2]
             )
 
 
 class LlamaCppDecoder:
-    """A `Decoder` whose keys and values live in llama.cpp, B rows of 512 tokens at first.
+    """A `Decoder` whose rows are sequences of the session's context. Padded slots take no room there.
 
-    When a row outgrows that, they are copied into a cache of twice the size. Padded slots take no room.
+    Changes to the sequences wait for the next step: only then it is known how large the context must be.
     """
 
-    def __init__(self, session: LlamaCppSession, batch: int, number: int) -> None:
+    def __init__(self, session: LlamaCppSession, batch: int) -> None:
         import numpy as np
 
-        self._session, self._batch, self._number = session, batch, number
-        self._mask = np.zeros((batch, 0), np.bool_)
+        self._session = session
+        self._rows: list[int] = session.sequences.take(batch)
+        self._leaving: list[int] = []  # what still may be the source of a copy
+        self._changes: list[Sequence[int]] = [(row, 0) for row in self._rows]
+        weakref.finalize(self, session.sequences.give_back, self._rows, self._leaving)
+        self._counts = np.zeros(batch, np.int64)  # tokens of each row
+        self._tokens: list[list[int]] = [[] for _ in self._rows]  # kept only for a model with a window
         self._next = np.full(batch, -1)  # the position that a row's next token must have; -1: any
-        self._room: Room | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def step(
         self,
-        input_ids: NDArray[Any],
-        attention_mask: NDArray[Any] | None = None,
-        position_ids: NDArray[Any] | None = None,
+        tokens: NDArray[Any] | Mapping[str, NDArray[Any]],
         *,
-        all_logits: bool = False,
+        mask: NDArray[Any] | None = None,
+        positions: NDArray[Any] | None = None,
+        last: int | None = 1,
     ) -> NDArray[np.float32]:
-        """See `Decoder.step`; logits of padded slots are zeros. After an error the decoder is of no further use."""
+        """See `Decoder.step`; logits of padded slots are zeros."""
         import numpy as np
 
-        from isoform.runtimes.backends.decoder import extended, following
-
-        session, past = self._session, self._mask.shape[1]
-        if self._number != session._latest:
-            raise InputError("a newer decoder of this session has taken over the cache; use that one")
-        ids = _array({"input_ids": input_ids}, "input_ids", None)
+        session, batch = self._session, len(self._rows)
+        name = session.names["tokens"]
+        ids = _array(tokens if isinstance(tokens, Mapping) else {name: tokens}, name, None)
         length = ids.shape[1]
-        if ids.shape[0] != self._batch or length == 0:
-            raise InputError(f"input_ids has shape {ids.shape}; this decoder takes ({self._batch}, T), T at least 1")
-        inputs = {
-            "attention_mask": extended(self._mask, length) if attention_mask is None else attention_mask,
-            "position_ids": following(np.maximum(self._next, 0) - 1, length) if position_ids is None else position_ids,
-        }
-        mask = _array(inputs, "attention_mask", (self._batch, past + length)) != 0
-        positions = _array(inputs, "position_ids", ids.shape)
-        if not np.array_equal(mask[:, :past], self._mask):
-            raise InputError(
-                f"attention_mask differs in its first {past} columns from the step before; only append to it"
-            )
-        held = mask[:, past:]
-        first = np.take_along_axis(positions, held.argmax(1)[:, None], 1)[:, 0]
+        if ids.shape[0] != batch or length == 0:
+            raise InputError(f"{name} has shape {ids.shape}; this decoder takes ({batch}, T), T at least 1")
+        if last is not None and last < 1:
+            raise InputError(f"last={last}: logits of at least one slot, or None for all")
+        given = {"the mask": mask, "the positions": positions}
+        held = np.ones(ids.shape, bool) if mask is None else _array(given, "the mask", ids.shape) != 0
+        if positions is None:
+            places = np.maximum(np.maximum(self._next, 0)[:, None] + held.cumsum(1) - 1, 0)
+        else:
+            places = _array(given, "the positions", ids.shape)
+        first = np.take_along_axis(places, held.argmax(1)[:, None], 1)[:, 0]
         broken = np.flatnonzero(held.any(1) & (self._next >= 0) & (first != self._next))
         if broken.size:
             row = broken[0]
-            raise InputError(
-                f"position_ids of row {row} go on at {first[row]}, but its next position is {self._next[row]}"
-            )
-        room = session._room(self._batch, int(mask.sum(1).max()), shared=False)
-        if room != self._room:
-            session._process.request("open", name="decoder", keep=self._room is not None, room=asdict(room))
-            self._room = room
-        shown = length if all_logits else 1  # slots whose logits are asked for, at the end
+            raise InputError(f"the positions of row {row} go on at {first[row]}, but its next one is {self._next[row]}")
+        shown = length if last is None else min(last, length)  # slots whose logits are asked for, at the end
         wanted = held.copy()
         wanted[:, : length - shown] = False
-        out = np.zeros((self._batch, shown, session._process.facts["vocab"]), np.float32)
-        session._feed("decoder", room, ids, positions, held, wanted, out)
-        self._mask = mask
-        last = np.where(held, positions, -1).max(1)
-        self._next = np.where(held.any(1), last + 1, self._next)
-        return out if all_logits else out[:, 0]
+        out = np.zeros((batch, shown, session.vocabulary_size), np.float32)
+        counts = self._counts + held.sum(1)
+        with session.lock:
+            room = session.room_for(self._rows, int(counts.max()))
+            if held.any():
+                session.sequences.change(self._changes)
+                changes = self._again(room) if session.window else self._changes
+                session.feed("decoder", room, ids, places, held, wanted, out, self._rows, changes)
+                session.sequences.note(self._rows, counts.tolist())
+                session.sequences.give_back(self._leaving)
+                self._changes = []
+        if session.window:
+            for row, new, real in zip(self._tokens, ids, held, strict=True):
+                row += new[real].tolist()
+        self._counts = counts
+        ends = np.where(held, places, -1).max(1)
+        self._next = np.where(held.any(1), ends + 1, self._next)
+        return out[:, 0] if last == 1 else out
+
+    def _again(self, room: Room) -> Sequence[Sequence[int]]:
+        """Feed rows anew that forget tokens after they were moved, when layers with a window lost what these need.
+
+        Returns the changes that are still to be made.
+        """
+        import numpy as np
+
+        lost = [n for n, row in enumerate(self._rows) if self._session.sequences.moved.get(row, 0) > self._counts[n]]
+        if not lost:
+            return self._changes
+        rows, counts = [self._rows[n] for n in lost], self._counts[lost]
+        emptied = [(row, 0) for row in rows]
+        self._session.sequences.change(emptied)
+        changes = [*self._changes, *emptied]
+        if not counts.any():
+            return changes
+        held = np.arange(counts.max()) < counts[:, None]
+        ids = np.zeros(held.shape, np.int64)
+        ids[held] = np.concatenate([self._tokens[n] for n in lost if self._tokens[n]])
+        places = (self._next[lost] - counts)[:, None] + np.arange(held.shape[1])
+        nothing = np.zeros((*held.shape, self._session.vocabulary_size), np.float32)
+        self._session.feed("decoder", room, ids, places, held, np.zeros_like(held), nothing, rows, changes)
+        return ()
+
+    def select(self, rows: NDArray[np.int64]) -> None:
+        """See `Decoder.select`."""
+        order = chosen(rows, len(self._rows)).tolist()
+        new: list[int] = []
+        for n in order:
+            row = self._rows[n]
+            if row in new:
+                (target,) = self._session.sequences.take(1)
+                self._changes += [(target, 0), (row, target, 0)]
+                row = target
+            new.append(row)
+        self._leaving += [row for row in self._rows if row not in new]
+        self._rows[:] = new
+        self._tokens = [list(self._tokens[n]) for n in order]
+        self._counts, self._next = self._counts[order], self._next[order]
+
+    def join(self, other: Decoder) -> None:
+        """See `Decoder.join`."""
+        import numpy as np
+
+        if other is self or not isinstance(other, LlamaCppDecoder) or other._session is not self._session:
+            raise InputError("only the rows of another decoder of the same session can join")
+        for mine, theirs in ((self._rows, other._rows), (self._leaving, other._leaving)):
+            mine += theirs
+            theirs.clear()
+        self._changes += other._changes
+        self._tokens += other._tokens
+        self._counts = np.concatenate((self._counts, other._counts))
+        self._next = np.concatenate((self._next, other._next))
+
+    def rewind(self, counts: ArrayLike) -> None:
+        """See `Decoder.rewind`."""
+        import numpy as np
+
+        forgotten = counted(counts, len(self._rows))
+        wrong = np.flatnonzero(forgotten > self._counts)
+        if wrong.size:
+            row = wrong[0]
+            raise InputError(f"row {row} has {self._counts[row]} tokens and cannot forget {forgotten[row]}")
+        self._counts = self._counts - forgotten
+        if self._session.window:
+            self._tokens = [row[:count] for row, count in zip(self._tokens, self._counts.tolist(), strict=True)]
+        self._next = np.where(self._counts > 0, self._next - forgotten, -1)
+        self._changes += [
+            (row, max(int(position), 0))
+            for row, position, count in zip(self._rows, self._next, forgotten, strict=True)
+            if count
+        ]
 
 
-def _array(inputs: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...] | None) -> NDArray[Any]:
+class Sequences:
+    """Which sequences of a context belong to a decoder; any thread may take and give back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: dict[int, int] = {}  # how many tokens each holds in the context
+        self.moved: dict[int, int] = {}  # of a model with a window: the tokens it had when it went to another context
+        self._returned: deque[Sequence[int]] = deque()  # a finalizer may run anywhere, and so takes no lock
+
+    def take(self, count: int) -> list[int]:
+        """The first `count` that are free. Raises InputError when there are no more."""
+        with self._lock:
+            self._collect()
+            free = [row for row in range(MAX_SEQUENCES) if row not in self._taken][:count]
+            if not 1 <= count <= MAX_SEQUENCES or len(free) < count:
+                raise InputError(
+                    f"a batch of {count} rows, while {len(self._taken)} are being decoded: llama.cpp decodes 1 to "
+                    f"{MAX_SEQUENCES} together; split it"
+                )
+            self._taken.update(dict.fromkeys(free, 0))
+            return free
+
+    def give_back(self, *lists: list[int]) -> None:
+        """Free the sequences of these lists, which become empty."""
+        for rows in lists:
+            if rows:
+                self._returned.append(tuple(rows))
+                rows.clear()
+
+    def note(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """These hold so many tokens now."""
+        with self._lock:
+            self._taken.update(zip(rows, tokens, strict=True))
+
+    def change(self, changes: Sequence[Sequence[int]]) -> None:
+        """Note that sequences are emptied and copied; see `Worker.decode`."""
+        for sequence, position, *copied in changes:
+            if copied and sequence in self.moved:
+                self.moved[position] = self.moved[sequence]
+            elif not position:
+                self.moved.pop(sequence, None)
+
+    def sizes(self) -> dict[int, int]:
+        """The tokens of each that is taken."""
+        with self._lock:
+            self._collect()
+            return dict(self._taken)
+
+    def _collect(self) -> None:
+        while self._returned:
+            for row in self._returned.popleft():
+                del self._taken[row]
+
+
+def _array(inputs: Mapping[str, Any], name: str, shape: tuple[int, ...] | None) -> NDArray[Any]:
     """An integer input of this shape, or of any (B, T)."""
     import numpy as np
 
@@ -287,21 +466,3 @@ def _parts(gives: NDArray[np.bool_], tokens: int, outputs: int) -> Iterator[slic
         end = min(start + tokens, int(np.searchsorted(given, before + outputs, "right")))
         yield slice(start, end)
         start = end
-
-
-def _cpus() -> int:
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    if limit.isdecimal() and limit != "0":
-        return int(limit)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _gpu(device: str) -> int | None:
-    kind, _, index = device.partition(":")
-    if device == "cpu":
-        return None
-    if kind == "cuda" and (index.isdecimal() or device == "cuda"):
-        return int(index or 0)
-    raise InputError(f"device {device!r} is none of cpu, cuda, cuda:N")

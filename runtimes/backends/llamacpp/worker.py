@@ -11,12 +11,15 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from isoform.errors import BackendUnavailable, CheckpointError, IsoformError
 from isoform.runtimes.backends.llamacpp import api, frames
 
+HEADER = 8  # bytes of a sequence's state before its caches: a magic number and the sequence
+SPARE = 2  # an empty context is used again unless it has more than so many times the rows
 BATCH = 512  # tokens in one call of llama_decode, unless the model needs a whole row at once
 
 Blocks = list[bytearray]
@@ -25,7 +28,7 @@ Reply = tuple[dict[str, Any], list[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a context must hold: `rows` sequences of `slots` tokens each, or of `slots` in all where `shared`.
+    """The size of a context: `rows` sequences of `slots` tokens each, or of `slots` in all where `shared`.
 
     `outputs` positions of one call may give logits; with `states` every position gives its last hidden state instead.
     """
@@ -37,8 +40,8 @@ class Room:
     states: bool
 
     def fits_in(self, other: Room) -> bool:
-        same = (self.rows, self.shared, self.states) == (other.rows, other.shared, other.states)
-        return same and self.slots <= other.slots and self.outputs <= other.outputs
+        same = (self.shared, self.states) == (other.shared, other.states)
+        return same and self.rows <= other.rows and self.slots <= other.slots and self.outputs <= other.outputs
 
 
 class Worker:
@@ -82,41 +85,48 @@ class Worker:
         facts = {"vocab": self._lib.llama_vocab_n_tokens(self._vocab)}
         if not vocab_only:
             facts["width"] = self._lib.llama_model_n_embd_out(self._model)
+            facts["window"] = self._lib.llama_model_n_swa(self._model)
             facts["positions"] = self._lib.llama_model_n_ctx_train(self._model)
         return facts, []
 
-    def open(self, _: Blocks, *, name: str, keep: bool, room: dict[str, Any]) -> Reply:
-        """Make the context `name` at least as large as `room`; empty it, or `keep` the tokens it holds."""
+    def open(self, _: Blocks, *, name: str, keep: list[int], room: dict[str, Any]) -> Reply:
+        """Make the context `name` at least as large as `room`; without sequences to `keep`, it is empty then.
+
+        A new one takes the place of one that is too small, or of an empty one that is far too large.
+        """
         need = Room(**room)
         old = self._contexts.get(name)
-        if old is not None and need.fits_in(old[1]):
+        if old is not None and need.fits_in(old[1]) and (keep or old[1].rows <= SPARE * need.rows):
             memory = self._lib.llama_get_memory(old[0])
             if memory and not keep:
                 self._lib.llama_memory_clear(memory, False)
-            return {}, []
+            return asdict(old[1]), []
         if old is not None and not keep:
             del self._contexts[name]
             self._lib.llama_free(old[0])
         new = self._context(need)
         if old is not None and keep:
-            self._move(old[0], new, need.rows)
+            self._move(old, (new, need), keep)
             self._lib.llama_free(old[0])
         self._contexts[name] = new, need
-        return {}, []
+        return asdict(need), []
 
-    def decode(self, blocks: Blocks, *, name: str) -> Reply:
-        """Feed N tokens; blocks: their ids, positions and rows (int32), and whether each gives an output (int8).
+    def decode(self, blocks: Blocks, *, name: str, changes: Sequence[Sequence[int]] = ()) -> Reply:
+        """Make `changes` to sequences, then feed N tokens.
 
-        Gives one block, float32 of shape (outputs, vocabulary or hidden size), in the order of the tokens.
+        A change is [sequence, first position to forget], or [source, target, 0], a copy. blocks: the ids, positions and
+        sequences of the tokens (int32), and whether each gives an output (int8). Gives one block, float32 of shape
+        (outputs, vocabulary or hidden size), in the order of the tokens.
         """
         context, room = self._contexts[name]
-        ids, positions, rows = (self._ffi.from_buffer("int32_t[]", block) for block in blocks[:3])
+        self._change(context, changes)
+        ids, positions, sequences = (self._ffi.from_buffer("int32_t[]", block) for block in blocks[:3])
         wanted = self._ffi.from_buffer("int8_t[]", blocks[3])
         names = self._ffi.new("int32_t[]", list(range(room.rows)))
         ones = self._ffi.new("int32_t[]", [1] * len(ids))
-        sequences = self._ffi.new("int32_t *[]", [names + row for row in rows])
+        owners = self._ffi.new("int32_t *[]", [names + sequence for sequence in sequences])
         fields = {"n_tokens": len(ids), "token": ids, "pos": positions, "logits": wanted}
-        batch = self._ffi.new("llama_batch *", {**fields, "n_seq_id": ones, "seq_id": sequences})
+        batch = self._ffi.new("llama_batch *", {**fields, "n_seq_id": ones, "seq_id": owners})
         self._api.log.clear()
         code = self._lib.llama_decode(context, batch[0])
         if code != 0:
@@ -126,6 +136,17 @@ class Worker:
         else:
             out, width = self._lib.llama_get_logits(context), self._lib.llama_vocab_n_tokens(self._vocab)
         return {}, [self._ffi.buffer(out, 4 * width * sum(wanted)) if any(wanted) else b""]
+
+    def _change(self, context: Any, changes: Sequence[Sequence[int]]) -> None:
+        memory = self._lib.llama_get_memory(context)
+        for sequence, position, *copied in changes:
+            if copied:
+                self._lib.llama_memory_seq_cp(memory, sequence, position, -1, -1)
+            elif not self._lib.llama_memory_seq_rm(memory, sequence, position, -1):
+                raise IsoformError(
+                    f"llama.cpp cannot forget the tokens of this model from position {position} on; its cache is not "
+                    "one of all slots"
+                )
 
     def tokenize(self, blocks: Blocks, *, sizes: list[int], add_special: bool, parse_special: bool) -> Reply:
         """One block of UTF-8 texts back to back, `sizes` bytes each -> one block of int32 ids, `sizes` ids each."""
@@ -268,14 +289,39 @@ class Worker:
             )
         return context
 
-    def _move(self, old: Any, new: Any, rows: int) -> None:
-        """Copy the keys and values of every row, one at a time, so that only one is in memory three times."""
-        for row in range(rows):
-            size = self._lib.llama_state_seq_get_size(old, row)
+    def _move(self, old: tuple[Any, Room], new: tuple[Any, Room], rows: list[int]) -> None:
+        """Copy the keys and values of these rows, one at a time, so that only one is in memory three times.
+
+        llama.cpp leaves out what no later token sees, since it is outside the window of its layer.
+        """
+        for row in rows:
+            size = self._lib.llama_state_seq_get_size(old[0], row)
             state = self._ffi.new("uint8_t[]", size)
-            self._lib.llama_state_seq_get_data(old, state, size, row)
-            if self._lib.llama_state_seq_set_data(new, state, size, row) == 0:
+            self._lib.llama_state_seq_get_data(old[0], state, size, row)
+            if old[1].rows != new[1].rows:
+                windows = self._lib.llama_state_seq_get_size_ext(old[0], row, api.WINDOWS_ONLY)
+                caches = [size - HEADER] if windows == size else [size - windows, windows - HEADER]
+                data = renumbered(bytes(self._ffi.buffer(state, size)), caches, row, old[1].rows, new[1].rows)
+                size, state = len(data), self._ffi.from_buffer("uint8_t[]", data)
+            if self._lib.llama_state_seq_set_data(new[0], state, size, row) == 0:
                 raise IsoformError(f"llama.cpp cannot move row {row} to a longer cache: {self._api.reason()}")
+
+
+def renumbered(state: bytes, caches: list[int], row: int, old: int, new: int) -> bytes:
+    """The state of a row in a context of `old` rows, as a context of `new` rows reads it.
+
+    Behind a header stand `caches` of so many bytes: that of all slots, then that of windows. Each begins with the
+    number of rows, uint32. A part for each row follows, uint32 0 for all but this one; its place is not read.
+    """
+    found, start = state[:HEADER], HEADER
+    for size in caches:
+        count, before = state[start : start + 4], state[start + 4 : start + 4 + 4 * row]
+        end = start + size - 4 * (old - 1 - row)
+        if int.from_bytes(count, "little") != old or any(before) or any(state[end : start + size]):
+            raise IsoformError(f"llama.cpp's state of row {row} is not laid out as in xllamacpp {api.XLLAMACPP}")
+        found += new.to_bytes(4, "little") + state[start + 4 + 4 * row : end] + bytes(4 * (new - 1))
+        start += size
+    return found
 
 
 def _end_with(parent: int) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from sys import getrefcount, maxsize
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from isoform.runtimes.backends.decoder import SteppingDecoder, extended, following
+from isoform.runtimes.backends.decoder import GraphDecoder, Kept, assembled, fitting, put
 from isoform.runtimes.backends.onnxruntime.library import IN_PLACE, MASK_END, START, errors, failed
-from isoform.signature import TOTAL, Signature
+from isoform.signature import Signature
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+
+    from isoform.runtimes.session import Decoder
 
 SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds as many floats for every head
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
@@ -38,64 +41,81 @@ class Graph(Protocol):
     def value(self, array: NDArray[Any]) -> Any: ...
 
 
-class OnnxRuntimeDecoder(SteppingDecoder):
-    """The cache stays on the device.
+class OnnxRuntimeDecoder(GraphDecoder):
+    """The states stay on the device.
 
     Where the graph says that it appends in place, past and present are one buffer with room to spare; elsewhere what
     it gives as present goes in again as past, a copy of the whole cache per pass.
     """
 
-    def __init__(self, session: Graph, batch: int) -> None:
-        super().__init__(session.signature, batch)
+    def __init__(self, session: Graph, rows: int | Mapping[str, NDArray[Any]]) -> None:
+        super().__init__(session.signature, rows)
         self._session = session
-        self._in_place = session.cache == IN_PLACE
+        masked = self._masks is not None
+        self._in_place = session.cache == IN_PLACE and masked
         self._capacity = FIRST_CAPACITY if self._in_place else 0
-        self._plain = session.types.get(session.signature.outputs[0].name) == "float32"
-        inputs = {port.name: session.types[port.name] for port in self._ports.inputs}
-        usual = inputs == dict.fromkeys(("input_ids", "attention_mask", "position_ids"), "int64")
+        # Grouped-query attention extends a cache by several slots for a batch of one only; it may be in a branch.
+        self._rows_alone = session.extends_rows_alone or not masked
+        self._plain = session.types.get(session.signature.results[0].name) == "float32"
+        ports = {port.role: (session.types[port.name], len(port.axes)) for port in self._ports.inputs}
+        usual = ports == dict.fromkeys(("tokens", "mask", "positions"), ("int64", 2))
         alike = usual and self._plain and session.follows and session.device[0] == "cpu"
         self._follows = self._in_place and alike  # whether the steps of single tokens read and fill the same arrays
         self._token: NDArray[np.int64] | None = None  # where the last step's tokens were, if they can be followed
         self._followed: Followed | None = None
-        self._keep(self._room(batch))
+        self._keep(self._room(len(self)))
 
     def step(
         self,
-        input_ids: NDArray[Any],
-        attention_mask: NDArray[Any] | None = None,
-        position_ids: NDArray[Any] | None = None,
+        tokens: NDArray[Any] | Mapping[str, NDArray[Any]],
         *,
-        all_logits: bool = False,
+        mask: NDArray[Any] | None = None,
+        positions: NDArray[Any] | None = None,
+        last: int | None = 1,
     ) -> NDArray[np.float32]:
         """See `Decoder.step`.
 
         A pass over the weights leaves nothing of Python in the processor's caches, so that a line between two passes
         takes as long as ten do elsewhere: there are few where tokens come in the array of the step before.
         """
-        if attention_mask is None and position_ids is None and not all_logits:
-            if input_ids is self._token:
-                followed = self._followed or self._follow(input_ids)
+        if mask is None and positions is None and last == 1:
+            if tokens is self._token:
+                followed = self._followed or self._follow(self._token)
                 if followed.past < self._capacity:
                     return followed.step()
-            self._token = input_ids if self._follows and is_token(input_ids) else None
+            self._token = tokens if self._follows and is_token(tokens) else None  # type: ignore[assignment]
         self._leave()
-        return super().step(input_ids, attention_mask, position_ids, all_logits=all_logits)
+        return super().step(tokens, mask=mask, positions=positions, last=last)
 
     def select(self, rows: NDArray[np.int64]) -> None:
         """See `Decoder.select`."""
         self._leave()
         super().select(rows)
 
+    def join(self, other: Decoder) -> None:
+        """See `Decoder.join`."""
+        self._leave()
+        if isinstance(other, OnnxRuntimeDecoder):
+            other._leave()
+        super().join(other)
+
+    def rewind(self, counts: ArrayLike) -> None:
+        """See `Decoder.rewind`."""
+        self._leave()
+        super().rewind(counts)
+
     def _follow(self, token: NDArray[np.int64]) -> Followed:
-        self._followed = Followed(self._bound, token, self._mask, self._at, self._capacity)
+        self._followed = Followed(self._bound, self._ports, token, self._mask, self._at, self._capacity)
         return self._followed
 
     def _leave(self) -> None:
         if self._followed is not None:
-            self._mask, self._at, self._followed = self._followed.mask, self._followed.at, None
+            mask, at, made = self._followed.mask, self._followed.at, self._followed.made
+            self._places = np.concatenate((self._places, at[:, None] + np.arange(1 - made, 1)), 1)
+            self._mask, self._at, self._followed = mask, at, None
 
     def _piece(self, total: int) -> int:
-        if self._session.trims:
+        if self._session.trims and self._masks is not None:
             return max(SCORES // (len(self._mask) * total), 1)
         return super()._piece(total)
 
@@ -105,75 +125,119 @@ class OnnxRuntimeDecoder(SteppingDecoder):
         return {s.input: np.zeros(s.shape(batch, self._capacity), types[s.input]) for s in self.states}
 
     def _keep(self, room: Mapping[str, NDArray[Any]]) -> None:
-        """Take these arrays as the cache; on the CPU it is in them, and elsewhere copied from them."""
-        self._on_cpu = room if self._session.device[0] == "cpu" else {}
+        """Take these arrays as the states; on the CPU they are in them, and elsewhere copied from them."""
+        self._on_cpu = room if self._session.device[0] == "cpu" and self._in_place else {}
         past = {name: self._session.value(array) for name, array in room.items()}
-        self._bound = Bound(self._session, past, self._in_place)
-
-    def _reorder(self, rows: NDArray[np.int64], past: int) -> None:
+        self._bound = Bound(self._session, self._ports, past, self._in_place, self._held)
         if not self._in_place:
-            self._bound.reorder({name: value.numpy()[rows] for name, value in self._bound.past.items()})
+            self._bound.own(room)
+
+    def _reorder(self, rows: NDArray[np.int64], held: NDArray[np.int64] | None, slots: int) -> None:
+        past = self._bound.past
+        if self._in_place:
+            self._capacity = fitting(slots + 1, FIRST_CAPACITY)
+            room = self._room(len(rows))
+            for name, value in past.items():
+                room[name][:, :, :slots] = value.numpy()[rows, :, :slots]
+            self._keep(room)
             return
-        room = self._room(len(rows))
-        for name, value in self._bound.past.items():
-            room[name][:, :, :past] = value.numpy()[rows, :, :past]
+        orders = {s.input: held if s.kind == "once" else rows for s in self.states}
+        self._bound.replace({name: past[name].numpy()[n] for name, n in orders.items() if n is not None})
+        if held is not None:
+            self._bound.hold(self._held)
+
+    def _truncate(self, slots: int) -> None:
+        if not self._in_place:
+            grown = [state for state in self.states if state.kind == "append"]
+            values = {s.input: self._bound.past[s.input].numpy() for s in grown}
+            self._bound.replace({name: np.ascontiguousarray(array[:, :, :slots]) for name, array in values.items()})
+
+    def _rebuild(self, plan: Sequence[Kept], slots: int) -> None:
+        types = self._session.types
+        if not self._in_place:
+            self._keep(
+                {
+                    state.input: assembled(
+                        state,
+                        plan,
+                        slots,
+                        {id(kept.decoder): kept.decoder._bound.past[state.input].numpy() for kept in plan},
+                        partial(np.zeros, dtype=types[state.input]),
+                    )
+                    for state in self.states
+                }
+            )
+            return
+        sources = {id(kept.decoder): kept.decoder._bound.past for kept in plan}
+        self._capacity = fitting(slots + 1, FIRST_CAPACITY)
+        room = self._room(len(plan))
+        for name, array in room.items():
+            whole = {source: values[name].numpy() for source, values in sources.items()}
+            for n, kept in enumerate(plan):
+                if kept.slots.size:
+                    put(array[n], 1, slots, whole[id(kept.decoder)][kept.row], kept.slots)
         self._keep(room)
 
     def _grow(self, batch: int, past: int, needed: int) -> None:
-        while self._capacity < needed:
-            self._capacity *= 2
+        self._capacity = fitting(needed, self._capacity)
         room = self._room(batch)
         for name, value in self._bound.past.items():
             room[name][:, :, :past] = value.numpy()[:, :, :past]
         self._keep(room)
 
     def _pass(
-        self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool
+        self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, last: int | None, needed: bool
     ) -> NDArray[np.float32]:
-        batch = len(feeds["input_ids"])
+        batch = len(self)
         if self._in_place and past + length > self._capacity:
             self._grow(batch, past, past + length)
-        if batch == 1 or length == 1 or not (past and self._session.extends_rows_alone):
-            logits = self._bound.run(feeds, all_logits)
+        if batch == 1 or length == 1 or not (past and self._rows_alone):
+            logits = self._bound.run(feeds, last)
         elif self._in_place and self._on_cpu:
-            logits = np.concatenate([self._row(feeds, n, all_logits) for n in range(batch)])
+            logits = np.concatenate([self._row(feeds, n, last) for n in range(batch)])
         else:
-            slots = [self._bound.run(self._slot(feeds, past, n), True) for n in range(length)]
-            logits = np.concatenate(slots, 1) if all_logits else slots[-1][:, -1]
+            cuts = (self._cut(feeds, n, n + 1, past + n + 1) for n in range(length))
+            slots = [self._bound.run(cut, None) for cut in cuts]
+            logits = slots[-1][:, -1] if last == 1 else np.concatenate(slots if last is None else slots[-last:], 1)
         return logits if self._plain else logits.astype(np.float32)
 
-    def _row(self, feeds: dict[str, NDArray[Any]], n: int, all_logits: bool) -> NDArray[Any]:
+    def _row(self, feeds: dict[str, NDArray[Any]], n: int, last: int | None) -> NDArray[Any]:
         """All new slots of row `n` alone: logits (1, T, V), or (1, V) of the last."""
         past = {name: self._session.value(array[n : n + 1]) for name, array in self._on_cpu.items()}
-        row = {name: array[n : n + 1] for name, array in feeds.items()}
-        return Bound(self._session, past, self._in_place).run(row, all_logits)
-
-    def _slot(self, feeds: dict[str, NDArray[Any]], past: int, n: int) -> dict[str, NDArray[Any]]:
-        """New slot `n` alone, of all rows."""
-        axes = {port.name: port.axes for port in self._ports.inputs}
-        return {
-            name: array[:, : past + n + 1] if TOTAL in axes[name] else array[:, n : n + 1]
-            for name, array in feeds.items()
-        }
+        rows = {port.name: len(port.axes) - 2 for port in self._ports.inputs if port is self._counts}
+        row = {name: array[(slice(None),) * rows.get(name, 0) + (slice(n, n + 1),)] for name, array in feeds.items()}
+        return Bound(self._session, self._ports, past, self._in_place, {}).run(row, last)
 
 
 class Followed:
     """Steps of one token per row, whose arrays stay where they are and are bound once."""
 
     def __init__(
-        self, bound: Bound, token: NDArray[np.int64], mask: NDArray[np.int64], at: NDArray[np.int64], capacity: int
+        self,
+        bound: Bound,
+        ports: Signature,
+        token: NDArray[np.int64],
+        mask: NDArray[np.int64],
+        at: NDArray[np.int64],
+        capacity: int,
     ) -> None:
         self.past = self._start = mask.shape[1]
         self._bound, self._first = bound, at.tolist()
-        self._mask, self._end = extended(mask, capacity - self.past), np.array([self.past])
-        self._positions = following(at, 1)
-        feeds = {"input_ids": token, "attention_mask": self._mask, "position_ids": self._positions}
-        bound.bind(feeds, all_logits=False, end=self._end)
+        self._mask, self._end = np.ones((len(mask), capacity), np.int64), np.array([self.past])
+        self._mask[:, : self.past] = mask
+        self._positions = at[:, None] + 1
+        arrays: dict[Any, NDArray[np.int64]] = {"tokens": token, "mask": self._mask, "positions": self._positions}
+        bound.bind({port.name: arrays[port.role] for port in ports.inputs}, last=1, end=self._end)
 
     @property
     def mask(self) -> NDArray[np.int64]:
         """Of the slots so far, (B, P)."""
         return self._mask[:, : self.past]
+
+    @property
+    def made(self) -> int:
+        """The number of steps."""
+        return self.past - self._start
 
     @property
     def at(self) -> NDArray[np.int64]:
@@ -187,50 +251,72 @@ class Followed:
         made = self.past - self._start
         for row, first in enumerate(self._first):  # what NumPy does to whole arrays takes longer than so few numbers
             self._positions[row, 0] = first + made
-        return self._bound.go(all_logits=False)
+        return self._bound.go(1)
 
 
 class Bound:
-    """A session bound to a cache, which every run extends."""
+    """A session bound to states, which every run extends, and to what it reads in every run (`held`)."""
 
-    def __init__(self, session: Graph, past: dict[str, Any], in_place: bool) -> None:
+    def __init__(
+        self, session: Graph, ports: Signature, past: dict[str, Any], in_place: bool, held: Mapping[str, NDArray[Any]]
+    ) -> None:
+        signature = session.signature
         self.past = past
         self._session, self._in_place = session, in_place
-        self._presents = [state.output for state in session.signature.states]
-        self._starts = np.array([-1]), np.array([0])  # by whether all logits are asked for
+        self._entry, self._logits = ports.inputs[0], signature.results[0]
+        switch = signature.port("switch")
+        self._switch = None if switch is None else switch.name
+        self._once = {state.input for state in signature.kept("once")}
+        self._states = [(state.input, state.output) for state in signature.states]
+        self._growing = next(name for name, _ in self._states if name not in self._once)
         self._whole = np.array([maxsize])
-        self._held: dict[str, NDArray[Any]] = {}  # what is bound, by input: ONNX Runtime does not hold it
+        self._arrays: dict[str, NDArray[Any]] = {}  # what is bound, by input: ONNX Runtime does not hold it
         self._rooms: list[Room] = []
         self._room: Room | None = None  # which of them is bound
+        self._taken: list[str] = []  # the states that the next run gives
+        self._own: Mapping[str, NDArray[Any]] = {}  # states whose memory is ours
         self._binding = session.native.io_binding()
-        self._bind_cache()
+        self.hold(held)
+        self._bind_states()
 
-    def reorder(self, past: Mapping[str, NDArray[Any]]) -> None:
-        """Go on with this cache."""
-        self._own = past
-        self.past = {name: self._session.value(array) for name, array in past.items()}
-        self._bind_cache()
+    def hold(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Read these arrays in every run."""
+        self._fixed = {n: np.ascontiguousarray(array, self._session.types[n]) for n, array in arrays.items()}
+        self._values = {name: self._session.value(array) for name, array in self._fixed.items()}
+        for name, value in self._values.items():
+            self._binding.bind_ortvalue_input(name, value)
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], all_logits: bool) -> NDArray[Any]:
-        """Logits (B, T, V), or (B, V) of the last slot."""
-        self.bind(feeds, all_logits)
-        return self.go(all_logits)
+    def own(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Hold the memory of these states until a run has given new ones."""
+        self._own = arrays
 
-    def bind(self, feeds: Mapping[str, NDArray[Any]], all_logits: bool, end: NDArray[np.int64] | None = None) -> None:
+    def replace(self, past: Mapping[str, NDArray[Any]]) -> None:
+        """Go on with these arrays as those states."""
+        self._own = {**self._own, **past}
+        self.past = {**self.past, **{name: self._session.value(array) for name, array in past.items()}}
+        self._bind_states()
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], last: int | None) -> NDArray[Any]:
+        """The logits of the last slots; see `Decoder.step`."""
+        self.bind(feeds, last)
+        return self.go(last)
+
+    def bind(self, feeds: Mapping[str, NDArray[Any]], last: int | None, end: NDArray[np.int64] | None = None) -> None:
         """Make the next runs read these arrays; of the mask, the columns before `end`."""
-        session, (batch, length) = self._session, feeds["input_ids"].shape
+        session, (batch, length) = self._session, feeds[self._entry.name].shape[:2]
         given = {name: np.ascontiguousarray(array, session.types[name]) for name, array in feeds.items()}
+        count = length if last is None else min(last, length)  # of the slots that get logits
         if session.trims:
-            given[START] = self._starts[all_logits]
+            given[START] = _LAST if last == 1 else _ALL if count == length else np.array([-count])
         if session.follows:
             given[MASK_END] = self._whole if end is None else end
         for name, array in given.items():
-            if self._held.get(name) is not array or session.device[0] != "cpu":  # there it is copied now
+            if self._arrays.get(name) is not array or session.device[0] != "cpu":  # there it is copied now
                 self._binding.bind_cpu_input(name, array)
-                self._held[name] = array
-        self._bind_room(batch, length if all_logits or not session.trims else None)
+                self._arrays[name] = array
+        self._bind_room(batch, None if session.trims and last == 1 else count if session.trims else length)
 
-    def go(self, all_logits: bool) -> NDArray[Any]:
+    def go(self, last: int | None) -> NDArray[Any]:
         """Run what is bound."""
         room = self._room
         if room is not None and not room.is_free():
@@ -242,23 +328,36 @@ class Bound:
         if room is not None and room.shape[1] is None and self._in_place:
             return room.array
         *presents, made = self._binding.get_outputs()  # in the order in which they were bound first
-        if not self._in_place:
-            self.past = dict(zip(self.past, presents, strict=True))
-            self._bind_cache()
         logits: NDArray[Any] = made.numpy() if room is None else room.array
-        return logits if all_logits or logits.ndim == 2 else logits[:, -1]
+        if not self._in_place:
+            self.past.update(zip(self._taken, presents, strict=True))
+            self._own = {name: array for name, array in self._own.items() if name not in self._taken}
+            self._bind_states()
+        if logits.ndim == 2 or last is None or (last > 1 and logits.shape[1] <= last):
+            return logits
+        return logits[:, -1] if last == 1 else logits[:, -last:]
 
-    def _bind_cache(self) -> None:
-        for (name, value), present in zip(self.past.items(), self._presents, strict=True):
-            self._binding.bind_ortvalue_input(name, value)
+    def _bind_states(self) -> None:
+        """Bind the states as inputs, and as outputs what a run changes: the first one also what is computed once."""
+        empty = bool(self._once) and 0 in self.past[self._growing].shape()
+        changed = [name for name, _ in self._states if empty or name not in self._once]
+        if self._once and changed != self._taken:
+            self._binding.clear_binding_outputs()
+            self._room = None
+        self._taken = changed
+        for name, present in self._states:
+            self._binding.bind_ortvalue_input(name, self.past[name])
             if self._in_place:
-                self._binding.bind_ortvalue_output(present, value)
-            else:
+                self._binding.bind_ortvalue_output(present, self.past[name])
+            elif name in changed:
                 self._binding.bind_output(present, *self._session.device)
+        if self._switch is not None:
+            self._filled = np.array([not empty])
+            self._binding.bind_cpu_input(self._switch, self._filled)
 
     def _bind_room(self, batch: int, slots: int | None) -> Room | None:
         """Where the logits will be: a room that is free, None when only the run makes it."""
-        logits, session = self._session.signature.outputs[0], self._session
+        logits, session = self._logits, self._session
         kind, width = session.types.get(logits.name), logits.axes[-1]
         if session.device[0] != "cpu" or kind is None or not isinstance(width, int):
             self._binding.bind_output(logits.name, "cpu")
@@ -274,6 +373,9 @@ class Bound:
             self._binding.bind_ortvalue_output(logits.name, room.value)
             self._room = room
         return room
+
+
+_LAST, _ALL = np.array([-1]), np.array([0])  # which slot is the first that gets logits
 
 
 class Room:

@@ -26,7 +26,6 @@ from isoform.runtimes.backends.onnxruntime.library import (
     failed,
     library,
 )
-from isoform.runtimes.backends.onnxruntime.memory_decoder import OnnxRuntimeMemoryDecoder
 from isoform.runtimes.backends.onnxruntime.prepare import huge_pages
 from isoform.runtimes.backends.onnxruntime.prepare.prepared_graph import CACHE, PreparedGraph, prepare
 from isoform.runtimes.backends.parallel_runs import in_turn
@@ -36,7 +35,6 @@ from isoform.signature import Axis, Port, Signature, with_states
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from isoform.runtimes.backends.decoder import MemoryDecoder
 
 PACKAGES = (
     "pip install onnxruntime-gpu[cuda,cudnn] (and remove onnxruntime), with an NVIDIA driver for that CUDA version"
@@ -193,15 +191,10 @@ class OnnxRuntimeSession:
         """An OrtValue on the session's device: on the CPU the array itself, which must outlive it."""
         return library().OrtValue.ortvalue_from_numpy(array, *self.device)
 
-    def decoder(self, batch: int) -> OnnxRuntimeDecoder:
-        """See `Session.decoder`; any number of decoders may be alive."""
+    def decoder(self, rows: int | Mapping[str, NDArray[Any]]) -> OnnxRuntimeDecoder:
+        """See `Session.decoder`."""
         self._weights = huge_pages.ask(self._weights, COPYING)
-        return OnnxRuntimeDecoder(self, batch)
-
-    def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> MemoryDecoder:
-        """Decode the rows of a memory; see `PartsSession.decoder`."""
-        self._weights = huge_pages.ask(self._weights, COPYING)
-        return OnnxRuntimeMemoryDecoder(self, memory)
+        return OnnxRuntimeDecoder(self, rows)
 
     def close(self) -> None:
         self._session = self._single = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from isoform.errors import BackendUnavailable, InputError
-from isoform.runtimes.backends.decoder import MemoryDecoder, SteppingDecoder
+from isoform.runtimes.backends.decoder import GraphDecoder, Kept, assembled, fitting, put
 from isoform.runtimes.backends.inputs import checked
 from isoform.runtimes.devices import parse_device
 from isoform.signature import Signature
@@ -71,13 +71,11 @@ class TorchSession:
             outputs = self.module(*tensors(arrays, self._device, self._dtype))
         return arrays_of(self.signature, outputs)
 
-    def decoder(self, batch: int) -> TorchDecoder:
-        """See `Session.decoder`; any number of decoders may be alive."""
-        return TorchDecoder(self.module, self.signature, batch, self._device, self._dtype)
-
-    def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> TensorMemoryDecoder:
-        """Decode the rows of a memory; see `PartsSession.decoder`."""
-        return TensorMemoryDecoder(self.module, self.signature, memory, self._device, self._dtype)
+    def decoder(self, rows: int | Mapping[str, NDArray[Any]]) -> GraphDecoder:
+        """See `Session.decoder`."""
+        grows = all(state.kind == "append" for state in self.signature.states)
+        decoder: type[TensorDecoder] = BufferDecoder if grows and self.signature.takes("mask") else TensorDecoder
+        return decoder(self.module, self.signature, rows, self._device, self._dtype)
 
     def close(self) -> None:
         self._module = None
@@ -91,26 +89,112 @@ class TorchSession:
         self.close()
 
 
-class TorchDecoder(SteppingDecoder):
+class TensorDecoder(GraphDecoder):
+    """Over anything that takes and gives tensors as the signature says: a module, a TorchScript file.
+
+    The states that a pass gives go into the next one.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[..., tuple[Tensor, ...]],
+        signature: Signature,
+        rows: int | Mapping[str, NDArray[Any]],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(signature, rows)
+        self._forward, self._device, self._dtype = forward, device, dtype
+        self._fixed = self._tensors(self._held)
+        self._past = {state.input: self._zeros(state.shape(len(self))) for state in self.states}
+
+    def _tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        return dict(zip(arrays, tensors(arrays, self._device, self._dtype), strict=True))
+
+    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+        import torch
+
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)
+
+    def _run(self, feeds: dict[str, NDArray[Any]], past: int, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs of one pass, by port."""
+        import torch
+
+        given = {**self._fixed, **self._tensors(feeds), **states}
+        switch = self.signature.port("switch")
+        if switch is not None:
+            given[switch.name] = torch.full((1,), past > 0, device=self._device)
+        outputs = self._forward(*(given[port.name] for port in self.signature.inputs))
+        return {port.name: tensor for port, tensor in zip(self.signature.outputs, outputs, strict=True)}
+
+    def _logits(self, outputs: Mapping[str, Tensor], last: int | None) -> NDArray[np.float32]:
+        logits = outputs[self.signature.results[0].name]
+        return to_numpy(logits if last is None else logits[:, -1] if last == 1 else logits[:, -last:])
+
+    def _pass(
+        self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, last: int | None, needed: bool
+    ) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            outputs = self._run(feeds, past, self._past)
+            for state in self.states:
+                if not past or state.kind != "once":  # the first pass has computed that
+                    self._past[state.input] = outputs[state.output]
+            return self._logits(outputs, last)
+
+    def _reorder(self, rows: NDArray[np.int64], held: NDArray[np.int64] | None, slots: int) -> None:
+        import torch
+
+        with torch.inference_mode():
+            order = torch.from_numpy(rows).to(self._device)
+            kept = None if held is None else torch.from_numpy(held).to(self._device)
+            for state in self.states:
+                index = kept if state.kind == "once" else order
+                if index is not None:
+                    self._past[state.input] = self._past[state.input].index_select(0, index)
+            if kept is not None:
+                self._fixed = {name: tensor.index_select(0, kept) for name, tensor in self._fixed.items()}
+
+    def _truncate(self, slots: int) -> None:
+        for state in self.states:
+            if state.kind == "append" and state.slots is not None:
+                self._past[state.input] = self._past[state.input].narrow(state.slots, 0, slots)
+
+    def _rebuild(self, plan: Sequence[Kept], slots: int) -> None:
+        import torch
+
+        with torch.inference_mode():
+            self._fixed = self._tensors(self._held)
+            self._past = {
+                state.input: assembled(
+                    state,
+                    plan,
+                    slots,
+                    {id(kept.decoder): kept.decoder._past[state.input] for kept in plan},
+                    self._zeros,
+                )
+                for state in self.states
+            }
+
+
+class BufferDecoder(TensorDecoder):
     """Keys and values lie in buffers with room to spare: attention appends to them in place and reads views.
 
     A copy of the whole cache per token, which the plain operation makes, costs more than the model at long lengths.
     """
 
-    def __init__(
-        self, module: nn.Module, signature: Signature, batch: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        import torch
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
+        self._past.clear()
+        self._make_buffers(len(self), FIRST_CAPACITY)
 
-        super().__init__(signature, batch)
-        self._module, self._device, self._dtype = module, device, dtype
-        self._buffers = [
-            torch.zeros(state.shape(batch, FIRST_CAPACITY), dtype=dtype, device=device).transpose(1, 2).contiguous()
-            for state in self.states
-        ]
+    def _make_buffers(self, batch: int, capacity: int) -> None:
+        shapes = (state.shape(batch, capacity) for state in self.states)
+        self._buffers = [self._zeros((rows, slots, heads, dim)) for rows, heads, slots, dim in shapes]
 
     def _pass(
-        self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool
+        self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, last: int | None, needed: bool
     ) -> NDArray[np.float32]:
         import torch
 
@@ -118,74 +202,39 @@ class TorchDecoder(SteppingDecoder):
 
         with torch.inference_mode(), ops.lowered_by({**ops.OPS, "attention": _attend_in_place}):
             if past + length > self._buffers[0].shape[1]:
-                self._grow(past, past + length)
-            views = [buffer[:, :past].transpose(1, 2) for buffer in self._buffers]
-            logits = self._module(*tensors(feeds, self._device, self._dtype), *views)[0]
-            return to_numpy(logits if all_logits else logits[:, -1])
+                self._copy(len(self), past, past + length, slice(None))
+            views = {
+                state.input: buffer[:, :past].transpose(1, 2)
+                for state, buffer in zip(self.states, self._buffers, strict=True)
+            }
+            return self._logits(self._run(feeds, past, views), last)
 
-    def _grow(self, past: int, needed: int) -> None:
-        capacity = self._buffers[0].shape[1]
-        while capacity < needed:
-            capacity *= 2
-        for n, old in enumerate(self._buffers):
-            self._buffers[n] = old.new_zeros(old.shape[0], capacity, *old.shape[2:])
-            self._buffers[n][:, :past] = old[:, :past]
+    def _copy(self, batch: int, past: int, needed: int, rows: Any) -> None:
+        """Move these rows of the first `past` slots to buffers of `needed` slots or some more."""
+        old = self._buffers
+        self._make_buffers(batch, fitting(needed, FIRST_CAPACITY))
+        for n, buffer in enumerate(old):
+            self._buffers[n][:, :past] = buffer[:, :past][rows]
 
-    def _reorder(self, rows: NDArray[np.int64], past: int) -> None:
-        import torch
-
-        order = torch.from_numpy(rows).to(self._device)
-        for n, old in enumerate(self._buffers):
-            self._buffers[n] = old.new_zeros(len(rows), *old.shape[1:])
-            self._buffers[n][:, :past] = old[:, :past].index_select(0, order)
-
-
-class TensorMemoryDecoder(MemoryDecoder):
-    """Over anything that takes and gives tensors as the signature says: a module, a TorchScript file."""
-
-    def __init__(
-        self,
-        forward: Callable[..., tuple[Tensor, ...]],
-        signature: Signature,
-        memory: Mapping[str, NDArray[Any]],
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        import torch
-
-        super().__init__(signature, memory)
-        self._forward, self._device, self._dtype = forward, device, dtype
-        self._held = tensors(self._memory, device, dtype)
-        self._present = [torch.zeros(state.shape(self._rows), dtype=dtype, device=device) for state in self.states]
-        self._once = [state.kind == "once" for state in self.states]
-        self._filled = torch.zeros(1, dtype=torch.bool, device=device)
-
-    def _pass(self, ids: NDArray[np.int64], *, all_logits: bool) -> NDArray[np.float32]:
+    def _reorder(self, rows: NDArray[np.int64], held: NDArray[np.int64] | None, slots: int) -> None:
         import torch
 
         with torch.inference_mode():
-            given = torch.from_numpy(ids).to(self._device)
-            logits, *present = self._forward(given, *self._held, *self._present, self._filled)
-            for n, new in enumerate(present):
-                if not self._past or not self._once[n]:  # those of the encoder states are the first pass's
-                    self._present[n] = new
-            self._filled = torch.ones_like(self._filled)
-            return to_numpy(logits if all_logits else logits[:, -1])
+            self._copy(len(rows), slots, slots + 1, torch.from_numpy(rows).to(self._device))
 
-    def _reorder(self, rows: NDArray[np.int64], shared: NDArray[np.int64] | None) -> None:
+    def _truncate(self, slots: int) -> None:
+        """Nothing: a pass reads as many slots as there are, and writes behind them."""
+
+    def _rebuild(self, plan: Sequence[Kept], slots: int) -> None:
         import torch
 
-        order = torch.from_numpy(rows).to(self._device)
         with torch.inference_mode():
-            for n, tensor in enumerate(self._present):
-                if not self._once[n]:
-                    self._present[n] = tensor.index_select(0, order)
-            if shared is not None:
-                order = torch.from_numpy(shared).to(self._device)
-                self._held = [tensor.index_select(0, order) for tensor in self._held]
-                for n, tensor in enumerate(self._present):
-                    if self._once[n]:
-                        self._present[n] = tensor.index_select(0, order)
+            sources = {id(kept.decoder): kept.decoder._buffers for kept in plan}
+            self._make_buffers(len(plan), fitting(slots + 1, FIRST_CAPACITY))
+            for n, buffer in enumerate(self._buffers):
+                for row, kept in enumerate(plan):
+                    if kept.slots.size:
+                        put(buffer[row], 0, slots, sources[id(kept.decoder)][n][kept.row], kept.slots)
 
 
 def _attend_in_place(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

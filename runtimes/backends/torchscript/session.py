@@ -9,14 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.backends.decoder import SteppingDecoder
 from isoform.runtimes.backends.inputs import checked
 from isoform.runtimes.backends.torch.session import (
-    TensorMemoryDecoder,
+    TensorDecoder,
     arrays_of,
     set_threads,
     tensors,
-    to_numpy,
     torch_device,
 )
 from isoform.signature import Signature
@@ -72,17 +70,13 @@ class TorchScriptSession:
         arrays = checked(self.signature, inputs)
         return arrays_of(self.signature, self.forward(tensors(arrays, self._device, self._dtype)))
 
-    def decoder(self, batch: int) -> TorchScriptDecoder:
-        """See `Session.decoder`; any number of decoders may be alive."""
-        return TorchScriptDecoder(self, batch)
-
-    def memory_decoder(self, memory: Mapping[str, NDArray[Any]]) -> TensorMemoryDecoder:
-        """Decode the rows of a memory; see `PartsSession.decoder`."""
+    def decoder(self, rows: int | Mapping[str, NDArray[Any]]) -> TensorDecoder:
+        """See `Session.decoder`."""
 
         def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
             return self.forward(list(inputs))
 
-        return TensorMemoryDecoder(forward, self.signature, memory, self._device, self._dtype)
+        return TensorDecoder(forward, self.signature, rows, self._device, self._dtype)
 
     def close(self) -> None:
         self._module = None
@@ -94,30 +88,3 @@ class TorchScriptSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class TorchScriptDecoder(SteppingDecoder):
-    """The cache stays on the device; the graph appends to it by making a longer copy."""
-
-    def __init__(self, session: TorchScriptSession, batch: int) -> None:
-        import torch
-
-        super().__init__(session.signature, batch)
-        self._session = session
-        self._past: tuple[Tensor, ...] = tuple(
-            torch.zeros(state.shape(batch), dtype=session._dtype, device=session._device) for state in self.states
-        )
-
-    def _pass(
-        self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, all_logits: bool, needed: bool
-    ) -> NDArray[np.float32]:
-        given = tensors(feeds, self._session._device, self._session._dtype)
-        logits, *present = self._session.forward([*given, *self._past])
-        self._past = tuple(present)
-        return to_numpy(logits if all_logits else logits[:, -1])
-
-    def _reorder(self, rows: NDArray[np.int64], past: int) -> None:
-        import torch
-
-        order = torch.from_numpy(rows).to(self._session._device)
-        self._past = tuple(tensor.index_select(0, order) for tensor in self._past)

@@ -114,9 +114,9 @@ def steps(made: Export, *, strict: bool) -> list[float]:
         for start, end in ((0, 6), *((n, n + 1) for n in range(6, length))):
             got = decoder.step(
                 values["input_ids"][:, start:end],
-                values["attention_mask"][:, :end],
-                values["position_ids"][:, start:end],
-                all_logits=True,
+                mask=values["attention_mask"][:, start:end],
+                positions=values["position_ids"][:, start:end],
+                last=None,
             )
             seen = valid[:, start:end]
             gaps.append(gap(got[seen], want[:, start:end][seen]))

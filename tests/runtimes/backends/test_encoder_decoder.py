@@ -48,8 +48,8 @@ def test_rows_can_be_chosen_before_and_between_steps(backend: str, opener: Any) 
             if len(order) and max(order) < len(rows):
                 decoder.select(np.array(order))
                 rows, row_ids = rows[order], row_ids[order]
-            got = decoder.step(row_ids[:, start : start + size], all_logits=True)
-            alone = session.decoder(memory.select(rows)).step(row_ids[:, : start + size], all_logits=True)
+            got = decoder.step(row_ids[:, start : start + size], last=None)
+            alone = session.decoder(memory.select(rows)).step(row_ids[:, : start + size], last=None)
             assert np.abs(got - alone[:, start:]).max() < SPREAD
             start += size
 
@@ -120,13 +120,13 @@ def test_a_plain_decoder_goes_on_with_chosen_rows(backend: str, opener: Any) -> 
     positions = np.maximum(mask.cumsum(1) - 1, 0)
     with opener("llama", backend) as session:
         decoder = session.decoder(3)
-        decoder.step(ids[:, :200], mask[:, :200], positions[:, :200])
+        decoder.step(ids[:, :200], mask=mask[:, :200], positions=positions[:, :200])
         order = np.array([1, 1, 2, 0])
         decoder.select(order)
         ids, mask, positions = ids[order], mask[order], positions[order]
-        got = decoder.step(ids[:, 200:299], mask[:, :299], positions[:, 200:299])
-        got = decoder.step(ids[:, 299:], mask, positions[:, 299:])
-        whole = session.decoder(4).step(ids, mask, positions)
+        got = decoder.step(ids[:, 200:299], mask=mask[:, 200:299], positions=positions[:, 200:299])
+        got = decoder.step(ids[:, 299:], positions=positions[:, 299:])
+        whole = session.decoder(4).step(ids, mask=mask, positions=positions)
         assert np.abs(got - whole).max() < SPREAD
         with pytest.raises(InputError, match="rows 0 to 3"):
             decoder.select(np.array([4]))

@@ -156,9 +156,9 @@ def decoded(session: Session, inputs: Arrays, parts: list[int], all_logits: bool
         results.append(
             decoder.step(
                 inputs["input_ids"][:, start:end],
-                inputs["attention_mask"][:, :end],
-                inputs["position_ids"][:, start:end],
-                all_logits=all_logits,
+                mask=inputs["attention_mask"][:, start:end],
+                positions=inputs["position_ids"][:, start:end],
+                last=None if all_logits else 1,
             )
         )
         start = end
@@ -232,7 +232,9 @@ def test_decoders_of_one_session_do_not_meet(backend: str, opened: Callable[...,
     for n, (start, end) in enumerate(((0, 4), (4, 8))):
         for decoder, given, expected in zip(decoders, inputs, want, strict=True):
             logits = decoder.step(
-                given["input_ids"][:, start:end], given["attention_mask"][:, :end], given["position_ids"][:, start:end]
+                given["input_ids"][:, start:end],
+                mask=given["attention_mask"][:, start:end],
+                positions=given["position_ids"][:, start:end],
             )
             np.testing.assert_array_equal(logits, expected[:, n])
 
@@ -245,7 +247,7 @@ def test_onnx_runtime_appends_in_place_where_the_graph_says_so(
     assert isinstance(decoder, OnnxRuntimeDecoder)
     assert decoder._in_place
     first = next(iter(decoder._bound.past.values())).data_ptr()
-    decoder.step(np.array([[5, 6]]), np.ones((1, 2), np.int64), np.array([[0, 1]]))
+    decoder.step(np.array([[5, 6]]))
     assert next(iter(decoder._bound.past.values())).data_ptr() == first
     narrow: Any = opened("qwen2", "onnxruntime").decoder(1)  # 4 channels: a standard node, which makes a new tensor
     assert not narrow._in_place
@@ -342,11 +344,11 @@ def test_logits_that_are_kept_are_not_overwritten(opened: Callable[..., Session]
     session = opened("mistral_full", "onnxruntime")
     decoder = session.decoder(1)
     ones = np.ones((1, 9), np.int64)
-    steps = [decoder.step(ones[:, :1] * n, ones[:, : n + 1], ones[:, :1] * n) for n in range(6)]
+    steps = [decoder.step(ones[:, :1] * n) for n in range(6)]
     copies = [logits.copy() for logits in steps]
     part = steps.pop()[0, :3]
     for n in range(6, 9):
-        decoder.step(ones[:, :1] * n, ones[:, : n + 1], ones[:, :1] * n)
+        decoder.step(ones[:, :1] * n)
     for logits, copy in zip(steps, copies[:-1], strict=True):
         np.testing.assert_array_equal(logits, copy)
     np.testing.assert_array_equal(part, copies[-1][0, :3])
@@ -359,7 +361,7 @@ def test_logits_that_nobody_holds_leave_their_room_to_the_next(opened: Callable[
     places = set()
     logits = None
     for n in range(9):  # one array is held while the next is made, as a loop does it
-        logits = decoder.step(ones[:, :1] * n, ones[:, : n + 1], ones[:, :1] * n)
+        logits = decoder.step(ones[:, :1] * n)
         places.add(logits.ctypes.data)
     assert len(places) == 2
 
@@ -383,13 +385,14 @@ def test_tokens_alone_go_on_where_the_step_before_has_ended(
         new, all_logits = slice(start, start + size), how == "all"
         token[:] = ids[:, start : start + 1]
         given = token if how in ("follows", "with mask") else ids[:, new].copy()
-        more = (mask[:, : new.stop], positions[:, new]) if how == "with mask" else ()
-        expected = want.step(ids[:, new], mask[:, : new.stop], positions[:, new], all_logits=all_logits)
-        kept.append((got.step(given, *more, all_logits=all_logits), expected))
+        more = {"mask": mask[:, new], "positions": positions[:, new]} if how == "with mask" else {}
+        last = None if all_logits else 1
+        expected = want.step(ids[:, new], mask=mask[:, new], positions=positions[:, new], last=last)
+        kept.append((got.step(given, **more, last=last), expected))
 
     kept: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    got.step(ids[:, :6], mask[:, :6], positions[:, :6])
-    want.step(ids[:, :6], mask[:, :6], positions[:, :6])
+    for decoder in (got, want):
+        decoder.step(ids[:, :6], mask=mask[:, :6], positions=positions[:, :6])
     for how in (*["follows"] * 5, "with mask", *["follows"] * 3, "all", "other array", *["follows"] * 4):
         check(2 if how == "all" else 1, how)
     order = np.array([1, 0])
@@ -427,7 +430,8 @@ def test_a_first_step_without_mask_is_of_tokens_only(opened: Callable[..., Sessi
         session = opened("qwen2", backend)
         inputs = padded(session.signature, [5], "left")
         ids, mask, positions = (inputs[key] for key in ("input_ids", "attention_mask", "position_ids"))
-        np.testing.assert_array_equal(session.decoder(1).step(ids), session.decoder(1).step(ids, mask, positions))
+        want = session.decoder(1).step(ids, mask=mask, positions=positions)
+        np.testing.assert_array_equal(session.decoder(1).step(ids), want)
         with pytest.raises(InputError, match="takes"):
             session.decoder(2).step(ids)
 
@@ -452,7 +456,7 @@ def test_a_closed_session_says_so(backend: str, opened: Callable[..., Session]) 
         session.run(inputs)
     if backend != "torch":
         with pytest.raises(InputError, match="closed"):
-            decoder.step(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"])
+            decoder.step(inputs["input_ids"])
 
 
 @pytest.mark.parametrize("backend", GRAPHS)
@@ -493,14 +497,21 @@ def test_a_decoder_checks_its_steps(backend: str, opened: Callable[..., Session]
     with pytest.raises(InputError, match="at least one"):
         session.decoder(0)
     decoder = session.decoder(1)
-    decoder.step(ones[:, :2], ones[:, :2], np.array([[0, 1]]))
+    decoder.step(ones[:, :2])
     with pytest.raises(InputError, match="takes"):
-        decoder.step(ones[:, :0], ones[:, :2], ones[:, :0])
-    with pytest.raises(InputError, match="2 cached and 1 new"):
-        decoder.step(ones[:, :1], ones[:, :1], np.array([[2]]))
-    with pytest.raises(InputError, match="only append"):
-        decoder.step(ones[:, :1], np.array([[0, 1, 1]]), np.array([[2]]))
-    decoder.step(ones[:, :1], ones[:, :3], np.array([[2]]))
+        decoder.step(ones[:, :0])
+    with pytest.raises(InputError, match="the new slots alone"):
+        decoder.step(ones[:, :1], mask=ones[:, :3])
+    with pytest.raises(InputError, match="position_ids has shape"):
+        decoder.step(ones[:, :1], positions=ones[:, :3])
+    with pytest.raises(InputError, match="at least one slot"):
+        decoder.step(ones[:, :1], last=0)
+    decoder.step(ones[:, :1], mask=ones[:, :1], positions=np.array([[2]]))
+    for counts in (-1, 4, [1, 1], 0.5):
+        with pytest.raises(InputError, match="forget"):
+            decoder.rewind(counts)
+    with pytest.raises(InputError, match="same session"):
+        decoder.join(decoder)
     with pytest.raises(InputError, match="decodes nothing"):
         opened("bert", backend).decoder(1)
 

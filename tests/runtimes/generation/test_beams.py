@@ -19,26 +19,34 @@ Tiny = Callable[[str], Path]
 
 
 class Recomputed:
-    """transformers' model as a `Stepper` without a cache: every step runs the whole rows."""
+    """transformers' model as a decoder without a cache: every step runs the whole rows."""
 
     def __init__(self, model: Any, **given: Any) -> None:
         self._model, self._given = model, given
         self._ids: NDArray[np.int64] | None = None
 
-    def step(self, input_ids: NDArray[Any], *, all_logits: bool = False) -> NDArray[np.float32]:
+    def step(self, tokens: Any, *, mask: Any = None, positions: Any = None, last: int | None = 1) -> Any:
         import torch
 
-        self._ids = input_ids if self._ids is None else np.concatenate((self._ids, input_ids), 1)
+        self._ids = tokens if self._ids is None else np.concatenate((self._ids, tokens), 1)
         name = "decoder_input_ids" if self._given else "input_ids"
         with torch.no_grad():
             logits = self._model(**{name: torch.from_numpy(self._ids)}, **self._given).logits
-        out: NDArray[np.float32] = logits.numpy() if all_logits else logits[:, -1].numpy()
-        return out
+        return logits.numpy()[:, -1] if last == 1 else logits.numpy()
 
     def select(self, rows: NDArray[np.int64]) -> None:
         assert self._ids is not None
         self._ids = self._ids[rows]
         self._given = {name: value[rows] for name, value in self._given.items()}
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def join(self, other: Any) -> None:
+        raise NotImplementedError
+
+    def rewind(self, counts: Any) -> None:
+        raise NotImplementedError
 
 
 BEAMS: list[dict[str, Any]] = [

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from isoform.errors import InputError
 from isoform.reference.classes import class_facts
 from isoform.reference.model import open_model
-from isoform.runtimes.backends.decoder import SteppingDecoder
+from isoform.runtimes.backends.decoder import GraphDecoder
 from isoform.runtimes.backends.torch.session import TorchSession
 from isoform.runtimes.generation import processors as sampling
 from isoform.runtimes.generation.loop import Request, Scheduler, generate
@@ -41,8 +41,8 @@ class Scripted:
         self.script, self.vocabulary = script, vocabulary
         self.fed: list[tuple[list[list[int]], ...]] = []
 
-    def decoder(self, batch: int) -> ScriptedDecoder:
-        return ScriptedDecoder(self, batch)
+    def decoder(self, rows: Any) -> ScriptedDecoder:
+        return ScriptedDecoder(self, rows)
 
     def logits(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         self.fed.append(tuple(feeds[name].tolist() for name in ("input_ids", "attention_mask", "position_ids")))
@@ -63,16 +63,22 @@ class Scripted:
         pass
 
 
-class ScriptedDecoder(SteppingDecoder):
-    def __init__(self, session: Scripted, batch: int) -> None:
-        super().__init__(session.signature, batch)
+class ScriptedDecoder(GraphDecoder):
+    def __init__(self, session: Scripted, rows: int) -> None:
+        super().__init__(session.signature, rows)
         self.session = session
 
     def _pass(self, feeds: dict[str, NDArray[Any]], *_: Any, **__: Any) -> NDArray[np.float32]:
         return self.session.logits(feeds)
 
-    def _reorder(self, rows: NDArray[np.int64], past: int) -> None:
+    def _reorder(self, rows: NDArray[np.int64], held: Any, slots: int) -> None:
         raise NotImplementedError
+
+    def _truncate(self, slots: int) -> None:
+        raise NotImplementedError
+
+    def _rebuild(self, plan: Any, slots: int) -> None:
+        """It has no states."""
 
 
 def made(session: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
@@ -276,15 +282,16 @@ class Wandering:
 def test_a_schedule_says_what_each_row_is_fed_without_a_decoder() -> None:
     first, second = Wandering([0, 0], [1, 0], None), Wandering([0, 0], None)
     requests = [Request(first, [0]), Request(second, [1])]
-    scheduler = Scheduler(requests, [[5], [6, 7]], resolve({"num_beams": 2}), context=None, positioned=True)
+    scheduler = Scheduler(requests, [[5], [6, 7]], resolve({"num_beams": 2}), context=None)
     feed = scheduler.schedule()
     assert feed is not None and feed.rows is None
-    assert (feed.ids.tolist(), feed.slots[0].tolist()) == ([[0, 5], [6, 7]], [[0, 1], [1, 1]])
+    assert feed.mask is not None
+    assert (feed.ids.tolist(), feed.mask.tolist()) == ([[0, 5], [6, 7]], [[0, 1], [1, 1]])
     scheduler.update(np.arange(2, dtype=np.float32)[:, None])
     assert (first.seen, second.seen) == ([0], [1])
     feed = scheduler.schedule()
     assert feed is not None and feed.rows is not None
-    assert (feed.rows.tolist(), feed.ids.tolist(), feed.slots) == ([0, 0, 1, 1], [[1], [2], [1], [2]], ())
+    assert (feed.rows.tolist(), feed.ids.tolist(), feed.mask) == ([0, 0, 1, 1], [[1], [2], [1], [2]], None)
     scheduler.update(np.arange(4, dtype=np.float32)[:, None])
     assert (first.seen, second.seen) == ([0, 1], [2, 3])
     feed = scheduler.schedule()

@@ -297,14 +297,14 @@ def test_a_cache_that_is_stale_fails_in_cached_decoding_only() -> None:
 
 def test_a_decoder_that_miscounts_tokens_given_alone_fails_in_cached_decoding_only() -> None:
     class Miscounting(TorchSession):
-        def decoder(self, batch: int) -> TorchDecoder:
-            decoder = super().decoder(batch)
+        def decoder(self, rows: Any) -> TorchDecoder:
+            decoder = super().decoder(rows)
             plain = decoder.step
 
-            def step(input_ids: NDArray[Any], *given: Any, **options: Any) -> NDArray[Any]:
-                if not given:
+            def step(tokens: NDArray[Any], **options: Any) -> NDArray[Any]:
+                if options.get("mask") is None:
                     decoder.mask = np.concatenate((1 - decoder.mask[:, :1], decoder.mask[:, 1:]), 1)
-                return plain(input_ids, *given, **options)
+                return plain(tokens, **options)
 
             decoder.step = step  # type: ignore[method-assign]
             return decoder

@@ -42,8 +42,8 @@ class Changed:
     def run(self, inputs: Arrays) -> Arrays:
         return self.outputs(self.session.run(inputs))
 
-    def memory_decoder(self, memory: Arrays) -> Any:
-        return self.session.memory_decoder(self.memory(memory))
+    def decoder(self, rows: Arrays) -> Any:
+        return self.session.decoder(self.memory(rows))
 
 
 def same(arrays: Arrays) -> Arrays:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -33,10 +33,11 @@ from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
+    from isoform.runtimes.backends.parts import Encoded, PartsSession
     from isoform.runtimes.generation.processors import Processor
-    from isoform.signature import Role
+    from isoform.runtimes.session import Decoder
 
 Stride = tuple[float, float, float]
 """Seconds of a piece, and those it shares with the one before and the one after."""
@@ -45,20 +46,6 @@ _Ready = tuple[int, "NDArray[np.float32]", Stride | None]
 """The number of a recording, a piece of it, and what the piece shares."""
 
 TOGETHER = 8  # rows of the decoder at a time, beams included
-
-
-class SpeechSession(Protocol):
-    """An encoder-decoder: features in, encoder states out, and decoders that attend to them."""
-
-    def encode(self, inputs: Mapping[str, NDArray[Any]]) -> Any: ...
-
-    def decoder(self, encoded: Any) -> Any: ...
-
-    def giving(self, role: Role) -> str: ...
-
-    def run_part(
-        self, name: str, encoded: Any, inputs: Mapping[str, NDArray[Any]]
-    ) -> dict[str, NDArray[np.float32]]: ...
 
 
 @dataclass(slots=True)
@@ -93,7 +80,7 @@ class _Window:
 class Transcriber:
     """Recordings to texts, over an open session and the folder with the model's files."""
 
-    def __init__(self, session: SpeechSession, folder: Path, tokenizer: TextTokenizer) -> None:
+    def __init__(self, session: PartsSession, folder: Path, tokenizer: TextTokenizer) -> None:
         self._session, self._folder, self._tokenizer = session, folder, tokenizer
         self.model = SpeechModel.read(folder)
         self.features = LogMelSettings.read(folder)
@@ -280,7 +267,7 @@ class Transcriber:
     def _rate(self) -> int:
         return self.features.sampling_rate
 
-    def _begin(self, active: Sequence[_Recording], encoded: Any, settings: SpeechSettings) -> None:
+    def _begin(self, active: Sequence[_Recording], encoded: Encoded, settings: SpeechSettings) -> None:
         """The prefix of recordings at their first window, whose language may have to be heard."""
         new = [n for n, recording in enumerate(active) if not recording.prefix]
         if not new:
@@ -335,7 +322,7 @@ class Transcriber:
 
     # ------------------------------------------------------------------ decoding
     def _hear(
-        self, encoded: Any, active: Sequence[_Recording], prompts: Sequence[list[int]], settings: SpeechSettings
+        self, encoded: Encoded, active: Sequence[_Recording], prompts: Sequence[list[int]], settings: SpeechSettings
     ) -> list[_Window]:
         """Decode every window, again and at the next temperature while the text looks wrong."""
         heard: list[_Window | None] = [None] * len(active)
@@ -376,7 +363,7 @@ class Transcriber:
 
     def _decode(
         self,
-        encoded: Any,
+        encoded: Encoded,
         count: int,
         lane: Sequence[int],
         prompts: Sequence[list[int]],
@@ -425,7 +412,9 @@ class Transcriber:
         return [timestamps(length, first, silent, model.eos_token_id, latest)]
 
     # ------------------------------------------------------------------ words
-    def _times(self, encoded: Any, active: Sequence[_Recording], heard: Sequence[_Window]) -> list[NDArray[np.float64]]:
+    def _times(
+        self, encoded: Encoded, active: Sequence[_Recording], heard: Sequence[_Window]
+    ) -> list[NDArray[np.float64]]:
         """When each new token of every window begins, seconds from the window's start."""
         rows = [[*window.prompt, *window.made[:-1]] for window in heard]
         ids = np.full((len(rows), max(map(len, rows))), self.model.eos_token_id, np.int64)
@@ -446,7 +435,7 @@ class Transcriber:
 class _Listener:
     """A decoder that notes, while it reads the prompt, how likely a token is after the one at `place`."""
 
-    def __init__(self, decoder: Any, place: int | None = None, token: int = 0) -> None:
+    def __init__(self, decoder: Decoder, place: int | None = None, token: int = 0) -> None:
         self._decoder, self._place, self._token = decoder, place, token
         self._chances: NDArray[np.float32] | None = None
         self._rows = 0
@@ -457,21 +446,30 @@ class _Listener:
         values = np.zeros(self._rows, np.float32) if self._chances is None else self._chances
         return iter(values.tolist())
 
-    def step(self, input_ids: NDArray[Any], *, all_logits: bool = False) -> NDArray[np.float32]:
+    def step(self, tokens: Any, **options: Any) -> NDArray[np.float32]:
+        """See `Decoder.step`; the first one has nothing but the prompts."""
         if self._rows:
-            logits: NDArray[np.float32] = self._decoder.step(input_ids, all_logits=all_logits)
-            return logits
-        self._rows = len(input_ids)
-        place = input_ids.shape[1] if self._place is None else self._place + 1
-        logits = self._decoder.step(input_ids[:, :place])
+            return self._decoder.step(tokens, **options)
+        self._rows = len(tokens)
+        place = tokens.shape[1] if self._place is None else self._place + 1
+        logits = self._decoder.step(tokens[:, :place])
         if self._place is not None:
             self._chances = softmax(logits)[:, self._token]
-        if place < input_ids.shape[1]:
-            logits = self._decoder.step(input_ids[:, place:])
+        if place < tokens.shape[1]:
+            logits = self._decoder.step(tokens[:, place:])
         return logits
 
     def select(self, rows: NDArray[np.int64]) -> None:
         self._decoder.select(rows)
+
+    def join(self, other: Decoder) -> None:
+        self._decoder.join(other)
+
+    def rewind(self, counts: ArrayLike) -> None:
+        self._decoder.rewind(counts)
+
+    def __len__(self) -> int:
+        return len(self._decoder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def test_a_failed_assertion_in_llamacpp_is_one_clear_error(
 
 def test_what_llamacpp_says_is_part_of_the_error(session: LlamaCppSession) -> None:
     rooms = {"rows": 1, "slots": 512, "outputs": 512, "shared": True, "states": False}
-    session._process.request("open", name="run", keep=False, room=rooms)
+    session._process.request("open", name="run", keep=[], room=rooms)
     token, position, row = (np.array([n], np.int32).tobytes() for n in (1, 0, 0))
     with pytest.raises(IsoformError, match=r"batch of 1 tokens \(code -1\): .*invalid token\[0\] = 999999"):
         bad = np.array([999999], np.int32).tobytes()
@@ -122,7 +122,7 @@ def test_closing_ends_the_worker_and_may_be_repeated(path: Path) -> None:
     session.close()
     assert gone(pid)
     with pytest.raises(InputError, match="closed"):
-        session.decoder(1).step(**inputs(1))
+        session.decoder(1).step(inputs(1)["input_ids"])
 
 
 def test_a_forgotten_session_ends_its_worker(path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError
 from isoform.runtimes.backends.llamacpp import session as session_module
-from isoform.runtimes.backends.llamacpp.session import LlamaCppDecoder, LlamaCppSession
+from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import resolve
 from isoform.runtimes.session import Decoder, Session
@@ -90,7 +90,7 @@ def opened(gguf: Callable[[str], Path], tiny: Callable[[str], Path]) -> Iterator
 
 
 def step(decoder: Decoder, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-    return decoder.step(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"])
+    return decoder.step(inputs["input_ids"], mask=inputs["attention_mask"], positions=inputs["position_ids"])
 
 
 def steps(decoder: Decoder, inputs: Arrays, sizes: list[int]) -> NDArray[np.float32]:
@@ -99,7 +99,7 @@ def steps(decoder: Decoder, inputs: Arrays, sizes: list[int]) -> NDArray[np.floa
     for size in sizes:
         now = slice(past, past + size)
         ids, positions = inputs["input_ids"][:, now], inputs["position_ids"][:, now]
-        out.append(decoder.step(ids, inputs["attention_mask"][:, : past + size], positions, all_logits=True))
+        out.append(decoder.step(ids, mask=inputs["attention_mask"][:, now], positions=positions, last=None))
         past += size
     return np.concatenate(out, 1)
 
@@ -167,8 +167,8 @@ def test_tokens_alone_go_on_where_the_step_before_has_ended(opened: Callable[[st
     decoder = opened("llama").decoder(2)
     want = steps(decoder, inputs, [8, 1, 1, 2])[:, 8:]
     decoder = opened("llama").decoder(2)
-    decoder.step(ids[:, :8], mask[:, :8], positions[:, :8])
-    got = [decoder.step(ids[:, n : n + size], all_logits=True) for n, size in ((8, 1), (9, 1), (10, 2))]
+    decoder.step(ids[:, :8], mask=mask[:, :8], positions=positions[:, :8])
+    got = [decoder.step(ids[:, n : n + size], last=None) for n, size in ((8, 1), (9, 1), (10, 2))]
     np.testing.assert_array_equal(np.concatenate(got, 1), want)
     whole = {"input_ids": ids, "attention_mask": np.ones_like(mask), "position_ids": np.arange(12) + 0 * ids}
     first = opened("llama").decoder(2).step(ids)
@@ -190,7 +190,7 @@ def test_a_run_leaves_the_decoder_alone(opened: Callable[[str], LlamaCppSession]
     decoder = session.decoder(2)
     first = steps(decoder, inputs, [8])
     session.run(batch(450, [30], "left", seed=1))
-    then = decoder.step(inputs["input_ids"][:, 8:], inputs["attention_mask"], inputs["position_ids"][:, 8:])
+    then = decoder.step(inputs["input_ids"][:, 8:], positions=inputs["position_ids"][:, 8:])
     assert gap(first, want[:, :8], np.ones((2, 8))) < CACHED
     assert np.abs(then - want[:, -1]).max() < 1e-4
 
@@ -270,7 +270,7 @@ def test_a_row_beyond_the_learned_positions_is_refused(encoder: LlamaCppSession)
 
 
 def test_an_encoder_does_not_decode(encoder: LlamaCppSession) -> None:
-    with pytest.raises(InputError, match="encoder"):
+    with pytest.raises(InputError, match="decodes nothing"):
         encoder.decoder(1)
 
 
@@ -311,9 +311,8 @@ def test_an_empty_past_is_fine(opened: Callable[[str], LlamaCppSession]) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attention_mask": np.array([[1, 0, 1, 1]])}, "first 3 columns"),
-        ({"attention_mask": np.array([[1, 1, 1]])}, "shape"),
-        ({"position_ids": np.array([[4]])}, "next position is 3"),
+        ({"attention_mask": np.array([[1, 1, 1, 1]])}, r"the mask has shape \(1, 4\), not \(1, 1\)"),
+        ({"position_ids": np.array([[4]])}, "go on at 4, but its next one is 3"),
         ({"input_ids": np.zeros((2, 1), np.int64)}, r"takes \(1, T\)"),
         ({"input_ids": np.zeros((1, 0), np.int64)}, "at least 1"),
     ],
@@ -326,7 +325,7 @@ def test_a_step_that_does_not_follow_is_refused(
     step(decoder, batch(450, [3], "left"))
     following = {
         "input_ids": np.array([[7]]),
-        "attention_mask": np.ones((1, 4), np.int64),
+        "attention_mask": np.ones((1, 1), np.int64),
         "position_ids": np.array([[3]]),
     }
     with pytest.raises(InputError, match=message):
@@ -334,15 +333,18 @@ def test_a_step_that_does_not_follow_is_refused(
     assert step(decoder, following).shape == (1, 459)
 
 
-def test_a_newer_decoder_takes_over(opened: Callable[[str], LlamaCppSession]) -> None:
+def test_decoders_that_are_gone_leave_their_sequences_to_the_next(opened: Callable[[str], LlamaCppSession]) -> None:
     session = opened("llama")
     inputs = batch(450, [3], "left")
-    old: LlamaCppDecoder = session.decoder(1)
-    step(old, inputs)
     want = step(session.decoder(1), inputs)
-    with pytest.raises(InputError, match="newer decoder"):
-        step(old, inputs)
-    assert np.array_equal(step(session.decoder(1), inputs), want)  # it begins with an empty cache
+    old = session.decoder(3)
+    old.step(np.full((3, 9), 7))
+    new = session.decoder(1)
+    assert session.sequences.sizes() == {0: 9, 1: 9, 2: 9, 3: 0}
+    assert np.abs(step(new, inputs) - want).max() < CACHED, "it begins with an empty cache"
+    del old
+    assert session.sequences.sizes() == {3: 3}
+    assert np.abs(step(session.decoder(2), batch(450, [3, 3], "left"))[0] - want).max() < CACHED
 
 
 @pytest.mark.parametrize("rows", [0, 257])

@@ -147,6 +147,11 @@ def folder(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def speech(model: Any) -> Any:
+    """transformers' model in the place of our session."""
+    return TransformersSpeech(model)
+
+
 @pytest.fixture(scope="module")
 def hearing(folder: Path) -> tuple[Any, Transcriber]:
     """transformers' pipeline over that model, and our transcriber over the same."""
@@ -154,7 +159,7 @@ def hearing(folder: Path) -> tuple[Any, Transcriber]:
 
     theirs = pipeline("automatic-speech-recognition", str(folder))
     theirs.model.set_attn_implementation("eager")
-    return theirs, Transcriber(TransformersSpeech(theirs.model), folder, TextTokenizer(folder, class_facts(folder)))
+    return theirs, Transcriber(speech(theirs.model), folder, TextTokenizer(folder, class_facts(folder)))
 
 
 def sound(seconds: float) -> NDArray[np.float32]:
@@ -290,7 +295,7 @@ def test_the_model_says_what_it_cannot_do(folder: Path, tmp_path: Path) -> None:
 
     def changed(**changes: Any) -> Transcriber:
         path.write_text(json.dumps({name: v for name, v in {**settings, **changes}.items() if v is not None}))
-        return Transcriber(TransformersSpeech(None), folder, TextTokenizer(folder, class_facts(folder)))
+        return Transcriber(speech(None), folder, TextTokenizer(folder, class_facts(folder)))
 
     refused: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({"alignment_heads": None}, {"return_timestamps": "word"}, "alignment_heads"),

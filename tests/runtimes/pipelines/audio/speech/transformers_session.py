@@ -48,19 +48,18 @@ class TransformersDecoder:
     def __init__(self, model: Any, memory: Any) -> None:
         self._model, self._memory, self._past = model, memory, None
 
-    def step(self, input_ids: NDArray[Any], *, all_logits: bool = False) -> NDArray[np.float32]:
+    def step(self, tokens: Any, *, mask: Any = None, positions: Any = None, last: int | None = 1) -> Any:
         import torch
 
         with torch.no_grad():
             out = self._model(
                 encoder_outputs=(self._memory,),
-                decoder_input_ids=torch.from_numpy(input_ids),
+                decoder_input_ids=torch.from_numpy(tokens),
                 past_key_values=self._past,
                 use_cache=True,
             )
         self._past = out.past_key_values
-        logits: NDArray[np.float32] = out.logits.numpy() if all_logits else out.logits[:, -1].numpy()
-        return logits
+        return out.logits.numpy()[:, -1] if last == 1 else out.logits.numpy()
 
     def select(self, rows: NDArray[np.int64]) -> None:
         import torch
