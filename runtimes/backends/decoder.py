@@ -131,6 +131,8 @@ class GraphDecoder(ABC):
         new = (array != 0).astype(np.int64)
         if self._masks is None and not new.all():
             raise InputError("this model has no port for a mask, so its rows take no padding; group them by length")
+        if self.signature.kept("window") and (np.diff(new, axis=1) < 0).any() | (bool(self.slots) and not new.all()):
+            raise InputError("a state of this model keeps a window of slots, which takes padding before a prompt only")
         return new
 
     def _in_pieces(
