@@ -24,18 +24,20 @@ from isoform.json_files import read_object
 Facts = dict[str, Any]
 
 # ------------------------------------------------------------------ tokenizers
-TOKENIZERS: dict[str, Facts] = {
-    "BertTokenizer": {
-        "rebuild": "word_pieces",
-        "tokens": {
-            "unk_token": "[UNK]",
-            "sep_token": "[SEP]",
-            "pad_token": "[PAD]",
-            "cls_token": "[CLS]",
-            "mask_token": "[MASK]",
-        },
-        "padding_side": "right",
+_WORD_PIECES: Facts = {
+    "rebuild": "word_pieces",
+    "tokens": {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
     },
+    "padding_side": "right",
+}
+TOKENIZERS: dict[str, Facts] = {
+    "BertTokenizer": _WORD_PIECES,
+    "DistilBertTokenizer": _WORD_PIECES,
     "GemmaTokenizer": {
         "rebuild": "spaces_as_marks",
         "tokens": {
@@ -67,6 +69,7 @@ AS_STORED: Facts = {"rebuild": "", "tokens": {}, "padding_side": "right"}
 _CORRECTED = {"qwen2": "Qwen2Tokenizer"}
 _REGISTERED = {
     "bert": "BertTokenizer",
+    "distilbert": "BertTokenizer",
     "gemma": "GemmaTokenizer",
     "gemma2": "GemmaTokenizer",
     "gemma3": "GemmaTokenizer",

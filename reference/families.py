@@ -20,6 +20,7 @@ FAMILIES = {
     "clip": "multimodal.clip",
     "dinov2": "vision.dinov2",
     "dinov2_with_registers": "vision.dinov2_registers",
+    "distilbert": "text.distilbert",
     "gemma2": "text.gemma2",
     "gemma3_text": "text.gemma3",
     "llama": "text.llama",
@@ -35,7 +36,7 @@ FAMILIES = {
 }
 
 GGUF_FAMILIES = {
-    "bert": ("text.bert",),
+    "bert": ("text.bert", "text.distilbert"),
     "gemma2": ("text.gemma2",),
     "gemma3": ("text.gemma3",),
     "llama": ("text.llama",),

@@ -161,11 +161,20 @@ def causal_bias(mask: Tensor, positions: Tensor, window: int | None, dtype: torc
     return ((~seen).to(dtype) * hidden(dtype)).unsqueeze(1)
 
 
-def head_size(dim: int, heads: int, name: str = "hidden_size") -> int:
-    """Channels of a head, all of them together being `dim`. Raises CheckpointError when they do not come out even."""
+def head_size(dim: int, heads: int, name: str = "hidden_size", count: str = "num_attention_heads") -> int:
+    """Channels of a head, all of them together being `dim`. Raises CheckpointError when they do not come out even.
+
+    `name` and `count` are what config.json calls the two.
+    """
     if dim % heads:
-        raise CheckpointError(f"config.json: {name} {dim} is no multiple of num_attention_heads {heads}")
+        raise CheckpointError(f"config.json: {name} {dim} is no multiple of {count} {heads}")
     return dim // heads
+
+
+def first_token(x: Tensor, mask: Tensor) -> Tensor:
+    """The state of each row's first real token: x (B, T, C), mask (B, T) -> (B, C)."""
+    start = mask.argmax(1).unsqueeze(-1).unsqueeze(-1).expand(-1, 1, x.shape[-1])
+    return x.gather(1, start).squeeze(1)
 
 
 class GatedMLP(nn.Module):

@@ -18,7 +18,7 @@ from typing import Any
 
 from isoform.exporters import bundle
 from isoform.manifest import Artifact, Manifest
-from isoform.reference.model import open_model
+from isoform.reference.model import Model, open_model
 from tests import oracle
 
 MADE_FROM = ("exporters", "reference", "src/isoform")  # the links in src/isoform are not followed
@@ -79,6 +79,14 @@ def exported(
                     if path.is_file():
                         path.chmod(0o444)
     return folder
+
+
+def for_llamacpp(folder: Path) -> Model:
+    """The model of a checkpoint for the task that llama.cpp serves: its own, or that of an encoder without its head."""
+    model = open_model(folder)
+    assert model.family.gguf is not None
+    tasks = model.family.gguf.tasks
+    return model if model.task.name in tasks else open_model(folder, tasks[0])
 
 
 def copied(folder: Path, target: Path) -> Path:

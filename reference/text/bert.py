@@ -16,7 +16,7 @@ from isoform.errors import UnsupportedModel
 from isoform.reference.attention import Attention, Heads
 from isoform.reference.card import Family, Gguf, Task
 from isoform.reference.config import Config, with_labels
-from isoform.reference.layers import MLP, Embedding, Linear, activation, head_size, padding_bias
+from isoform.reference.layers import MLP, Embedding, Linear, activation, first_token, head_size, padding_bias
 from isoform.reference.rules import Drop, Rename, Rule
 from isoform.signature import BATCH, LENGTH, Port, Signature
 
@@ -129,12 +129,6 @@ class Bert(nn.Module):
             start, end = self.qa(x).unbind(-1)
             return start, end
         return (x,)
-
-
-def first_token(x: Tensor, mask: Tensor) -> Tensor:
-    """The state of each row's first real token: x (B, T, C), mask (B, T) -> (B, C)."""
-    start = mask.argmax(1).unsqueeze(-1).unsqueeze(-1).expand(-1, 1, x.shape[-1])
-    return x.gather(1, start).squeeze(1)
 
 
 def _signature(*outputs: tuple[str, Callable[[BertConfig], tuple[Any, ...]]]) -> Callable[[BertConfig], Signature]:

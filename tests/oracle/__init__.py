@@ -37,12 +37,20 @@ def _listed(families: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 # The table of what the tests know: family -> its tiny checkpoints, at least two of unlike shape. A name that ends in
 # "_b" is the second configuration; the others have one switch each: a head, a pooling, a window, a bias, a spelling of
 # config.json, shards. Everything that is parametrised over a modality picks up what is listed here.
-TEXT = _listed(
+TEXT_ENCODERS = _listed(
     {
         "bert": (
             *("bert", "bert_ner", "bert_qa", "bert_seqcls"),
             *("bert_b", "bert_ner_b", "bert_qa_b", "bert_seqcls_b", "bert_embed"),
         ),
+        "distilbert": (
+            *("distilbert", "distilbert_ner", "distilbert_qa", "distilbert_seqcls"),
+            *("distilbert_b", "distilbert_base"),
+        ),
+    }
+)
+TEXT_DECODERS = _listed(
+    {
         "gemma2": ("gemma2", "gemma2_b", "gemma2_scalar"),
         "gemma3": ("gemma3_b", "gemma3_new"),
         "llama": (
@@ -53,6 +61,7 @@ TEXT = _listed(
         "qwen3": ("qwen3_b", "qwen3_bias", "qwen3_sharded"),
     }
 )
+TEXT = TEXT_ENCODERS | TEXT_DECODERS
 AUDIO = _listed(
     {
         "moonshine": ("moonshine", "moonshine_b"),
@@ -82,10 +91,7 @@ TINIES = TEXT | AUDIO | VISION | MULTIMODAL
 # Of these only the tokenizer serves.
 TOKENIZERS = ("bart", "mixtral", "modernbert", "t5")
 # Their families do not exist yet.
-PENDING = (
-    *("distilbert", "distilbert_b", "distilbert_base", "distilbert_ner", "distilbert_qa", "distilbert_seqcls"),
-    "llava",
-)
+PENDING = ("llava",)
 
 
 def listed(*tables: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -100,8 +106,7 @@ def original(name: str) -> str:
 
 BATCH = (*listed(TINIES), *TOKENIZERS)
 """What the first call of `tiny` writes."""
-ENCODERS = tuple(name for name in listed(TEXT) if name.startswith("bert"))
-DECODERS = tuple(name for name in listed(TEXT) if not name.startswith("bert"))
+ENCODERS, DECODERS = listed(TEXT_ENCODERS), listed(TEXT_DECODERS)
 SPEECH = tuple(name for name in listed(AUDIO) if original(name) in ("moonshine", "moonshine_b", "whisper", "whisper_b"))
 """Encoder-decoders that transcribe."""
 

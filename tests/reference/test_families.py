@@ -267,7 +267,7 @@ def made_here(tmp_path: Path) -> dict[str, Path]:
 
 
 def stored_besides(tmp_path: Path) -> list[Path]:
-    """Pictures' models with what old versions stored, or what other heads of theirs need."""
+    """Models with what old versions stored, or what other heads of theirs need."""
     blip = load_file(tiny("blip_vqa") / "model.safetensors")
     embedding = blip["text_decoder.bert.embeddings.word_embeddings.weight"]
     positions = torch.arange(9).unsqueeze(0)
@@ -280,6 +280,7 @@ def stored_besides(tmp_path: Path) -> list[Path]:
             "text_decoder__cls__predictions__decoder__bias": blip["text_decoder.cls.predictions.bias"].clone(),
         },
         "clip": towers,
+        "distilbert": {"distilbert__embeddings__position_ids": positions},
         "siglip": towers,
         "vit_cls": {"vit__embeddings__mask_token": torch.zeros(1, 1, 4)},
     }

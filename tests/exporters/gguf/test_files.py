@@ -27,6 +27,7 @@ from isoform.reference.text.qwen2 import FAMILY, Qwen2Config
 from isoform.reference.weights import hub_names
 from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
 from isoform.validators.truth.deviations import deviation
+from tests.exports import for_llamacpp
 from tests.oracle.convert_gguf import oracle_convert
 
 Tiny = Callable[[str], Path]
@@ -35,7 +36,10 @@ SILU = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full"),
     *("qwen2", "qwen2_b", "qwen3_b", "qwen3_sharded"),
 )
-GELU = ("gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b")
+GELU = (
+    *("gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
+    *("distilbert_base", "distilbert_seqcls"),
+)
 MODELS = (*SILU, *GELU)
 
 PRE = {"bert": "jina-v2-en", "llama": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2"}
@@ -43,12 +47,6 @@ PRE = {"bert": "jina-v2-en", "llama": "llama-bpe", "qwen2": "qwen2", "qwen3": "q
 FORGOTTEN = {"gemma2_b": {"gemma2.rope.freq_base"}, "bert_seqcls_b": {"bert.hidden_activation"}}
 
 STRICT = 4.0  # times torch's own float32 error against float64: another order of the same float32 sums
-
-
-def opened(folder: Path) -> Model:
-    """The model, for the task that llama.cpp serves."""
-    encoder = json.loads((folder / "config.json").read_text())["model_type"] == "bert"
-    return open_model(folder, "feature-extraction" if encoder else None)
 
 
 def data(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
@@ -64,7 +62,7 @@ def data(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 @pytest.mark.parametrize("kind", CONVERTED)
 @pytest.mark.parametrize("name", MODELS)
 def test_tensors_and_metadata_are_the_converters(tiny: Tiny, tmp_path: Path, name: str, kind: str) -> None:
-    model = opened(tiny(name))
+    model = for_llamacpp(tiny(name))
     [artifact] = write(model, tmp_path, [kind])
     assert artifact.files[0].path == path_of(kind)
     path = tmp_path / path_of(kind)
@@ -84,7 +82,7 @@ def test_tensors_and_metadata_are_the_converters(tiny: Tiny, tmp_path: Path, nam
 
 @pytest.mark.parametrize("name", ["llama", "bert_embed", "gemma2"])
 def test_ggufs_own_reader_opens_the_file(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    model = opened(tiny(name))
+    model = for_llamacpp(tiny(name))
     write(model, tmp_path, ["q8_0"])
     reader = gguf.GGUFReader(tmp_path / path_of("q8_0"))
     assert {t.name for t in reader.tensors} == set(read_gguf(tmp_path / path_of("q8_0")).tensors)
@@ -102,11 +100,8 @@ def cases(model: Model) -> list[dict[str, NDArray[np.int64]]]:
         mask = np.array(rows, np.int64)
         ids = draw.integers(0, model.config.vocab_size, mask.shape)  # type: ignore[attr-defined]
         case = {"input_ids": ids, "attention_mask": mask}
-        if model.signature.states:
-            case["position_ids"] = (mask.cumsum(1) - 1).clip(0)
-        else:
-            case["token_type_ids"] = np.zeros_like(ids)
-        result.append(case)
+        case |= {"position_ids": (mask.cumsum(1) - 1).clip(0), "token_type_ids": np.zeros_like(ids)}
+        result.append({port.name: case[port.name] for port in model.signature.inputs if port.role != "state"})
     return result
 
 
@@ -132,7 +127,7 @@ def differences(model: Model, path: Path) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("name", SILU)
 def test_llama_cpp_computes_the_reference(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    model = opened(tiny(name))
+    model = for_llamacpp(tiny(name))
     write(model, tmp_path, ["f32"])
     worst, noise, _ = differences(model, tmp_path / path_of("f32"))
     assert worst <= STRICT * noise
@@ -141,17 +136,17 @@ def test_llama_cpp_computes_the_reference(tiny: Tiny, tmp_path: Path, name: str)
 @pytest.mark.parametrize("name", GELU)
 def test_llama_cpp_computes_the_reference_but_for_its_gelu(tiny: Tiny, tmp_path: Path, name: str) -> None:
     """Its GELU is a table of half precision. With the MLP silenced all the rest must be exact."""
-    model = opened(tiny(name))
+    model = for_llamacpp(tiny(name))
     write(model, tmp_path / "whole", ["f32"])
     worst, _, known = differences(model, tmp_path / "whole" / path_of("f32"))
     assert worst <= STRICT * known
     silent = shutil.copytree(tiny(name), tmp_path / "silent")
     weights = load_file(silent / "model.safetensors")
     for key in weights:
-        if key.endswith(("mlp.down_proj.weight", ".output.dense.weight")) and "attention" not in key:
+        if key.endswith(("mlp.down_proj.weight", ".output.dense.weight", ".lin2.weight")) and "attention" not in key:
             weights[key].zero_()
     save_file(weights, silent / "model.safetensors")
-    model = opened(silent)
+    model = for_llamacpp(silent)
     write(model, tmp_path, ["f32"])
     worst, noise, known = differences(model, tmp_path / path_of("f32"))
     assert known == 0
@@ -196,6 +191,8 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "llama": (None, {"hidden_act": "gelu"}, "only the activation silu"),
     "qwen2": (None, {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "no llama3 rotary scaling"),
     "bert_b": ("feature-extraction", {}, "not relu"),
+    "distilbert_b": ("feature-extraction", {}, "not relu"),
+    "distilbert": (None, {}, "no fill-mask"),
     "bert_ner": (None, {}, "no token-classification"),
     "bert": (None, {}, "no fill-mask"),
     "llama_b": ("feature-extraction", {}, "no feature-extraction"),
@@ -292,7 +289,7 @@ def test_pieces_are_as_good_as_the_whole(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_gguf_exported_again_is_the_same_file(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    write(opened(tiny(name)), tmp_path / "first", ["f32"])
+    write(for_llamacpp(tiny(name)), tmp_path / "first", ["f32"])
     write(open_model(tmp_path / "first" / path_of("f32")), tmp_path / "second", ["f32"])
     first, second = (tmp_path / n / path_of("f32") for n in ("first", "second"))
     assert data(first) == data(second)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from isoform.exporters.gguf import write
 from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import open_model
+from tests.exports import for_llamacpp
 from tests.oracle import tiny
 
 Written = Callable[..., Path]
@@ -56,7 +57,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     @cache
     def make(name: str, kind: str = "f32") -> Path:
         folder = tmp_path_factory.mktemp(name)
-        write(open_model(tiny(name), "feature-extraction" if name.startswith("bert") else None), folder, [kind])
+        write(for_llamacpp(tiny(name)), folder, [kind])
         return folder / "gguf"
 
     return make

@@ -46,6 +46,10 @@ def bert(folder: Path) -> Path:
     return Path(shutil.copytree(tiny("bert_seqcls"), folder, dirs_exist_ok=True))
 
 
+def distilbert(folder: Path) -> Path:
+    return Path(shutil.copytree(tiny("distilbert_seqcls"), folder, dirs_exist_ok=True))
+
+
 def refused(folder: Path | str, kind: type[IsoformError] = CheckpointError) -> str:
     """The message of opening and building; one line, and of this very kind."""
     with pytest.raises(IsoformError) as caught:
@@ -274,6 +278,11 @@ CONFIG: dict[str, tuple[Damage, str]] = {
         lambda f: (bert(f), config(num_attention_heads=5)(f)),
         "hidden_size 48 is no multiple of num_attention_heads 5",
     ),
+    "a width that heads do not divide, by other names": (
+        lambda f: (distilbert(f), config(n_heads=5)(f)),
+        "dim 48 is no multiple of n_heads 5",
+    ),
+    "layers, by another name": (lambda f: (distilbert(f), config(n_layers=10**9)(f)), "asks for 1000000000 layers"),
 }
 UNSUPPORTED: dict[str, tuple[Damage, str]] = {
     "model_type": (config(model_type="perceiver"), "model_type 'perceiver' is not supported; isoform knows bert,"),
@@ -282,6 +291,15 @@ UNSUPPORTED: dict[str, tuple[Damage, str]] = {
     "architecture": (config(architectures=["LlamaForTokenClassification"]), "'LlamaForTokenClassification' is not"),
     "architectures of numbers": (config(architectures=[1]), "1 is not supported"),
     "activation": (config(hidden_act="mish"), "activation 'mish' is not supported"),
+    "activation, by another name": (
+        lambda f: (distilbert(f), config(activation="mish")(f)),
+        "activation 'mish' is not supported",
+    ),
+    "causal encoder": (lambda f: (distilbert(f), config(is_causal=True)(f)), "DistilBERT with is_causal=True"),
+    "pruned heads": (
+        lambda f: (distilbert(f), config(pruned_heads={"0": [1]})(f)),
+        "DistilBERT with pruned_heads={'0': [1]}",
+    ),
     "rope": (config(rope_parameters={"rope_type": "yarn"}), "rotary scaling 'yarn' is not supported"),
     "partial rope": (config(partial_rotary_factor=0.5), "partial rotary embedding"),
     "quantization": (config(quantization_config={"quant_method": "gptq"}), "is quantized ('gptq')"),

@@ -25,21 +25,19 @@ from isoform.reference.config import RopeConfig
 from isoform.reference.layers import inverse_frequencies, llama3_factors
 from isoform.reference.model import Model, open_model
 from isoform.reference.text.llama import _llama3_settings
+from tests.exports import for_llamacpp
 
 Tiny = Callable[[str], Path]
 
 MODELS = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full", "qwen2", "qwen2_b", "qwen3_b"),
     *("qwen3_sharded", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
+    *("distilbert_base", "distilbert_seqcls"),
 )
 
 
-def opened(folder: Path) -> Model:
-    return open_model(folder, "feature-extraction" if folder.name.startswith("bert") else None)
-
-
 def exported(folder: Path, out: Path, kind: str = "f32") -> Path:
-    write(opened(folder), out, [kind])
+    write(for_llamacpp(folder), out, [kind])
     return out / path_of(kind)
 
 
@@ -55,7 +53,7 @@ def outputs(model: Model) -> tuple[torch.Tensor, ...]:
 # ------------------------------------------------------------------ there and back
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_read_back_computes_the_same(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    source = opened(tiny(name))
+    source = for_llamacpp(tiny(name))
     back = open_model(exported(tiny(name), tmp_path))
     assert back.family is source.family
     assert back.task.name == source.task.name

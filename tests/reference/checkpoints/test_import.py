@@ -23,6 +23,7 @@ from isoform.reference.model import Model, open_model
 from isoform.reference.rules import Fold, WeightNorm
 from isoform.reference.weights import hub_names
 from tests.cli.test_bad_input import run
+from tests.exports import for_llamacpp
 from tests.reference.checkpoints.test_saving import in_transformers, inputs_of
 
 Tiny = Callable[[str], Path]
@@ -31,16 +32,10 @@ DECODERS = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full", "qwen2", "qwen2_b", "qwen3_b"),
     *("qwen3_sharded", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new"),
 )
-ENCODERS = ("bert_embed", "bert_seqcls_b")
+ENCODERS = ("bert_embed", "bert_seqcls_b", "distilbert_base", "distilbert_seqcls")
 NAMES = (*DECODERS, *ENCODERS)
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 PROMPTS = ("The secret model is", "Hello world, 12 and 345")
-
-
-def source_of(folder: Path) -> Model:
-    """The model as llama.cpp holds it: an encoder without its head."""
-    kind = json.loads((folder / "config.json").read_text())["model_type"]
-    return open_model(folder, "feature-extraction" if kind == "bert" else None)
 
 
 def exported(model: Model, folder: Path, kind: str = "f32") -> Path:
@@ -61,7 +56,7 @@ def same_tensors(a: Path, b: Path) -> None:
 # ------------------------------------------------------------------ round trips
 @pytest.mark.parametrize("name", NAMES)
 def test_hub_to_gguf_to_hub_gives_equal_tensors(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    source = source_of(tiny(name))
+    source = for_llamacpp(tiny(name))
     api.import_gguf(exported(source, tmp_path), tmp_path / "hub")
     again = open_model(tmp_path / "hub")
     assert type(again.family) is type(source.family)
@@ -78,7 +73,7 @@ def test_hub_to_gguf_to_hub_gives_equal_tensors(tiny: Tiny, tmp_path: Path, name
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize("name", ["llama3_instruct", "qwen2", "gemma3_b", "bert_embed"])
 def test_gguf_to_hub_to_gguf_gives_equal_bytes_and_metadata(tiny: Tiny, tmp_path: Path, name: str, kind: str) -> None:
-    before = exported(source_of(tiny(name)), tmp_path / "a", kind)
+    before = exported(for_llamacpp(tiny(name)), tmp_path / "a", kind)
     api.import_gguf(before, tmp_path / "hub")  # in float32, which holds both of the narrow types
     after = exported(open_model(tmp_path / "hub"), tmp_path / "b", kind)
     same_tensors(before, after)
@@ -94,7 +89,7 @@ def test_gguf_to_hub_to_gguf_gives_equal_bytes_and_metadata(tiny: Tiny, tmp_path
 def test_a_quantized_file_comes_back_as_it_dequantizes(tiny: Tiny, tmp_path: Path, name: str, kind: str) -> None:
     import gguf as reader
 
-    before = exported(source_of(tiny(name)), tmp_path / "a", kind)
+    before = exported(for_llamacpp(tiny(name)), tmp_path / "a", kind)
     api.import_gguf(before, tmp_path / "hub")
     after = exported(open_model(tmp_path / "hub"), tmp_path / "b", "f32")
     wide = {tensor.name: tensor for tensor in reader.GGUFReader(after).tensors}
@@ -107,7 +102,7 @@ def test_a_quantized_file_comes_back_as_it_dequantizes(tiny: Tiny, tmp_path: Pat
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_dtype_is_the_one_asked_for(tiny: Tiny, tmp_path: Path, dtype: str) -> None:
-    file = exported(source_of(tiny("gemma2_b")), tmp_path)
+    file = exported(for_llamacpp(tiny("gemma2_b")), tmp_path)
     written = api.import_gguf(file, tmp_path / "hub", dtype=dtype)
     hub, source = open_checkpoint(tmp_path / "hub"), open_model(file)
     assert {hub.info(key).dtype for key in hub} == {dtype.upper()}
@@ -130,7 +125,7 @@ def test_norms_come_back_exactly_from_what_the_hub_can_hold() -> None:
 
 
 def test_shards_of_a_split_file_are_read_as_one(tiny: Tiny, tmp_path: Path) -> None:
-    source = source_of(tiny("qwen2"))
+    source = for_llamacpp(tiny("qwen2"))
     whole = exported(source, tmp_path)
     first, *rest = split(whole, tmp_path, 3)
     api.import_gguf(whole, tmp_path / "a")
@@ -180,11 +175,11 @@ def split(path: Path, folder: Path, count: int) -> list[Path]:
 # ------------------------------------------------------------------ what transformers makes of it
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_takes_every_key_and_gives_the_same_outputs(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    source = source_of(tiny(name))
+    source = for_llamacpp(tiny(name))
     api.import_gguf(exported(source, tmp_path), tmp_path / "hub")
     inputs = inputs_of(name)
     outputs, notes = in_transformers(tmp_path / "hub", **inputs)
-    if name in ENCODERS:  # llama.cpp keeps no pooler
+    if name.startswith("bert"):  # llama.cpp keeps no pooler
         assert notes.pop("missing_keys") == {"pooler.dense.weight", "pooler.dense.bias"}
     assert notes == {}
     real = inputs["attention_mask"].bool()
@@ -197,7 +192,7 @@ def test_transformers_takes_every_key_and_gives_the_same_outputs(tiny: Tiny, tmp
 def test_transformers_continues_as_llamacpp_does(tiny: Tiny, tmp_path: Path, name: str) -> None:
     import transformers
 
-    file = exported(source_of(tiny(name)), tmp_path)
+    file = exported(for_llamacpp(tiny(name)), tmp_path)
     api.import_gguf(file, tmp_path / "hub")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hub")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hub")
@@ -214,7 +209,7 @@ def test_transformers_continues_as_llamacpp_does(tiny: Tiny, tmp_path: Path, nam
 def test_the_chat_template_comes_back(tiny: Tiny, tmp_path: Path, name: str) -> None:
     import transformers
 
-    api.import_gguf(exported(source_of(tiny(name)), tmp_path), tmp_path / "hub")
+    api.import_gguf(exported(for_llamacpp(tiny(name)), tmp_path), tmp_path / "hub")
     chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
     before, after = (transformers.AutoTokenizer.from_pretrained(f) for f in (tiny(name), tmp_path / "hub"))
     assert after.chat_template == before.chat_template
@@ -224,7 +219,7 @@ def test_the_chat_template_comes_back(tiny: Tiny, tmp_path: Path, name: str) -> 
 def test_sentence_transformers_embeds_as_before(tiny: Tiny, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    api.import_gguf(exported(source_of(tiny("bert_embed")), tmp_path), tmp_path / "hub")
+    api.import_gguf(exported(for_llamacpp(tiny("bert_embed")), tmp_path), tmp_path / "hub")
     texts = ["How do I boil an egg?", "Paris"]
     before, after = (
         SentenceTransformer(str(f), device="cpu").encode(texts) for f in (tiny("bert_embed"), tmp_path / "hub")
@@ -234,7 +229,7 @@ def test_sentence_transformers_embeds_as_before(tiny: Tiny, tmp_path: Path) -> N
 
 
 def test_sampling_and_ends_come_back(tiny: Tiny, tmp_path: Path) -> None:
-    api.import_gguf(exported(source_of(tiny("llama3_instruct")), tmp_path), tmp_path / "hub")
+    api.import_gguf(exported(for_llamacpp(tiny("llama3_instruct")), tmp_path), tmp_path / "hub")
     before, after = (
         json.loads((folder / "generation_config.json").read_text())
         for folder in (tiny("llama3_instruct"), tmp_path / "hub")
@@ -246,7 +241,7 @@ def test_sampling_and_ends_come_back(tiny: Tiny, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["llama3_instruct", "qwen2", "gemma3_b", "mistral_full", "gemma2"])
 def test_generation_ends_where_llamacpp_ends(tiny: Tiny, tmp_path: Path, name: str) -> None:
-    file = exported(source_of(tiny(name)), tmp_path)
+    file = exported(for_llamacpp(tiny(name)), tmp_path)
     program = (
         "import sys\nfrom isoform.runtimes.backends.llamacpp.api import Api\napi = Api()\n"
         "api.ffi.cdef('bool llama_vocab_is_eog(const void * vocab, int32_t token);')\n"
@@ -264,7 +259,7 @@ def test_generation_ends_where_llamacpp_ends(tiny: Tiny, tmp_path: Path, name: s
 def test_the_command_says_what_it_wrote(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = exported(source_of(tiny("qwen2")), tmp_path)
+    file = exported(for_llamacpp(tiny("qwen2")), tmp_path)
     assert run(monkeypatch, "import", file, "--out", tmp_path / "hub", "--dtype", "bf16", "--json") == 0
     written = json.loads(capsys.readouterr().out)
     assert written["family"] == "qwen2"
@@ -276,7 +271,7 @@ def test_the_command_says_what_it_wrote(
 
 
 def test_no_tensor_is_held_whole(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = exported(source_of(tiny("llama")), tmp_path, "q8_0")
+    file = exported(for_llamacpp(tiny("llama")), tmp_path, "q8_0")
     api.import_gguf(file, tmp_path / "whole")
     monkeypatch.setattr("isoform.reference.checkpoints.safetensors_writer.PIECE", 1)
     monkeypatch.delattr(GgufCheckpoint, "__getitem__")
@@ -289,7 +284,7 @@ def test_no_tensor_is_held_whole(tiny: Tiny, tmp_path: Path, monkeypatch: pytest
 
 def broken(tiny: Tiny, folder: Path, what: str) -> Path:
     """A GGUF file with something wrong."""
-    file = exported(source_of(tiny("qwen2")), folder)
+    file = exported(for_llamacpp(tiny("qwen2")), folder)
     content = bytearray(file.read_bytes())
     info = read_gguf(file).tensors["blk.0.ffn_up.weight"]
     if what == "cut":
@@ -345,7 +340,7 @@ def test_a_wrong_request_is_one_line(
     arguments: tuple[str, ...],
     words: str,
 ) -> None:
-    places = {"file": exported(source_of(tiny("qwen2")), tmp_path / "in"), "full": tmp_path / "in"}
+    places = {"file": exported(for_llamacpp(tiny("qwen2")), tmp_path / "in"), "full": tmp_path / "in"}
     places |= {"new": tmp_path / "new", "gone": tmp_path / "gone.gguf"}
     capsys.readouterr()
     assert run(monkeypatch, "import", *(argument.format(**places) for argument in arguments)) == 2
@@ -357,7 +352,7 @@ def test_a_wrong_request_is_one_line(
 def test_an_architecture_without_a_family_is_named(tiny: Tiny, tmp_path: Path) -> None:
     from isoform.errors import UnsupportedModel
 
-    file = exported(source_of(tiny("qwen2")), tmp_path)
+    file = exported(for_llamacpp(tiny("qwen2")), tmp_path)
     file.write_bytes(file.read_bytes().replace(b"qwen2", b"mamba"))
     with pytest.raises(UnsupportedModel, match="'mamba' is not supported"):
         api.import_gguf(file, tmp_path / "hub")

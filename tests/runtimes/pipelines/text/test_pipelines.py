@@ -19,6 +19,7 @@ from isoform.runtimes.pipelines import ALIASES, TASKS, build_pipeline, model_tas
 from isoform.runtimes.pipelines.base import READ
 from isoform.runtimes.pipelines.batching import TOKENS, longest_first
 from isoform.runtimes.pipelines.text.pooling import MODES
+from tests.oracle import DECODERS
 
 Tiny = Callable[[str], Path]
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}  # float32 through a few layers, summed in another order
@@ -69,9 +70,9 @@ def minilm() -> Path:
 
 
 # ------------------------------------------------------------------ feature-extraction
-@pytest.mark.parametrize("name", ["bert", "bert_b", "gemma2_b", "qwen2_b"])
+@pytest.mark.parametrize("name", ["bert", "bert_b", "distilbert_base", "gemma2_b", "qwen2_b"])
 def test_features_are_those_of_transformers(name: str, tiny: Tiny) -> None:
-    texts = [text for text in TEXTS if text or name.startswith(("bert", "gemma"))]
+    texts = [text for text in TEXTS if text or name not in DECODERS or name.startswith("gemma")]
     with ours("feature-extraction", tiny(name)) as pipe:
         other = theirs("feature-extraction", tiny(name))
         same(pipe(texts[0]), other(texts[0]))
@@ -190,7 +191,7 @@ def test_a_recipe_that_isoform_does_not_compute_is_refused(tiny: Tiny, tmp_path:
 
 
 # ------------------------------------------------------------------ fill-mask
-@pytest.mark.parametrize("name", ["bert", "bert_b"])
+@pytest.mark.parametrize("name", ["bert", "bert_b", "distilbert", "distilbert_b"])
 def test_masks_are_filled_as_transformers_fills_them(name: str, tiny: Tiny) -> None:
     other = theirs("fill-mask", tiny(name))
     with ours("fill-mask", tiny(name)) as pipe:
@@ -339,7 +340,7 @@ def test_wrong_requests_are_input_errors(inputs: Any, options: dict[str, Any], m
 
 
 # ------------------------------------------------------------------ classification
-@pytest.mark.parametrize("name", ["bert_seqcls", "bert_seqcls_b"])
+@pytest.mark.parametrize("name", ["bert_seqcls", "bert_seqcls_b", "distilbert_seqcls"])
 def test_texts_are_classified_as_transformers_does(name: str, tiny: Tiny) -> None:
     other = theirs("text-classification", tiny(name))
     pair = {"text": "a cat", "text_pair": "the old house"}
@@ -367,7 +368,7 @@ def test_scores_follow_the_problem_type(kind: str, tiny: Tiny, tmp_path: Path) -
         same(pipe(TEXTS[0], top_k=None), theirs("text-classification", folder)(TEXTS[0], top_k=None))
 
 
-@pytest.mark.parametrize("name", ["bert_ner", "bert_ner_b"])
+@pytest.mark.parametrize("name", ["bert_ner", "bert_ner_b", "distilbert_ner"])
 @pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
 def test_tokens_are_classified_as_transformers_does(name: str, strategy: str, tiny: Tiny) -> None:
     texts = [text for text in TEXTS if text]
@@ -393,7 +394,7 @@ def test_a_long_text_is_labelled_in_overlapping_parts(tiny: Tiny, tmp_path: Path
 
 
 # ------------------------------------------------------------------ question-answering
-@pytest.mark.parametrize("name", ["bert_qa", "bert_qa_b"])
+@pytest.mark.parametrize("name", ["bert_qa", "bert_qa_b", "distilbert_qa"])
 def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -> None:
     """transformers 5 has no such pipeline; its model's logits and the definition of the task are the oracle."""
     import torch

@@ -121,6 +121,9 @@ def test_the_class_that_the_configuration_names_decides_as_in_transformers(tiny:
         ("qwen3_b", {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True}),
         ("bert", {"do_lower_case": False}),
         ("bert", {"strip_accents": False, "tokenize_chinese_chars": False}),
+        ("distilbert", {"do_lower_case": False}),
+        ("distilbert", {"tokenizer_class": None, "do_lower_case": False}),
+        ("distilbert", {"tokenizer_class": "BertTokenizerFast", "do_lower_case": False}),
     ]
     for n, (name, change) in enumerate(cases):
         folder = tmp_path / str(n)
