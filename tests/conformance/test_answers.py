@@ -1,0 +1,96 @@
+"""Every pipeline of texts answers the same from the checkpoint and from its bundle, on every backend.
+
+The torch backend's answers are compared with those of transformers in `tests/runtimes/pipelines/`; here all others are
+compared with the torch backend's. A text encoder needs no line here but its row in `tests/oracle/__init__.py`; a task
+of text encoders needs one line in `ASKED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import isoform
+from isoform.formats import FORMAT_OF
+from isoform.manifest import Manifest
+from isoform.reference.model import open_model
+from tests.exports import exported
+from tests.oracle import TEXT_ENCODERS, listed, tiny
+
+TEXTS = ["The small cat reads a large red book in the old house.", "a naïve café", "every teacher knows this: " * 5]
+QUESTIONS = [{"question": "what reads the book?", "context": text + " The small cat."} for text in TEXTS]
+ASKED: dict[str, list[Any]] = {
+    "feature-extraction": TEXTS,
+    "fill-mask": [f"{text} [MASK] ." for text in TEXTS],
+    "question-answering": QUESTIONS,
+    "text-classification": TEXTS,
+    "token-classification": TEXTS,
+}
+"""What each task of a text encoder is asked; rows of unlike length, so that a batch is padded."""
+
+FLOAT32: dict[str, Any] = {"rtol": 2e-4, "atol": 2e-5}  # a few layers, summed in another order
+GELU: dict[str, Any] = {"rtol": 0, "atol": 1e-2}  # llama.cpp's GELU is a table of half precision; states are up to 4
+
+
+def flat(answer: Any) -> Iterator[Any]:
+    """Numbers and words of an answer in their order."""
+    if isinstance(answer, dict):
+        for key, value in answer.items():
+            yield key
+            yield from flat(value)
+    elif isinstance(answer, list | tuple | np.ndarray):
+        for value in answer:
+            yield from flat(value)
+    else:
+        yield answer
+
+
+def assert_same(found: Any, expected: Any, tolerance: dict[str, Any]) -> None:
+    one, other = list(flat(found)), list(flat(expected))
+    numbers = [isinstance(value, float | np.floating) for value in other]
+    assert [x for x, number in zip(one, numbers, strict=True) if not number] == [
+        x for x, number in zip(other, numbers, strict=True) if not number
+    ]
+    np.testing.assert_allclose(
+        [x for x, number in zip(one, numbers, strict=True) if number],
+        [x for x, number in zip(other, numbers, strict=True) if number],
+        **tolerance,
+    )
+
+
+def answers(source: Path, task: str, backend: str, size: int) -> Any:
+    with isoform.pipeline(task, source, backend=backend, threads=1, batch_size=size) as pipe:
+        return pipe(ASKED[task])
+
+
+@pytest.mark.parametrize("name", listed(TEXT_ENCODERS))
+def test_a_bundle_answers_as_its_checkpoint_does(name: str) -> None:
+    task, bundle = open_model(tiny(name)).task.name, exported(name)
+    expected = answers(tiny(name), task, "torch", 1)
+    assert_same(answers(tiny(name), task, "torch", 3), expected, FLOAT32)
+    written = {artifact.format for artifact in Manifest.read(bundle).artifacts}
+    for backend, form in FORMAT_OF.items():
+        if form in written:
+            tolerance = GELU if form == "gguf" else FLOAT32
+            assert_same(answers(bundle, task, backend, 3), expected, tolerance)
+
+
+@pytest.mark.parametrize("backend", ["torchscript", "onnxruntime"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if n == 0 else (pytest.mark.nightly,))
+        for names in TEXT_ENCODERS.values()
+        for n, name in enumerate(names)
+    ],
+)
+def test_a_checkpoint_answers_the_same_on_every_backend(
+    name: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOFORM_CACHE", str(tmp_path))  # the form that a backend needs is exported first
+    task = open_model(tiny(name)).task.name
+    assert_same(answers(tiny(name), task, backend, 2), answers(tiny(name), task, "torch", 2), FLOAT32)
