@@ -257,6 +257,15 @@ def other_template(folder: Path) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace("'system'", "'developer'"), encoding="utf-8")
 
 
+def large_epsilon(module: nn.Module) -> None:
+    """One that shows: 1e-6 instead of 1e-12 moves states of size 1 by less than the order of a sum does."""
+    part(module, "layers.1.out_norm").eps = 1e-3
+
+
+def head_without_activation(module: nn.Module) -> None:
+    part(module, "mlm").act = lambda x: x
+
+
 LAYER = "model.layers.1"
 FAULTS: tuple[Fault, ...] = (
     # stored
@@ -461,6 +470,50 @@ FAULTS: tuple[Fault, ...] = (
         "wide llama",
         Definition(activation(F.gelu)),
         (r"what goes into layers\.1\.mlp\.down",),
+        GRAPHS,
+    ),
+    # a family's own: its keys, its heads
+    Fault(
+        "q and k swapped in the file, DistilBERT",
+        "tiny distilbert_base",
+        Checkpoint(swap("transformer.layer.1.attention.q_lin", "transformer.layer.1.attention.k_lin")),
+        (r"^layers\.1\.attn\.[qk](\.weight|\.bias)?$",),
+        ("onnx f32", "torchscript f32", "gguf f32"),
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "epsilon of one norm, DistilBERT",
+        "tiny distilbert",
+        Definition(large_epsilon),
+        (r"layers\.1\.out_norm$",),
+        GRAPHS,
+    ),
+    Fault(
+        "learned positions one late, DistilBERT",
+        "tiny distilbert_seqcls",
+        Definition(forward("position_embed", learned_positions_one_late)),
+        (r"^position_embed$",),
+        GRAPHS,
+    ),
+    Fault(
+        "padding ignored, DistilBERT",
+        "tiny distilbert_qa",
+        Definition(padding_ignored),
+        (r"^position_embed$", r"what goes into layers\.0\.attn\.out"),
+        GRAPHS,
+    ),
+    Fault(
+        "GELU by tanh instead of erf, DistilBERT",
+        "tiny distilbert",
+        Definition(activation(lambda x: F.gelu(x, approximate="tanh"))),
+        (r"what goes into layers\.1\.mlp\.down",),
+        GRAPHS,
+    ),
+    Fault(
+        "head without its activation, DistilBERT",
+        "tiny distilbert",
+        Definition(head_without_activation),
+        (r"what goes into mlm\.norm|^mlm\.norm$",),
         GRAPHS,
     ),
     # read
