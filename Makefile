@@ -5,7 +5,7 @@ READY := .venv/ready
 # Two workers: the tests run native threads of their own. Tests of one file stay together and share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-nightly test-slow test-mutants test-clients check format venv clean
+.PHONY: demo test test-nightly test-slow test-mutants test-browser test-clients check format venv clean
 
 demo: venv
 	$(BIN)/isoform demo

@@ -1,7 +1,12 @@
-"""The support table: family × task × format, as the formats of the export themselves refuse or accept it."""
+"""The support table: family × task × format, as the formats of the export themselves refuse or accept it.
+
+`python -m isoform.support README.md` makes the table anew in that file.
+"""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.formats import FORMATS as ORDER
@@ -55,5 +60,13 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def renewed(text: str) -> str:
+    """A page with its table made anew."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{markdown()}\n{END}{after}"
+
+
 if __name__ == "__main__":
-    print(markdown())
+    for page in map(Path, sys.argv[1:]):
+        page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -114,8 +114,7 @@ def test_every_backend_says_whether_it_is_ready(
 
 def test_the_readme_holds_the_generated_support_table() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    between = readme.split(support.START)[1].split(support.END)[0].strip()
-    assert between == support.markdown(), "run python -m isoform.support and put its output into README.md"
+    assert readme == support.renewed(readme), "run python -m isoform.support README.md"
 
 
 def test_no_command_shows_the_help_and_nothing_else(
