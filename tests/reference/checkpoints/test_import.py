@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -216,14 +217,24 @@ def test_the_chat_template_comes_back(tiny: Tiny, tmp_path: Path, name: str) -> 
     assert after.apply_chat_template(chat, tokenize=False) == before.apply_chat_template(chat, tokenize=False)
 
 
-def test_sentence_transformers_embeds_as_before(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "width"), [("bert_embed", 40), ("distilbert_base", 48)])
+def test_sentence_transformers_embeds_as_before(tiny: Tiny, tmp_path: Path, name: str, width: int) -> None:
+    """Pooling is stored in GGUF files, and its width comes from there: config.json may call it another name."""
     from sentence_transformers import SentenceTransformer
 
-    api.import_gguf(exported(for_llamacpp(tiny("bert_embed")), tmp_path), tmp_path / "hub")
+    source = Path(shutil.copytree(tiny(name), tmp_path / "source"))
+    for part in ("modules.json", "1_Pooling/config.json", "2_Normalize", "sentence_bert_config.json"):
+        (source / part).parent.mkdir(exist_ok=True)
+        if (tiny("bert_embed") / part).is_dir():
+            (source / part).mkdir(exist_ok=True)
+        else:
+            shutil.copyfile(tiny("bert_embed") / part, source / part)
+    pooling = source / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({**json.loads(pooling.read_text()), "word_embedding_dimension": width}))
+    api.import_gguf(exported(for_llamacpp(source), tmp_path), tmp_path / "hub")
     texts = ["How do I boil an egg?", "Paris"]
-    before, after = (
-        SentenceTransformer(str(f), device="cpu").encode(texts) for f in (tiny("bert_embed"), tmp_path / "hub")
-    )
+    before, after = (SentenceTransformer(str(f), device="cpu").encode(texts) for f in (source, tmp_path / "hub"))
+    assert after.shape == (2, width)
     assert np.allclose(before, after, rtol=0, atol=1e-6)
     assert np.allclose(np.linalg.norm(after, axis=1), 1, atol=1e-6)
 
