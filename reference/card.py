@@ -97,6 +97,7 @@ class Task:
             {name: part.signature(config) for name, part in self.parts.items()},
             {name: part.roots or {"": name} for name, part in self.parts.items()},
             self.wires,
+            self.steps(config),
         )
 
 

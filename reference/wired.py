@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from isoform.signature import Signature
+from isoform.steps import load_step
 from isoform.wiring import main_part, needed
 
 
 class Wired(nn.Module):
     """Every part at its roots, so that parameters have the whole model's names; runs those that the main part needs.
 
-    Inputs are those of the parts, in the order in which they run, that no wire feeds and that are no states; outputs
-    are the main part's.
+    Host steps between the parts are run through NumPy. Inputs are those of the parts, in the order in which they run,
+    that no wire feeds and that are no states; outputs are the main part's.
     """
 
     def __init__(
@@ -23,15 +26,16 @@ class Wired(nn.Module):
         signatures: Mapping[str, Signature],
         roots: Mapping[str, Mapping[str, str]],
         wires: Mapping[str, str],
+        steps: Mapping[str, Mapping[str, Any]],
     ) -> None:
         super().__init__()
         self._ports = {
             name: ([port.name for port in signature.given], [port.name for port in signature.outputs])
             for name, signature in signatures.items()
         }
-        # A tuple, so that torch does not register the parts a second time.
-        self._parts = tuple((name, parts[name]) for name in needed([main_part(signatures)], wires, parts))
-        self._wires = dict(wires)
+        # A tuple, so that torch does not register the parts a second time; None stands for a host step.
+        self._nodes = tuple((name, parts.get(name)) for name in needed([main_part(signatures)], wires, parts))
+        self._wires, self._steps = dict(wires), dict(steps)
         self._shared: Sequence[tuple[nn.Module, nn.Module]] = ()
         places = [
             (outer, part.get_submodule(inner)) for name, part in parts.items() for inner, outer in roots[name].items()
@@ -64,7 +68,10 @@ class Wired(nn.Module):
         given = iter(inputs)
         values: dict[str, Tensor] = {}
         outputs: tuple[Tensor, ...] = ()
-        for name, part in self._parts:
+        for name, part in self._nodes:
+            if part is None:
+                values |= self._host_step(name, values)
+                continue
             taken, made = self._ports[name]
             for port in taken:
                 source = self._wires.get(f"{name}.{port}")
@@ -72,3 +79,10 @@ class Wired(nn.Module):
             outputs = part(*(values[f"{name}.{port}"] for port in taken))
             values |= {f"{name}.{port}": tensor for port, tensor in zip(made, outputs, strict=False)}
         return outputs
+
+    def _host_step(self, name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        step = load_step(name)
+        sources = {port: values[self._wires[f"{name}.{port}"]] for port in step.INPUTS}
+        device = next(iter(sources.values())).device
+        made = step.run({port: tensor.cpu().numpy() for port, tensor in sources.items()}, **self._steps[name])
+        return {f"{name}.{port}": torch.from_numpy(array).to(device) for port, array in made.items()}
