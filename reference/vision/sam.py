@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -302,11 +301,12 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, hidden: int, out: int, depth: int) -> None:
         super().__init__()
-        sizes = [dim, *[hidden] * (depth - 1)]
-        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(sizes))
-        self.out = Linear(sizes[-1], out)
+        self.first = Linear(dim, hidden)
+        self.layers = nn.ModuleList(Linear(hidden, hidden) for _ in range(depth - 2))
+        self.out = Linear(hidden, out)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
         for layer in self.layers:
             x = F.relu(layer(x))
         y: Tensor = self.out(x)
@@ -434,6 +434,11 @@ PROMPT: tuple[Rule, ...] = (
     Rename("point_embed.3", "box_prompt.second"),
     Rename("mask_embed.*", "mask_prompt.*"),
 )
+HEAD: tuple[Rule, ...] = (
+    Rename("proj_in", "first"),
+    Rename("layers.*", "layers.*"),
+    Rename("proj_out", "out"),
+)
 MASK: tuple[Rule, ...] = (
     *below(_ATTENTION, "transformer.layers.*.self_attn", "layers.*.attn"),
     *below(_ATTENTION, "transformer.layers.*.cross_attn_token_to_image", "layers.*.cross"),
@@ -451,21 +456,15 @@ MASK: tuple[Rule, ...] = (
     Rename("upscale_conv1", "up1"),
     Rename("upscale_layer_norm", "up_norm"),
     Rename("upscale_conv2", "up2"),
-    Rename("output_hypernetworks_mlps.*.proj_in", "hyper.*.layers.0"),
-    Rename("output_hypernetworks_mlps.*.layers.0", "hyper.*.layers.1"),
-    Rename("output_hypernetworks_mlps.*.proj_out", "hyper.*.out"),
-    Rename("iou_prediction_head.proj_in", "iou.layers.0"),
-    Rename("iou_prediction_head.proj_out", "iou.out"),
-    *(Rename(f"iou_prediction_head.layers.{n}", f"iou.layers.{n + 1}") for n in range(8)),
+    *below(HEAD, "output_hypernetworks_mlps.*", "hyper.*"),
+    *below(HEAD, "iou_prediction_head", "iou"),
 )
 RULES: tuple[Rule, ...] = (
     Rename("shared_image_embedding.positional_embedding", "decoder.positions.frequencies"),
     *below(VISION, "vision_encoder", "vision"),
     *below(PROMPT, "prompt_encoder", ""),
     # The head of the output of a single mask, which no graph here gives.
-    Rename("mask_decoder.output_hypernetworks_mlps.0.proj_in", "single_mask.layers.0"),
-    Rename("mask_decoder.output_hypernetworks_mlps.0.layers.0", "single_mask.layers.1"),
-    Rename("mask_decoder.output_hypernetworks_mlps.0.proj_out", "single_mask.out"),
+    *below(HEAD, "mask_decoder.output_hypernetworks_mlps.0", "single_mask"),
     *below(MASK, "mask_decoder", "decoder"),
 )
 
