@@ -108,6 +108,8 @@ class Family:
     `heads`: top-level canonical modules that only some tasks have; a task leaves those of the others unread. `tasks`
     ends with the headless one, which is the default of a checkpoint that names no architecture; one of several parts
     has its head all the same. `towers`: more rules, those of the models inside this one, which its config names.
+    `parts`: how another family builds this one inside itself, under roots of its own: a language model has
+    "embed_tokens" (ids to embeddings) and "decoder" (embeddings to logits).
     """
 
     name: str
@@ -117,6 +119,7 @@ class Family:
     rules: tuple[Rule, ...]
     towers: Callable[[Any], tuple[Rule, ...]] = field(default=lambda config: ())
     tasks: tuple[Task, ...]
+    parts: Mapping[str, Part] = field(default_factory=dict)
     prefix: str
     heads: tuple[str, ...] = ()
     tied: Callable[[Any], Mapping[str, str]] = field(default=lambda config: {})  # parameter -> the one it shares

@@ -40,12 +40,33 @@ class DecoderLayer(nn.Module):
         return z
 
 
+class TokenEmbedding(nn.Module):
+    """Token ids to the embeddings that a `DecoderLM` over embeddings takes: the graph before it, where it is apart."""
+
+    def __init__(self, embed: Embedding, scale: float = 1.0) -> None:
+        super().__init__()
+        self.embed, self.scale = embed, scale
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        """Shapes: input_ids (B, T) -> (B, T, C)."""
+        return (scaled(self.embed(input_ids), self.scale),)
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    """Embeddings times Gemma's scale, which the Hub's code rounds to their dtype."""
+    return x if scale == 1 else x * float(torch.tensor(scale, dtype=x.dtype, device="cpu"))
+
+
 class DecoderLM(nn.Module):
-    """Ids in, logits (or with no head the last hidden state) and the extended cache out."""
+    """Ids or embeddings in, logits (or with no head the last hidden state) and the extended cache out.
+
+    `embeds`: the first input is embeddings (B, T, C) instead of ids, scaled already. `embed` is None then, or the table
+    that the head shares.
+    """
 
     def __init__(
         self,
-        embed: Embedding,
+        embed: Embedding | None,
         layers: Sequence[DecoderLayer],
         kinds: Sequence[Kind],
         ropes: dict[str, Rope],
@@ -54,14 +75,17 @@ class DecoderLM(nn.Module):
         *,
         embed_scale: float = 1.0,
         logit_softcap: float = 0.0,
+        embeds: bool = False,
     ) -> None:
         super().__init__()
-        self.embed, self.layers, self.norm = embed, nn.ModuleList(layers), norm
+        if embed is not None:
+            self.embed = embed
+        self.layers, self.norm = nn.ModuleList(layers), norm
         self.ropes = nn.ModuleDict(ropes)
         self.head = head
         self.kinds = tuple(kinds)
         self._heads = layers[0].attn.heads
-        self.embed_scale, self.logit_softcap = embed_scale, logit_softcap
+        self.embeds, self.embed_scale, self.logit_softcap = embeds, embed_scale, logit_softcap
 
     def forward(
         self,
@@ -72,7 +96,7 @@ class DecoderLM(nn.Module):
     ) -> tuple[Tensor, ...]:
         """One pass over T new tokens after P cached ones.
 
-        Shapes: input_ids (B, T), attention_mask (B, P+T) of 0 and 1,
+        Shapes: input_ids (B, T), or embeddings (B, T, C) in their place, attention_mask (B, P+T) of 0 and 1,
         position_ids (B, T), and per layer a past key and value (B, kv_heads, P, D). Returns logits (B, T, V) and per
         layer a key and value (B, kv_heads, P+T, D). Omitted: no padding, positions counted over the mask, an empty
         past.
@@ -87,9 +111,7 @@ class DecoderLM(nn.Module):
         counted = true_positions(attention_mask)[:, attention_mask.shape[1] - input_ids.shape[1] :]
         if position_ids is None:
             position_ids = counted
-        x = self.embed(input_ids)
-        if self.embed_scale != 1:
-            x = x * float(torch.tensor(self.embed_scale, dtype=x.dtype, device="cpu"))  # rounded as the Hub's code does
+        x = input_ids if self.embeds else scaled(self.embed(input_ids), self.embed_scale)
         angles = {name: rope(position_ids, x.dtype) for name, rope in self.ropes.items()}
         windows = {kind.window for kind in self.kinds}
         bias = {w: causal_bias(attention_mask, counted, w, x.dtype) for w in sorted(windows, key=lambda w: w or 0)}
@@ -106,8 +128,13 @@ class DecoderLM(nn.Module):
         return x, *present
 
 
-def decoder(plan: DecoderPlan, head: bool) -> DecoderLM:
-    """The module of a plan; `head`: with one over the vocabulary."""
+def token_embedding(plan: DecoderPlan) -> TokenEmbedding:
+    """The module before a decoder over embeddings."""
+    return TokenEmbedding(Embedding(plan.vocab, plan.dim), plan.embed_scale)
+
+
+def decoder(plan: DecoderPlan, head: bool, embeds: bool = False) -> DecoderLM:
+    """The module of a plan; `head`: with one over the vocabulary; `embeds`: over embeddings instead of ids."""
 
     def norm() -> RMSNorm:
         return RMSNorm(plan.dim, plan.eps)
@@ -125,7 +152,7 @@ def decoder(plan: DecoderPlan, head: bool) -> DecoderLM:
         return DecoderLayer(norm(), attention, norm(), mlp, *after)
 
     return DecoderLM(
-        Embedding(plan.vocab, plan.dim),
+        Embedding(plan.vocab, plan.dim) if plan.has_table(head, embeds) else None,
         [layer() for _ in plan.kinds],
         plan.kinds,
         {name: Rope(plan.head_dim, rope) for name, rope in plan.ropes.items()},
@@ -133,4 +160,5 @@ def decoder(plan: DecoderPlan, head: bool) -> DecoderLM:
         Linear(plan.dim, plan.vocab, False) if head else None,
         embed_scale=plan.embed_scale,
         logit_softcap=plan.logit_softcap,
+        embeds=embeds,
     )

@@ -22,7 +22,8 @@ class DecoderPlan:
     """The sizes and options of a `decoder.DecoderLM`. `kinds` has one entry per layer.
 
     `score_scale` defaults to 1/sqrt(head_dim). `head_norms`: every head of q and k is normed. `post_norms`: so is what
-    attention and MLP add. Raises CheckpointError for heads that no attention can have.
+    attention and MLP add. `tied`: the head shares the table of tokens. Raises CheckpointError for heads that no
+    attention can have.
     """
 
     vocab: int
@@ -44,6 +45,7 @@ class DecoderPlan:
     score_softcap: float = 0.0
     embed_scale: float = 1.0
     logit_softcap: float = 0.0
+    tied: bool = False
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -53,7 +55,11 @@ class DecoderPlan:
         if self.head_dim % 2:
             raise CheckpointError(f"config.json: heads of {self.head_dim} channels cannot be rotated in pairs")
 
-    def shapes(self, head: bool) -> dict[str, tuple[int, ...]]:
+    def has_table(self, head: bool, embeds: bool) -> bool:
+        """Whether the module holds the table of tokens; over embeddings (`embeds`) only for a head that shares it."""
+        return not embeds or (head and self.tied)
+
+    def shapes(self, head: bool, embeds: bool = False) -> dict[str, tuple[int, ...]]:
         """The parameters of the module, in its order; `head`: with one over the vocabulary."""
         dim, hidden = self.dim, self.hidden
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
@@ -75,7 +81,7 @@ class DecoderPlan:
             **({f"{name}_post_norm.weight": (dim,) for name in ("attn", "mlp")} if self.post_norms else {}),
         }
         return {
-            "embed.weight": (self.vocab, dim),
+            **({"embed.weight": (self.vocab, dim)} if self.has_table(head, embeds) else {}),
             **{f"layers.{n}.{name}": shape for n in range(len(self.kinds)) for name, shape in layer.items()},
             "norm.weight": (dim,),
             **({"head.weight": (self.vocab, dim)} if head else {}),

@@ -44,7 +44,7 @@ class Wired(nn.Module):
             self._place(module, outer)
 
     def _place(self, module: nn.Module, path: str) -> None:
-        """Register a module at a dotted path; one that is there already shares its parameters with it."""
+        """Register a module at a dotted path; one that is there already gets what it lacks, and shares its weights."""
         *parents, leaf = path.split(".")
         owner: nn.Module = self
         for name in parents:
@@ -52,7 +52,9 @@ class Wired(nn.Module):
                 owner.add_module(name, nn.Module())
             owner = owner.get_submodule(name)
         if leaf in owner._modules:
-            self._shared = (*self._shared, (module, owner.get_submodule(leaf)))
+            there = owner.get_submodule(leaf)
+            _complete(there, module)
+            self._shared = (*self._shared, (module, there))
         else:
             owner.add_module(leaf, module)
 
@@ -86,3 +88,14 @@ class Wired(nn.Module):
         device = next(iter(sources.values())).device
         made = step.run({port: tensor.cpu().numpy() for port, tensor in sources.items()}, **self._steps[name])
         return {f"{name}.{port}": torch.from_numpy(array).to(device) for port, array in made.items()}
+
+
+def _complete(module: nn.Module, other: nn.Module) -> None:
+    """Give `module` the parameters and modules that only `other` has."""
+    for name, parameter in other._parameters.items():
+        module._parameters.setdefault(name, parameter)
+    for name, child in other.named_children():
+        if name in module._modules:
+            _complete(module.get_submodule(name), child)
+        else:
+            module.add_module(name, child)

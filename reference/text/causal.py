@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference.card import Task
+from isoform.reference.card import Part, Task
 from isoform.reference.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Drop, Rename, Rule
-from isoform.signature import Port, Signature, decoder_signature
+from isoform.signature import BATCH, LENGTH, Port, Signature, decoder_signature
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,6 +74,32 @@ def causal_tasks(
     return task("text-generation", with_head, logits, True), task("feature-extraction", trunk, states, False)
 
 
+def causal_parts(plan: Callable[[Any], DecoderPlan]) -> Mapping[str, Part]:
+    """The two graphs of a decoder inside another model: token ids to embeddings, and embeddings to logits."""
+
+    def embed(c: Any) -> nn.Module:
+        from isoform.reference.decoder import token_embedding
+
+        return token_embedding(plan(c))
+
+    def decode(c: Any) -> nn.Module:
+        from isoform.reference.decoder import decoder
+
+        return decoder(plan(c), True, embeds=True)
+
+    def embeddings(c: Any) -> Signature:
+        ids = Port("input_ids", "int64", (BATCH, LENGTH))
+        return Signature((ids,), (Port("inputs_embeds", "float", (BATCH, LENGTH, c.hidden_size)),))
+
+    def logits(c: Any) -> Signature:
+        return decoder_signature(c.num_hidden_layers, c.kv_heads, c.head_size, c.vocab_size, embeddings=c.hidden_size)
+
+    return {
+        "embed_tokens": Part(build=embed, signature=embeddings),
+        "decoder": Part(build=decode, signature=logits),
+    }
+
+
 def plain_decoder(
     c: Any,
     *,
@@ -99,6 +125,7 @@ def plain_decoder(
         out_bias=out_bias,
         mlp_bias=mlp_bias,
         head_norms=head_norms,
+        tied=c.tie_word_embeddings,
     )
 
 

@@ -15,6 +15,7 @@ from isoform.reference.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Rule
 from isoform.reference.text.causal import (
     TRUNK,
+    causal_parts,
     causal_tasks,
     decoder_config,
     decoder_fields,
@@ -111,6 +112,7 @@ FAMILY = Family(
     config=Gemma2Config,
     rules=RULES,
     tasks=causal_tasks(plan, ("Gemma2ForCausalLM",), ("Gemma2Model",)),
+    parts=causal_parts(plan),
     prefix="model",
     heads=("head",),
     tied=tied_head,

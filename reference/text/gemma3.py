@@ -16,6 +16,7 @@ from isoform.reference.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Fold, Rule
 from isoform.reference.text.causal import (
     TRUNK,
+    causal_parts,
     causal_tasks,
     decoder_config,
     decoder_fields,
@@ -141,6 +142,7 @@ FAMILY = Family(
     config=Gemma3Config,
     rules=RULES,
     tasks=causal_tasks(plan, ("Gemma3ForCausalLM",), ("Gemma3TextModel",)),
+    parts=causal_parts(plan),
     prefix="model",
     heads=("head",),
     tied=tied_head,

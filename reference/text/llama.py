@@ -18,6 +18,7 @@ from isoform.reference.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
     NORMS,
     TRUNK,
+    causal_parts,
     causal_tasks,
     decoder_config,
     decoder_fields,
@@ -153,6 +154,7 @@ FAMILY = Family(
     config=LlamaConfig,
     rules=(*TRUNK, *NORMS),
     tasks=causal_tasks(plan, ("LlamaForCausalLM", "MistralForCausalLM"), ("LlamaModel", "MistralModel")),
+    parts=causal_parts(plan),
     prefix="model",
     heads=("head",),
     tied=tied_head,

@@ -15,6 +15,7 @@ from isoform.reference.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
     NORMS,
     TRUNK,
+    causal_parts,
     causal_tasks,
     decoder_config,
     decoder_fields,
@@ -77,6 +78,7 @@ FAMILY = Family(
     config=Qwen2Config,
     rules=(*TRUNK, *NORMS),
     tasks=causal_tasks(plan, ("Qwen2ForCausalLM",), ("Qwen2Model",)),
+    parts=causal_parts(plan),
     prefix="model",
     heads=("head",),
     tied=tied_head,

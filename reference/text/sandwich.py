@@ -41,6 +41,7 @@ def sandwich_decoder(
         score_softcap=c.attn_logit_softcapping or 0.0,
         embed_scale=c.hidden_size**0.5,
         logit_softcap=c.final_logit_softcapping or 0.0,
+        tied=c.tie_word_embeddings,
     )
 
 

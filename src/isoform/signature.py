@@ -328,12 +328,20 @@ def crossed_key_values(layers: int, heads: int, head_dim: int) -> Iterator[State
                 )
 
 
-def decoder_signature(layers: int, heads: int, head_dim: int, vocab: int) -> Signature:
-    """Token ids in, logits out, with a key and a value per layer; serves prefill (P = 0) and decode alike."""
+def decoder_signature(
+    layers: int, heads: int, head_dim: int, vocab: int, *, embeddings: int | None = None
+) -> Signature:
+    """Token ids in, logits out, with a key and a value per layer; serves prefill (P = 0) and decode alike.
+
+    `embeddings`: their width, where they come in instead of ids.
+    """
     states = tuple(key_values(layers, heads, head_dim))
+    tokens = Port("input_ids", "int64", (BATCH, LENGTH), "tokens")
+    if embeddings is not None:
+        tokens = Port("inputs_embeds", "float", (BATCH, LENGTH, embeddings), "embeddings")
     return Signature(
         (
-            Port("input_ids", "int64", (BATCH, LENGTH), "tokens"),
+            tokens,
             Port("attention_mask", "int64", (BATCH, TOTAL), "mask"),
             Port("position_ids", "int64", (BATCH, LENGTH), "positions"),
             *(state.taken() for state in states),
