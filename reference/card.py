@@ -50,14 +50,15 @@ class Part:
 
     `roots` says where its parameters are in the whole model: prefix in the part -> prefix in the whole. Without it,
     all of them are below the part's own name. Two parts may have one root: the same weights, run in another way.
-    `gguf`: how llama.cpp stores this part in a file of its own. `on_demand`: opened when it is first needed.
+    `gguf`: how llama.cpp stores this part in a file of its own. `file` is what clients call its graph, where that is
+    not the part's name and "_model".
     """
 
     build: Callable[[Any], nn.Module]
     signature: Callable[[Any], Signature]
     roots: Mapping[str, str] = field(default_factory=dict)
     gguf: Gguf | None = None
-    on_demand: bool = False
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,11 @@ class Model:
         """Where the parameters of this part are in the whole module: prefix here -> prefix there."""
         return {"": ""}
 
+    @property
+    def file(self) -> str:
+        """What clients call the file of this graph, without its ending."""
+        return "model"
+
     @cached_property
     def signature(self) -> Signature:
         """What goes in and out; of a model of several parts, that of its decoder, or else of the last part."""
@@ -247,6 +252,10 @@ class PartOf(Model):
     @property
     def _card(self) -> Part:
         return self.task.parts[self.part]
+
+    @property
+    def file(self) -> str:
+        return self._card.file or f"{self.part}_model"
 
     @property
     def roots(self) -> Mapping[str, str]:

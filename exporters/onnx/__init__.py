@@ -55,7 +55,7 @@ def write(
         written: dict[tuple[tuple[str, str], ...], Written] = {}
         # By roots: two graphs over the same weights share their file.
         for part in model.parts:
-            path = folder / "onnx" / part_file(part.part, kind.file)
+            path = folder / "onnx" / part_file(part.file, kind.file)
             if (part.part, kind.dtype) not in traces:
                 progress(f"{path.name}: tracing", 0, 0)
                 traces[part.part, kind.dtype] = trace(part.skeleton(kind.dtype), part.signature, kind.dtype)

@@ -25,9 +25,6 @@ FILES = {
 }
 """File names that Transformers.js looks for where it has the notion (its dtypes fp32, fp16, q8, q4 and q4f16)."""
 
-PARTS = {"decoder": "decoder_model_merged", "model": "model"}
-"""What the ecosystem puts in the place of "model" for a part of a model; another part is `{name}_model`."""
-
 CHOICES = (
     "f32, f16, int8, q8_0, q4_0, q4f16, or 4 and 8 bits in other blocks: q4-64, q4a-128 (a: asymmetric), q8-16, "
     "q4w, q4w-128 (w: the head in 4 bits as well)"
@@ -85,8 +82,8 @@ class OnnxType:
 
 
 def part_file(part: str, file: str) -> str:
-    """The name of a part's graph: decoder, model_fp16.onnx -> decoder_model_merged_fp16.onnx."""
-    return PARTS.get(part, f"{part}_model") + file.removeprefix("model")
+    """The name of a part's graph: decoder_model_merged, model_fp16.onnx -> decoder_model_merged_fp16.onnx."""
+    return part + file.removeprefix("model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

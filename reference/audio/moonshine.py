@@ -259,7 +259,7 @@ FAMILY = Family(
             architectures=("MoonshineForConditionalGeneration",),
             parts={
                 "encoder": Part(build=Encoder, signature=encoder_signature),
-                "decoder": Part(build=Decoder, signature=decoder_signature),
+                "decoder": Part(build=Decoder, signature=decoder_signature, file="decoder_model_merged"),
             },
             wires={"decoder.encoder_hidden_states": "encoder.last_hidden_state"},
             facts=lambda c: {"reader": "text"},

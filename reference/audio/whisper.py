@@ -301,10 +301,8 @@ FAMILY = Family(
             architectures=("WhisperForConditionalGeneration",),
             parts={
                 "encoder": Part(build=Encoder, signature=encoder_signature),
-                "decoder": Part(build=Decoder, signature=decoder_signature),
-                "alignment": Part(
-                    build=Alignment, signature=alignment_signature, roots={"": "decoder"}, on_demand=True
-                ),
+                "decoder": Part(build=Decoder, signature=decoder_signature, file="decoder_model_merged"),
+                "alignment": Part(build=Alignment, signature=alignment_signature, roots={"": "decoder"}),
             },
             wires={
                 "decoder.encoder_hidden_states": "encoder.last_hidden_state",

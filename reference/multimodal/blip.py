@@ -317,7 +317,11 @@ FAMILY = Family(
             parts={
                 "vision": Part(build=Vision, signature=vision_signature),
                 "encoder": Part(build=Question, signature=question_signature),
-                "decoder": Part(build=lambda c: Decoder(c, True), signature=lambda c: decoder_signature(c, True)),
+                "decoder": Part(
+                    build=lambda c: Decoder(c, True),
+                    signature=lambda c: decoder_signature(c, True),
+                    file="decoder_model_merged",
+                ),
             },
             wires={
                 "encoder.encoder_hidden_states": "vision.last_hidden_state",
@@ -332,7 +336,11 @@ FAMILY = Family(
             architectures=("BlipForConditionalGeneration",),
             parts={
                 "vision": Part(build=Vision, signature=vision_signature),
-                "decoder": Part(build=lambda c: Decoder(c, False), signature=lambda c: decoder_signature(c, False)),
+                "decoder": Part(
+                    build=lambda c: Decoder(c, False),
+                    signature=lambda c: decoder_signature(c, False),
+                    file="decoder_model_merged",
+                ),
             },
             wires={"decoder.encoder_hidden_states": "vision.last_hidden_state"},
             steps=begins,

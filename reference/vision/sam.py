@@ -486,9 +486,13 @@ FAMILY = Family(
                     build=VisionEncoder,
                     signature=vision_signature,
                     roots={"encoder": "vision", "positions": "decoder.positions"},
+                    file="vision_encoder",
                 ),
                 "prompt_encoder_mask_decoder": Part(
-                    build=MaskDecoder, signature=decoder_signature, roots={"": "decoder"}
+                    build=MaskDecoder,
+                    signature=decoder_signature,
+                    roots={"": "decoder"},
+                    file="prompt_encoder_mask_decoder",
                 ),
             },
             wires={
