@@ -66,7 +66,9 @@ class Task:
     """One way to run a family: the pipeline's name, the Hub's classes, and the module with its signature, or parts.
 
     `architectures` begins with the class of each of the family's `model_types`, in their order; more may follow.
-    `carried`: top-level canonical modules that those classes hold and ours has no use for, to be saved all the same.
+    `carried`: canonical modules that those classes hold and ours has no use for, at any depth, by the config where it
+    says which (the layers of a tower after the one whose state is read). They are accounted for without a parameter,
+    and saved all the same.
     `parts` run in their order. `wires` connects them: "part.input" -> "part.output", or another part's input, which is
     then given once ("decoder.encoder_hidden_states": "encoder.last_hidden_state"). The whole model is generated from
     both, so such a task has neither `build` nor `signature`.
@@ -79,13 +81,18 @@ class Task:
     architectures: tuple[str, ...]
     build: Callable[[Any], nn.Module] | None = None
     signature: Callable[[Any], Signature] | None = None
-    carried: tuple[str, ...] = ()
+    carried: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
     parts: Mapping[str, Part] = field(default_factory=dict)
     wires: Mapping[str, str] = field(default_factory=dict)
     steps: Callable[[Any], Mapping[str, Mapping[str, Any]]] = lambda config: {}
     facts: Callable[[Any], Mapping[str, Any]] = lambda config: {}
     loop: str = "tokens"
     shapes: Callable[[Any], Mapping[str, tuple[int, ...]]] | None = None
+
+    def carries(self, config: Any, name: str) -> bool:
+        """Whether a canonical parameter is in a module that is carried."""
+        modules = self.carried(config) if callable(self.carried) else self.carried
+        return any(name == module or name.startswith(f"{module}.") for module in modules)
 
     def built(self, config: Any) -> nn.Module:
         """The module, which of a task of several parts is generated from them."""

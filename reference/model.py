@@ -104,7 +104,8 @@ class Model:
     @cached_property
     def weights(self) -> Mapping[str, Weight]:
         """The parameters that this task's module has; tied ones appear once."""
-        return account(self.name, self.all_weights, self._shapes, self.rules, self.family.heads, self.tied)
+        carried = {name for name in self.all_weights if self.task.carries(self.config, name)}
+        return account(self.name, self.all_weights, self._shapes, self.rules, self.family.heads, self.tied, carried)
 
     @cached_property
     def _shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -220,8 +221,8 @@ class Model:
     def _hub_entries(self, module: nn.Module | None, dtype: torch.dtype | None) -> list[HubTensor]:
         """What `save` writes: the tensors as they are stored, where neither `module` nor `dtype` changes them."""
         changed = dict(module.named_parameters()) if module is not None else {}
-        carried = tuple(f"{name}." for name in self.task.carried)
-        weights = {**self.weights, **{k: w for k, w in self.all_weights.items() if carried and k.startswith(carried)}}
+        carried = {name: w for name, w in self.all_weights.items() if self.task.carries(self.config, name)}
+        weights = {**self.weights, **carried}
         # The headless class holds the trunk without a prefix.
         headless = self.task is self.family.tasks[-1] and not self.task.parts
         prefix = f"{self.family.prefix}." if headless else ""

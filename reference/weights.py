@@ -6,7 +6,7 @@ never a warning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -157,10 +157,12 @@ def account(
     rules: Sequence[Rule],
     heads: Sequence[str],
     tied: Mapping[str, str],
+    carried: Collection[str] = (),
 ) -> dict[str, Weight]:
     """The weights of the parameters that have these `shapes`, in their order, each checked for shape and dtype.
 
-    A weight that no parameter takes must belong to a head that this task does not have, or repeat a tied parameter.
+    A weight that no parameter takes must belong to a head that this task does not have, repeat a tied parameter, or be
+    `carried`.
     Raises CheckpointError that names what is missing, unexpected or misshapen, as the Hub spells it.
     """
     for weight in weights.values():
@@ -179,7 +181,7 @@ def account(
     unexpected = [
         weight.hub
         for key, weight in weights.items()
-        if key not in expected and key not in tied and not key.startswith(spare)
+        if not (key in expected or key in tied or key in carried or key.startswith(spare))
     ]
     if unexpected:
         raise CheckpointError(

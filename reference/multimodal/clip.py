@@ -26,7 +26,7 @@ from isoform.reference.multimodal.towers import (
     towers_signature,
 )
 from isoform.reference.rules import Rename, Rule, below
-from isoform.reference.vision.patches import PatchEmbed, grid
+from isoform.reference.vision.patches import PatchEmbed, grid, layers_before
 
 OLD_EOS = 2
 """The eos_token_id that old configs state and that is none: the end of a text is its highest token."""
@@ -76,17 +76,20 @@ class Text(nn.Module):
 
 
 class Vision(nn.Module):
-    """Pictures (B, channels, H, W) -> the state of the class token (B, C)."""
+    """Pictures (B, channels, H, W) -> the state of the class token (B, C), normed.
 
-    def __init__(self, c: VisionConfig) -> None:
+    `state`: those of all tokens (B, 1 + patches, C) after a layer instead, as `layers_before` counts, without the norm.
+    """
+
+    def __init__(self, c: VisionConfig, state: int | None = None) -> None:
         super().__init__()
         rows, columns = grid(c.image_size, c.patch_size)
         self.class_token = nn.Parameter(torch.zeros(c.hidden_size))
         self.patch_embed = PatchEmbed(c.num_channels, c.hidden_size, c.patch_size, bias=False)
         self.position_embed = Embedding(1 + rows * columns, c.hidden_size)
         self.embed_norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
-        self.layers = layers(c)
-        self.norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
+        self.layers = layers(c, None if state is None else layers_before(state, c.num_hidden_layers))
+        self.norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps) if state is None else None
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.patch_embed(pixel_values)
@@ -94,7 +97,7 @@ class Vision(nn.Module):
         x = self.embed_norm(x)
         for layer in self.layers:
             x = layer(x)
-        y: Tensor = self.norm(x[:, 0])
+        y: Tensor = x if self.norm is None else self.norm(x[:, 0])
         return y
 
 

@@ -28,7 +28,7 @@ from isoform.reference.multimodal.towers import (
     towers_signature,
 )
 from isoform.reference.rules import Rename, Rule, below
-from isoform.reference.vision.patches import PatchEmbed, grid
+from isoform.reference.vision.patches import PatchEmbed, grid, layers_before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,23 +100,28 @@ class Pool(nn.Module):
 
 
 class Vision(nn.Module):
-    """Pictures (B, channels, H, W) -> (B, C)."""
+    """Pictures (B, channels, H, W) -> (B, C).
 
-    def __init__(self, c: SiglipVisionConfig) -> None:
+    `pools`: if not, the normed states (B, patches, C). `state`: those after a layer, as `layers_before` counts, without
+    the norm.
+    """
+
+    def __init__(self, c: SiglipVisionConfig, state: int | None = None, pools: bool = True) -> None:
         super().__init__()
         rows, columns = grid(c.image_size, c.patch_size)
         self.patch_embed = PatchEmbed(c.num_channels, c.hidden_size, c.patch_size)
         self.position_embed = Embedding(rows * columns, c.hidden_size)
-        self.layers = layers(c)
-        self.norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
-        self.pool = Pool(c)
+        self.layers = layers(c, None if state is None else layers_before(state, c.num_hidden_layers))
+        self.norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps) if state is None else None
+        self.pool = Pool(c) if pools and state is None else None
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.patch_embed(pixel_values) + self.position_embed.weight
         for layer in self.layers:
             x = layer(x)
-        y: Tensor = self.pool(self.norm(x))
-        return y
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.pool is None else self.pool(x)
 
 
 class Siglip(nn.Module):

@@ -76,7 +76,8 @@ class TowersConfig(Config, Generic[Text, Vision]):
         raise NotImplementedError
 
 
-def layers(c: TextConfig | VisionConfig) -> nn.ModuleList:
+def layers(c: TextConfig | VisionConfig, count: int | None = None) -> nn.ModuleList:
+    """The first `count` layers, or all."""
     return nn.ModuleList(
         Layer(
             c.hidden_size,
@@ -84,7 +85,7 @@ def layers(c: TextConfig | VisionConfig) -> nn.ModuleList:
             MLP(c.hidden_size, c.intermediate_size, c.hidden_act),
             c.layer_norm_eps,
         )
-        for _ in range(c.num_hidden_layers)
+        for _ in range(c.num_hidden_layers if count is None else count)
     )
 
 

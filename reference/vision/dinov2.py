@@ -17,7 +17,17 @@ from isoform.reference.card import Family, Task
 from isoform.reference.config import Config, with_labels
 from isoform.reference.layers import MLP, Linear
 from isoform.reference.rules import Rename, Rule
-from isoform.reference.vision.patches import SEQUENCE, GatedUp, Layer, PatchEmbed, grid, pixels, resized, units
+from isoform.reference.vision.patches import (
+    SEQUENCE,
+    GatedUp,
+    Layer,
+    PatchEmbed,
+    grid,
+    layers_before,
+    pixels,
+    resized,
+    units,
+)
 from isoform.signature import BATCH, Port, Signature
 
 
@@ -59,11 +69,13 @@ class Dinov2Config(Config):
 class Dinov2(nn.Module):
     """The trunk; `classifies`: with a linear layer on the class token and the mean of the patches.
 
+    `state`: it ends after a layer, as `layers_before` counts, without the norm.
+
     Registers are tokens of their own between the class token and the patches (Darcet et al. 2023,
     https://arxiv.org/abs/2309.16588); a model that has them interpolates its positions with antialiasing.
     """
 
-    def __init__(self, c: Dinov2Config, classifies: bool) -> None:
+    def __init__(self, c: Dinov2Config, classifies: bool, state: int | None = None) -> None:
         super().__init__()
         dim = c.hidden_size
         self.grid, self.registers, self.classifies = grid(c.image_size, c.patch_size), c.registers, classifies
@@ -74,9 +86,9 @@ class Dinov2(nn.Module):
         self.patch_embed = PatchEmbed(c.num_channels, dim, c.patch_size)
         self.layers = nn.ModuleList(
             Layer(dim, c.num_attention_heads, _mlp(c), c.layer_norm_eps, bias=c.qkv_bias, scaled=True)
-            for _ in range(c.num_hidden_layers)
+            for _ in range(c.num_hidden_layers if state is None else layers_before(state, c.num_hidden_layers))
         )
-        self.norm = nn.LayerNorm(dim, c.layer_norm_eps)
+        self.norm = nn.LayerNorm(dim, c.layer_norm_eps) if state is None else None
         if classifies:
             self.classifier = Linear(2 * dim, c.num_labels)
 
@@ -95,6 +107,8 @@ class Dinov2(nn.Module):
             x = torch.cat((first, x), 1)
         for layer in self.layers:
             x = layer(x)
+        if self.norm is None:
+            return (x,)
         x = self.norm(x)
         if not self.classifies:
             return x, x[:, 0]

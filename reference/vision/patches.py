@@ -48,6 +48,22 @@ def units(patch_size: int | tuple[int, ...]) -> Mapping[str, int]:
     return {HEIGHT: height, WIDTH: width}
 
 
+def layers_before(state: int, layers: int) -> int:
+    """How many of so many layers make a state: 0 is what goes into the first, -1 the last's, as the Hub counts them.
+
+    Raises CheckpointError for one that is not there.
+    """
+    count = state if state >= 0 else layers + 1 + state
+    if not 0 <= count <= layers:
+        raise CheckpointError(f"config.json: the state {state} of a tower of {layers} layers is asked for")
+    return count
+
+
+def left_out(state: int, layers: int, *after: str) -> tuple[str, ...]:
+    """For `Task.carried`: the modules that a tower up to a state does not have, its later layers and those `after`."""
+    return (*(f"layers.{n}" for n in range(layers_before(state, layers), layers)), *after)
+
+
 class PatchEmbed(nn.Conv2d):
     """Pixels (B, channels, H, W) to patches (B, rows * columns, C); what is left over at the edges is not seen."""
 

@@ -16,7 +16,7 @@ from isoform.reference.card import Family, Task
 from isoform.reference.config import Config, with_labels
 from isoform.reference.layers import MLP, Linear, activation
 from isoform.reference.rules import Rename, Rule
-from isoform.reference.vision.patches import Layer, PatchEmbed, grid, pixels
+from isoform.reference.vision.patches import Layer, PatchEmbed, grid, layers_before, pixels
 from isoform.signature import BATCH, Port, Signature
 
 if TYPE_CHECKING:
@@ -65,9 +65,12 @@ class Pooler(nn.Module):
 
 
 class ViT(nn.Module):
-    """The trunk; `classifies`: with a linear layer on the class token, else with the pooler where there is one."""
+    """The trunk; `classifies`: with a linear layer on the class token, else with the pooler where there is one.
 
-    def __init__(self, c: ViTConfig, classifies: bool) -> None:
+    `state`: neither, and no norm: it ends after a layer, as `layers_before` counts.
+    """
+
+    def __init__(self, c: ViTConfig, classifies: bool, state: int | None = None) -> None:
         super().__init__()
         dim, (rows, columns) = c.hidden_size, grid(c.image_size, c.patch_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -81,13 +84,13 @@ class ViT(nn.Module):
                 c.layer_norm_eps,
                 bias=c.qkv_bias,
             )
-            for _ in range(c.num_hidden_layers)
+            for _ in range(c.num_hidden_layers if state is None else layers_before(state, c.num_hidden_layers))
         )
-        self.norm = nn.LayerNorm(dim, c.layer_norm_eps)
+        self.norm = nn.LayerNorm(dim, c.layer_norm_eps) if state is None else None
         self.classifies = classifies
         if classifies:
             self.classifier = Linear(dim, c.num_labels)
-        self.pooler = Pooler(c) if c.pooled and not classifies else None
+        self.pooler = Pooler(c) if c.pooled and not classifies and state is None else None
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Pictures (B, channels, H, W) -> the last hidden state (B, 1 + patches, C) and what the pooler makes of it,
@@ -96,6 +99,8 @@ class ViT(nn.Module):
         x = torch.cat((self.class_token.expand(x.shape[0], -1, -1), x), 1) + self.position_embed
         for layer in self.layers:
             x = layer(x)
+        if self.norm is None:
+            return (x,)
         x = self.norm(x)
         if self.classifies:
             return (self.classifier(x[:, 0]),)
