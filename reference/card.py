@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from isoform.signature import Signature
+from isoform.signature import Port, Signature
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,6 +110,21 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class States:
+    """A tower whose states another family reads, after any layer as the Hub counts them (0: before the first).
+
+    `build` makes the tower up to a state: `pixels` -> (B, slots, channels). `shape` gives slots and channels, of which
+    the first `special` slots are no patches. `left_out`: canonical modules that the tower up to a state does not have.
+    """
+
+    build: Callable[[Any, int], nn.Module]
+    pixels: Callable[[Any], Port]
+    shape: Callable[[Any], tuple[int, int]]
+    special: int
+    left_out: Callable[[Any, int], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """An architecture. `prefix` is the Hub's name of the trunk inside a model with a head ("bert", "model").
 
@@ -117,7 +132,7 @@ class Family:
     ends with the headless one, which is the default of a checkpoint that names no architecture; one of several parts
     has its head all the same. `towers`: more rules, those of the models inside this one, which its config names.
     `parts`: how another family builds this one inside itself, under roots of its own: a language model has
-    "embed_tokens" (ids to embeddings) and "decoder" (embeddings to logits).
+    "embed_tokens" (ids to embeddings) and "decoder" (embeddings to logits). `states`: how it reads a tower's states.
     """
 
     name: str
@@ -128,6 +143,7 @@ class Family:
     towers: Callable[[Any], tuple[Rule, ...]] = field(default=lambda config: ())
     tasks: tuple[Task, ...]
     parts: Mapping[str, Part] = field(default_factory=dict)
+    states: States | None = None
     prefix: str
     heads: tuple[str, ...] = ()
     tied: Callable[[Any], Mapping[str, str]] = field(default=lambda config: {})  # parameter -> the one it shares

@@ -143,10 +143,20 @@ class Model:
 
         return self._finish(self._shape().to(dtype or torch.float32))
 
-    def module(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
+    def whole_name(self, name: str) -> str:
+        """The name that a parameter has in the whole model."""
+        return name
+
+    def module(
+        self,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        loaded: dict[str, nn.Parameter] | None = None,
+    ) -> nn.Module:
         """The torch module with its weights, float32 unless said, in evaluation mode, without gradients.
 
-        A weight that is stored in `dtype` on the CPU is used where it lies in the memory map.
+        A weight that is stored in `dtype` on the CPU is used where it lies in the memory map. `loaded`: parameters of
+        the same dtype and device by their names in the whole model, which parts share; what is missing is added to it.
         """
         import torch
         from torch import nn
@@ -154,9 +164,12 @@ class Model:
         dtype = dtype or torch.float32
         module = self._shape()
         owners = dict(module.named_modules())
+        loaded = {} if loaded is None else loaded
         for name, weight in self.weights.items():
             owner, _, leaf = name.rpartition(".")
-            owners[owner]._parameters[leaf] = nn.Parameter(weight.load().to(device=device, dtype=dtype), False)
+            if (key := self.whole_name(name)) not in loaded:
+                loaded[key] = nn.Parameter(weight.load().to(device=device, dtype=dtype), False)
+            owners[owner]._parameters[leaf] = loaded[key]
         for owner in owners.values():
             for leaf, buffer in owner._buffers.items():
                 owner._buffers[leaf] = buffer if buffer is None else buffer.to(device)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from isoform.errors import InputError
+from isoform.runtimes.backends.embedded import EmbeddedDecoder
 from isoform.runtimes.session import Decoder, Session
 from isoform.signature import BATCH, PICTURES, SENTENCES, Port, Role, Signature
 from isoform.steps import load_step
@@ -124,8 +125,27 @@ class PartsSession:
         return {port: encoded.values[self._wires[f"{name}.{port}"]] for port in ports}
 
     def decoder(self, rows: Encoded | int | Mapping[str, NDArray[Any]]) -> Decoder:
-        """Start decoding the rows that were encoded; or see `Session.decoder`, for the main part."""
-        return self.part(self.main).decoder(self.feeds(self.main, rows) if isinstance(rows, Encoded) else rows)
+        """Start decoding the rows that were encoded; or see `Session.decoder`, for the main part.
+
+        A main part over embeddings is fed token ids all the same, through the part that looks them up.
+        """
+        main = self.part(self.main)
+        taken = self.signature.port("embeddings")
+        if taken is None:
+            return main.decoder(self.feeds(self.main, rows) if isinstance(rows, Encoded) else rows)
+        encoded = self.feeds(self.main, rows) if isinstance(rows, Encoded) else {}
+        placed = encoded.pop(taken.name, None)
+        inner = main.decoder(encoded or (len(rows) if isinstance(rows, Encoded) else rows))
+        return EmbeddedDecoder(inner, self._embedded, placed)
+
+    def _embedded(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
+        """The embeddings of token ids, from the part that gives them."""
+        name = self.giving("embeddings")
+        signature = self._signatures[name]
+        taken, given = signature.port("tokens"), signature.output("embeddings")
+        if taken is None or given is None:
+            raise InputError(f"the part {name} does not turn token ids into embeddings; export the model again")
+        return self.part(name).run({taken.name: tokens})[given.name]
 
     def run_part(
         self, name: str, encoded: Encoded, inputs: Mapping[str, NDArray[Any]]

@@ -31,6 +31,12 @@ ENCODER_STATES = "encoder_states"
 """The key of a row's encoder states among its arrays; they go into the port of that role."""
 
 
+SLICED = ("tokens", "embeddings", "token_types", "positions")
+"""Roles of inputs that have an entry per new slot."""
+EMBEDDED = 251
+"""Different embeddings that token ids are given where a graph takes embeddings; a prime, so that few ids share one."""
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """One input alone: tokens and their types, int64 (T,), and by port name the arrays that are no tokens.
@@ -99,6 +105,8 @@ class Case:
         match port.role:
             case "tokens":
                 return self._padded([row.tokens for row in self.rows])
+            case "embeddings":
+                return embedded(self._padded([row.tokens for row in self.rows]), port)
             case "token_types":
                 return self._padded([row.types for row in self.rows])
             case "mask":
@@ -146,7 +154,7 @@ class Case:
     def steps(self, signature: Signature) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
         """The slots of each chunk, and its inputs but for states and encoder states, by port."""
         inputs = self.inputs(signature)
-        sliced = [port.name for port in signature.given if port.role in ("tokens", "token_types", "positions")]
+        sliced = [port.name for port in signature.given if port.role in SLICED]
         mask = signature.port("mask")
         start = 0
         for chunk in self.chunks:
@@ -154,6 +162,17 @@ class Case:
             feed = {name: inputs[name][:, slots] for name in sliced}
             yield slots, feed if mask is None else {**feed, mask.name: self.mask[:, : slots.stop]}
             start = slots.stop
+
+
+def embedded(ids: NDArray[np.int64], port: Port) -> NDArray[np.float32]:
+    """Embeddings for token ids, made up but the same for the same id: (B, T) -> (B, T, C)."""
+    import numpy as np
+
+    width = port.axes[-1]
+    if not isinstance(width, int):
+        raise InputError(f"the port {port.name} has no fixed number of channels; export the model again")
+    table = np.random.default_rng(width).standard_normal((EMBEDDED, width)).astype(np.float32)
+    return np.asarray(table[ids % EMBEDDED], np.float32)
 
 
 def real(port: Port, output: NDArray[Any], case: Case, row: int, want: tuple[int, ...]) -> NDArray[Any]:

@@ -40,7 +40,7 @@ def encoder_states_cases(model: Model, states: Sequence[NDArray[np.float32]], se
     import numpy as np
 
     random = np.random.default_rng(seed)
-    limit, vocabulary = positions(model), model.weights["embed.weight"].shape[0]
+    limit, vocabulary = positions(model), model.config.vocabulary or 1
     masked = model.signature.takes("encoder_mask")
 
     def row(length: int, own: NDArray[np.float32]) -> Row:

@@ -19,5 +19,5 @@ def cases_of(model: Model, seed: int = 0) -> list[Case]:
         encoder, output = encoder_of(model)
         rows = dict.fromkeys(row for case in cases_of(encoder, seed) for row in case.rows)
         return encoder_states_cases(model, made_states(encoder, output, rows), seed)
-    floats = any(port.dtype == "float" for port in model.signature.given)
-    return media_cases(model, seed) if floats else token_cases(model, seed)
+    media = any(port.dtype == "float" and port.role != "embeddings" for port in model.signature.given)
+    return media_cases(model, seed) if media else token_cases(model, seed)

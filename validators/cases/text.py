@@ -30,7 +30,7 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
     """The cases of a model whose inputs are tokens, the same for the same seed."""
     import numpy as np
 
-    vocabulary = model.weights["embed.weight"].shape[0]
+    vocabulary = model.config.vocabulary or 1
     limit = positions(model)
     longest = min(_window(model) + 9, limit)
     random = np.random.default_rng(seed)

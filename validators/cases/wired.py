@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from isoform.reference.model import Model
@@ -55,13 +56,24 @@ class WiredModel(Model):
         return tuple(needed([self.main], self.task.wires, self.signatures))
 
     @property
-    def has_steps(self) -> bool:
-        """Whether host steps run between the parts, which the reference does not do."""
-        return any(name not in self.signatures for name in self.order)
+    def decodes(self) -> bool:
+        """Whether the main part goes on from token to token, of which it takes the ids or the embeddings."""
+        return bool(self.signatures[self.main].states)
+
+    @cached_property
+    def steps(self) -> Mapping[str, Mapping[str, Any]]:
+        """The host steps that run between the parts, with their settings."""
+        return {name: s for name, s in self.task.steps(self.config).items() if name in self.order}
 
     @property
-    def main_reads_tokens(self) -> bool:
-        return self.signatures[self.main].takes("tokens")
+    def placeholders(self) -> tuple[int, int]:
+        """The token that stands for a feature of a picture, and how many a picture has; none of them without one."""
+        if "place_features" not in self.steps:
+            return 0, 0
+        source = self.task.wires["place_features.features"]
+        part, _, name = source.partition(".")
+        (port,) = (port for port in self.signatures[part].outputs if port.name == name)
+        return self.steps["place_features"]["token"], prod(axis for axis in port.axes[1:-1] if isinstance(axis, int))
 
     def unwired(self, part: str) -> list[Port]:
         """The inputs of a part that a caller gives."""
@@ -77,9 +89,14 @@ class WiredModel(Model):
         )
         return Signature(ports, self.signatures[self.main].results)
 
-    def module(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
+    def module(
+        self,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        loaded: dict[str, nn.Parameter] | None = None,
+    ) -> nn.Module:
         outputs = self.signatures[self.main].outputs
-        return results_only(self.whole.module(dtype, device), [port.role != "state" for port in outputs])
+        return results_only(self.whole.module(dtype, device, loaded), [port.role != "state" for port in outputs])
 
 
 def results_only(whole: nn.Module, kept: Sequence[bool]) -> nn.Module:
@@ -101,18 +118,21 @@ def wired_cases(model: WiredModel, cases: Mapping[str, Sequence[Case]], seed: in
     """One row and a batch of three in one pass, and the batch step by step; `cases` are those of each part."""
     import numpy as np
 
+    token, count = model.placeholders
     starts = np.random.default_rng(seed).integers(0, model.config.vocabulary or 1, 3)
+    prompts = [np.array([start, *[token] * count], np.int64) for start in starts]
     three = [_inputs(model, cases, n) for n in range(3)]
     module = model.module()
-    rows = tuple(_row(model, module, media, start) for media, start in zip(three, starts, strict=True))
-    lone = _row(model, module, _inputs(model, cases, None), starts[0])
+    rows = tuple(_row(model, module, media, prompt) for media, prompt in zip(three, prompts, strict=True))
+    lone = _row(model, module, _inputs(model, cases, None), prompts[0])
     found = [
         Case(GROUP, (lone,), detail=f"one row, length {len(lone)}", natural=True),
         Case(GROUP, rows, detail=f"batch of 3, length {len(rows[0])}"),
     ]
-    if model.signatures[model.main].states and model.main_reads_tokens:
-        detail = f"cached decoding, 3 rows, chunks {' '.join(map(str, CHUNKS))}"
-        found.append(Case(GROUP, rows, chunks=CHUNKS, last_only=True, detail=detail))
+    if model.decodes:
+        chunks = (count + CHUNKS[0], *CHUNKS[1:])
+        detail = f"cached decoding, 3 rows, chunks {' '.join(map(str, chunks))}"
+        found.append(Case(GROUP, rows, chunks=chunks, last_only=True, detail=detail))
     return found
 
 
@@ -122,7 +142,9 @@ def _inputs(model: WiredModel, cases: Mapping[str, Sequence[Case]], n: int | Non
     The main part's tokens are chosen later.
     """
     found: dict[str, NDArray[Any]] = {}
-    for name in model.order[:-1] if model.main_reads_tokens else model.order:
+    for name in model.order[:-1] if model.decodes else model.order:
+        if name not in model.signatures or model.signatures[name].output("embeddings") is not None:
+            continue
         batch = next(case.rows for case in cases[name] if len(case.rows) == 3)
         natural = next((case.rows[0] for case in cases[name] if case.natural), batch[0])
         inputs = Case("", (natural if n is None else batch[n],)).inputs(model.signatures[name])
@@ -130,13 +152,13 @@ def _inputs(model: WiredModel, cases: Mapping[str, Sequence[Case]], n: int | Non
     return found
 
 
-def _row(model: WiredModel, module: nn.Module, media: Mapping[str, NDArray[Any]], start: np.int64) -> Row:
-    """A row whose tokens begin with `start` and go on as the reference does."""
+def _row(model: WiredModel, module: nn.Module, media: Mapping[str, NDArray[Any]], prompt: NDArray[np.int64]) -> Row:
+    """A row whose tokens begin with `prompt` and go on as the reference does."""
     import numpy as np
     import torch
 
-    tokens = np.array([start], np.int64)
-    while len(tokens) < TOKENS and model.main_reads_tokens:
+    tokens = prompt
+    while len(tokens) < len(prompt) + TOKENS - 1 and model.decodes:
         inputs = Case("", (Row(tokens, np.zeros_like(tokens), media),)).inputs(model.signature).values()
         with torch.inference_mode():
             logits = module(*(torch.from_numpy(array) for array in inputs))[0]

@@ -184,9 +184,8 @@ def _wired(
         if missing:
             report.skipped.append(Skip.of(subject, f"without {' and '.join(missing)} the parts cannot be wired"))
             continue
-        if wired.has_steps or clock.up:
-            steps = "the reference does not run the host steps between the parts"
-            report.skipped.append(Skip.of(subject, steps if wired.has_steps else clock.reason))
+        if clock.up:
+            report.skipped.append(Skip.of(subject, clock.reason))
             continue
         paths = {name: folder / artifact.files[0].path for name, artifact in parts.items()}
 
@@ -198,7 +197,8 @@ def _wired(
         try:
             if truth is None:
                 truth = Truth(wired, wired_cases(wired, cases, seed))
-            sessions = PartsSession({name: wired.signatures[name] for name in parts}, open_part, model.task.wires)
+            signatures = {name: wired.signatures[name] for name in parts}
+            sessions = PartsSession(signatures, open_part, model.task.wires, wired.steps)
             with WiredSession(sessions, wired) as session:
                 found = check_wired(session, wired, paths, dtype, truth)
         except Exception as error:  # noqa: BLE001  a form that cannot be wired is a finding, not the end of the check

@@ -152,7 +152,7 @@ class _Check:
 
         signature = self.truth.model.signature
         names = {port.role: port.name for port in signature.given}
-        tokens = names["tokens"]
+        tokens = names["tokens"] if "tokens" in names else names["embeddings"]
         session: Any = self.session
         decoder: Decoder
         if hasattr(session, "decoder_of"):  # parts wired together
@@ -165,7 +165,7 @@ class _Check:
         token = np.zeros((len(self.case.rows), 1), np.int64)
 
         def step(feed: dict[str, NDArray[Any]], every: bool) -> NDArray[Any]:
-            ids, mask, positions = (feed[names[role]] for role in ("tokens", "mask", "positions"))
+            ids, mask, positions = (feed[name] for name in (tokens, names["mask"], names["positions"]))
             new = mask[:, -ids.shape[1] :]
             if every or ids.shape != token.shape or ids.shape == mask.shape or not new.all():
                 return decoder.step(ids, mask=new, positions=positions, last=None if every else 1)

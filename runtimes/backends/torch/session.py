@@ -41,9 +41,9 @@ class TorchSession:
         dtype: str = "f32",
         device: str = "cpu",
         threads: int | None = None,
-        like: nn.Module | None = None,
+        loaded: dict[str, nn.Parameter] | None = None,
     ) -> None:
-        """`like` is a loaded module with parameters of the same names, which are then used and not loaded again."""
+        """`loaded`: parameters that other parts of the model have, see `Model.module`."""
         import torch
 
         if dtype not in DTYPES:
@@ -52,7 +52,7 @@ class TorchSession:
         self._device = torch_device(device)
         set_threads(threads)
         self._dtype: torch.dtype = getattr(torch, DTYPES[dtype])
-        module = model.module(self._dtype, self._device) if like is None else shared(model, like, self._dtype)
+        module = model.module(self._dtype, self._device, loaded)
         self._module: nn.Module | None = module
 
     @property
@@ -264,34 +264,14 @@ def open_parts(model: Model, **options: Any) -> PartsSession:
     from isoform.runtimes.backends.parts import PartsSession
 
     parts = {part.part: part for part in model.parts}
-    opened: dict[tuple[tuple[str, str], ...], TorchSession] = {}  # by roots
-
-    def open_part(name: str) -> TorchSession:
-        part = parts[name]
-        roots = tuple(part.roots.items())
-        like = opened[roots].module if roots in opened else None
-        session = opened[roots] = TorchSession(part, like=like, **options)
-        return session
+    loaded: dict[str, nn.Parameter] = {}
 
     return PartsSession(
         {name: part.signature for name, part in parts.items()},
-        open_part,
+        lambda name: TorchSession(parts[name], loaded=loaded, **options),
         model.task.wires,
         model.task.steps(model.config),
     )
-
-
-def shared(model: Model, like: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model's module over the parameters of another one, by name; buffers go to the device of these."""
-    module, given = model.skeleton(dtype), dict(like.named_parameters(remove_duplicate=False))
-    device = next(iter(given.values())).device
-    for path, owner in module.named_modules():
-        for leaf, parameter in owner._parameters.items():
-            if parameter is not None:
-                owner._parameters[leaf] = given[f"{path}.{leaf}" if path else leaf]
-        for leaf, buffer in owner._buffers.items():
-            owner._buffers[leaf] = buffer if buffer is None else buffer.to(device)
-    return module
 
 
 def open_source(path: str, task: str) -> Model:

@@ -354,7 +354,12 @@ def test_a_reference_that_overflows_in_the_dtype_sets_no_limit(tmp_path: Path) -
     model = known.model
 
     class Loud(Model):
-        def module(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
+        def module(
+            self,
+            dtype: torch.dtype | None = None,
+            device: str | torch.device = "cpu",
+            loaded: dict[str, nn.Parameter] | None = None,
+        ) -> nn.Module:
             module = super().module(torch.float64, device)
             module.get_parameter("layers.0.mlp.up.weight").data *= 1e6
             return module.to(dtype)
