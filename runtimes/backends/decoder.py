@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from isoform.runtimes.session import Decoder
 
 LOGITS = 2**26  # floats of logits that one pass may give when only the last slot's are asked for: 256 MiB
+PLAIN = 64  # tokens of a step that nothing else goes with and that needs no cutting into pieces
 HOLES = 1 / 4  # share of the slots, beyond those of the longest row, above which they are packed away
 
 
@@ -56,6 +57,8 @@ class GraphDecoder(ABC):
         self._mask = np.zeros((batch, 0), np.int64)  # of the slots so far
         self._places = np.zeros((batch, 0), np.int64)  # the position of each slot
         self._at = np.full(batch, -1)  # the position of each row's last token
+        self._slots = 0  # how many there are; those that the arrays do not know yet hold tokens
+        self._bare = len(self._ports.inputs) == 1 and entry.role == "tokens"  # nothing else goes with a token
 
     @staticmethod
     def _given_once(ports: Sequence[Port], rows: int | Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], int]:
@@ -80,7 +83,7 @@ class GraphDecoder(ABC):
     @property
     def slots(self) -> int:
         """How many slots each row has so far, holes included."""
-        return self._mask.shape[1]
+        return self._slots
 
     def step(
         self,
@@ -91,6 +94,11 @@ class GraphDecoder(ABC):
         last: int | None = 1,
     ) -> NDArray[np.float32]:
         """See `Decoder.step`."""
+        if self._bare and mask is None and positions is None and last == 1 and self._takes(tokens):
+            logits = self._pass({self._entry.name: tokens}, self._slots, tokens.shape[1], last=1, needed=True)
+            self._slots += tokens.shape[1]
+            return logits
+        self._settle()
         entry, (batch, past) = self._entry, self._mask.shape
         given = dict(tokens) if isinstance(tokens, Mapping) else {entry.name: tokens}
         first = np.asarray(given.get(entry.name, ()))
@@ -110,13 +118,30 @@ class GraphDecoder(ABC):
             elif port.role == "token_types":
                 given.setdefault(port.name, np.zeros((batch, length), np.int64))
         arrays = checked(self._ports, given)
-        places = _flat(places, (batch, length))
+        if positions is not None:
+            places = _flat(places, (batch, length))
         self._at = np.maximum(self._at, np.where(new, places, -1).max(1))
         self._mask, self._places = whole, np.concatenate((self._places, places), 1)
+        self._slots = past + length
         logits = self._in_pieces(arrays, past, length, last)
         if mask is not None:
             self._tidy()
         return logits
+
+    def _takes(self, tokens: Any) -> TypeGuard[NDArray[np.int64]]:
+        """Whether these are tokens (B, T) as a pass takes them."""
+        fits = (
+            type(tokens) is np.ndarray and tokens.dtype == np.int64 and tokens.ndim == 2 and tokens.flags.c_contiguous
+        )
+        return fits and len(tokens) == len(self._mask) and 0 < tokens.size <= PLAIN
+
+    def _settle(self) -> None:
+        """Note the slots that were made since the arrays were."""
+        made = self._slots - self._mask.shape[1]
+        if made:
+            self._mask = np.concatenate((self._mask, np.ones((len(self._mask), made), np.int64)), 1)
+            self._places = np.concatenate((self._places, self._at[:, None] + np.arange(1, made + 1)), 1)
+            self._at = self._at + made
 
     def _new_mask(self, mask: NDArray[Any] | None, length: int) -> NDArray[np.int64]:
         """The mask (B, T) of the new slots, int64."""
@@ -165,6 +190,7 @@ class GraphDecoder(ABC):
 
     def select(self, rows: NDArray[np.int64]) -> None:
         """See `Decoder.select`."""
+        self._settle()
         order = chosen(rows, len(self))
         if np.array_equal(order, np.arange(len(self))):
             return
@@ -195,6 +221,8 @@ class GraphDecoder(ABC):
         """See `Decoder.join`."""
         if other is self or not isinstance(other, type(self)) or other.signature != self.signature:
             raise InputError("only the rows of another decoder of the same session can join")
+        for decoder in (self, other):
+            decoder._settle()
         if self._masks is None and other.slots != self.slots:
             raise InputError(
                 f"rows of {other.slots} slots cannot join rows of {self.slots}: this model has no port for a mask; "
@@ -226,6 +254,7 @@ class GraphDecoder(ABC):
 
     def rewind(self, counts: ArrayLike) -> None:
         """See `Decoder.rewind`."""
+        self._settle()
         forgotten, real = counted(counts, len(self)), self._mask.sum(1)
         wrong = np.flatnonzero(forgotten > real)
         if wrong.size:
@@ -245,7 +274,7 @@ class GraphDecoder(ABC):
         slots = int(np.flatnonzero(mask.any(0)).max(initial=-1)) + 1
         if slots < self.slots:
             self._truncate(slots)
-        self._mask, self._places = mask[:, :slots], self._places[:, :slots]
+        self._mask, self._places, self._slots = mask[:, :slots], self._places[:, :slots], slots
         self._at = np.where(self._mask, self._places, -1).max(1, initial=-1)
         self._tidy()
 
@@ -268,7 +297,7 @@ class GraphDecoder(ABC):
             mask[n, begin:] = 1
             places[n, begin:] = kept.decoder._places[kept.row, kept.slots]
         self._at = np.array([kept.decoder._at[kept.row] for kept in plan])
-        self._mask, self._places = mask, places
+        self._mask, self._places, self._slots = mask, places, slots
 
     def _piece(self, total: int) -> int:
         """The new slots that one pass may take for the logits of the last; `total` is with the past and all of them."""

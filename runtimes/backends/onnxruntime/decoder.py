@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from sys import getrefcount, maxsize
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,9 +14,7 @@ from isoform.runtimes.backends.onnxruntime.library import IN_PLACE, MASK_END, ST
 from isoform.signature import Signature
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    from isoform.runtimes.session import Decoder
+    from numpy.typing import NDArray
 
 SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds as many floats for every head
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
@@ -87,32 +85,22 @@ class OnnxRuntimeDecoder(GraphDecoder):
         self._leave()
         return super().step(tokens, mask=mask, positions=positions, last=last)
 
-    def select(self, rows: NDArray[np.int64]) -> None:
-        """See `Decoder.select`."""
-        self._leave()
-        super().select(rows)
-
-    def join(self, other: Decoder) -> None:
-        """See `Decoder.join`."""
-        self._leave()
-        if isinstance(other, OnnxRuntimeDecoder):
-            other._leave()
-        super().join(other)
-
-    def rewind(self, counts: ArrayLike) -> None:
-        """See `Decoder.rewind`."""
-        self._leave()
-        super().rewind(counts)
-
     def _follow(self, token: NDArray[np.int64]) -> Followed:
         self._followed = Followed(self._bound, self._ports, token, self._mask, self._at, self._capacity)
         return self._followed
 
+    @property
+    def slots(self) -> int:
+        """See `GraphDecoder.slots`."""
+        return self._slots if self._followed is None else self._followed.past
+
     def _leave(self) -> None:
         if self._followed is not None:
-            mask, at, made = self._followed.mask, self._followed.at, self._followed.made
-            self._places = np.concatenate((self._places, at[:, None] + np.arange(1 - made, 1)), 1)
-            self._mask, self._at, self._followed = mask, at, None
+            self._slots, self._followed = self._followed.past, None
+
+    def _settle(self) -> None:
+        self._leave()
+        super()._settle()
 
     def _piece(self, total: int) -> int:
         if self._session.trims and self._masks is not None:
@@ -229,21 +217,6 @@ class Followed:
         arrays: dict[Any, NDArray[np.int64]] = {"tokens": token, "mask": self._mask, "positions": self._positions}
         bound.bind({port.name: arrays[port.role] for port in ports.inputs}, last=1, end=self._end)
 
-    @property
-    def mask(self) -> NDArray[np.int64]:
-        """Of the slots so far, (B, P)."""
-        return self._mask[:, : self.past]
-
-    @property
-    def made(self) -> int:
-        """The number of steps."""
-        return self.past - self._start
-
-    @property
-    def at(self) -> NDArray[np.int64]:
-        """The positions of the last tokens, (B,)."""
-        return np.array(self._first) + self.past - self._start
-
     def step(self) -> NDArray[np.float32]:
         """Logits (B, V) after the tokens that are in their array now."""
         self.past += 1
@@ -266,6 +239,7 @@ class Bound:
         self._entry, self._logits = ports.inputs[0], signature.results[0]
         switch = signature.port("switch")
         self._switch = None if switch is None else switch.name
+        self._filled: bool | None = None  # what it says
         self._once = {state.input for state in signature.kept("once")}
         self._states = [(state.input, state.output) for state in signature.states]
         self._growing = next(name for name, _ in self._states if name not in self._once)
@@ -277,7 +251,7 @@ class Bound:
         self._own: Mapping[str, NDArray[Any]] = {}  # states whose memory is ours
         self._binding = session.native.io_binding()
         self.hold(held)
-        self._bind_states()
+        self._bind_states(past)
 
     def hold(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Read these arrays in every run."""
@@ -294,7 +268,7 @@ class Bound:
         """Go on with these arrays as those states."""
         self._own = {**self._own, **past}
         self.past = {**self.past, **{name: self._session.value(array) for name, array in past.items()}}
-        self._bind_states()
+        self._bind_states(past)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], last: int | None) -> NDArray[Any]:
         """The logits of the last slots; see `Decoder.step`."""
@@ -331,14 +305,15 @@ class Bound:
         logits: NDArray[Any] = made.numpy() if room is None else room.array
         if not self._in_place:
             self.past.update(zip(self._taken, presents, strict=True))
-            self._own = {name: array for name, array in self._own.items() if name not in self._taken}
-            self._bind_states()
+            if self._own:
+                self._own = {name: array for name, array in self._own.items() if name not in self._taken}
+            self._bind_states(self._taken)
         if logits.ndim == 2 or last is None or (last > 1 and logits.shape[1] <= last):
             return logits
         return logits[:, -1] if last == 1 else logits[:, -last:]
 
-    def _bind_states(self) -> None:
-        """Bind the states as inputs, and as outputs what a run changes: the first one also what is computed once."""
+    def _bind_states(self, new: Collection[str]) -> None:
+        """Bind `new` states as inputs, and as outputs what a run changes: the first one also what is computed once."""
         empty = bool(self._once) and 0 in self.past[self._growing].shape()
         changed = [name for name, _ in self._states if empty or name not in self._once]
         if self._once and changed != self._taken:
@@ -346,14 +321,15 @@ class Bound:
             self._room = None
         self._taken = changed
         for name, present in self._states:
-            self._binding.bind_ortvalue_input(name, self.past[name])
+            if name in new:
+                self._binding.bind_ortvalue_input(name, self.past[name])
             if self._in_place:
                 self._binding.bind_ortvalue_output(present, self.past[name])
             elif name in changed:
                 self._binding.bind_output(present, *self._session.device)
-        if self._switch is not None:
-            self._filled = np.array([not empty])
-            self._binding.bind_cpu_input(self._switch, self._filled)
+        if self._switch is not None and self._filled != (not empty):
+            self._filled = not empty
+            self._binding.bind_cpu_input(self._switch, _SWITCHES[self._filled])
 
     def _bind_room(self, batch: int, slots: int | None) -> Room | None:
         """Where the logits will be: a room that is free, None when only the run makes it."""
@@ -375,6 +351,7 @@ class Bound:
         return room
 
 
+_SWITCHES = np.array([False]), np.array([True])
 _LAST, _ALL = np.array([-1]), np.array([0])  # which slot is the first that gets logits
 
 
