@@ -162,7 +162,8 @@ def window_one_longer(module: nn.Module) -> None:
 
 
 def scores_uncapped(module: nn.Module) -> None:
-    part(module, "layers.1.attn").softcap = 0.0
+    attention = part(module, "layers.1.attn")
+    attention.heads = replace(attention.heads, softcap=0.0)
 
 
 def logits_uncapped(module: nn.Module) -> None:
@@ -176,7 +177,8 @@ def scaling_forgotten(module: nn.Module) -> None:
 
 
 def scale_of_scores(module: nn.Module) -> None:
-    part(module, "layers.1.attn").scale *= 1.01
+    attention = part(module, "layers.1.attn")
+    attention.heads = replace(attention.heads, scale=attention.heads.settings[2] * 1.01)
 
 
 def activation(act: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], None]:

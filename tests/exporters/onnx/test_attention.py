@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from isoform.errors import UnsupportedExport
 from isoform.exporters import torchscript
+from isoform.exporters.onnx.graph import Graph, Value
+from isoform.exporters.onnx.operators.operands import Types
 from isoform.exporters.onnx.operators.registry import PORTABLE, RUNTIME
 from isoform.exporters.onnx.translate import translate
 from isoform.exporters.tracing import trace
+from isoform.reference import ops
 from isoform.reference.attention import (
     Attention,
     CrossAttention,
@@ -26,7 +29,7 @@ from isoform.reference.attention import (
     SwitchedCache,
 )
 from isoform.reference.layers import hidden
-from isoform.signature import BATCH, LENGTH, MEMORY, PAST, PAST_MEMORY, TOTAL, Axis, Port, Signature
+from isoform.signature import BATCH, LENGTH, MEMORY, PAST, PAST_MEMORY, SLOTS, TOTAL, Axis, Port, Signature
 from tests.exporters.onnx.test_files import session
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
@@ -70,8 +73,8 @@ def signature(kind: Kind, heads: Heads, bias: tuple[Axis, Axis, Axis]) -> Signat
         inputs += [Port(f"past_{name}", "float", (BATCH, heads.kv, past, heads.dim)) for name in "kv"]
         outputs += [Port(f"present_{name}", "float", (BATCH, heads.kv, slots, heads.dim)) for name in "kv"]
     if kind in ("switched", "states"):
-        inputs.append(Port("switch", "bool", (1,)))
-    return Signature(tuple(inputs), tuple(outputs))
+        inputs.append(Port("switch", "bool", (1,), "switch"))
+    return Signature(tuple(inputs), tuple(outputs), sizes=SLOTS if slots == TOTAL else ())
 
 
 def filled(module: nn.Module) -> nn.Module:
@@ -188,3 +191,23 @@ def test_a_bias_per_head_is_one_layer_per_head(kind: Kind, softcap: float) -> No
             shared = module(*{**given, "bias": given["bias"][:, n : n + 1]}.values())[0]
             alone = shared.unflatten(-1, (heads.count, heads.dim))
             torch.testing.assert_close(found[:, :, n], alone[:, :, n], rtol=0, atol=1e-12)
+
+
+def test_a_semantic_operation_may_take_a_list_of_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rolled(x: Tensor, shifts: list[int]) -> Tensor:
+        return torch.roll(x, shifts, list(range(len(shifts))))
+
+    class Rolled(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return (call(x, [1, 2]),)
+
+    def lower(graph: Graph, out: Types, x: Value, shifts: list[int]) -> Value:
+        return graph.one("Add", (x, graph.number(sum(shifts), x.type.dtype)), out[0])
+
+    monkeypatch.setattr(ops, "OPS", dict(ops.OPS))
+    call = ops.semantic(rolled)
+    axes = (BATCH, LENGTH)
+    ports = Signature((Port("x", "float", axes),), (Port("y", "float", axes),))
+    graph, _ = translate(trace(Rolled(), ports, torch.float32), ports, torch.float32, {}, {"isoform::rolled": lower})
+    (got,) = session(graph.SerializeToString()).run(None, {"x": np.zeros((2, 3), np.float32)})
+    assert got.tolist() == [[3.0] * 3] * 2
