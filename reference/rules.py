@@ -107,6 +107,10 @@ class Rule:
         """The rule with its names under a prefix on each side."""
         raise NotImplementedError
 
+    def alias(self) -> Rule:
+        """The rule for a second spelling, which is read and not written."""
+        raise NotImplementedError(f"{type(self).__name__} has no second spelling")
+
 
 @dataclass(frozen=True, slots=True)
 class Rename(Rule):
@@ -143,6 +147,9 @@ class Rename(Rule):
 
     def below(self, hub: str, canonical: str) -> Self:
         return replace(self, hub=_join(hub, self.hub), canonical=_join(canonical, self.canonical))
+
+    def alias(self) -> Rule:
+        return Alias(self.hub, self.canonical) if self.identity else Rule.alias(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +203,9 @@ class Drop(Rule):
 
     def below(self, hub: str, canonical: str) -> Self:
         return replace(self, hub=_join(hub, self.hub))
+
+    def alias(self) -> Rule:
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -530,6 +540,11 @@ class Chain(Rule):
 def below(rules: Iterable[Rule], hub: str, canonical: str) -> tuple[Rule, ...]:
     """The rules of a tower, its names under `hub` in the checkpoint and under `canonical` here."""
     return tuple(rule.below(hub, canonical) for rule in rules)
+
+
+def aliases(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The same rules for a second spelling of the Hub's keys."""
+    return tuple(rule.alias() for rule in rules)
 
 
 def batch_norm(hub: str, canonical: str) -> tuple[Rule, ...]:

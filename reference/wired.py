@@ -85,9 +85,14 @@ class Wired(nn.Module):
     def _host_step(self, name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         step = load_step(name)
         sources = {port: values[self._wires[f"{name}.{port}"]] for port in step.INPUTS}
-        device = next(iter(sources.values())).device
-        made = step.run({port: tensor.cpu().numpy() for port, tensor in sources.items()}, **self._steps[name])
-        return {f"{name}.{port}": torch.from_numpy(array).to(device) for port, array in made.items()}
+        floats = next((tensor for tensor in sources.values() if tensor.is_floating_point()), None)
+        # NumPy has no bfloat16; every one is a float32 too.
+        wide = {port: x.float() if x.dtype == torch.bfloat16 else x for port, x in sources.items()}
+        made = step.run({port: tensor.cpu().numpy() for port, tensor in wide.items()}, **self._steps[name])
+        tensors = {f"{name}.{port}": torch.from_numpy(array) for port, array in made.items()}
+        return {
+            port: x.to(floats) if floats is not None and x.is_floating_point() else x for port, x in tensors.items()
+        }
 
 
 def _complete(module: nn.Module, other: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from isoform.reference.card import Family, States, Task
 from isoform.reference.layers import Embedding
 from isoform.reference.multimodal.towers import VISION_RULES, VisionConfig, layers
-from isoform.reference.rules import Rename, Rule, below
+from isoform.reference.rules import Rename, Rule, aliases, below
 from isoform.reference.vision.patches import PatchEmbed, grid, layers_before, left_out, pixels
 from isoform.signature import BATCH, Port, Signature
 
@@ -63,7 +63,7 @@ FAMILY = Family(
     title="CLIP's vision tower",
     model_types=("clip_vision_model",),
     config=VisionConfig,
-    rules=below(TOWER, "vision_model", ""),
+    rules=(*below(TOWER, "vision_model", ""), *aliases(TOWER)),  # transformers 5 writes no prefix
     tasks=(
         Task(
             name="image-feature-extraction",

@@ -74,6 +74,7 @@ AUDIO = _listed(
 )
 VISION = _listed(
     {
+        "clip_vision": ("clip_vision", "clip_vision_b"),
         "dinov2": ("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b"),
         "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),
         "sam": ("sam", "sam_b"),
@@ -84,14 +85,13 @@ MULTIMODAL = _listed(
     {
         "blip": ("blip_vqa", "blip_caption", "blip_vqa_b", "blip_caption_b"),
         "clip": ("clip", "clip_b"),
+        "llava": ("llava", "llava_b"),
         "siglip": ("siglip", "siglip_b"),
     }
 )
 TINIES = TEXT | AUDIO | VISION | MULTIMODAL
 # Of these only the tokenizer serves.
 TOKENIZERS = ("bart", "mixtral", "modernbert", "t5")
-# Their families do not exist yet.
-PENDING = ("llava",)
 
 
 def listed(*tables: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def tiny(name: str) -> Path:
     """The folder of the tiny checkpoint `name`; the first call of all writes the whole batch (about ten seconds)."""
     checkpoint = folder() / name
     if not checkpoint.exists():
-        write_missing(next((batch for batch in (BATCH, PENDING) if name in batch), (name,)))
+        write_missing(BATCH if name in BATCH else (name,))
     return checkpoint
 
 

@@ -188,7 +188,7 @@ def check_packed(model: Model, path: Path, dtype: str, backend: str) -> Report:
                 departures.append(found)
     others = sorted(name for name in held.keys() - model.weights.keys() if name.endswith((".weight", ".bias")))
     missing += [f"{name} is in the file, and the model has no such weight" for name in others]
-    if not packed:
+    if not packed and multiplies(model):
         missing.append(f"no weight is quantized in a file of type {dtype}")
     case = f"weights, {len(model.weights)} tensors, {packed} quantized, {values} values"
     subject = Subject(backend, LEVEL, dtype, "weights", case)
@@ -268,3 +268,8 @@ def rounded_activations(blocks: Mapping[int, int]) -> AbstractContextManager[Any
             return function(*args, **(kwargs or {}))
 
     return ByteActivations()
+
+
+def multiplies(model: Model) -> bool:
+    """Whether a graph has a matrix product: one that only looks up embeddings has nothing to quantize."""
+    return model.signature.output("embeddings") is None

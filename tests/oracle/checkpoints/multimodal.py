@@ -958,6 +958,98 @@ def llava(c: Case) -> None:
     )
 
 
+@case
+def llava_b(c: Case) -> None:
+    """Qwen2 with a tied head, every slot of the tower with its class token, the states of the first layer."""
+    t = c.tok(qwen_tok(("<image>",), pad_token="<|endoftext|>"))
+    i = t.convert_tokens_to_ids
+    cfg = T.LlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 48,
+            "intermediate_size": 80,
+            "projection_dim": 16,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "image_size": 24,
+            "patch_size": 8,
+            "hidden_act": "gelu",
+        },
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(t),
+            "hidden_size": 64,
+            "intermediate_size": 72,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+            "tie_word_embeddings": True,
+        },
+        image_token_index=i("<image>"),
+        image_seq_length=10,
+        projector_hidden_act="relu",
+        vision_feature_layer=1,
+        vision_feature_select_strategy="full",
+        multimodal_projector_bias=False,
+        tie_word_embeddings=True,
+    )
+    c.model("LlavaForConditionalGeneration", cfg, eos_token_id=i("<|im_end|>"), pad_token_id=i("<|endoftext|>"))
+    c.image_processor(
+        "CLIPImageProcessor",
+        size={"shortest_edge": 24},
+        crop_size={"height": 24, "width": 24},
+        resample=3,
+        do_center_crop=True,
+        do_convert_rgb=True,
+        **CLIPN,
+    )
+    ids = torch.cat([t("What is ", return_tensors="pt")["input_ids"], torch.full((1, 10), i("<image>"))], 1)
+    c.golden(
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": normal(1, 3, 24, 24)},
+        {"max_new_tokens": 5, "do_sample": False},
+    )
+
+
+# ------------------------------------------------------------------ clip's vision tower
+def _clip_vision(c: Case, **config: Any) -> None:
+    size = config["image_size"]
+    c.model("CLIPVisionModel", T.CLIPVisionConfig(**config))
+    c.image_processor(
+        "CLIPImageProcessor",
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        resample=3,
+        do_center_crop=True,
+        do_convert_rgb=True,
+        **CLIPN,
+    )
+    c.golden({"pixel_values": normal(2, 3, size, size)})
+
+
+@case
+def clip_vision(c: Case) -> None:
+    """The tower of openai/clip-vit-base-patch32."""
+    _clip_vision(
+        c, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
+    )
+
+
+@case
+def clip_vision_b(c: Case) -> None:
+    """Another size and activation, patches that leave an edge over."""
+    _clip_vision(
+        c,
+        hidden_size=40,
+        intermediate_size=60,
+        num_hidden_layers=3,
+        num_attention_heads=5,
+        image_size=30,
+        patch_size=7,
+        hidden_act="gelu",
+    )
+
+
 # ------------------------------------------------------------------ kosmos2
 @case
 def kosmos2(c: Case) -> None:

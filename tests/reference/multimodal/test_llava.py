@@ -84,7 +84,7 @@ def test_features_without_places_are_refused_with_both_counts(session: Any) -> N
 def test_towers_are_found_by_their_model_type_and_others_refused() -> None:
     data = dict(model().checkpoint.config)
     assert model().config.text.family.name == "llama"  # type: ignore[attr-defined]
-    with pytest.raises(UnsupportedModel, match="BERT.* as its language model"):
+    with pytest.raises(UnsupportedModel, match=r"BERT.* as its language model"):
         LlavaConfig.from_dict({**data, "text_config": {"model_type": "bert"}})
     with pytest.raises(UnsupportedModel, match="several layers"):
         LlavaConfig.from_dict({**data, "vision_feature_layer": [-2, -5]})
