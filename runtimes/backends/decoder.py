@@ -57,6 +57,7 @@ class GraphDecoder(ABC):
         self._mask = np.zeros((batch, 0), np.int64)  # of the slots so far
         self._places = np.zeros((batch, 0), np.int64)  # the position of each slot
         self._at = np.full(batch, -1)  # the position of each row's last token
+        self._aligns_left = False  # whether rows begin at one slot, and end where they do; else they end at one
         self._slots = 0  # how many there are; those that the arrays do not know yet hold tokens
         self._bare = len(self._ports.inputs) == 1 and entry.role == "tokens"  # nothing else goes with a token
 
@@ -108,7 +109,7 @@ class GraphDecoder(ABC):
         if last is not None and last < 1:
             raise InputError(f"last={last}: logits of at least one slot, or None for all")
         new = self._new_mask(mask, length)
-        whole = np.concatenate((self._mask, new), 1)
+        whole = self._behind(self._mask, new)
         places = np.maximum(self._at[:, None] + new.cumsum(1), 0) if positions is None else np.asarray(positions)
         for port in self._ports.inputs:
             if port is self._masks:
@@ -121,7 +122,7 @@ class GraphDecoder(ABC):
         if positions is not None:
             places = _flat(places, (batch, length))
         self._at = np.maximum(self._at, np.where(new, places, -1).max(1))
-        self._mask, self._places = whole, np.concatenate((self._places, places), 1)
+        self._mask, self._places = whole, self._behind(self._places, places)
         self._slots = past + length
         logits = self._in_pieces(arrays, past, length, last)
         if mask is not None:
@@ -139,9 +140,13 @@ class GraphDecoder(ABC):
         """Note the slots that were made since the arrays were."""
         made = self._slots - self._mask.shape[1]
         if made:
-            self._mask = np.concatenate((self._mask, np.ones((len(self._mask), made), np.int64)), 1)
-            self._places = np.concatenate((self._places, self._at[:, None] + np.arange(1, made + 1)), 1)
+            new, places = np.ones((len(self._mask), made), np.int64), self._at[:, None] + np.arange(1, made + 1)
+            self._mask, self._places = self._behind(self._mask, new), self._behind(self._places, places)
             self._at = self._at + made
+
+    def _behind(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The mask or the positions of all slots: of the old ones, and of the new ones behind them."""
+        return np.concatenate((old, new), 1)
 
     def _new_mask(self, mask: NDArray[Any] | None, length: int) -> NDArray[np.int64]:
         """The mask (B, T) of the new slots, int64."""
@@ -290,12 +295,12 @@ class GraphDecoder(ABC):
             self._arranged(plan, longest)
 
     def _arranged(self, plan: Sequence[Kept], slots: int) -> None:
-        """Note the slots of a plan, which are at the right end of `slots` slots."""
+        """Note the slots of a plan, which are where `_rebuild` has put them."""
         mask, places = np.zeros((2, len(plan), slots), np.int64)
         for n, kept in enumerate(plan):
-            begin = slots - len(kept.slots)
-            mask[n, begin:] = 1
-            places[n, begin:] = kept.decoder._places[kept.row, kept.slots]
+            begin = 0 if self._aligns_left else slots - len(kept.slots)
+            mask[n, begin : begin + len(kept.slots)] = 1
+            places[n, begin : begin + len(kept.slots)] = kept.decoder._places[kept.row, kept.slots]
         self._at = np.array([kept.decoder._at[kept.row] for kept in plan])
         self._mask, self._places, self._slots = mask, places, slots
 
@@ -326,7 +331,7 @@ class GraphDecoder(ABC):
 
     @abstractmethod
     def _rebuild(self, plan: Sequence[Kept], slots: int) -> None:
-        """Make the states those of a plan, each row at the right end of `slots` slots; `_held` is that of the plan."""
+        """Make the states those of a plan, each row at one end of `slots` slots; `_held` is that of the plan."""
 
 
 def assembled(

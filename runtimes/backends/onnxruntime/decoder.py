@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from isoform.runtimes.backends.decoder import GraphDecoder, Kept, assembled, fitting, put
-from isoform.runtimes.backends.onnxruntime.library import IN_PLACE, MASK_END, START, errors, failed
+from isoform.runtimes.backends.onnxruntime.library import IN_PLACE, MASK_END, ROW_GAPS, START, errors, failed
 from isoform.signature import Signature
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Graph(Protocol):
     cache: str | None  # how it grows: IN_PLACE, GROWS or unknown
     trims: bool  # whether START is an input
     follows: bool  # whether MASK_END is one, too
+    ragged: bool  # whether ROW_GAPS is one
 
     @property
     def native(self) -> Any: ...
@@ -52,6 +53,8 @@ class OnnxRuntimeDecoder(GraphDecoder):
         masked = self._masks is not None
         self._in_place = session.cache == IN_PLACE and masked
         self._capacity = FIRST_CAPACITY if self._in_place else 0
+        self._aligns_left = self._in_place and session.ragged
+        self._gaps: NDArray[np.int32] | None = None  # by how many slots rows end before the longest, if some do
         # Grouped-query attention extends a cache by several slots for a batch of one only; it may be in a branch.
         self._rows_alone = session.extends_rows_alone or not masked
         self._plain = session.types.get(session.signature.results[0].name) == "float32"
@@ -86,8 +89,34 @@ class OnnxRuntimeDecoder(GraphDecoder):
         return super().step(tokens, mask=mask, positions=positions, last=last)
 
     def _follow(self, token: NDArray[np.int64]) -> Followed:
-        self._followed = Followed(self._bound, self._ports, token, self._mask, self._at, self._capacity)
+        given = self._bound, self._ports, token, self._mask, self._at, self._capacity
+        gaps = self._find_gaps()
+        self._followed = Followed(*given) if gaps is None else RaggedFollowed(*given, gaps)
         return self._followed
+
+    def _find_gaps(self) -> NDArray[np.int32] | None:
+        """By how many slots each row ends before the longest one; None where all end at one slot."""
+        if not self._aligns_left or len(self) == 1 or not self._mask.shape[1] or self._mask[:, -1].all():
+            return None
+        gaps = np.where(self._mask.any(1), self._mask[:, ::-1].argmax(1), self._mask.shape[1])
+        return gaps.astype(np.int32)
+
+    def _behind(self, old: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:
+        self._gaps = self._find_gaps()
+        if self._gaps is None:
+            return super()._behind(old, new)
+        (batch, past), length = old.shape, new.shape[1]
+        whole = np.zeros((batch, past + length), np.int64)
+        whole[:, :past] = old
+        ends = past - self._gaps.astype(np.int64)
+        whole[np.arange(batch)[:, None], ends[:, None] + np.arange(length)] = new
+        return whole
+
+    def _tidy(self) -> None:
+        if self._aligns_left and self.slots:
+            slots = int(np.flatnonzero(self._mask.any(0)).max(initial=-1)) + 1
+            self._mask, self._places, self._slots = self._mask[:, :slots], self._places[:, :slots], slots
+        super()._tidy()
 
     @property
     def slots(self) -> int:
@@ -163,7 +192,8 @@ class OnnxRuntimeDecoder(GraphDecoder):
             whole = {source: values[name].numpy() for source, values in sources.items()}
             for n, kept in enumerate(plan):
                 if kept.slots.size:
-                    put(array[n], 1, slots, whole[id(kept.decoder)][kept.row], kept.slots)
+                    end = len(kept.slots) if self._aligns_left else slots
+                    put(array[n], 1, end, whole[id(kept.decoder)][kept.row], kept.slots)
         self._keep(room)
 
     def _grow(self, batch: int, past: int, needed: int) -> None:
@@ -180,20 +210,30 @@ class OnnxRuntimeDecoder(GraphDecoder):
         if self._in_place and past + length > self._capacity:
             self._grow(batch, past, past + length)
         if batch == 1 or length == 1 or not (past and self._rows_alone):
-            logits = self._bound.run(feeds, last)
+            logits = self._bound.run(self._ended(feeds, past + length), last, self._gaps)
         elif self._in_place and self._on_cpu:
-            logits = np.concatenate([self._row(feeds, n, last) for n in range(batch)])
+            feeds = self._ended(feeds, past + length)
+            logits = np.concatenate([self._row(feeds, n, past + length, last) for n in range(batch)])
         else:
             cuts = (self._cut(feeds, n, n + 1, past + n + 1) for n in range(length))
             slots = [self._bound.run(cut, None) for cut in cuts]
             logits = slots[-1][:, -1] if last == 1 else np.concatenate(slots if last is None else slots[-last:], 1)
         return logits if self._plain else logits.astype(np.float32)
 
-    def _row(self, feeds: dict[str, NDArray[Any]], n: int, last: int | None) -> NDArray[Any]:
+    def _ended(self, feeds: dict[str, NDArray[Any]], total: int) -> dict[str, NDArray[Any]]:
+        """With a mask in which each row ends where it does after this pass, the longest with `total` slots."""
+        if self._gaps is None or self._masks is None:
+            return feeds
+        mask = feeds[self._masks.name]
+        return {**feeds, self._masks.name: mask * (np.arange(mask.shape[1]) < total - self._gaps[:, None])}
+
+    def _row(self, feeds: dict[str, NDArray[Any]], n: int, total: int, last: int | None) -> NDArray[Any]:
         """All new slots of row `n` alone: logits (1, T, V), or (1, V) of the last."""
         past = {name: self._session.value(array[n : n + 1]) for name, array in self._on_cpu.items()}
         rows = {port.name: len(port.axes) - 2 for port in self._ports.inputs if port is self._counts}
         row = {name: array[(slice(None),) * rows.get(name, 0) + (slice(n, n + 1),)] for name, array in feeds.items()}
+        if self._gaps is not None and self._masks is not None:
+            row[self._masks.name] = row[self._masks.name][:, : total - int(self._gaps[n])]
         return Bound(self._session, self._ports, past, self._in_place, {}).run(row, last)
 
 
@@ -215,7 +255,11 @@ class Followed:
         self._mask[:, : self.past] = mask
         self._positions = at[:, None] + 1
         arrays: dict[Any, NDArray[np.int64]] = {"tokens": token, "mask": self._mask, "positions": self._positions}
-        bound.bind({port.name: arrays[port.role] for port in ports.inputs}, last=1, end=self._end)
+        feeds = {port.name: arrays[port.role] for port in ports.inputs}
+        bound.bind(feeds, last=1, end=self._end, gaps=self._find_gaps())
+
+    def _find_gaps(self) -> NDArray[np.int32] | None:
+        return None
 
     def step(self) -> NDArray[np.float32]:
         """Logits (B, V) after the tokens that are in their array now."""
@@ -225,6 +269,35 @@ class Followed:
         for row, first in enumerate(self._first):  # what NumPy does to whole arrays takes longer than so few numbers
             self._positions[row, 0] = first + made
         return self._bound.go(1)
+
+
+class RaggedFollowed(Followed):
+    """The same for rows that end at slots of their own."""
+
+    def __init__(
+        self,
+        bound: Bound,
+        ports: Signature,
+        token: NDArray[np.int64],
+        mask: NDArray[np.int64],
+        at: NDArray[np.int64],
+        capacity: int,
+        gaps: NDArray[np.int32],
+    ) -> None:
+        self._gaps = gaps
+        super().__init__(bound, ports, token, mask, at, capacity)
+        self._mask[:, self.past :] = 0
+        self._ends = (self.past - gaps).tolist()
+
+    def _find_gaps(self) -> NDArray[np.int32] | None:
+        return self._gaps
+
+    def step(self) -> NDArray[np.float32]:
+        """See `Followed.step`."""
+        made = self.past - self._start
+        for row, end in enumerate(self._ends):
+            self._mask[row, end + made] = 1
+        return super().step()
 
 
 class Bound:
@@ -245,6 +318,7 @@ class Bound:
         self._growing = next(name for name, _ in self._states if name not in self._once)
         self._whole = np.array([maxsize])
         self._arrays: dict[str, NDArray[Any]] = {}  # what is bound, by input: ONNX Runtime does not hold it
+        self._gaps = _NO_GAPS
         self._rooms: list[Room] = []
         self._room: Room | None = None  # which of them is bound
         self._taken: list[str] = []  # the states that the next run gives
@@ -270,13 +344,21 @@ class Bound:
         self.past = {**self.past, **{name: self._session.value(array) for name, array in past.items()}}
         self._bind_states(past)
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], last: int | None) -> NDArray[Any]:
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], last: int | None, gaps: NDArray[np.int32] | None = None
+    ) -> NDArray[Any]:
         """The logits of the last slots; see `Decoder.step`."""
-        self.bind(feeds, last)
+        self.bind(feeds, last, gaps=gaps)
         return self.go(last)
 
-    def bind(self, feeds: Mapping[str, NDArray[Any]], last: int | None, end: NDArray[np.int64] | None = None) -> None:
-        """Make the next runs read these arrays; of the mask, the columns before `end`."""
+    def bind(
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        last: int | None,
+        end: NDArray[np.int64] | None = None,
+        gaps: NDArray[np.int32] | None = None,
+    ) -> None:
+        """Make the next runs read these arrays; of the mask, the columns before `end`. `gaps`: see `ROW_GAPS`."""
         session, (batch, length) = self._session, feeds[self._entry.name].shape[:2]
         given = {name: np.ascontiguousarray(array, session.types[name]) for name, array in feeds.items()}
         count = length if last is None else min(last, length)  # of the slots that get logits
@@ -284,6 +366,10 @@ class Bound:
             given[START] = _LAST if last == 1 else _ALL if count == length else np.array([-count])
         if session.follows:
             given[MASK_END] = self._whole if end is None else end
+        if gaps is not None or self._gaps is not _NO_GAPS:  # until then, the graph has no gaps by itself
+            self._gaps = np.zeros(1, np.int32) if gaps is None else gaps
+            self._gaps_value = session.value(self._gaps)
+            self._binding.bind_ortvalue_input(ROW_GAPS, self._gaps_value)
         for name, array in given.items():
             if self._arrays.get(name) is not array or session.device[0] != "cpu":  # there it is copied now
                 self._binding.bind_cpu_input(name, array)
@@ -351,6 +437,7 @@ class Bound:
         return room
 
 
+_NO_GAPS = np.zeros(1, np.int32)
 _SWITCHES = np.array([False]), np.array([True])
 _LAST, _ALL = np.array([-1]), np.array([0])  # which slot is the first that gets logits
 

@@ -13,6 +13,8 @@ IN_PLACE, GROWS = "in_place", "grows"  # one buffer may be past and present; pre
 START, MASK_END = "logits_start", "mask_end"
 SETTINGS: Mapping[str, int] = {START: 0, MASK_END: maxsize}
 """Constants of a graph that become inputs: the first slot that gets logits, and how many columns of the mask count."""
+ROW_GAPS = "row_gaps"
+"""An input of a graph that appends in place: by how many slots each row ends before the longest one."""
 
 
 def library() -> Any:

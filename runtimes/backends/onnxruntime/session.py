@@ -20,6 +20,7 @@ from isoform.runtimes.backends.onnxruntime.graph_file import (
 )
 from isoform.runtimes.backends.onnxruntime.library import (
     GROWS,
+    ROW_GAPS,
     SETTINGS,
     START,
     errors,
@@ -118,6 +119,8 @@ class OnnxRuntimeSession:
         self.types |= {port.name: _TYPES[port.type] for port in session.get_outputs() if port.type in _TYPES}
         self.settings = {name: np.array([value]) for name, value in SETTINGS.items() if name in self.types}
         self.trims, self.follows = START in self.settings, len(self.settings) == len(SETTINGS)
+        self.types |= {port.name: _TYPES[port.type] for port in session.get_overridable_initializers()}
+        self.ragged = ROW_GAPS in self.types
         self.cache = session.get_modelmeta().custom_metadata_map.get(CACHE)
         inputs = [port for port in session.get_inputs() if port.name not in SETTINGS]
         self.signature = signature or graph_signature(path, inputs, session.get_outputs())

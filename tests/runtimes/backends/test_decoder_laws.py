@@ -109,6 +109,14 @@ class History:
     def step(self) -> None:
         self.rows = self.fed(self.decoder, self.rows, self.draw(st.sampled_from((1, 1, 1, 3))))
 
+    def walk(self) -> None:
+        """Steps of one token in one array, as a loop feeds them."""
+        token = np.empty((len(self.rows), 1), np.int64)
+        for _ in range(self.draw(st.integers(2, 4))):
+            token[:] = self.tokens(*token.shape)
+            self.rows = [(*row, int(new)) for row, new in zip(self.rows, token[:, 0], strict=True)]
+            assert_alone(self.name, self.backend, self.decoder.step(token), self.rows)
+
     def select(self) -> None:
         order = self.draw(st.lists(st.integers(0, len(self.rows) - 1), min_size=1, max_size=4))
         self.decoder.select(np.array(order))
@@ -127,7 +135,7 @@ class History:
     def run(self, changes: Sequence[str]) -> None:
         for _ in range(self.draw(st.integers(1, 4))):
             getattr(self, self.draw(st.sampled_from(changes)))()
-            self.step()
+            getattr(self, self.draw(st.sampled_from(["step", "walk"])))()
 
 
 CHANGES = {"join": ["join"], "rewind": ["rewind"], "select": ["select"], "all": ["join", "rewind", "select", "step"]}
@@ -218,6 +226,20 @@ def test_encoder_states_of_other_sizes_do_not_join() -> None:
     )
     with pytest.raises(InputError, match="cannot be joined; group rows by their size"):
         first.join(second)
+
+
+def test_rows_that_are_appended_in_place_end_where_they_do() -> None:
+    session: Any = opened("mistral_full", "onnxruntime")
+    assert session.ragged
+    decoder = session.decoder(3)
+    decoder.step(np.array([[5, 6, 7, 8]] * 3))
+    first = next(iter(decoder._bound.past.values())).data_ptr()
+    decoder.rewind([2, 0, 3])
+    decoder.step(np.array([[9]] * 3))
+    assert decoder._mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], "there are no holes"
+    assert next(iter(decoder._bound.past.values())).data_ptr() == first, "nothing was copied"
+    decoder.rewind([0, 5, 0])
+    assert decoder.slots == 3
 
 
 # ------------------------------------------------------------------ the size of the states

@@ -14,7 +14,9 @@ from isoform.runtimes.backends.onnxruntime.graph_file import (
     with_input,
     with_signed_bytes,
 )
+from isoform.runtimes.backends.onnxruntime.library import MASK_END, ROW_GAPS
 from isoform.runtimes.backends.onnxruntime.prepare.channel_blocks import LINEAR, in_blocks
+from isoform.runtimes.backends.onnxruntime.prepare.row_gaps import add_row_gaps
 from isoform.runtimes.backends.onnxruntime.prepare.selected_rows import select_early
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def prepare(path: Path, settings: Iterable[str], *, strict: bool, on_cpu: bool) 
     """The graph of a file: exact if it is to be `strict`, with these constants as inputs, and for this CPU.
 
     Three changes give the same numbers faster there: signed bytes, rows that are chosen before the last layer, and
-    linear layers in blocks of channels.
+    linear layers in blocks of channels. A fourth lets the rows of a cache differ in length.
     """
     graph = exact(path) if strict else None
     content = graph or (path.read_bytes() if path.stat().st_size < LARGE else b"")
@@ -46,11 +48,13 @@ def prepare(path: Path, settings: Iterable[str], *, strict: bool, on_cpu: bool) 
     if on_cpu and multiplies_signed_bytes() and (signed := with_signed_bytes(content, path.parent)) is not None:
         content = signed[0]
         arrays.update(signed[1])
-    if on_cpu and LINEAR.encode() in content and (model := parsed(content)) is not None:
-        moved = select_early(model.graph)
-        layers = in_blocks(model, path.parent)
+    linear, in_place = LINEAR.encode() in content, MASK_END.encode() in content
+    if on_cpu and (linear or in_place) and (model := parsed(content)) is not None:
+        moved = linear and select_early(model.graph)
+        layers = in_blocks(model, path.parent) if linear else {}
         arrays.update(layers)
-        if moved or layers:
+        ragged = in_place and add_row_gaps(model.graph, ROW_GAPS)
+        if moved or layers or ragged:
             content = graph = model.SerializeToString()
     for name in settings if CACHE.encode() in content else ():  # elsewhere the name may mean anything
         if (changed := with_input(content, name)) is not None:
