@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from isoform.errors import UnsupportedExport
-from isoform.reference import ops
+from isoform.reference.modules import ops
 from isoform.signature import LENGTH, PAST, SLOTS, Axis, Port, Signature
 
 _library = torch.library.Library("isoform", "FRAGMENT")

@@ -98,7 +98,7 @@ class Task:
         """The module, which of a task of several parts is generated from them."""
         if self.build is not None:
             return self.build(config)
-        from isoform.reference.wired import Wired
+        from isoform.reference.modules.wired import Wired
 
         return Wired(
             {name: part.build(config) for name, part in self.parts.items()},

@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoform.errors import UnsupportedModel
-from isoform.reference import ops
-from isoform.reference.attention import (
+from isoform.reference.card import Family, Part, Task
+from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.modules import ops
+from isoform.reference.modules.attention import (
     Attention,
     CrossAttention,
     DecoderStep,
@@ -24,9 +26,7 @@ from isoform.reference.attention import (
     Heads,
     SwitchedCache,
 )
-from isoform.reference.card import Family, Part, Task
-from isoform.reference.config import Config, RopeConfig, read_rope
-from isoform.reference.layers import MLP, Embedding, Linear, Rope, activation, head_size
+from isoform.reference.modules.layers import MLP, Embedding, Linear, Rope, activation, head_size
 from isoform.reference.rules import Rename, Rule
 from isoform.signature import BATCH, MEMORY, Port, Signature, encoder_decoder_signature
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference.attention import Attention, Heads
 from isoform.reference.card import Family, Task
 from isoform.reference.config import Config, with_labels
-from isoform.reference.layers import MLP, Linear, activation, head_size, padding_bias
+from isoform.reference.modules.attention import Attention, Heads
+from isoform.reference.modules.layers import MLP, Linear, activation, head_size, padding_bias
 from isoform.reference.rules import Rename, Rule, WeightNorm
 from isoform.signature import BATCH, Axis, Port, Signature
 

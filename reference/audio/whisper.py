@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError
-from isoform.reference.attention import (
+from isoform.reference.card import Family, Part, Task
+from isoform.reference.checkpoints.checkpoint import Checkpoint
+from isoform.reference.config import Config, with_labels
+from isoform.reference.modules.attention import (
     Attention,
     CrossAttention,
     DecoderStep,
@@ -22,10 +25,7 @@ from isoform.reference.attention import (
     Heads,
     SwitchedCache,
 )
-from isoform.reference.card import Family, Part, Task
-from isoform.reference.checkpoints.checkpoint import Checkpoint
-from isoform.reference.config import Config, with_labels
-from isoform.reference.layers import MLP, Embedding, Linear, causal_bias, head_size
+from isoform.reference.modules.layers import MLP, Embedding, Linear, causal_bias, head_size
 from isoform.reference.rules import Rename, Rule
 from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference.attention import (
+from isoform.reference.card import Family, Part, Task
+from isoform.reference.config import section
+from isoform.reference.modules.attention import (
     Attention,
     CrossAttention,
     DecoderStep,
@@ -23,9 +25,7 @@ from isoform.reference.attention import (
     PackedAttention,
     SwitchedCache,
 )
-from isoform.reference.card import Family, Part, Task
-from isoform.reference.config import section
-from isoform.reference.layers import MLP, Embedding, Linear, activation, head_size, padding_bias
+from isoform.reference.modules.layers import MLP, Embedding, Linear, activation, head_size, padding_bias
 from isoform.reference.multimodal.towers import TextConfig, TowersConfig, VisionConfig
 from isoform.reference.rules import Drop, Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from isoform.reference.card import Family, Task
 from isoform.reference.config import section
-from isoform.reference.layers import Embedding, Linear, causal_bias, true_positions
+from isoform.reference.modules.layers import Embedding, Linear, causal_bias, true_positions
 from isoform.reference.multimodal.towers import (
     TEXT_RULES,
     VISION_RULES,

@@ -16,7 +16,7 @@ from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Part, States, Task
 from isoform.reference.config import Config
 from isoform.reference.families import Tower, tower
-from isoform.reference.layers import Linear, activation
+from isoform.reference.modules.layers import Linear, activation
 from isoform.reference.rules import Rename, Rule, below
 from isoform.signature import PICTURES, Port, Signature
 

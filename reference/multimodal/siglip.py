@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoform.reference.attention import Heads, attend
 from isoform.reference.card import Family, Task
 from isoform.reference.config import section
-from isoform.reference.layers import MLP, Embedding, Linear
+from isoform.reference.modules.attention import Heads, attend
+from isoform.reference.modules.layers import MLP, Embedding, Linear
 from isoform.reference.multimodal.towers import (
     TEXT_RULES,
     VISION_RULES,

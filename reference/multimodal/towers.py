@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 from torch import Tensor, nn
 
 from isoform.reference.config import Config
-from isoform.reference.layers import MLP
+from isoform.reference.modules.layers import MLP
 from isoform.reference.rules import Drop, Rename, Rule, below
 from isoform.reference.vision.patches import Layer, pixels
 from isoform.signature import LENGTH, PICTURES, SENTENCES, Port, Signature

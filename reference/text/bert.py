@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import UnsupportedModel
-from isoform.reference.attention import Attention, Heads
 from isoform.reference.card import Family, Gguf, Task
 from isoform.reference.config import Config, with_labels
-from isoform.reference.layers import MLP, Embedding, Linear, activation, first_token, head_size, padding_bias
+from isoform.reference.modules.attention import Attention, Heads
+from isoform.reference.modules.layers import MLP, Embedding, Linear, activation, first_token, head_size, padding_bias
 from isoform.reference.rules import Drop, Rename, Rule
 from isoform.signature import BATCH, LENGTH, Port, Signature
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Part, Task
-from isoform.reference.decoder_plan import DecoderPlan, Kind
+from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Drop, Rename, Rule
 from isoform.signature import BATCH, LENGTH, Port, Signature, decoder_signature
 
@@ -50,7 +50,7 @@ def causal_tasks(
     """text-generation with the head, feature-extraction without; `plan` makes the decoder of a config."""
 
     def build(c: Any, head: bool) -> nn.Module:
-        from isoform.reference.decoder import decoder
+        from isoform.reference.modules.decoder import decoder
 
         return decoder(plan(c), head)
 
@@ -78,12 +78,12 @@ def causal_parts(plan: Callable[[Any], DecoderPlan]) -> Mapping[str, Part]:
     """The two graphs of a decoder inside another model: token ids to embeddings, and embeddings to logits."""
 
     def embed(c: Any) -> nn.Module:
-        from isoform.reference.decoder import token_embedding
+        from isoform.reference.modules.decoder import token_embedding
 
         return token_embedding(plan(c))
 
     def decode(c: Any) -> nn.Module:
-        from isoform.reference.decoder import decoder
+        from isoform.reference.modules.decoder import decoder
 
         return decoder(plan(c), True, embeds=True)
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
-from isoform.reference.decoder_plan import DecoderPlan, Kind
+from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Rule
 from isoform.reference.text.causal import (
     TRUNK,

@@ -12,7 +12,7 @@ from typing import Any, Self
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
-from isoform.reference.decoder_plan import DecoderPlan, Kind
+from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Fold, Rule
 from isoform.reference.text.causal import (
     TRUNK,

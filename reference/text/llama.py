@@ -14,7 +14,7 @@ from typing import Any, Self
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
-from isoform.reference.decoder_plan import DecoderPlan
+from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
     NORMS,
     TRUNK,
@@ -85,7 +85,7 @@ def rope_factors(c: LlamaConfig) -> dict[str, Sequence[float]]:
     """Llama 3's slowing of each frequency, which llama.cpp reads as a tensor."""
     if c.rope.kind != "llama3":
         return {}
-    from isoform.reference.layers import inverse_frequencies, llama3_factors
+    from isoform.reference.modules.layers import inverse_frequencies, llama3_factors
 
     plain = inverse_frequencies(c.head_size, RopeConfig(theta=c.rope.theta))
     return {"rope_freqs.weight": llama3_factors(plain, c.rope).tolist()}
@@ -110,7 +110,7 @@ def _llama3_settings(factors: Sequence[float], head_dim: int, theta: float) -> d
     """
     import torch
 
-    from isoform.reference.layers import inverse_frequencies, llama3_factors
+    from isoform.reference.modules.layers import inverse_frequencies, llama3_factors
 
     frequencies = inverse_frequencies(head_dim, RopeConfig(theta=theta))
     wanted, factor = torch.tensor(factors), max(factors)

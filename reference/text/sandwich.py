@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isoform.reference.config import RopeConfig
-from isoform.reference.decoder_plan import DecoderPlan, Kind
+from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Fold, Rule
 
 SANDWICH: tuple[Rule, ...] = (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from isoform.reference.card import Family, States, Task
-from isoform.reference.layers import Embedding
+from isoform.reference.modules.layers import Embedding
 from isoform.reference.multimodal.towers import VISION_RULES, VisionConfig, layers
 from isoform.reference.rules import Rename, Rule, aliases, below
 from isoform.reference.vision.patches import PatchEmbed, grid, layers_before, left_out, pixels

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from isoform.errors import CheckpointError
 from isoform.reference.card import Family, Task
 from isoform.reference.config import Config, with_labels
-from isoform.reference.layers import MLP, Linear
+from isoform.reference.modules.layers import MLP, Linear
 from isoform.reference.rules import Rename, Rule
 from isoform.reference.vision.patches import (
     SEQUENCE,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError
-from isoform.reference.attention import Attention, Heads
-from isoform.reference.layers import MLP, GatedMLP, Linear, head_size
+from isoform.reference.modules.attention import Attention, Heads
+from isoform.reference.modules.layers import MLP, GatedMLP, Linear, head_size
 from isoform.signature import BATCH, HEIGHT, WIDTH, Axis, Port
 
 SEQUENCE = "image_sequence_length"

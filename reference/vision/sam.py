@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference.attention import Heads, Projections, attend
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.config import Config, section
-from isoform.reference.layers import MLP, Embedding, Linear, activation, head_size
+from isoform.reference.modules.attention import Heads, Projections, attend
+from isoform.reference.modules.layers import MLP, Embedding, Linear, activation, head_size
 from isoform.reference.rules import Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
 from isoform.signature import BATCH, Port, Signature

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from isoform.reference.card import Family, Task
 from isoform.reference.config import Config, with_labels
-from isoform.reference.layers import MLP, Linear, activation
+from isoform.reference.modules.layers import MLP, Linear, activation
 from isoform.reference.rules import Rename, Rule
 from isoform.reference.vision.patches import Layer, PatchEmbed, grid, layers_before, pixels
 from isoform.signature import BATCH, Port, Signature

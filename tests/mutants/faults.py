@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoform.manifest import Artifact
-from isoform.reference.layers import inverse_frequencies
 from isoform.reference.model import Model, open_model
+from isoform.reference.modules.layers import inverse_frequencies
 from tests.mutants.planting import FORMS, Checkpoint, Config, Definition, InFile, Plant, Tensors
 
 GRAPHS = tuple(form for form in FORMS if not form.startswith("gguf"))

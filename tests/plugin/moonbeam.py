@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from isoform.reference.card import Family, Task
 from isoform.reference.config import Config, with_labels
-from isoform.reference.layers import FrozenBatchNorm, Linear
+from isoform.reference.modules.layers import FrozenBatchNorm, Linear
 from isoform.reference.rules import Rename, batch_norm
 from isoform.reference.vision.patches import pixels
 from isoform.signature import BATCH, Port, Signature

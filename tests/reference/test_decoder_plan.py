@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from isoform.errors import CheckpointError
 from isoform.reference.config import RopeConfig
-from isoform.reference.decoder import decoder
-from isoform.reference.decoder_plan import DecoderPlan, Kind
+from isoform.reference.modules.decoder import decoder
+from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 
 SIZES: dict[str, Any] = {"vocab": 11, "dim": 12, "hidden": 20, "heads": 4, "kv_heads": 2, "head_dim": 6}
 REST: dict[str, Any] = {"act": "silu", "eps": 1e-6, "ropes": {"rope": RopeConfig()}}

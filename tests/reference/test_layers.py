@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isoform.reference import ops
-from isoform.reference.attention import GrowingCache, Heads, attend
 from isoform.reference.config import RopeConfig
-from isoform.reference.layers import (
+from isoform.reference.modules import ops
+from isoform.reference.modules.attention import GrowingCache, Heads, attend
+from isoform.reference.modules.layers import (
     FrozenBatchNorm,
     Rope,
     causal_bias,

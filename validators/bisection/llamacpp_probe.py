@@ -29,7 +29,7 @@ class LlamaCppProbe:
     """A GGUF file in strict settings, a row at a time: llama.cpp computes each as if it were alone."""
 
     def __init__(self, model: Model, path: Path, threads: int | None = None) -> None:
-        from isoform.reference.attention import Projections
+        from isoform.reference.modules.attention import Projections
         from isoform.reference.names import GGUF, rename
         from isoform.runtimes.backends.llamacpp.process import Process
 

@@ -61,7 +61,7 @@ def recorded(module: nn.Module) -> Iterator[dict[Point, Tensor]]:
     Inputs are kept of modules with parameters of their own, outputs of all but the outermost; only floating ones. A
     module that runs more than once is kept the first time.
     """
-    from isoform.reference import ops
+    from isoform.reference.modules import ops
 
     found: dict[Point, Tensor] = {}
     running: list[str] = [""]

@@ -161,7 +161,7 @@ def _watched(module: nn.Module, found: dict[tuple[str, str], float]) -> Iterator
     """While this lasts, `found` keeps the largest absolute value of modules and of what is inside operations."""
     from torch import nn
 
-    from isoform.reference import ops
+    from isoform.reference.modules import ops
     from isoform.validators.bisection.points import tensors
 
     running: list[str] = [""]
@@ -221,7 +221,7 @@ def _product(q: Tensor, k: Tensor, heads: int, kv_heads: int, scale: float) -> T
 def _attention(*arguments: Any) -> Any:
     import torch
 
-    from isoform.reference.ops import AttentionArguments
+    from isoform.reference.modules.ops import AttentionArguments
 
     a = AttentionArguments(*arguments)
     if a.switch is None:

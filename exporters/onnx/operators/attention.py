@@ -11,7 +11,7 @@ from isoform.errors import UnsupportedExport
 from isoform.exporters.onnx.graph import MICROSOFT, Graph, Value
 from isoform.exporters.onnx.operators.operands import END, Lowering, Types
 from isoform.exporters.tracing import Type
-from isoform.reference.ops import AttentionArguments
+from isoform.reference.modules.ops import AttentionArguments
 from isoform.signature import TOTAL, Axis
 
 Arguments = AttentionArguments[Value]

@@ -198,7 +198,7 @@ class BufferDecoder(TensorDecoder):
     ) -> NDArray[np.float32]:
         import torch
 
-        from isoform.reference import ops
+        from isoform.reference.modules import ops
 
         with torch.inference_mode(), ops.lowered_by({**ops.OPS, "attention": _attend_in_place}):
             if past + length > self._buffers[0].shape[1]:
@@ -239,7 +239,7 @@ class BufferDecoder(TensorDecoder):
 
 def _attend_in_place(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """`ops.attention` whose growing past is a view (B, kv_heads, P, D) of a buffer (B, capacity, kv_heads, D)."""
-    from isoform.reference import ops
+    from isoform.reference.modules import ops
 
     a: ops.AttentionArguments[Tensor] = ops.AttentionArguments(*arguments)
     if a.past_k is None or a.past_v is None or a.switch is not None:

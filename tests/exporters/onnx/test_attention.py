@@ -19,8 +19,8 @@ from isoform.exporters.onnx.operators.operands import Types
 from isoform.exporters.onnx.operators.registry import PORTABLE, RUNTIME
 from isoform.exporters.onnx.translate import translate
 from isoform.exporters.tracing import trace
-from isoform.reference import ops
-from isoform.reference.attention import (
+from isoform.reference.modules import ops
+from isoform.reference.modules.attention import (
     Attention,
     CrossAttention,
     EncoderStatesCache,
@@ -28,7 +28,7 @@ from isoform.reference.attention import (
     Heads,
     SwitchedCache,
 )
-from isoform.reference.layers import hidden
+from isoform.reference.modules.layers import hidden
 from isoform.signature import BATCH, LENGTH, MEMORY, PAST, PAST_MEMORY, SLOTS, TOTAL, Axis, Port, Signature
 from tests.exporters.onnx.test_files import session
 

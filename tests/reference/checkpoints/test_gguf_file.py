@@ -22,8 +22,8 @@ from isoform.exporters.gguf.writer import write_arrays
 from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
 from isoform.reference.checkpoints.gguf_file import TYPES, interleaved, read_gguf
 from isoform.reference.config import RopeConfig
-from isoform.reference.layers import inverse_frequencies, llama3_factors
 from isoform.reference.model import Model, open_model
+from isoform.reference.modules.layers import inverse_frequencies, llama3_factors
 from isoform.reference.text.llama import _llama3_settings
 from tests.exports import for_llamacpp
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from isoform.errors import InputError
-from isoform.reference.attention import Attention
-from isoform.reference.layers import Rope, inverse_frequencies
 from isoform.reference.model import Model, open_model
+from isoform.reference.modules.attention import Attention
+from isoform.reference.modules.layers import Rope, inverse_frequencies
 from isoform.validators.cases.case import Case, Row
 from isoform.validators.cases.text import token_cases
 from isoform.validators.levels.graph import check_graph

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError
-from isoform.reference import ops
-from isoform.reference.layers import Linear, RMSNorm
+from isoform.reference.modules import ops
+from isoform.reference.modules.layers import Linear, RMSNorm
 
 
 @dataclass(frozen=True, slots=True)

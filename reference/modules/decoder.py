@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from isoform.reference.attention import Attention, GrowingCache, Heads
-from isoform.reference.decoder_plan import DecoderPlan, Kind
-from isoform.reference.layers import Embedding, GatedMLP, Linear, RMSNorm, Rope, causal_bias, true_positions
+from isoform.reference.modules.attention import Attention, GrowingCache, Heads
+from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
+from isoform.reference.modules.layers import Embedding, GatedMLP, Linear, RMSNorm, Rope, causal_bias, true_positions
 
 
 class DecoderLayer(nn.Module):

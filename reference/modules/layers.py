@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference import ops
 from isoform.reference.config import RopeConfig
+from isoform.reference.modules import ops
 
 Activation = Callable[[Tensor], Tensor]
 
