@@ -20,6 +20,7 @@ STEPS = "steps"
 STATED = (
     "audio-classification",
     "automatic-speech-recognition",
+    "image-text-to-text",
     "image-to-text",
     "visual-question-answering",
     "zero-shot-image-classification",

@@ -149,7 +149,7 @@ class Rename(Rule):
         return replace(self, hub=_join(hub, self.hub), canonical=_join(canonical, self.canonical))
 
     def alias(self) -> Rule:
-        return Alias(self.hub, self.canonical) if self.identity else Rule.alias(self)
+        return Alias(self.hub, self.canonical)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +203,6 @@ class Drop(Rule):
 
     def below(self, hub: str, canonical: str) -> Self:
         return replace(self, hub=_join(hub, self.hub))
-
-    def alias(self) -> Rule:
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,8 +540,8 @@ def below(rules: Iterable[Rule], hub: str, canonical: str) -> tuple[Rule, ...]:
 
 
 def aliases(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """The same rules for a second spelling of the Hub's keys."""
-    return tuple(rule.alias() for rule in rules)
+    """The rules that keep a tensor as it is, for a second spelling of the Hub's keys."""
+    return tuple(rule.alias() for rule in rules if rule.identity)
 
 
 def batch_norm(hub: str, canonical: str) -> tuple[Rule, ...]:

@@ -121,7 +121,7 @@ def test_compare_and_diff_print_tables_and_json(
 
 def test_the_schema_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "schema") == 0
-    assert json.loads(capsys.readouterr().out)["$id"] == "urn:isoform:report:1"
+    assert json.loads(capsys.readouterr().out)["$id"] == "urn:isoform:report:2"
 
 
 OFFLINE = """

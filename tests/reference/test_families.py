@@ -291,12 +291,12 @@ def test_every_rule_of_every_family_is_used_by_a_checkpoint_here(tmp_path: Path)
     used: set[Rule] = set()
     for path in (*map(tiny, listed(TINIES)), *made_here(tmp_path).values(), *stored_besides(tmp_path)):
         checkpoint = open_checkpoint(path)
-        family = family_for(checkpoint)
+        opened = open_model(checkpoint)
         for key in checkpoint:
-            found = find(key, family.rules, family.prefix)
+            found = find(key, opened.rules, opened.family.prefix)
             assert found is not None, key
             used.add(found[0])
-        assert all(part.weights for part in open_model(checkpoint).parts)
+        assert all(part.weights for part in opened.parts)
     for family in all_families():
         assert [rule for rule in family.rules if rule not in used] == [], family.name
 

@@ -23,11 +23,13 @@ _WEIGHT_NORM = (
     (r"parametrizations\.weight\.original0$", "weight_g"),
     (r"parametrizations\.weight\.original1$", "weight_v"),
 )
+_CLIP_VISION = ((r"^", "vision_model."),)
 _VISION_TOWER = ((r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),)
 HUB_KEYS: dict[str, tuple[tuple[str, str], ...]] = {
     "bark": _WEIGHT_NORM,
     "bert": ((r"LayerNorm\.weight$", "LayerNorm.gamma"), (r"LayerNorm\.bias$", "LayerNorm.beta")),
     "encodec": _WEIGHT_NORM,
+    "clip_vision": _CLIP_VISION,
     "kosmos2": ((r"^vision_model\.(?!model\.)", "vision_model.model."),),
     "llava": _VISION_TOWER,
     "llava_onevision": _VISION_TOWER,
