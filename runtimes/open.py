@@ -24,7 +24,7 @@ PREFERENCE = ("onnxruntime", "llamacpp", "torchscript")  # what "auto" tries, in
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class BackendState:
     """Whether a backend runs here: `detail` is its version, or what to install; `devices` are the names to ask for."""
 
     backend: str
@@ -33,7 +33,7 @@ class State:
     devices: list[str]
 
 
-def available() -> list[State]:
+def available() -> list[BackendState]:
     """The state of every backend. Loads a library only to ask it about a GPU that is there."""
     count = gpus()
     return [_torch("torch", count), _torch("torchscript", count), _onnxruntime(count), _llamacpp()]
@@ -43,17 +43,17 @@ def _devices(count: int) -> list[str]:
     return ["cpu", *(["cuda"] if count == 1 else [f"cuda:{n}" for n in range(count)])]
 
 
-def _torch(backend: str, count: int) -> State:
+def _torch(backend: str, count: int) -> BackendState:
     if (found := _version("torch")) is None:
-        return State(backend, False, "pip install torch", [])
+        return BackendState(backend, False, "pip install torch", [])
     if count:
         import torch
 
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return State(backend, True, f"torch {found}", _devices(count))
+    return BackendState(backend, True, f"torch {found}", _devices(count))
 
 
-def _onnxruntime(count: int) -> State:
+def _onnxruntime(count: int) -> BackendState:
     for package in ("onnxruntime-gpu", "onnxruntime"):
         found = _version(package)
         if found is not None and importlib.util.find_spec("onnxruntime") is not None:
@@ -61,14 +61,14 @@ def _onnxruntime(count: int) -> State:
                 import onnxruntime
 
                 count = count if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else 0
-            return State("onnxruntime", True, f"{package} {found}", _devices(count))
-    return State("onnxruntime", False, "pip install onnxruntime-gpu (or onnxruntime)", [])
+            return BackendState("onnxruntime", True, f"{package} {found}", _devices(count))
+    return BackendState("onnxruntime", False, "pip install onnxruntime-gpu (or onnxruntime)", [])
 
 
-def _llamacpp() -> State:
+def _llamacpp() -> BackendState:
     if (found := _version("xllamacpp")) is None:
-        return State("llamacpp", False, "pip install xllamacpp", [])
-    return State("llamacpp", True, f"xllamacpp {found}", _devices(0))
+        return BackendState("llamacpp", False, "pip install xllamacpp", [])
+    return BackendState("llamacpp", True, f"xllamacpp {found}", _devices(0))
 
 
 def _version(package: str) -> str | None:

@@ -19,7 +19,7 @@ from isoform.runtimes.backends.decoder import chosen, counted
 from isoform.runtimes.backends.llamacpp.api import MAX_SEQUENCES
 from isoform.runtimes.backends.llamacpp.process import Process
 from isoform.runtimes.backends.llamacpp.vocabulary import Vocabulary
-from isoform.runtimes.backends.llamacpp.worker import BATCH, Room
+from isoform.runtimes.backends.llamacpp.worker import BATCH, ContextSize
 from isoform.runtimes.devices import cpus, parse_device
 from isoform.signature import Signature
 
@@ -73,7 +73,7 @@ class LlamaCppSession:
             raise
         self.vocabulary = Vocabulary(path, process=self._process)
         self.sequences, self.lock = Sequences(), threading.Lock()
-        self._opened: Room | None = None  # the context of the decoders
+        self._opened: ContextSize | None = None  # the context of the decoders
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Every input port, the past empty or absent -> {"logits": (B, T, V)} or {"last_hidden_state": (B, T, C)}.
@@ -122,7 +122,7 @@ class LlamaCppSession:
         """The last tokens that some layers see; 0 where all layers see all."""
         return self._process.facts["window"]
 
-    def room_for(self, rows: Sequence[int], slots: int) -> Room:
+    def room_for(self, rows: Sequence[int], slots: int) -> ContextSize:
         """The decoders' context, large enough for `slots` tokens in these rows and for what others hold.
 
         `lock` is held. One that is only for these rows has no more; sizes are powers of two otherwise.
@@ -137,7 +137,7 @@ class LlamaCppSession:
             opened, _ = self._process.request("open", name="decoder", keep=filled, room=asdict(need))
             if filled and self.window:
                 self.sequences.moved.update({row: sizes[row] for row in filled if sizes[row] >= self.window})
-            self._opened = Room(**opened)
+            self._opened = ContextSize(**opened)
         return self._opened
 
     def close(self) -> None:
@@ -181,15 +181,15 @@ class LlamaCppSession:
             )
         return ids
 
-    def _room(self, rows: int, slots: int, *, shared: bool, states: bool = False) -> Room:
+    def _room(self, rows: int, slots: int, *, shared: bool, states: bool = False) -> ContextSize:
         """Sizes in powers of two, so that growing inputs make new contexts rarely."""
         outputs = max(rows, min(BATCH, LOGITS // self._process.facts["vocab"]))
-        return Room(rows, max(BATCH, 1 << (slots - 1).bit_length()), outputs, shared, states)
+        return ContextSize(rows, max(BATCH, 1 << (slots - 1).bit_length()), outputs, shared, states)
 
     def feed(
         self,
         name: str,
-        room: Room,
+        room: ContextSize,
         ids: NDArray[Any],
         positions: NDArray[Any],
         held: NDArray[np.bool_],
@@ -304,7 +304,7 @@ class LlamaCppDecoder:
         self._next = np.where(held.any(1), ends + 1, self._next)
         return out[:, 0] if last == 1 else out
 
-    def _again(self, room: Room) -> Sequence[Sequence[int]]:
+    def _again(self, room: ContextSize) -> Sequence[Sequence[int]]:
         """Feed rows anew that forget tokens after they were moved, when layers with a window lost what these need.
 
         Returns the changes that are still to be made.

@@ -27,7 +27,7 @@ Reply = tuple[dict[str, Any], list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ContextSize:
     """The size of a context: `rows` sequences of `slots` tokens each, or of `slots` in all where `shared`.
 
     `outputs` positions of one call may give logits; with `states` every position gives its last hidden state instead.
@@ -39,7 +39,7 @@ class Room:
     shared: bool
     states: bool
 
-    def fits_in(self, other: Room) -> bool:
+    def fits_in(self, other: ContextSize) -> bool:
         same = (self.shared, self.states) == (other.shared, other.states)
         return same and self.rows <= other.rows and self.slots <= other.slots and self.outputs <= other.outputs
 
@@ -50,7 +50,7 @@ class Worker:
     def __init__(self) -> None:
         self._api = api.Api()
         self._ffi, self._lib = self._api.ffi, self._api.lib
-        self._contexts: dict[str, tuple[Any, Room]] = {}
+        self._contexts: dict[str, tuple[Any, ContextSize]] = {}
         self._model: Any = None
         self._vocab: Any = None
         self._threads = 1
@@ -94,7 +94,7 @@ class Worker:
 
         A new one takes the place of one that is too small, or of an empty one that is far too large.
         """
-        need = Room(**room)
+        need = ContextSize(**room)
         old = self._contexts.get(name)
         if old is not None and need.fits_in(old[1]) and (keep or old[1].rows <= SPARE * need.rows):
             memory = self._lib.llama_get_memory(old[0])
@@ -195,7 +195,7 @@ class Worker:
         """
         total = sum(parts)
         outputs = max(parts)
-        context = self._context(Room(1, max(BATCH, total), outputs, False, states), self._watch())
+        context = self._context(ContextSize(1, max(BATCH, total), outputs, False, states), self._watch())
         seen: list[tuple[dict[str, Any], bytes, bytes]] = []
         try:
             start = 0
@@ -266,7 +266,7 @@ class Worker:
         self._callback = ffi.callback("eval_callback", callback)
         return ffi.cast("void *", self._callback)
 
-    def _context(self, room: Room, watch: Any = None) -> Any:
+    def _context(self, room: ContextSize, watch: Any = None) -> Any:
         params = self._lib.llama_context_default_params()
         if watch is not None:
             params.cb_eval = watch
@@ -289,7 +289,7 @@ class Worker:
             )
         return context
 
-    def _move(self, old: tuple[Any, Room], new: tuple[Any, Room], rows: list[int]) -> None:
+    def _move(self, old: tuple[Any, ContextSize], new: tuple[Any, ContextSize], rows: list[int]) -> None:
         """Copy the keys and values of these rows, one at a time, so that only one is in memory three times.
 
         llama.cpp leaves out what no later token sees, since it is outside the window of its layer.

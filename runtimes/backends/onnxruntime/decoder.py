@@ -20,7 +20,7 @@ SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds a
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
 
 
-class Graph(Protocol):
+class DecodingGraph(Protocol):
     """What a decoder needs of the session that it belongs to."""
 
     signature: Signature
@@ -47,7 +47,7 @@ class OnnxRuntimeDecoder(GraphDecoder):
     it gives as present goes in again as past, a copy of the whole cache per pass.
     """
 
-    def __init__(self, session: Graph, rows: int | Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, session: DecodingGraph, rows: int | Mapping[str, NDArray[Any]]) -> None:
         super().__init__(session.signature, rows)
         self._session = session
         masked = self._masks is not None
@@ -304,7 +304,12 @@ class Bound:
     """A session bound to states, which every run extends, and to what it reads in every run (`held`)."""
 
     def __init__(
-        self, session: Graph, ports: Signature, past: dict[str, Any], in_place: bool, held: Mapping[str, NDArray[Any]]
+        self,
+        session: DecodingGraph,
+        ports: Signature,
+        past: dict[str, Any],
+        in_place: bool,
+        held: Mapping[str, NDArray[Any]],
     ) -> None:
         signature = session.signature
         self.past = past
@@ -319,8 +324,8 @@ class Bound:
         self._whole = np.array([maxsize])
         self._arrays: dict[str, NDArray[Any]] = {}  # what is bound, by input: ONNX Runtime does not hold it
         self._gaps = _NO_GAPS
-        self._rooms: list[Room] = []
-        self._room: Room | None = None  # which of them is bound
+        self._rooms: list[LogitsBuffer] = []
+        self._room: LogitsBuffer | None = None  # which of them is bound
         self._taken: list[str] = []  # the states that the next run gives
         self._own: Mapping[str, NDArray[Any]] = {}  # states whose memory is ours
         self._binding = session.native.io_binding()
@@ -417,7 +422,7 @@ class Bound:
             self._filled = not empty
             self._binding.bind_cpu_input(self._switch, _SWITCHES[self._filled])
 
-    def _bind_room(self, batch: int, slots: int | None) -> Room | None:
+    def _bind_room(self, batch: int, slots: int | None) -> LogitsBuffer | None:
         """Where the logits will be: a room that is free, None when only the run makes it."""
         logits, session = self._logits, self._session
         kind, width = session.types.get(logits.name), logits.axes[-1]
@@ -429,7 +434,7 @@ class Bound:
             if room.shape == (batch, slots) and room.is_free():
                 break
         else:
-            room = Room(session, batch, slots, width, kind)
+            room = LogitsBuffer(session, batch, slots, width, kind)
             self._rooms = [*self._rooms[-1:], room]
         if room is not self._room:
             self._binding.bind_ortvalue_output(logits.name, room.value)
@@ -442,13 +447,13 @@ _SWITCHES = np.array([False]), np.array([True])
 _LAST, _ALL = np.array([-1]), np.array([0])  # which slot is the first that gets logits
 
 
-class Room:
+class LogitsBuffer:
     """An array for logits, used again once nobody else holds it: fresh memory costs more than what is done with it.
 
     (B, slots, V), or (B, V) without `slots`: the last one's.
     """
 
-    def __init__(self, session: Graph, batch: int, slots: int | None, width: int, kind: str) -> None:
+    def __init__(self, session: DecodingGraph, batch: int, slots: int | None, width: int, kind: str) -> None:
         self.shape = batch, slots
         self.array: NDArray[Any] = np.empty((batch, width) if slots is None else (batch, slots, width), kind)
         self._whole = self.array.reshape(batch, slots or 1, width)

@@ -65,7 +65,7 @@ def in_blocks(model: Any, folder: Path) -> dict[str, NDArray[np.float32]]:
 
 
 @dataclass
-class Layer:
+class LinearLayer:
     """A linear layer and what is done to its result at once: (x W^T + bias) * scale + residual."""
 
     node: Any
@@ -107,14 +107,16 @@ class Scope:
         self.facts, self.graph, self.constants, self.size = facts, facts.graph, facts.constants, size
         self.branches = [Scope(inner, size, uses) for inner in facts.branches]
         linear = [node for node in facts.graph.node if self._is_linear(node)]
-        self.layers = {node.output[0]: Layer(node, self.constants[node.input[1]], node.output[0]) for node in linear}
+        self.layers = {
+            node.output[0]: LinearLayer(node, self.constants[node.input[1]], node.output[0]) for node in linear
+        }
         """By the result of the product."""
         self._users = facts.users()
         self._makers = {name: node for node in self.graph.node for name in node.output}
         for layer in self.layers.values():
             self._fold(layer, alone=uses[layer.weight.name] == 1)
 
-    def every_layer(self) -> Iterator[Layer]:
+    def every_layer(self) -> Iterator[LinearLayer]:
         yield from self.layers.values()
         for branch in self.branches:
             yield from branch.every_layer()
@@ -127,7 +129,7 @@ class Scope:
         weight = self.constants.get(node.input[1])
         return weight is not None and len(weight.dims) == 2 and _is_beside(weight) and weight.dims[1] % self.size == 0
 
-    def _fold(self, layer: Layer, *, alone: bool) -> None:
+    def _fold(self, layer: LinearLayer, *, alone: bool) -> None:
         """Take along what follows, while nothing else is done with the result; `alone`: nobody else has the weight."""
         while layer.channels % self.size == 0 and not layer.residual:
             match self._users.get(layer.result, ()):
@@ -197,7 +199,7 @@ class Scope:
         del self.graph.node[:]
         self.graph.node.extend(made)
 
-    def _stay(self, results: Mapping[str, Layer]) -> set[str]:
+    def _stay(self, results: Mapping[str, LinearLayer]) -> set[str]:
         """The values that stay in blocks: made by a linear layer or elementwise of such, and taken by such alone."""
         widths = {name: layer.channels for name, layer in results.items() if layer.channels % self.size == 0}
         made = {}
