@@ -17,7 +17,6 @@ from isoform.reference.config import section
 from isoform.reference.modules.layers import Embedding, Linear, causal_bias, true_positions
 from isoform.reference.multimodal.towers import (
     TEXT_RULES,
-    VISION_RULES,
     TextConfig,
     TowersConfig,
     VisionConfig,
@@ -26,7 +25,7 @@ from isoform.reference.multimodal.towers import (
     towers_signature,
 )
 from isoform.reference.rules import Rename, Rule, below
-from isoform.reference.vision.patches import PatchEmbed, grid, layers_before
+from isoform.reference.vision.clip_vision import TOWER, ClipVision
 
 OLD_EOS = 2
 """The eos_token_id that old configs state and that is none: the end of a text is its highest token."""
@@ -75,38 +74,12 @@ class Text(nn.Module):
         return y
 
 
-class Vision(nn.Module):
-    """Pictures (B, channels, H, W) -> the state of the class token (B, C), normed.
-
-    `state`: those of all tokens (B, 1 + patches, C) after a layer instead, as `layers_before` counts, without the norm.
-    """
-
-    def __init__(self, c: VisionConfig, state: int | None = None) -> None:
-        super().__init__()
-        rows, columns = grid(c.image_size, c.patch_size)
-        self.class_token = nn.Parameter(torch.zeros(c.hidden_size))
-        self.patch_embed = PatchEmbed(c.num_channels, c.hidden_size, c.patch_size, bias=False)
-        self.position_embed = Embedding(1 + rows * columns, c.hidden_size)
-        self.embed_norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
-        self.layers = layers(c, None if state is None else layers_before(state, c.num_hidden_layers))
-        self.norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps) if state is None else None
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        x = self.patch_embed(pixel_values)
-        x = torch.cat((self.class_token.expand(x.shape[0], 1, -1), x), 1) + self.position_embed.weight
-        x = self.embed_norm(x)
-        for layer in self.layers:
-            x = layer(x)
-        y: Tensor = x if self.norm is None else self.norm(x[:, 0])
-        return y
-
-
 class Clip(nn.Module):
     """Both towers, projected into one space."""
 
     def __init__(self, c: ClipConfig) -> None:
         super().__init__()
-        self.text, self.vision = Text(c.text), Vision(c.vision)
+        self.text, self.vision = Text(c.text), ClipVision(c.vision)
         self.vision_projection = Linear(c.vision.hidden_size, c.projection_dim, False)
         self.text_projection = Linear(c.text.hidden_size, c.projection_dim, False)
         self.logit_scale = nn.Parameter(torch.zeros(()))
@@ -117,14 +90,13 @@ class Clip(nn.Module):
         """Tokens (S, T) with their mask and pictures (P, channels, H, W) -> as `similarity`."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         text = self.text_projection(self.text(input_ids, mask))
-        return similarity(text, self.vision_projection(self.vision(pixel_values)), self.logit_scale)
+        _, pooled = self.vision(pixel_values)
+        return similarity(text, self.vision_projection(pooled), self.logit_scale)
 
 
 RULES: tuple[Rule, ...] = (
     *below(TEXT_RULES, "text_model", "text"),
-    *below(VISION_RULES, "vision_model", "vision"),
-    Rename("vision_model.embeddings.class_embedding", "vision.class_token"),
-    Rename("vision_model.pre_layrnorm", "vision.embed_norm"),
+    *below(TOWER, "vision_model", "vision"),
     Rename("visual_projection", "vision_projection"),
     Rename("text_projection", "text_projection"),
     Rename("logit_scale", "logit_scale"),

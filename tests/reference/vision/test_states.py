@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from isoform.errors import CheckpointError
 from isoform.reference.card import Family, Task
 from isoform.reference.model import Model, open_model
-from isoform.reference.multimodal import clip, siglip
+from isoform.reference.multimodal import siglip
+from isoform.reference.vision.clip_vision import ClipVision
 from isoform.reference.vision.dinov2 import Dinov2
 from isoform.reference.vision.patches import layers_before, left_out, pixels
 from isoform.reference.vision.vit import ViT
@@ -23,7 +24,7 @@ from isoform.signature import BATCH, Port, Signature
 from tests.oracle import tiny
 
 BUILDS: dict[str, Callable[[Any, int], nn.Module]] = {
-    "clip": lambda c, state: clip.Vision(c.vision, state),
+    "clip": lambda c, state: ClipVision(c.vision, state),
     "siglip": lambda c, state: siglip.Vision(c.vision, state),
     "dinov2": lambda c, state: Dinov2(c, False, state),
     "dinov2_registers": lambda c, state: Dinov2(c, False, state),
@@ -40,7 +41,8 @@ class Tower(nn.Module):
         self.vision = tower
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        return (self.vision(pixel_values),)
+        found = self.vision(pixel_values)
+        return found if isinstance(found, tuple) else (found,)
 
 
 def towered(name: str, state: int, carried: Callable[[Any], tuple[str, ...]]) -> Model:
