@@ -28,7 +28,7 @@ from isoform.reference.modules.attention import (
 )
 from isoform.reference.modules.layers import MLP, Embedding, Linear, Rope, activation, head_size
 from isoform.reference.rules import Rename, Rule
-from isoform.signature import BATCH, MEMORY, Port, Signature, encoder_decoder_signature
+from isoform.signature import BATCH, ENCODER_LENGTH, Port, Signature, encoder_decoder_signature
 
 SAMPLES = "num_samples"
 FIELD = 127 + 64 * (7 - 1) + 64 * 3 * (3 - 1)  # samples that the convolutions read for one position
@@ -213,7 +213,7 @@ class Decoder(nn.Module):
 
 
 def encoder_signature(c: MoonshineConfig) -> Signature:
-    states = Port("last_hidden_state", "float", (BATCH, MEMORY, c.hidden_size))
+    states = Port("last_hidden_state", "float", (BATCH, ENCODER_LENGTH, c.hidden_size))
     return Signature((Port("input_values", "float", (BATCH, SAMPLES)),), (states,), units={SAMPLES: FIELD})
 
 

@@ -27,7 +27,7 @@ from isoform.reference.modules.attention import (
 )
 from isoform.reference.modules.layers import MLP, Embedding, Linear, causal_bias, head_size
 from isoform.reference.rules import Rename, Rule
-from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
+from isoform.signature import BATCH, ENCODER_LENGTH, LENGTH, Port, Signature, encoder_decoder_signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,8 +256,10 @@ def decoder_signature(c: WhisperConfig) -> Signature:
 
 def alignment_signature(c: WhisperConfig) -> Signature:
     ids = Port("input_ids", "int64", (BATCH, LENGTH))
-    states = Port("encoder_hidden_states", "float", (BATCH, MEMORY, c.d_model))
-    return Signature((ids, states), (Port("cross_attentions", "float", (BATCH, len(c.aligned), LENGTH, MEMORY)),))
+    states = Port("encoder_hidden_states", "float", (BATCH, ENCODER_LENGTH, c.d_model))
+    return Signature(
+        (ids, states), (Port("cross_attentions", "float", (BATCH, len(c.aligned), LENGTH, ENCODER_LENGTH)),)
+    )
 
 
 def classifier_signature(c: WhisperConfig) -> Signature:

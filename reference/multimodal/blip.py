@@ -29,7 +29,7 @@ from isoform.reference.modules.layers import MLP, Embedding, Linear, activation,
 from isoform.reference.multimodal.towers import TextConfig, TowersConfig, VisionConfig
 from isoform.reference.rules import Drop, Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
-from isoform.signature import BATCH, LENGTH, MEMORY, Port, Signature, encoder_decoder_signature
+from isoform.signature import BATCH, ENCODER_LENGTH, LENGTH, Port, Signature, encoder_decoder_signature
 
 TOKENS = ("bos_token_id", "sep_token_id", "pad_token_id")
 """The ids of text_config that say how a text begins, ends and is padded, as in transformers' `generate` of BLIP."""
@@ -234,7 +234,7 @@ def vision_signature(c: BlipConfig) -> Signature:
 
 def question_signature(c: BlipConfig) -> Signature:
     ids = tuple(Port(name, "int64", (BATCH, LENGTH)) for name in ("input_ids", "attention_mask"))
-    states = Port("encoder_hidden_states", "float", (BATCH, MEMORY, c.vision.hidden_size))
+    states = Port("encoder_hidden_states", "float", (BATCH, ENCODER_LENGTH, c.vision.hidden_size))
     return Signature((*ids, states), (Port("last_hidden_state", "float", (BATCH, LENGTH, c.text.hidden_size)),))
 
 

@@ -54,7 +54,7 @@ and keeps only the last ones. once: the first step computes it, later steps keep
 replace: each step gives a new one of the same size (a recurrent state, the edge of a streaming convolution)."""
 
 BATCH, LENGTH, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
-MEMORY, PAST_MEMORY = "encoder_sequence_length", "past_encoder_sequence_length"
+ENCODER_LENGTH, PAST_ENCODER_LENGTH = "encoder_sequence_length", "past_encoder_sequence_length"
 PICTURES, SENTENCES = "image_batch_size", "text_batch_size"  # where a model takes so many of each
 HEIGHT, WIDTH = "height", "width"
 
@@ -322,9 +322,9 @@ def crossed_key_values(layers: int, heads: int, head_dim: int) -> Iterator[State
                 yield State(
                     f"past_key_values.{n // 2}.encoder.{name}",
                     f"present.{n // 2}.encoder.{name}",
-                    (BATCH, heads, PAST_MEMORY, head_dim),
+                    (BATCH, heads, PAST_ENCODER_LENGTH, head_dim),
                     "once",
-                    (BATCH, heads, MEMORY, head_dim),
+                    (BATCH, heads, ENCODER_LENGTH, head_dim),
                 )
 
 
@@ -362,12 +362,12 @@ def encoder_decoder_signature(
     those given as past stay valid. `masked`: the encoder states may be padded, `encoder_attention_mask` says where.
     """
     states = tuple(crossed_key_values(layers, heads, head_dim))
-    mask = (Port("encoder_attention_mask", "int64", (BATCH, MEMORY), "encoder_mask"),) if masked else ()
+    mask = (Port("encoder_attention_mask", "int64", (BATCH, ENCODER_LENGTH), "encoder_mask"),) if masked else ()
     return Signature(
         (
             Port("input_ids", "int64", (BATCH, LENGTH), "tokens"),
             *mask,
-            Port("encoder_hidden_states", "float", (BATCH, MEMORY, width), "encoder_states"),
+            Port("encoder_hidden_states", "float", (BATCH, ENCODER_LENGTH, width), "encoder_states"),
             *(state.taken() for state in states),
             Port("use_cache_branch", "bool", (1,), "switch"),
         ),

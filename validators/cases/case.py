@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from isoform.errors import InputError
 from isoform.signature import (
     BATCH,
+    ENCODER_LENGTH,
     LENGTH,
-    MEMORY,
     PICTURES,
     SENTENCES,
     TOTAL,
@@ -189,7 +189,7 @@ def real(port: Port, output: NDArray[Any], case: Case, row: int, want: tuple[int
             output = output.compress(mask[-output.shape[axis] :] != 0, axis) if output.shape[axis] else output
         elif name in (BATCH, PICTURES, SENTENCES):
             output = output[(slice(None),) * axis + (slice(row, row + 1),)]
-        elif isinstance(name, str) and (padded or (cut and name == MEMORY)):
+        elif isinstance(name, str) and (padded or (cut and name == ENCODER_LENGTH)):
             output = output[(slice(None),) * axis + (slice(want[axis]),)]
     return output
 

@@ -29,7 +29,18 @@ from isoform.reference.modules.attention import (
     SwitchedCache,
 )
 from isoform.reference.modules.layers import hidden
-from isoform.signature import BATCH, LENGTH, MEMORY, PAST, PAST_MEMORY, SLOTS, TOTAL, Axis, Port, Signature
+from isoform.signature import (
+    BATCH,
+    ENCODER_LENGTH,
+    LENGTH,
+    PAST,
+    PAST_ENCODER_LENGTH,
+    SLOTS,
+    TOTAL,
+    Axis,
+    Port,
+    Signature,
+)
 from tests.exporters.onnx.test_files import session
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
@@ -64,11 +75,11 @@ class Layer(nn.Module):
 
 def signature(kind: Kind, heads: Heads, bias: tuple[Axis, Axis, Axis]) -> Signature:
     """`bias`: the first axes of the bias; the last is that of the slots."""
-    slots, past = {"none": (LENGTH, ""), "states": (MEMORY, PAST_MEMORY)}.get(kind, (TOTAL, PAST))
+    slots, past = {"none": (LENGTH, ""), "states": (ENCODER_LENGTH, PAST_ENCODER_LENGTH)}.get(kind, (TOTAL, PAST))
     inputs = [Port("x", "float", (BATCH, LENGTH, DIM)), Port("bias", "float", (*bias, slots))]
     outputs = [Port("y", "float", (BATCH, LENGTH, DIM))]
     if kind == "states":
-        inputs.append(Port("states", "float", (BATCH, MEMORY, WIDTH)))
+        inputs.append(Port("states", "float", (BATCH, ENCODER_LENGTH, WIDTH)))
     if kind != "none":
         inputs += [Port(f"past_{name}", "float", (BATCH, heads.kv, past, heads.dim)) for name in "kv"]
         outputs += [Port(f"present_{name}", "float", (BATCH, heads.kv, slots, heads.dim)) for name in "kv"]
@@ -87,7 +98,14 @@ def filled(module: nn.Module) -> nn.Module:
 def feeds(ports: Signature, kind: Kind, dtype: torch.dtype) -> Iterator[dict[str, Tensor]]:
     """Prefills and steps of sizes that no trace saw: several rows of one token, and one row of several."""
     for n, (batch, length, past) in enumerate(((1, 1, 0), (3, 7, 0), (3, 1, 5), (1, 4, 6))):
-        sizes = {BATCH: batch, LENGTH: length, PAST: past, TOTAL: past + length, MEMORY: 9, PAST_MEMORY: 9}
+        sizes = {
+            BATCH: batch,
+            LENGTH: length,
+            PAST: past,
+            TOTAL: past + length,
+            ENCODER_LENGTH: 9,
+            PAST_ENCODER_LENGTH: 9,
+        }
         generator = torch.Generator().manual_seed(n)
         for switch in (False, True) if kind in ("switched", "states") else (True,):
             found = {}
