@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from isoform.errors import InputError
@@ -36,6 +36,17 @@ class File:
 
     def to_json(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> File:
+        """Raises TypeError or ValueError for what is no file of a folder, such as a path that leaves it."""
+        file = cls(**data)
+        if not isinstance(file.path, str) or type(file.size) is not int or not isinstance(file.sha256, str):
+            raise TypeError(f"a file is {dict(data)!r:.80}")
+        path = PurePosixPath(file.path)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"the file {file.path!r} is not in the folder")
+        return file
 
     def difference(self, folder: Path) -> str:
         """What is not as it was, or ""."""
@@ -145,7 +156,7 @@ class Manifest:
                     Artifact(
                         format=a["format"],
                         dtype=a["dtype"],
-                        files=tuple(File(**f) for f in a["files"]),
+                        files=tuple(File.from_json(f) for f in a["files"]),
                         signature=Signature.from_json(a["signature"]),
                         part=a.get("part", WHOLE),
                         options=a.get("options", {}),
@@ -154,7 +165,7 @@ class Manifest:
                 ],
                 missing=data["missing"],
                 parity=data["parity"],
-                wires=dict(data.get("wires", {})),
+                wires=_wires(data.get("wires", {})),
                 steps=dict(data.get("steps", {})),
                 loop=data.get("loop", "tokens"),
                 facts=dict(data.get("facts", {})),
@@ -165,6 +176,15 @@ class Manifest:
             return manifest
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(f"{path} is not a manifest ({error!r}); export the model again") from None
+
+
+def _wires(data: Any) -> dict[str, str]:
+    """Raises ValueError for what connects no ports."""
+    wires = dict(data)
+    for target, source in wires.items():
+        if not all(isinstance(end, str) and all(end.partition(".")) for end in (target, source)):
+            raise ValueError(f"the wire {target!r}: {source!r} does not connect two ports")
+    return wires
 
 
 def describe(path: Path, folder: Path) -> File:

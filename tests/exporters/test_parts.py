@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import onnx
 import pytest
 import torch
 
+from isoform.errors import IsoformError
 from isoform.exporters import bundle
 from isoform.exporters.onnx import Options
 from isoform.manifest import Manifest
 from isoform.reference.model import open_model
+from isoform.runtimes.open import open_path
 from isoform.signature import Signature
 from isoform.validators.check.bundle import Limits, check_bundle
 from isoform.validators.report.records import Report
@@ -201,3 +205,32 @@ def test_a_part_that_the_model_does_not_have_is_a_finding(folders: dict[str, Pat
     path = folder / "isoform.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"part": "encoder"', '"part": "vision"'), encoding="utf-8")
     assert any("encoder_model.onnx error" in failure for failure in failures(only_onnx_f32(folder)))
+
+
+def every_place(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if place:
+        yield place
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in entries:
+        yield from every_place(inner, (*place, key))
+
+
+@pytest.mark.parametrize("name", ["llava", "moonshine_b"])
+def test_a_damaged_manifest_is_one_clear_error(name: str, tmp_path: Path) -> None:
+    """Random values in random places; what still opens is as good as before."""
+    draw = random.Random(7)
+    folder = copied(exported(name), tmp_path / "bundle")
+    sound = json.loads((folder / "isoform.json").read_text(encoding="utf-8"))
+    places = [place for place in every_place(sound) if place[0] not in ("parity", "source", "versions")]
+    for _ in range(40):
+        data = json.loads(json.dumps(sound))
+        *parents, last = draw.choice(places)
+        owner = data
+        for key in parents:
+            owner = owner[key]
+        owner[last] = draw.choice([None, 5, -1, "x", "../x", [], {}, [1], {"a": 1}, True, 1.5])
+        (folder / "isoform.json").write_text(json.dumps(data), encoding="utf-8")
+        try:
+            open_path(folder)[0].close()
+        except IsoformError as error:
+            assert len(str(error)) > 10
