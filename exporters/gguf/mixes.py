@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from isoform.errors import InputError, UnsupportedExport
 from isoform.exporters.gguf.types import BYTES_PER_WEIGHT, NUMBERS
+from isoform.formats import FLOATS
 
 BLOCKS = {name: block for name, (_, block, _) in NUMBERS.items()}
 
@@ -65,7 +66,6 @@ MIXES = {
 ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 """llama-quantize's short names."""
 
-FLOATS = ("f32", "f16", "bf16")
 CONVERTED = (*FLOATS, "q8_0")
 """What llama.cpp's converter writes by itself."""
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, UnsupportedExport
 from isoform.exporters.format import elements
+from isoform.formats import FLOATS
 from isoform.manifest import WHOLE, Artifact, describe
 from isoform.progress import Progress
 from isoform.signature import Signature
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from isoform.reference.card import Family, Task
     from isoform.reference.model import Model
 
-DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 BYTES_PER_WEIGHT = {"bf16": 2.0, "f16": 2.0, "f32": 4.0}
 
 _ALIGNMENT = 64  # of every record, as torch writes them: they can be memory-mapped
@@ -55,8 +55,8 @@ def write(model: Model, folder: Path, dtype: str, progress: Progress | None = No
 
     Raises UnsupportedExport when the forward pass depends on the sizes it was traced with.
     """
-    if dtype not in DTYPES:
-        raise UnsupportedExport(f"TorchScript has no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    if dtype not in FLOATS:
+        raise UnsupportedExport(f"TorchScript has no dtype {dtype!r}; choose one of {', '.join(FLOATS)}")
     show = progress or (lambda text, done, total: None)
     return [_write_part(part, folder, dtype, show) for part in model.parts]
 
@@ -64,7 +64,7 @@ def write(model: Model, folder: Path, dtype: str, progress: Progress | None = No
 def _write_part(part: Model, folder: Path, dtype: str, progress: Progress) -> Artifact:
     import torch
 
-    module = part.skeleton(getattr(torch, DTYPES[dtype]))
+    module = part.skeleton(getattr(torch, FLOATS[dtype]))
     tensors: dict[str, _Source] = {}
     for name, parameter in module.named_parameters():
         weight = part.weights[name]
@@ -236,7 +236,7 @@ class TorchScript:
         return Options(dtype=types[0])
 
     def check_request(self, options: Options) -> None:
-        if options.dtype not in DTYPES:
+        if options.dtype not in FLOATS:
             raise InputError(f"torchscript has no type {options.dtype}; it has f32, f16 and bf16")
 
     def refusal(self, family: Family, task: Task, part: str = WHOLE, config: Any = None) -> str:

@@ -18,3 +18,9 @@ CHECKED_ON: Mapping[str, str] = {name: backends[0] for name, backends in BACKEND
 
 FORMAT_OF: Mapping[str, str] = {backend: name for name, backends in BACKENDS.items() for backend in backends}
 """Backend -> the format that it reads. The torch backend is not here: it runs the checkpoint itself."""
+
+FLOATS: Mapping[str, str] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+"""The dtypes of float forms, by torch's names."""
+
+DIGITS: Mapping[str, int] = {"f32": 24, "f16": 11, "bf16": 8}
+"""Bits of the significand."""

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from isoform.exporters import gguf, onnx
-from isoform.formats import FORMATS
+from isoform.formats import FLOATS, FORMATS
 from isoform.manifest import Artifact, Manifest
 from isoform.reference.families import FAMILIES
 from isoform.reference.model import Model, open_model
-from isoform.validators.check.bundle import FLOATS, Limits, check_bundle
+from isoform.validators.check.bundle import Limits, check_bundle
 from isoform.validators.report.records import Report
 from tests.exports import exported
 from tests.oracle import TINIES, listed, original, tiny

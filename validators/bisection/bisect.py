@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isoform.formats import DIGITS, FLOATS
 from isoform.validators.bisection.around import around
 from isoform.validators.bisection.open_probe import open_probe
 from isoform.validators.bisection.points import Point, recorded
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from isoform.reference.model import Model
 
-DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
-DIGITS = {"f32": 24, "f16": 11, "bf16": 8}  # of the significand, in bits
 STEP = 3.0  # times the largest share of a limit that was used before
 
 
@@ -50,7 +49,7 @@ class Insides:
         exact = [
             self._pass(model, model_module, row, None) for model_module in [model.module(torch.float64)] for row in rows
         ]
-        module = model.module(getattr(torch, DTYPES.get(dtype, "float32")))
+        module = model.module(getattr(torch, FLOATS.get(dtype, "float32")))
         own = [self._pass(model, module, row, None) for row in rows]
         known: list[dict[Point, Any]] | None = None
         if backend in REASONS:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError
-from isoform.formats import CHECKED_ON
+from isoform.formats import CHECKED_ON, FLOATS
 from isoform.manifest import NAME, WHOLE, Artifact, File, Manifest
 from isoform.progress import Progress
 from isoform.validators.report.records import Report, Result, Skip
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 OpenSession = Callable[..., "Session"]
 
 """The format of an artifact -> the backend that it is checked on."""
-FLOATS = ("f32", "f16", "bf16")
 VERSIONED = ("isoform", "torch", "onnxruntime-gpu", "onnxruntime", "xllamacpp", "transformers")
 
 

@@ -12,6 +12,8 @@ from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from isoform.formats import FLOATS
+
 if TYPE_CHECKING:
     from isoform.manifest import Artifact
     from isoform.reference.model import Model
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 START = 4.0  # seconds to import torch and the backends
 BASE = 600_000_000  # bytes of them
 DISK = 5e8  # bytes per second: read, converted and compared or hashed
-FLOATS = ("f32", "f16", "bf16")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError, ParityError
+from isoform.formats import DIGITS
 from isoform.validators.cases.case import Case, real
 from isoform.validators.cases.encoder_states import reads_states
 from isoform.validators.cases.registry import cases_of
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 LEVEL = "graph"
 ENOUGH = 32  # values: the mean over fewer is as uncertain as their maximum, and says no more
-DIGITS = {"f32": 24, "f16": 11, "bf16": 8}  # of the significand, in bits
 
 
 def check_graph(

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from isoform.formats import DIGITS
 from isoform.validators.cases.wired import GROUP, WiredModel
 from isoform.validators.levels.deployment import check_deployment
-from isoform.validators.levels.graph import DIGITS, check_graph
+from isoform.validators.levels.graph import check_graph
 from isoform.validators.levels.packed import held_weights, imitate_held
 
 if TYPE_CHECKING:

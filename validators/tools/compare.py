@@ -14,11 +14,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError
+from isoform.formats import DIGITS
 from isoform.progress import Progress
 from isoform.validators.cases.case import LONG, SHORT, Case, Row
 from isoform.validators.cases.registry import cases_of
 from isoform.validators.levels.deployment import Loss
-from isoform.validators.levels.graph import DIGITS
 from isoform.validators.tools.sides import Side, find_side
 from isoform.validators.truth import tolerances as tolerance
 from isoform.validators.truth.deviations import REASONS

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from isoform.formats import FLOATS
 from isoform.validators.cases.case import Case, Row
 from isoform.validators.truth.deviations import REASONS, deviation
 from isoform.validators.truth.distances import difference
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from isoform.reference.model import Model
     from isoform.validators.truth.answers import Answers
-
-DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class Truth:
     def _measure(self, dtype: str, backends: Sequence[str]) -> None:
         import torch
 
-        kind = getattr(torch, DTYPES[dtype])
+        kind = getattr(torch, FLOATS[dtype])
         module = self.model.module(kind)
         for backend in backends:
             mode = deviation(backend) or nullcontext()

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from isoform.errors import BackendUnavailable, InputError
+from isoform.formats import FLOATS
 from isoform.runtimes.backends.decoder import GraphDecoder, Kept, assembled, fitting, put
 from isoform.runtimes.backends.inputs import checked
 from isoform.runtimes.devices import parse_device
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from isoform.reference.model import Model
     from isoform.runtimes.backends.parts import PartsSession
 
-DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}
+DTYPES = {**FLOATS, "f64": "float64"}
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
 
 

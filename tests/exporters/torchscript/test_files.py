@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from isoform.errors import UnsupportedExport
 from isoform.exporters import torchscript, tracing
-from isoform.exporters.torchscript import DTYPES, write
+from isoform.exporters.torchscript import write
+from isoform.formats import FLOATS
 from isoform.manifest import Artifact
 from isoform.reference.model import Model, open_model
 from isoform.signature import BATCH, LENGTH, PAST, TOTAL, Port, Signature, decoder_signature
@@ -76,7 +77,7 @@ HALVES = ("bert_qa", "gemma2_b", "qwen3_b")  # layer and rms norms, soft-caps, w
 )
 def test_a_file_computes_what_the_module_does_at_any_size(name: str, dtype: str, tiny: Tiny) -> None:
     model, folder = open_model(tiny(name)), exported(name, ["torchscript"], dtype)
-    kind = getattr(torch, DTYPES[dtype])
+    kind = getattr(torch, FLOATS[dtype])
     loaded: Any = torch.jit.load(described(model, folder, artifact_of(folder, "torchscript", dtype), dtype))
     module = model.module(kind)
     for weights in (loaded, module):  # a mapped file's may be aligned otherwise, and take another kernel: up to 7e-7
