@@ -158,18 +158,11 @@ def attention(a: AttentionArguments[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         k = torch.cat((a.past_k, _split(a.k, a.kv_heads)), 2)
         v = torch.cat((a.past_v, _split(a.v, a.kv_heads)), 2)
         return _attend(a.q, k, v, a.bias, False, a.heads, a.kv_heads, a.scale, a.softcap), k, v
+    settings = a.heads, a.kv_heads, a.scale, a.softcap
     if a.k_weight is None or a.v_weight is None:
-        k = _branch(_grown)(a.k, a.past_k, a.switch, a.kv_heads)
-        v = _branch(_grown)(a.v, a.past_v, a.switch, a.kv_heads)
-        bias = None if a.bias is None else a.bias[..., a.bias.shape[-1] - k.shape[2] :]
-        out = _branch(_attend)(a.q, k, v, bias, True, a.heads, a.kv_heads, a.scale, a.softcap)
-        return out, k, v
-    k = _branch(_projected)(a.k, a.k_weight, a.k_bias, a.past_k, a.switch, a.kv_heads)
-    v = _branch(_projected)(a.v, a.v_weight, a.v_bias, a.past_v, a.switch, a.kv_heads)
-    # Without a bias nothing is hidden from a query, so rows that share a past can be one.
-    q = a.q.reshape(k.shape[0], -1, a.q.shape[-1]) if a.bias is None else a.q
-    out = _attend(q, k, v, a.bias, False, a.heads, a.kv_heads, a.scale, a.softcap)
-    return out.reshape(a.q.shape), _branch(_unkept)(k, a.switch), _branch(_unkept)(v, a.switch)
+        return _branch(_switched)(a.q, a.k, a.v, a.past_k, a.past_v, a.switch, a.bias, *settings)
+    projections = a.k_weight, a.k_bias, a.v_weight, a.v_bias
+    return _branch(_crossed)(a.q, a.k, a.v, *projections, a.past_k, a.past_v, a.switch, a.bias, *settings)
 
 
 def _branch(body: _F) -> _F:
@@ -189,25 +182,62 @@ def _split(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _grown(new: Tensor, past: Tensor, switch: Tensor, kv_heads: int) -> Tensor:
-    """The past, which counts as empty while the switch is off, and the new slots behind it."""
+def _switched(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    past_k: Tensor,
+    past_v: Tensor,
+    switch: Tensor,
+    bias: Tensor | None,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Over the past, which counts as empty while the switch is off, and the new slots behind it."""
     if not bool(switch):
-        past = past[:, :, :0]
-    return torch.cat((past, new.unflatten(-1, (kv_heads, -1)).transpose(1, 2)), 2)
+        past_k, past_v = past_k[:, :, :0], past_v[:, :, :0]
+    k = torch.cat((past_k, k.unflatten(-1, (kv_heads, -1)).transpose(1, 2)), 2)
+    v = torch.cat((past_v, v.unflatten(-1, (kv_heads, -1)).transpose(1, 2)), 2)
+    if bias is not None:
+        bias = bias[..., bias.shape[-1] - k.shape[2] :]
+    return _attend(q, k, v, bias, True, heads, kv_heads, scale, softcap), k, v
 
 
-def _projected(
-    states: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor, switch: Tensor, kv_heads: int
-) -> Tensor:
-    """The keys (or values) of encoder states: the past, or projected while the switch is off."""
+def _crossed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_weight: Tensor,
+    k_bias: Tensor | None,
+    v_weight: Tensor,
+    v_bias: Tensor | None,
+    past_k: Tensor,
+    past_v: Tensor,
+    switch: Tensor,
+    bias: Tensor | None,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Over the keys and values of encoder states: the past, or projected while the switch is off.
+
+    What is given for them is empty where the past has them already.
+    """
     if bool(switch):
-        return past
-    return F.linear(states, weight, bias).unflatten(-1, (kv_heads, -1)).transpose(1, 2)
-
-
-def _unkept(keys: Tensor, switch: Tensor) -> Tensor:
-    """The keys that a cache does not hold yet, all or none: always a slice, as a trace takes a tensor for one value."""
-    return keys[:, :, keys.shape[2] if bool(switch) else 0 :]
+        k, v = past_k, past_v
+        new_k, new_v = past_k[:, :, :0], past_v[:, :, :0]
+    else:
+        k = F.linear(k, k_weight, k_bias).unflatten(-1, (kv_heads, -1)).transpose(1, 2)
+        v = F.linear(v, v_weight, v_bias).unflatten(-1, (kv_heads, -1)).transpose(1, 2)
+        new_k, new_v = k, v
+    shape = q.shape
+    if bias is None:  # nothing is hidden from a query, so rows that share a past can be one
+        q = q.reshape(k.shape[0], -1, shape[-1])
+    out = _attend(q, k, v, bias, False, heads, kv_heads, scale, softcap)
+    return out.reshape(shape), new_k, new_v
 
 
 def _attend(
