@@ -22,6 +22,15 @@ from isoform.signature import PICTURES, Port, Signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LlavaSettings(Config):
+    """The keys beside the towers that are read with their types."""
+
+    image_token_index: int = 32000
+    projector_hidden_act: str = "gelu"
+    multimodal_projector_bias: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LlavaConfig(Config):
     text: Tower
     vision: Tower
@@ -69,6 +78,8 @@ class LlavaConfig(Config):
         strategy = data.get("vision_feature_select_strategy", "default")
         if strategy not in ("default", "full"):
             raise CheckpointError(f"config.json: vision_feature_select_strategy is {strategy!r}, not default or full")
+        token = {"image_token_index": data["image_token_id"]} if "image_token_id" in data else {}
+        settings = LlavaSettings.from_dict({**token, **data})
         text, vision = tower(data, "text_config", "llama"), tower(data, "vision_config", "clip_vision_model")
         if not {"embed_tokens", "decoder"} <= text.family.parts.keys():
             raise UnsupportedModel(f"Llava with {text.family.title} as its language model is not supported")
@@ -77,9 +88,9 @@ class LlavaConfig(Config):
         return cls(
             text=text,
             vision=vision,
-            image_token_index=data.get("image_token_index", data.get("image_token_id", 32000)),
-            projector_hidden_act=data.get("projector_hidden_act", "gelu"),
-            multimodal_projector_bias=data.get("multimodal_projector_bias", True),
+            image_token_index=settings.image_token_index,
+            projector_hidden_act=settings.projector_hidden_act,
+            multimodal_projector_bias=settings.multimodal_projector_bias,
             vision_feature_layer=layer,
             vision_feature_select_strategy=strategy,
         )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, Literal, get_args
 
 Axis = str | int
@@ -142,11 +141,6 @@ class State:
     def shape(self, batch: int, slots: int = 0) -> tuple[int, ...]:
         """The sizes of the input with so many rows and slots."""
         return tuple(axis if isinstance(axis, int) else slots if n else batch for n, axis in enumerate(self.axes))
-
-    @property
-    def row(self) -> int:
-        """Values of one row in one slot."""
-        return prod(axis for axis in self.axes[1:] if isinstance(axis, int))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from isoform.errors import InputError, UnsupportedModel
+from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.reference.model import Model, open_model
 from isoform.reference.multimodal.llava import LlavaConfig
 from isoform.runtimes.open import open_path, open_session
@@ -88,6 +88,15 @@ def test_towers_are_found_by_their_model_type_and_others_refused() -> None:
         LlavaConfig.from_dict({**data, "text_config": {"model_type": "bert"}})
     with pytest.raises(UnsupportedModel, match="several layers"):
         LlavaConfig.from_dict({**data, "vision_feature_layer": [-2, -5]})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("image_token_index", "x"), ("projector_hidden_act", ["gelu"]), ("multimodal_projector_bias", 5)],
+)
+def test_a_setting_of_another_type_is_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=key):
+        LlavaConfig.from_dict({**model().checkpoint.config, key: value})
 
 
 def test_the_files_have_the_names_that_clients_look_for() -> None:
