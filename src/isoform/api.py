@@ -80,7 +80,7 @@ def export_and_check(
     onnx_types: str | Sequence[str] = (),
     portable: bool = False,
     weights: str = "copy",
-    gguf_types: str | Sequence[str] = ("f32",),
+    gguf_types: str | Sequence[str] = (),
     override: Sequence[str] = (),
     split_max_size: str | None = None,
     imatrix: str | Path | None = None,
@@ -95,12 +95,15 @@ def export_and_check(
 ) -> tuple[Manifest, Report | None]:
     """Write every asked form of a model into the folder `out`, whole or not at all, and compare each with the source.
 
-    `to` is "all" (what cannot be written is said in the manifest) or formats out of `FORMATS`; `dtype` is that of
-    TorchScript and ONNX. `onnx_types` are several for ONNX ("f32", "q4_0", "int8", …), `portable` keeps it to standard
-    operators, and with `weights` "link" it reads the checkpoint's own files, linked into the bundle. `gguf_types` are
-    llama-quantize's names ("f16", "q4_k_m", …), and the four after it, for GGUF as well: "regex=type" for single
-    tensors, the size of a shard ("2G"), an importance matrix, llama.cpp's pre-tokenizer. `gguf`, `onnx` and
+    `to` is "all" (what cannot be written is said in the manifest) or formats out of `FORMATS`; `dtype` is that of every
+    format whose own types are not given. `onnx_types` are several for ONNX ("f32", "q4_0", "int8", …), `portable` keeps
+    it to standard operators, and with `weights` "link" it reads the checkpoint's own files, linked into the bundle.
+    `gguf_types` are llama-quantize's names ("f16", "q4_k_m", …), and the four after it, for GGUF as well: "regex=type"
+    for single tensors, the size of a shard ("2G"), an importance matrix, llama.cpp's pre-tokenizer. `gguf`, `onnx` and
     `torchscript` are the same as objects, each in the place of the names of its format.
+
+    The check also opens the pipelines of the model's task and asks each one thing; `about["serves"]` of the report and
+    the manifest say which answer, and why the others do not.
     """
     from isoform.exporters import bundle
     from isoform.reference.model import open_model
@@ -108,25 +111,24 @@ def export_and_check(
     formats = _several("--to", to, (*FORMATS, "all"))
     _one_of("--weights", weights, ("copy", "link"))
     _one_of("dtype", dtype, DTYPES)
-    kinds = gguf_types.split(",") if isinstance(gguf_types, str) else list(gguf_types)
-    names = onnx_types.split(",") if isinstance(onnx_types, str) else list(onnx_types)
+    kinds, names = _types(gguf_types), _types(onnx_types)
     loose: dict[str, dict[str, Any]] = {
         "gguf": {
-            "types": tuple(kinds),
+            "types": kinds or (dtype,),
             "overrides": tuple(override),
             "split_max_size": split_max_size,
             "imatrix": None if imatrix is None else Path(imatrix).expanduser(),
             "pre": pre,
         },
         "onnx": {
-            "types": tuple(name for name in names if name) or (dtype,),
+            "types": names or (dtype,),
             "portable": portable,
             "link": weights == "link",
         },
         "torchscript": {"dtype": dtype},
     }
     given: dict[str, Any] = {"gguf": gguf, "onnx": onnx, "torchscript": torchscript}
-    options = {name: _options(bundle.FORMATS[name].options, given[name], loose[name]) for name in FORMATS}
+    options = {name: _options(bundle.FORMATS[name].options, given[name], loose[name], dtype) for name in FORMATS}
     for name in FORMATS:
         bundle.FORMATS[name].check_request(options[name])
     folder = Path(out).expanduser()
@@ -148,19 +150,38 @@ def export_and_check(
     from isoform.validators.check.bundle import check_bundle
 
     report = check_bundle(folder, model, progress=progress)
+    report.about["serves"] = _served(folder, progress)
     if warning:
         report.about["float16"] = warning
     return type(manifest).read(folder), report
 
 
-def _options(kind: type, given: Any, loose: Mapping[str, Any]) -> Any:
-    """The options of a format: `given` as an object, or `loose` by name. Raises InputError for both."""
+def _served(folder: Path, progress: Progress | None) -> dict[str, str]:
+    """What pipelines the bundle serves, and why not the others."""
+    from isoform.validators.check.serving import served
+
+    if progress is not None:
+        progress("open its pipelines", 0, 0)
+    return served(folder)
+
+
+def _options(kind: type, given: Any, loose: Mapping[str, Any], dtype: str) -> Any:
+    """The options of a format: `given` as an object, or `loose` by name. Raises InputError for both.
+
+    What only follows from `dtype` does not count as given.
+    """
     named = kind(**loose)
     if given is None:
         return named
-    if both := [name for name, value in loose.items() if value != getattr(kind(), name)]:
+    implied = (dtype, (dtype,))
+    if both := [name for name, value in loose.items() if value != getattr(kind(), name) and value not in implied]:
         raise InputError(f"{both[0]} of {kind.__module__.split('.')[2]} is given twice; give it in the object alone")
     return given
+
+
+def _types(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of types, with commas or as a list; none where the dtype decides."""
+    return tuple(name for name in (given.split(",") if isinstance(given, str) else given) if name)
 
 
 def _overflow(model: Any, progress: Progress | None) -> str:
@@ -303,6 +324,7 @@ def check(
             announce=say,
         )
         report = check_bundle(Path(bundle), against, progress=progress, limits=limits)
+        report.about["serves"] = _served(Path(bundle), progress)
     else:
         made, left_out = matrix.make_cells(replace(chosen, seconds=seconds))
         count = f"{len(made)} cell{'' if len(made) == 1 else 's'}"

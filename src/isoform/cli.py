@@ -48,15 +48,15 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     to: Annotated[str, typer.Option(help="onnx, gguf, torchscript (several with commas) or all.")] = "all",
     task: Annotated[str | None, typer.Option(help="The task, when not the checkpoint's own.")] = None,
-    dtype: Annotated[str, typer.Option(help="f32, f16 or bf16, of ONNX and TorchScript.")] = "f32",
+    dtype: Annotated[str, typer.Option(help="f32, f16 or bf16, of every format without types of its own.")] = "f32",
     onnx_type: Annotated[
         str, typer.Option(help="ONNX: f32, f16, int8, q8_0, q4_0, …; several with commas, dtype when none.")
     ] = "",
     portable: Annotated[bool, typer.Option("--portable", help="ONNX: standard operators only.")] = False,
     weights: Annotated[str, typer.Option(help="ONNX: copy them, or link the checkpoint's own files.")] = "copy",
     gguf_type: Annotated[
-        str, typer.Option(help="llama.cpp's types: f32, f16, bf16, q8_0, q4_k_m, …; several with commas.")
-    ] = "f32",
+        str, typer.Option(help="llama.cpp's: f32, f16, q8_0, q4_k_m, …; several with commas, dtype when none.")
+    ] = "",
     override: Annotated[
         list[str] | None, typer.Option(help="GGUF: regex=type for the tensors whose names it is found in.")
     ] = None,
@@ -326,11 +326,11 @@ def inspect(
     path: Annotated[str, typer.Argument(help="A checkpoint, bundle, .gguf or .onnx.")], json: Json = False
 ) -> None:
     """Show what a checkpoint, bundle, GGUF or ONNX file holds, without loading its weights."""
-    from isoform import show
+    from isoform import show, show_inspection
     from isoform.validators.tools.inspection import inspect as look
 
     facts = look(path)
-    show.json(facts) if json else show.facts(facts)
+    show.json(facts) if json else show_inspection.inspection(facts)
 
 
 @app.command()
@@ -361,11 +361,21 @@ def backends(json: Json = False) -> None:
 
 
 @app.command()
+def doctor(json: Json = False) -> None:
+    """Say what this machine has, and what would be faster or is missing."""
+    from isoform import show, show_inspection
+    from isoform.doctor import examine
+
+    found = examine()
+    show.json(found) if json else show_inspection.doctor(found)
+
+
+@app.command()
 def models(json: Json = False) -> None:
     """List the families, and for each the tasks and formats."""
-    from isoform import show, support
+    from isoform import show, show_inspection, support
 
-    show.json(support.rows()) if json else show.models(support.rows())
+    show.json(support.rows()) if json else show_inspection.models(support.families())
 
 
 @app.command()

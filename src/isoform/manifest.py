@@ -83,7 +83,8 @@ class Manifest:
     """`source` is {"name", "path", "files": [File…]} of the weights; `missing` says why a format was not written.
 
     `wires` connect the parts and host `steps` (name -> settings), see `isoform.wiring`; `loop` names the loop that
-    decodes; `facts` are what preprocessing and pipelines must know of the model.
+    decodes; `facts` are what preprocessing and pipelines must know of the model. `serves`: pipeline task -> "", or why
+    the bundle does not serve it, as the last check found.
     """
 
     family: str
@@ -97,6 +98,7 @@ class Manifest:
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     loop: str = "tokens"
     facts: dict[str, Any] = field(default_factory=dict)
+    serves: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -120,6 +122,7 @@ class Manifest:
             **({"steps": self.steps} if self.steps else {}),
             "loop": self.loop,
             "facts": self.facts,
+            **({"serves": self.serves} if self.serves else {}),
             "missing": self.missing,
             "parity": self.parity,
         }
@@ -169,6 +172,7 @@ class Manifest:
                 steps=dict(data.get("steps", {})),
                 loop=data.get("loop", "tokens"),
                 facts=dict(data.get("facts", {})),
+                serves=dict(data.get("serves", {})),
             )
             if data["format_version"] == 1:
                 parts = {artifact.part: artifact.signature for artifact in manifest.artifacts}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +125,16 @@ def report(report: Report) -> None:
         colour = {"FAIL": "red", "skipped": "yellow"}.get(kind, "dim")
         out.print(Text.assemble((kind, colour), " ", text))
     out.print("[green]the same[/]" if report.same else "[red]not the same[/]")
+    serves(report.about.get("serves", {}))
+
+
+def serves(tasks: Mapping[str, str]) -> None:
+    """The pipelines that a bundle serves, and why it does not serve the others."""
+    if able := [task for task, reason in tasks.items() if not reason]:
+        out.print(Text(f"serves {', '.join(able)}"))
+    for task, reason in tasks.items():
+        if reason:
+            out.print(Text.assemble(("does not serve ", "yellow"), f"{task}: {reason}"))
 
 
 def comparison(found: Comparison) -> None:
@@ -207,20 +217,9 @@ def _times(span: Sequence[float | None]) -> str:
 
 
 def facts(facts: dict[str, Any]) -> None:
-    """What `inspect` found: scalars as a list, lists of objects as tables."""
+    """What was written or measured, a line for each fact."""
     for key, value in facts.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            rows = table(key, *value[0])
-            for row in value:
-                rows.add_row(*(str(cell) for cell in row.values()))
-            out.print(rows)
-        elif isinstance(value, dict):
-            rows = table(key, "key", "value")
-            for name, cell in value.items():
-                rows.add_row(Text(str(name)), Text(str(cell)))
-            out.print(rows)
-        else:
-            out.print(Text.assemble((f"{key}: ", "bold"), str(value)))
+        out.print(Text.assemble((f"{key}: ", "bold"), str(value)))
 
 
 def backends(states: Sequence[dict[str, Any]]) -> None:
@@ -233,18 +232,6 @@ def backends(states: Sequence[dict[str, Any]]) -> None:
 
 def _mark(value: Any) -> str:
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-
-
-def models(rows: Sequence[dict[str, Any]]) -> None:
-    """The support table."""
-    result = table(None, "family", "model_type", "task", "torch", "onnx", "torchscript", "gguf")
-    previous = None
-    for row in rows:
-        new = row["family"] != previous
-        first = (row["family"], ", ".join(row["model_types"])) if new else ("", "")
-        result.add_row(*first, row["task"], row["torch"], row["onnx"], row["torchscript"], row["gguf"])
-        previous = row["family"]
-    out.print(result)
 
 
 def demo(result: Demo) -> None:

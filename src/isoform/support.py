@@ -1,11 +1,15 @@
-"""The support table: family × task × format, as the formats of the export themselves refuse or accept it.
+"""The support tables: family × task × format, as the formats of the export themselves refuse or accept it.
 
-`python -m isoform.support README.md` makes the table anew in that file.
+`python -m isoform.support README.md docs/support.md` makes the tables of these pages anew: "support" has a row for each
+task with the reasons, "families" a row for each family.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +18,6 @@ from isoform.formats import FORMATS as ORDER
 if TYPE_CHECKING:
     from isoform.exporters.format import Format
     from isoform.reference.card import Family, Task
-
-START, END = "<!-- support table: isoform models -->", "<!-- end of support table -->"
 
 
 def rows() -> list[dict[str, Any]]:
@@ -47,8 +49,17 @@ def _answer(form: Format[Any], family: Family, task: Task) -> str:
     return "; ".join(f"{part}: {reason or 'yes'}" for part, reason in reasons.items())
 
 
-def markdown() -> str:
-    """The table as it stands in the README."""
+def families() -> list[dict[str, Any]]:
+    """One row per family: its model types, its tasks, and the tasks that each format serves."""
+    result = []
+    for title, found in groupby(rows(), key=lambda row: row["family"]):
+        tasks = list(found)
+        row = {"family": title, "model_types": tasks[0]["model_types"], "tasks": [task["task"] for task in tasks]}
+        result.append(row | {name: [task["task"] for task in tasks if task[name] == "yes"] for name in ORDER})
+    return result
+
+
+def _support() -> str:
     lines = ["| family | model_type | task | torch | ONNX | TorchScript | GGUF |", "|---|---|---|---|---|---|---|"]
     previous = ""
     for row in rows():
@@ -60,11 +71,25 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def _families() -> str:
+    lines = ["| family | tasks | GGUF |", "|---|---|---|"]
+    for row in families():
+        served = ", ".join(row["gguf"]) if 0 < len(row["gguf"]) < len(row["tasks"]) else "yes" if row["gguf"] else ""
+        lines.append(f"| {row['family']} | {', '.join(row['tasks'])} | {served} |")
+    return "\n".join(lines)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {"families": _families, "support": _support}
+_PLACE = re.compile(r"<!-- (\w+): isoform models -->\n.*?<!-- end of \1 -->", re.DOTALL)
+
+
 def renewed(text: str) -> str:
-    """A page with its table made anew."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{markdown()}\n{END}{after}"
+    """A page with its tables made anew."""
+
+    def table(place: re.Match[str]) -> str:
+        return f"<!-- {place[1]}: isoform models -->\n{TABLES[place[1]]()}\n<!-- end of {place[1]} -->"
+
+    return _PLACE.sub(table, text)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,14 @@ def test_options_by_name_and_as_objects_write_the_same(tiny: Tiny, tmp_path: Pat
 def test_options_of_one_format_are_not_given_twice(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="portable of onnx is given twice"):
         api.export(tiny("llama"), tmp_path / "a", portable=True, onnx=onnx.Options())
+
+
+def test_gguf_follows_the_dtype_unless_its_types_are_given(tiny: Tiny, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"to": "gguf", "dtype": "f16", "check": False}
+    followed, _ = api.export_and_check(tiny("llama"), tmp_path / "a", **asked)
+    named, _ = api.export_and_check(tiny("llama"), tmp_path / "b", gguf_types="q8_0", **asked)
+    given, _ = api.export_and_check(tiny("llama"), tmp_path / "c", gguf=gguf.Options(types=("q8_0",)), **asked)
+    assert [[a.dtype for a in made.artifacts] for made in (followed, named, given)] == [["f16"], ["q8_0"], ["q8_0"]]
 
 
 def in_parts(model: Model) -> Model:

@@ -82,6 +82,7 @@ def inspect_bundle(folder: Path) -> dict[str, Any]:
             for artifact, file in files
         ],
         "missing": manifest.missing,
+        "serves": manifest.serves,
         "versions": manifest.versions,
         "parity": manifest.parity,
     }

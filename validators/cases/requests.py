@@ -1,0 +1,61 @@
+"""One small request for each pipeline task, to see whether a bundle serves it: an input, and a call's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+TEXT = "A small cat sleeps in the old house."
+
+
+def _picture() -> Any:
+    from PIL import Image
+
+    rows, columns = np.mgrid[0:64, 0:96]
+    return Image.fromarray(np.stack([rows * 3, columns * 2, rows + columns], -1).astype(np.uint8))
+
+
+def _sound() -> dict[str, Any]:
+    seconds = np.arange(16000, dtype=np.float32) / 16000
+    return {"raw": 0.1 * np.sin(2 * np.pi * 440 * seconds), "sampling_rate": 16000}
+
+
+def _mask(tokenizer: Any) -> str:
+    index = tokenizer.token_id("mask_token")
+    return "" if index is None else str(tokenizer.token(index))
+
+
+SHORT = {"max_new_tokens": 2, "do_sample": False}
+LABELS = {"candidate_labels": ["a cat", "a house"]}
+
+REQUESTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "audio-classification": (_sound, {}),
+    "automatic-speech-recognition": (_sound, {}),
+    "feature-extraction": (lambda: TEXT, {}),
+    "image-classification": (_picture, {}),
+    "image-feature-extraction": (_picture, {}),
+    "image-to-text": (_picture, {"max_new_tokens": 2}),
+    "question-answering": (lambda: {"question": "Where does it sleep?", "context": TEXT}, {}),
+    "sentence-similarity": (lambda: {"source_sentence": TEXT, "sentences": [TEXT, "An old house."]}, {}),
+    "text-classification": (lambda: TEXT, {}),
+    "text-generation": (lambda: TEXT, SHORT),
+    "token-classification": (lambda: TEXT, {}),
+    "visual-question-answering": (lambda: {"image": _picture(), "question": "What is it?"}, {"max_new_tokens": 2}),
+    "zero-shot-image-classification": (_picture, LABELS),
+}
+"""Task -> what makes its input, and the parameters. A task whose input depends on the tokenizer is in `OF_PIPELINE`."""
+
+OF_PIPELINE: dict[str, Callable[[Any], Any]] = {
+    "fill-mask": lambda pipe: f"A small {_mask(pipe.tokenizer)} sleeps in the old house.",
+}
+"""Task -> its input, from the opened pipeline."""
+
+
+def answer(pipe: Any, task: str) -> Any:
+    """The answer of an opened pipeline to the request of its task."""
+    if task in OF_PIPELINE:
+        return pipe(OF_PIPELINE[task](pipe))
+    make, parameters = REQUESTS[task]
+    return pipe(make(), **parameters)
