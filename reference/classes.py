@@ -4,8 +4,8 @@ A class belongs to a checkpoint, not to a family: a `BertTokenizer` may stand be
 is resolved once, when a checkpoint is opened or exported, into facts (JSON) that the manifest carries. The runtimes
 read the facts and never see a class name:
 
-    tokenizer        rebuild: which parts of tokenizer.json are replaced ("word_pieces", "spaces_as_marks", "metaspace",
-                     "byte_level"; "" is the file as it stands); tokens: named special tokens; padding_side
+    tokenizer        the parts of tokenizer.json that the class replaces (`reference.tokenizers`); tokens: named special
+                     tokens; padding_side
     characters       of a CTC vocabulary: tokens
     image_processor  the settings of preprocessor_config.json that it leaves out
 
@@ -20,102 +20,13 @@ from typing import Any
 
 from isoform.errors import CheckpointError
 from isoform.json_files import read_object
+from isoform.reference.tokenizers.classes import OF_CHARACTERS, tokenizer_facts
 
 Facts = dict[str, Any]
 
-# ------------------------------------------------------------------ tokenizers
-_WORD_PIECES: Facts = {
-    "rebuild": "word_pieces",
-    "tokens": {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    },
-    "padding_side": "right",
-}
-TOKENIZERS: dict[str, Facts] = {
-    "BertTokenizer": _WORD_PIECES,
-    "DistilBertTokenizer": _WORD_PIECES,
-    "GemmaTokenizer": {
-        "rebuild": "spaces_as_marks",
-        "tokens": {
-            "bos_token": "<bos>",
-            "eos_token": "<eos>",
-            "unk_token": "<unk>",
-            "pad_token": "<pad>",
-            "mask_token": "<mask>",
-        },
-        "padding_side": "left",
-    },
-    "LlamaTokenizer": {
-        "rebuild": "metaspace",
-        "tokens": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
-        "padding_side": "left",
-    },
-    "Qwen2Tokenizer": {
-        "rebuild": "byte_level",
-        "tokens": {"eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
-        "padding_side": "right",
-    },
-}
-"""The tokenizer classes of transformers 5 that do not use the normalizer, pre-tokenizer and decoder of tokenizer.json
-but their own, set by tokenizer_config.json. Every other class takes the file as it stands."""
-
-AS_STORED: Facts = {"rebuild": "", "tokens": {}, "padding_side": "right"}
-
-# model_type -> the class that transformers has for it; the first set corrects what the Hub declares.
-_CORRECTED = {"qwen2": "Qwen2Tokenizer"}
-_REGISTERED = {
-    "bert": "BertTokenizer",
-    "distilbert": "BertTokenizer",
-    "gemma": "GemmaTokenizer",
-    "gemma2": "GemmaTokenizer",
-    "gemma3": "GemmaTokenizer",
-    "gemma3_text": "GemmaTokenizer",
-    "mistral": "",  # the file as it stands
-    "qwen3": "Qwen2Tokenizer",
-}
-
-
-def tokenizer_class(folder: Path) -> str:
-    """The class that transformers' AutoTokenizer picks, or "" for the file as it stands."""
-    config, settings = read_object(folder / "config.json"), read_object(folder / "tokenizer_config.json")
-    declared = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or "").removesuffix("Fast")
-    kind = config.get("model_type")
-    own = kind != "mistral" and kind not in _CORRECTED
-    if declared == "LlamaTokenizer" and own and _has_byte_level(folder / "tokenizer.json"):
-        return ""
-    registered = _CORRECTED.get(kind, _REGISTERED.get(kind)) if isinstance(kind, str) else None
-    if declared and registered is not None and registered != declared:
-        if not registered:
-            return ""
-        declared = registered if kind in _CORRECTED else declared
-    chosen = declared or registered or ""
-    return chosen if chosen in TOKENIZERS else ""
-
-
-def _has_byte_level(path: Path) -> bool:
-    try:
-        return '"ByteLevel"' in path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a readable tokenizer ({error}); fetch it again") from None
-
-
-def tokenizer_facts(folder: Path) -> Facts | None:
-    """How the folder's tokenizer.json is read; None without one."""
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    return TOKENIZERS.get(tokenizer_class(folder), AS_STORED)
-
-
+# ------------------------------------------------------------------ characters
 _CHARACTERS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-CHARACTERS: dict[str, Facts] = {
-    "Wav2Vec2CTCTokenizer": {"tokens": _CHARACTERS},
-    "Wav2Vec2Tokenizer": {"tokens": _CHARACTERS},
-}
-"""The classes whose vocabulary is the characters of vocab.json alone."""
+CHARACTERS: dict[str, Facts] = {name: {"tokens": _CHARACTERS} for name in OF_CHARACTERS}
 
 
 def characters_facts(folder: Path) -> Facts | None:

@@ -13,12 +13,14 @@ import pytest
 
 from isoform.errors import CheckpointError
 from isoform.exporters.bundle import export
+from isoform.json_files import JsonObject
 from isoform.manifest import Manifest
 from isoform.reference.card import Task
-from isoform.reference.classes import IMAGE_PROCESSORS, TOKENIZERS, class_facts
+from isoform.reference.classes import IMAGE_PROCESSORS, class_facts
 from isoform.reference.facts import STATED, exported_facts, facts_of
 from isoform.reference.families import all_families
 from isoform.reference.model import open_model
+from isoform.reference.tokenizers.classes import AS_STORED, TOKENIZERS
 from isoform.steps import STEPS, load_step
 
 Tiny = Callable[[str], Path]
@@ -66,8 +68,21 @@ def test_every_task_whose_card_states_facts_is_listed() -> None:
     [("bert", "BertTokenizer"), ("gemma3_b", "GemmaTokenizer"), ("qwen2", "Qwen2Tokenizer"), ("llama3_instruct", "")],
 )
 def test_a_tokenizer_is_read_as_its_class_does(name: str, kind: str, tiny: Tiny) -> None:
-    found = class_facts(tiny(name))["tokenizer"]
-    assert found == TOKENIZERS[kind] if kind else found["rebuild"] == ""
+    settings = JsonObject.read(tiny(name) / "tokenizer_config.json")
+    want = TOKENIZERS[kind].facts(settings) if kind else AS_STORED
+    assert class_facts(tiny(name))["tokenizer"] == want
+    assert json.loads(json.dumps(want)) == want
+
+
+def test_a_bundle_that_names_the_rebuilding_reads_its_tokenizer_as_before(tiny: Tiny, tmp_path: Path) -> None:
+    model = open_model(tiny("bert"), "feature-extraction")
+    export(model, ["torchscript"], tmp_path / "bundle")
+    path = tmp_path / "bundle" / "isoform.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["facts"]["tokenizer"] = {"rebuild": "word_pieces", "tokens": {"cls_token": "x"}, "padding_side": "right"}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    facts = exported_facts(tmp_path / "bundle", tmp_path / "bundle", "feature-extraction")
+    assert facts["tokenizer"] == class_facts(tiny("bert"))["tokenizer"]
 
 
 def test_a_class_belongs_to_the_checkpoint_and_not_to_its_family(tiny: Tiny, tmp_path: Path) -> None:

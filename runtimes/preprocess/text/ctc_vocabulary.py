@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.json_files import read_object
-from isoform.runtimes.preprocess.text.tokenizer import SPECIAL, clean_up, read_settings, text_of
+from isoform.runtimes.preprocess.text.tokenizer import clean_up
+from isoform.tokenization import SPECIAL, read_settings, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class CtcVocabulary:
         """
         folder = Path(folder)
         path = folder / "vocab.json"
-        settings, added = read_settings(folder)
+        read = read_settings(folder)
+        settings, added = read.values, read.added
         kind = facts.get("characters", {"tokens": {}})
         if "refused" in kind:
             raise UnsupportedModel(f"{folder}: {kind['refused']}")

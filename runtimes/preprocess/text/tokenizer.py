@@ -1,13 +1,13 @@
 """The tokenizer of a checkpoint folder, giving the ids that transformers' AutoTokenizer gives.
 
-The vocabulary, merges and added tokens come from tokenizer.json. Some tokenizer classes of transformers 5 do not use
+The vocabulary, merges and added tokens come from tokenizer.json. Most tokenizer classes of transformers 5 do not use
 the normalizer, pre-tokenizer and decoder of that file but their own, set by tokenizer_config.json: the model's facts
-say which of `_REBUILD` they are.
+hold them (`isoform.tokenization`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoform.errors import CheckpointError, InputError
-from isoform.json_files import read_object
+from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.tokenization import assemble, checked, read_settings, read_tokenizer, state, text_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from tokenizers import AddedToken, Encoding, Tokenizer
-
-SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""The named special tokens, in transformers' order."""
+    from tokenizers import Encoding, Tokenizer
 
 _NO_LIMIT = 10**20  # transformers' "no limit" is about 1e30; anything past this counts as none
 
@@ -50,10 +47,11 @@ class TextTokenizer:
 
         Raises CheckpointError when the folder holds no readable tokenizer.json.
         """
-        from tokenizers import Tokenizer
-
         folder = Path(folder)
         path = folder / "tokenizer.json"
+        kind: Mapping[str, Any] = facts.get("tokenizer") or {}
+        if "refused" in kind:
+            raise UnsupportedModel(f"{folder}: {kind['refused']}")
         if not path.is_file():
             known = ("tokenizer.model", "vocab.txt", "vocab.json", "tekken.json")
             others = [name for name in known if (folder / name).is_file()]
@@ -62,68 +60,30 @@ class TextTokenizer:
                 "tokenizer.json of the model's repository there (transformers writes one: "
                 f"AutoTokenizer.from_pretrained(…).save_pretrained({str(folder)!r}))"
             )
-        try:
-            self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception for every kind of bad file
-            raise CheckpointError(f"{path} is not a readable tokenizer ({error}); fetch it again") from None
-        settings, added = read_settings(folder)
-        kind: Mapping[str, Any] = facts["tokenizer"]
-        rebuild, defaults = kind["rebuild"], kind["tokens"]
-        if rebuild not in _REBUILD:
-            raise InputError(f"this isoform has no tokenizer {rebuild!r}; install a newer one, or export again")
+        self._tokenizer: Tokenizer = read_tokenizer(path)
+        settings = read_settings(folder)
         padding = self._tokenizer.padding or {}
-        named = {name: settings.get(name, defaults.get(name)) for name in SPECIAL}
-        if named["pad_token"] is None and "pad_token" in padding:
-            named["pad_token"] = padding["pad_token"]
+        with checked(f"{path} does not fit tokenizer_config.json ({{}}); fetch both again"):
+            named = assemble(self._tokenizer, kind, settings)
         self.special: dict[str, str] = {name: text_of(token) for name, token in named.items() if token}
-        _REBUILD[rebuild](self._tokenizer, settings, self.special)
-        self._add_tokens(named, settings, added)
-        if rebuild == "word_pieces":
-            _frame(self._tokenizer, self.special)
+        self._end_of_word: str = kind.get("end_of_word", "")
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
-        limit = settings.get("model_max_length", settings.get("max_len"))
-        self.max_length: int | None = int(limit) if isinstance(limit, int | float) and limit < _NO_LIMIT else None
-        side = settings.get("padding_side") or padding.get("direction") or kind["padding_side"]
-        self.padding_side: str = str(side).lower()
-        self.truncation_side: str = settings.get("truncation_side") or "right"
-        if self.padding_side not in ("left", "right") or self.truncation_side not in ("left", "right"):
-            raise CheckpointError(
-                f"{folder}/tokenizer_config.json: padding_side is {self.padding_side!r} and truncation_side "
-                f"{self.truncation_side!r}; each must be 'left' or 'right'"
-            )
-        self.cleans_up: bool = bool(settings.get("clean_up_tokenization_spaces", False))
-        self._forces_clean_up = bool(
-            settings.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False)
+        values = settings.values
+        limit = values.integer("model_max_length", values.integer("max_len"))
+        self.max_length: int | None = limit if limit is not None and limit < _NO_LIMIT else None
+        sides = ("left", "right")
+        stored = str(padding.get("direction") or kind.get("padding_side", "right")).lower()
+        self.padding_side: str = values.choice("padding_side", sides, stored)
+        self.truncation_side: str = values.choice("truncation_side", sides, "right")
+        self.cleans_up: bool = values.flag("clean_up_tokenization_spaces", False)
+        self._forces_clean_up = values.flag(
+            "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False
         )
-        self.chat_templates: Any = settings.get("chat_template")
-        self._tokenizer.encode_special_tokens = bool(settings.get("split_special_tokens", False))
+        self.chat_templates: Any = values.get("chat_template")
+        self._tokenizer.encode_special_tokens = values.flag("split_special_tokens", False)
         self._lock = Lock()  # truncation is a state of the shared tokenizer
-
-    def _add_tokens(self, named: dict[str, Any], settings: dict[str, Any], added: dict[int, Any]) -> None:
-        """Add what tokenizer_config.json lists and tokenizer.json lacks, in transformers' order."""
-        present = {repr(token) for token in self._tokenizer.get_added_tokens_decoder().values()}
-        wanted: list[AddedToken] = []
-        for _, token in sorted(added.items()):
-            if repr(token) not in present:
-                wanted.append(token)
-        known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
-        known |= {token.content for token in wanted}
-        extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-        extra = list(extra.values()) if isinstance(extra, dict) else list(extra)
-        extra += [v for k, v in settings.items() if k.endswith("_token") and k not in SPECIAL and isinstance(v, str)]
-        for entry in (*named.values(), *extra):
-            if entry and text_of(entry) not in known:
-                known.add(text_of(entry))
-                wanted.append(_added_token(entry, special=True))
-        names = set(self.special.values())
-        self._tokenizer.add_tokens(
-            [
-                _added_token({**_fields(t), "special": True}) if t.content in names and not t.special else t
-                for t in wanted
-            ]
-        )  # with an empty list too: it also applies a new normalizer to the tokens that are there
 
     # ------------------------------------------------------------------ tokens
     def token_id(self, name: str) -> int | None:
@@ -164,7 +124,7 @@ class TextTokenizer:
         from tokenizers import normalizers
 
         current = self._tokenizer.normalizer
-        if current is None or not any(mark in _state(current) for mark in ('"lowercase":true', '"Lowercase"')):
+        if current is None or not any(mark in state(current) for mark in ('"lowercase":true', '"Lowercase"')):
             first = normalizers.Lowercase()
             self._tokenizer.normalizer = normalizers.Sequence([first, current] if current else [first])
 
@@ -241,6 +201,8 @@ class TextTokenizer:
         """Text of token ids. Spaces before punctuation are closed up as transformers 5 does it: where the tokenizer (or
         the argument) asks for it and its model is not byte-pair encoding, whose text has the spaces it should have."""
         text = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+        if self._end_of_word:
+            text = text.replace(self._end_of_word, " ").strip()
         cleans = self.cleans_up if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
         if cleans and (self._forces_clean_up or type(self._tokenizer.model).__name__ != "BPE"):
             return clean_up(text)
@@ -291,133 +253,3 @@ def _check(text: Any, words: bool) -> None:
                     f"the text {piece[:40]!r} holds a lone surrogate at position {error.start}, which is not Unicode "
                     "text; decode its source with errors='replace'"
                 ) from None
-
-
-# ------------------------------------------------------------------ settings
-def read_settings(folder: Path) -> tuple[dict[str, Any], dict[int, AddedToken]]:
-    """tokenizer_config.json, with special_tokens_map.json and added_tokens.json where it is too old to hold theirs."""
-    settings = read_object(folder / "tokenizer_config.json")
-    settings = {name: value for name, value in settings.items() if name not in ("add_bos_token", "add_eos_token")}
-    added: dict[int, AddedToken] = {}
-    if "added_tokens_decoder" in settings:
-        for index, token in settings.pop("added_tokens_decoder").items():
-            added[int(index)] = _added_token(token)
-    else:
-        for name, value in read_object(folder / "special_tokens_map.json").items():
-            settings[name] = value
-        names = {text_of(settings[name]) for name in SPECIAL if settings.get(name)}
-        for token, index in read_object(folder / "added_tokens.json").items():
-            special = token in names
-            added[int(index)] = _added_token({"content": token, "normalized": not special, "special": special})
-    return settings, added
-
-
-def text_of(token: Any) -> str:
-    """The text of a token as tokenizer_config.json spells it: plain, or an object with its `content`."""
-    return token["content"] if isinstance(token, dict) else str(token)
-
-
-def _added_token(token: Any, special: bool = False) -> AddedToken:
-    from tokenizers import AddedToken
-
-    if not isinstance(token, dict):
-        return AddedToken(str(token), special=special)
-    names = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    flags = {name: bool(token[name]) for name in names if name in token}
-    return AddedToken(token["content"], **({"special": special} | flags))
-
-
-def _fields(token: AddedToken) -> dict[str, Any]:
-    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-    return {name: getattr(token, name) for name in names}
-
-
-# ------------------------------------------------------------------ what replaces parts of tokenizer.json
-def _word_pieces(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
-    from tokenizers import decoders, normalizers, pre_tokenizers
-
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-        strip_accents=settings.get("strip_accents"),
-        lowercase=settings.get("do_lower_case", True),
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.model.unk_token = special["unk_token"]
-
-
-def _frame(tokenizer: Tokenizer, special: dict[str, str]) -> None:
-    """[CLS] text [SEP] and [CLS] text [SEP] text [SEP], whatever the file says."""
-    from tokenizers import processors
-
-    cls, sep = special["cls_token"], special["sep_token"]
-    ids = {token: tokenizer.token_to_id(token) for token in (cls, sep)}
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(token, index) for token, index in ids.items() if index is not None],
-    )
-
-
-def _spaces_as_marks(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
-    from tokenizers import decoders, normalizers, pre_tokenizers
-
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    _merging(tokenizer, fuse_unk=True, byte_fallback=True, unk_token=special["unk_token"])
-
-
-def _metaspace(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
-    from tokenizers import decoders, pre_tokenizers
-
-    prefix = settings.get("add_prefix_space")
-    prefix = True if prefix is None else bool(prefix)
-    scheme = ("always" if settings.get("legacy", False) else "first") if prefix else "never"
-    tokenizer.normalizer = None
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(content=" ", left=1)] if prefix else steps)
-    _merging(tokenizer, fuse_unk=True, byte_fallback=True, unk_token=None)
-
-
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-def _byte_level(tokenizer: Tokenizer, settings: dict[str, Any], special: dict[str, str]) -> None:
-    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
-
-    prefix = bool(settings.get("add_prefix_space") or False)
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    _merging(tokenizer, fuse_unk=False, byte_fallback=False, unk_token=None)
-
-
-def _merging(tokenizer: Tokenizer, *, fuse_unk: bool, byte_fallback: bool, unk_token: str | None) -> None:
-    model = tokenizer.model
-    model.fuse_unk, model.byte_fallback, model.unk_token = fuse_unk, byte_fallback, unk_token
-    model.ignore_merges, model.dropout = False, None
-
-
-def _state(component: Any) -> str:
-    """The JSON of a component of a tokenizer."""
-    state = component.__getstate__()
-    return (state.decode() if isinstance(state, bytes) else str(state)).replace(" ", "")
-
-
-_REBUILD: dict[str, Callable[[Tokenizer, dict[str, Any], dict[str, str]], None]] = {
-    "": lambda tokenizer, settings, special: None,  # the file as it stands
-    "byte_level": _byte_level,
-    "metaspace": _metaspace,
-    "spaces_as_marks": _spaces_as_marks,
-    "word_pieces": _word_pieces,
-}

@@ -14,7 +14,8 @@ from isoform.errors import CheckpointError, InputError
 from isoform.reference.classes import class_facts
 from isoform.runtimes.preprocess.text import chat
 from isoform.runtimes.preprocess.text.chat import ChatTemplate
-from isoform.runtimes.preprocess.text.tokenizer import SPECIAL, TextTokenizer
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
+from isoform.tokenization import SPECIAL
 from tests import oracle
 from tests.oracle.texts import DECOMPOSED, HAND, LITERAL_ESCAPES, random_texts
 

@@ -1,0 +1,297 @@
+"""What each kind of tokenizer does with a text, as JSON of the `tokenizers` library.
+
+A function takes the settings of tokenizer_config.json and gives the parts by which a class replaces those of
+tokenizer.json (`isoform.tokenization.assemble` puts them in). Special tokens are named, not spelled: "cls_token". A
+`Precompiled` step without a map stands for the map of the checkpoint's own SentencePiece model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from isoform.json_files import JsonObject
+
+Parts = dict[str, Any]
+Kind = Callable[[JsonObject], Parts]
+
+SPACE = "▁"
+
+# A frame's tokens with their segments (token type ids); A and B are the texts.
+ONE_END = ([("A", 0)], [("A", 0), ("B", 1)])
+EOS_AFTER = ([("A", 0), ("eos_token", 0)], [("A", 0), ("eos_token", 0), ("B", 0), ("eos_token", 0)])
+CLS_SEP = (
+    [("cls_token", 0), ("A", 0), ("sep_token", 0)],
+    [("cls_token", 0), ("A", 0), ("sep_token", 0), ("B", 1), ("sep_token", 1)],
+)
+TWO_SEPARATORS = (
+    [("cls_token", 0), ("A", 0), ("sep_token", 0)],
+    [("cls_token", 0), ("A", 0), ("sep_token", 0), ("sep_token", 0), ("B", 0), ("sep_token", 0)],
+)
+BOS_EOS = (
+    [("bos_token", 0), ("A", 0), ("eos_token", 0)],
+    [("bos_token", 0), ("A", 0), ("eos_token", 0), ("eos_token", 0), ("B", 0), ("eos_token", 0)],
+)
+
+
+def template(frame: tuple[Sequence[tuple[str, int]], Sequence[tuple[str, int]]]) -> Parts:
+    single, pair = frame
+    return {"type": "TemplateProcessing", "single": [list(p) for p in single], "pair": [list(p) for p in pair]}
+
+
+def roberta(sep: str, cls: str, *, trim_offsets: bool, add_prefix_space: bool) -> Parts:
+    ends = {"sep": sep, "cls": cls}
+    return {"type": "RobertaProcessing", **ends, "trim_offsets": trim_offsets, "add_prefix_space": add_prefix_space}
+
+
+def _sequence(kind: str, *steps: Parts) -> Parts:
+    return {"type": "Sequence", kind: list(steps)}
+
+
+# ------------------------------------------------------------------ WordPiece
+def word_pieces(settings: JsonObject) -> Parts:
+    """BERT's: words and punctuation cut apart, longest pieces first; lower case and without accents if asked."""
+    return {
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": settings.flag("tokenize_chinese_chars", True),
+            "strip_accents": settings.flag("strip_accents"),
+            "lowercase": settings.flag("do_lower_case", True),
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "unk_token",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+        },
+        "frame": template(CLS_SEP),
+    }
+
+
+def word_pieces_between_separators(settings: JsonObject) -> Parts:
+    """BERT's pieces in RoBERTa's frame: two separators between two texts."""
+    frame = roberta("sep_token", "cls_token", trim_offsets=True, add_prefix_space=False)
+    return {**word_pieces(settings), "frame": frame}
+
+
+# ------------------------------------------------------------------ byte-level BPE
+def _byte_pairs(**more: Any) -> Parts:
+    plain = {"dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}
+    return {"type": "BPE", **plain, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, **more}
+
+
+def _bytes(add_prefix_space: bool, *, trim_offsets: bool = True, use_regex: bool = True) -> Parts:
+    flags = {"trim_offsets": trim_offsets, "use_regex": use_regex}
+    return {"type": "ByteLevel", "add_prefix_space": add_prefix_space, **flags}
+
+
+_DECODER = _bytes(True)
+
+
+def byte_level(settings: JsonObject) -> Parts:
+    """GPT-2's: its own regular expression cuts words, and each byte is a letter. The frame is the file's."""
+    return {
+        "normalizer": None,
+        "pre_tokenizer": _bytes(settings.flag("add_prefix_space", False)),
+        "decoder": _DECODER,
+        "model": _byte_pairs(),
+    }
+
+
+def byte_level_framed(settings: JsonObject) -> Parts:
+    """RoBERTa's and BART's: GPT-2's letters in `<s> … </s>`."""
+    prefix, trim = settings.flag("add_prefix_space", False), settings.flag("trim_offsets", True)
+    return {
+        **byte_level(settings),
+        "frame": roberta("sep_token", "cls_token", trim_offsets=trim, add_prefix_space=prefix),
+    }
+
+
+def byte_level_between_separators(settings: JsonObject) -> Parts:
+    """DeBERTa's: GPT-2's letters, and two separators between two texts."""
+    return {**byte_level(settings), "frame": template(TWO_SEPARATORS)}
+
+
+def byte_level_composed(settings: JsonObject) -> Parts:
+    """GPT-NeoX's: GPT-2's letters over composed text (NFC), nothing around them."""
+    prefix, trim = settings.flag("add_prefix_space", False), settings.flag("trim_offsets", True)
+    return {
+        **byte_level(settings),
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": _bytes(prefix, trim_offsets=trim),
+        "frame": template(ONE_END),
+    }
+
+
+def byte_level_digits(settings: JsonObject) -> Parts:
+    """Cohere's: GPT-2's letters over composed text, digits one by one."""
+    prefix = settings.flag("add_prefix_space", False)
+    return {
+        **byte_level(settings),
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": _sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, _bytes(prefix)),
+        "decoder": _bytes(prefix),
+    }
+
+
+def _split(pattern: str, behavior: str = "Isolated", *, invert: bool = False) -> Parts:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}
+
+
+_CUT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CUT_WITH_MARKS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+
+
+def _cut_bytes(settings: JsonObject, pattern: str) -> Parts:
+    prefix = settings.flag("add_prefix_space", False)
+    return {
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": _sequence("pretokenizers", _split(pattern), _bytes(prefix, use_regex=False)),
+        "decoder": _DECODER,
+        "model": _byte_pairs(),
+    }
+
+
+def byte_level_cut(settings: JsonObject) -> Parts:
+    """Qwen2's: another regular expression, over composed text."""
+    return _cut_bytes(settings, _CUT)
+
+
+def byte_level_cut_with_marks(settings: JsonObject) -> Parts:
+    """Qwen3.5's: Qwen2's, where a combining mark belongs to its letter."""
+    return _cut_bytes(settings, _CUT_WITH_MARKS)
+
+
+_CLIP_CUT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def lower_case_bytes(settings: JsonObject) -> Parts:
+    """CLIP's: lower case, one kind of space, and words that end in "</w>"."""
+    spaces = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
+    return {
+        "normalizer": _sequence("normalizers", {"type": "NFC"}, spaces, {"type": "Lowercase"}),
+        "pre_tokenizer": _sequence("pretokenizers", _split(_CLIP_CUT, "Removed", invert=True), _bytes(False)),
+        "decoder": _DECODER,
+        "model": _byte_pairs(unk_token="unk_token", end_of_word_suffix="</w>"),
+        "frame": roberta("eos_token", "bos_token", trim_offsets=False, add_prefix_space=False),
+        "end_of_word": "</w>",
+    }
+
+
+# ------------------------------------------------------------------ SentencePiece BPE
+_MARKS_TO_SPACES: Parts = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+_FROM_BYTES: tuple[Parts, ...] = (_MARKS_TO_SPACES, {"type": "ByteFallback"}, {"type": "Fuse"})
+
+
+def metaspace(settings: JsonObject) -> Parts:
+    """Llama's: "▁" for a space and before the text, unknown letters as bytes."""
+    prefix = settings.flag("add_prefix_space", True)
+    scheme = ("always" if settings.flag("legacy", False) else "first") if prefix else "never"
+    left = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    return {
+        "normalizer": None,
+        "pre_tokenizer": _metaspace(scheme, split=False),
+        "decoder": _sequence("decoders", *_FROM_BYTES, *left),
+        "model": _byte_pairs(fuse_unk=True, byte_fallback=True),
+    }
+
+
+def spaces_as_marks(settings: JsonObject) -> Parts:
+    """Gemma's: "▁" for a space, none before the text."""
+    return {
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        },
+        "decoder": _sequence("decoders", *_FROM_BYTES),
+        "model": _byte_pairs(fuse_unk=True, byte_fallback=True, unk_token="unk_token"),
+    }
+
+
+def lower_case_spaces_as_marks(settings: JsonObject) -> Parts:
+    """SigLIP 2's: Gemma's, over lower case."""
+    parts = spaces_as_marks(settings)
+    return {**parts, "normalizer": _sequence("normalizers", {"type": "Lowercase"}, parts["normalizer"])}
+
+
+# ------------------------------------------------------------------ SentencePiece Unigram
+_CHARSMAP: Parts = {"type": "Precompiled"}
+
+
+def _metaspace(scheme: str, *, split: bool = True) -> Parts:
+    return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": split}
+
+
+def _unigram(unk_id: Any) -> Parts:
+    return {"type": "Unigram", "unk_id": unk_id, "byte_fallback": False}
+
+
+def _words(settings: JsonObject) -> Parts:
+    """Words that begin with "▁", as SentencePiece's Unigram cuts them."""
+    scheme = "always" if settings.flag("add_prefix_space", True) else "never"
+    return {
+        "normalizer": _CHARSMAP,
+        "pre_tokenizer": _sequence("pretokenizers", {"type": "WhitespaceSplit"}, _metaspace(scheme)),
+        "decoder": _metaspace(scheme),
+    }
+
+
+def unigram_framed(settings: JsonObject) -> Parts:
+    """XLM-RoBERTa's: `<s> … </s>`; the unknown piece is the fourth."""
+    return {**_words(settings), "model": _unigram(3), "frame": template(BOS_EOS)}
+
+
+def unigram_named_unknown(settings: JsonObject) -> Parts:
+    """CamemBERT's: XLM-RoBERTa's, with the unknown piece where the vocabulary has it."""
+    unknown = {"score": None, "default": 0}
+    return {**_words(settings), "model": _unigram(unknown), "frame": template(BOS_EOS)}
+
+
+def unigram_before_end(settings: JsonObject) -> Parts:
+    """T5's: the text and `</s>`, with tokens that stand for masked spans."""
+    parts = {**_words(JsonObject(settings.path, {})), "model": _unigram(2), "frame": template(EOS_AFTER)}
+    count = settings.integer("extra_ids", 100, least=0, most=10_000)
+    return {**parts, "extra": [f"<extra_id_{n}>" for n in range(count)]}
+
+
+def unigram_lower_case(settings: JsonObject) -> Parts:
+    """ALBERT's: lower case without accents, unless asked otherwise; quotes are one kind."""
+    steps: list[Parts] = [
+        {"type": "Replace", "pattern": {"String": "``"}, "content": '"'},
+        {"type": "Replace", "pattern": {"String": "''"}, "content": '"'},
+    ]
+    if not settings.flag("keep_accents", False):
+        steps += [{"type": "NFKD"}, {"type": "StripAccents"}]
+    if settings.flag("do_lower_case", True):
+        steps.append({"type": "Lowercase"})
+    normalizer = _sequence("normalizers", *steps, _CHARSMAP)
+    return {**_words(settings), "normalizer": normalizer, "model": _unigram(1), "frame": template(CLS_SEP)}
+
+
+def unigram_in_lines(settings: JsonObject) -> Parts:
+    """DeBERTa-v2's: words keep the space before them, and runs of spaces are one."""
+    steps: list[Parts] = [{"type": "Lowercase"}] if settings.flag("do_lower_case", False) else []
+    steps += [
+        {"type": "Replace", "pattern": {"Regex": r"\s{2,}|[\n\r\t]"}, "content": " "},
+        {"type": "NFC"},
+        {"type": "Strip", "strip_left": False, "strip_right": True},
+    ]
+    space = _metaspace("always" if settings.flag("add_prefix_space", True) else "first")
+    cut = [{"type": "Punctuation", "behavior": "Isolated"}] if settings.flag("split_by_punct", False) else []
+    unknown = {"score": 0.0, "default": settings.integer("unk_id", 1, least=0)}
+    return {
+        "normalizer": _sequence("normalizers", *steps),
+        "pre_tokenizer": _sequence("pretokenizers", *cut, space),
+        "decoder": space,
+        "model": _unigram(unknown),
+        "frame": template(CLS_SEP),
+    }
