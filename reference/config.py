@@ -1,19 +1,22 @@
 """Configurations: frozen dataclasses whose fields carry the names of config.json, read with their types.
 
 A config may hold configs: the object `text_config` of config.json is read by `section`, and what is wrong in it is
-reported as `text_config.hidden_size`.
+reported as `text_config.hidden_size`. Every key of the file is accounted for, like the tensors of a checkpoint: it is
+read, known to change no number, or the model is refused by the key's name.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.checkpoints.checkpoint import Checkpoint
+from isoform.reference.harmless import HARMLESS, ONLY, ROPE
 
 _LARGEST = 2**31 - 1
 _MAY_BE_ZERO = ("max_window_layers",)
@@ -25,7 +28,20 @@ _PLACE = "<place>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """What a family needs of config.json; other keys are ignored."""
+    """What a family needs of config.json. A key of the file that is none of these is refused:
+
+    * a field, or one of `reads`: keys from which `from_dict` makes fields itself;
+    * one of `aliases`: another name of a field, which both may give if they agree;
+    * `only`: keys that change the numbers, with the values for which this family computes the right ones;
+    * `harmless`: keys that change no number in this family, besides those of `harmless.HARMLESS`.
+
+    A subclass adds to the sets of its base, and what it states of a key goes before what `harmless.ONLY` states.
+    """
+
+    reads: ClassVar[frozenset[str]] = frozenset()
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    only: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     @property
     def context(self) -> int | None:
@@ -59,6 +75,8 @@ class Config:
         """
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
+        cls.account(data)
+        data = _by_field(data, cls.aliases)
         for spec in fields(cls):
             value, hint = data.get(spec.name), hints[spec.name]
             if isinstance(hint, type) and issubclass(hint, Config) and not isinstance(value, Config):
@@ -71,6 +89,85 @@ class Config:
                 file, key = where(data, spec.name)
                 raise CheckpointError(f"{file} has no {key!r}, which {cls.__name__} needs")
         return cls(**values)
+
+    @classmethod
+    def account(cls, data: Mapping[str, Any]) -> None:
+        """Raise UnsupportedModel for a key of `data` that this family does not know, or a value that it cannot compute.
+
+        An unknown key that is null sets nothing and passes.
+        """
+        read, harmless, only = _known(cls)
+        unknown: list[str] = []
+        for key, value in data.items():
+            if key == _PLACE or key in read:
+                continue
+            if key in only:
+                if not any(value is one or value == one for one in only[key]):
+                    raise _other_value(data, key, only[key])
+            elif key not in harmless and value is not None:
+                unknown.append(key)
+        if unknown:
+            raise _unknown_keys(data, unknown)
+
+
+def _by_field(data: Mapping[str, Any], aliases: Mapping[str, str]) -> Mapping[str, Any]:
+    """`data` with the value of each alias under its field's name too. Raises CheckpointError where the two differ."""
+    for alias, name in aliases.items():
+        if (other := data.get(alias)) is None:
+            continue
+        if data.get(name) not in (None, other):
+            (file, path), (_, field) = where(data, alias), where(data, name)
+            raise CheckpointError(
+                f"{file}: {path} is {_json(other)} and {field} is {_json(data[name])}, which are the same setting"
+            )
+        data = {**data, name: other}
+    return data
+
+
+def _known(cls: type[Config]) -> tuple[Collection[str], Collection[str], Mapping[str, tuple[Any, ...]]]:
+    """The keys that a config reads, those that change nothing, and those with a choice of values."""
+    hints = get_type_hints(cls)
+    read = {spec.name for spec in fields(cls)} | cls.aliases.keys()
+    if any(hints.get(name) is RopeConfig for name in read):
+        read |= ROPE
+    harmless: set[str] = set()
+    only: dict[str, tuple[Any, ...]] = {}
+    for base in reversed(cls.__mro__):
+        stated = vars(base)
+        read |= stated.get("reads", frozenset())
+        harmless |= stated.get("harmless", frozenset())
+        only |= stated.get("only", {})
+    only = {key: values for key, values in ONLY.items() if key not in harmless} | only
+    return read, (harmless | HARMLESS) - only.keys(), only
+
+
+def _other_value(data: Mapping[str, Any], key: str, allowed: tuple[Any, ...]) -> UnsupportedModel:
+    file, path = where(data, key)
+    if key == "quantization_config":
+        return UnsupportedModel(
+            f"{file}: {path} is set: no family can use quantized weights; take a BF16 or F16 checkpoint"
+        )
+    values = " or ".join(dict.fromkeys(_json(one) for one in allowed))
+    return UnsupportedModel(
+        f"{file}: {path} is {_json(data[key])}, and isoform computes this family with {values} only; "
+        "its results would be those of another model"
+    )
+
+
+def _unknown_keys(data: Mapping[str, Any], keys: list[str]) -> UnsupportedModel:
+    file, path = where(data, keys[0])
+    more = f" (and {', '.join(keys[1:4])}{' and others' if len(keys) > 4 else ''})" if len(keys) > 1 else ""
+    return UnsupportedModel(
+        f"{file}: {path} = {_json(data[keys[0]])}{more} is not known for this family and may change its results; "
+        "take the key out of the file if it changes nothing"
+    )
+
+
+def _json(value: Any) -> str:
+    try:
+        return _short(json.dumps(value), str)
+    except (TypeError, ValueError):
+        return _short(value)
 
 
 def where(data: Mapping[str, Any], key: str) -> tuple[str, str]:
@@ -110,8 +207,8 @@ def _typed(place: tuple[str, str], name: str, value: Any, hint: Any) -> Any:
     raise CheckpointError(f"{file}: {path} is {_short(value)}, which is no valid {wanted}")
 
 
-def _short(value: Any) -> str:
-    shown = repr(value)
+def _short(value: Any, show: Callable[[Any], str] = repr) -> str:
+    shown = show(value)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 

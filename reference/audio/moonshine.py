@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,14 @@ FIELD = 127 + 64 * (7 - 1) + 64 * 3 * (3 - 1)  # samples that the convolutions r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoonshineConfig(Config):
+    harmless = frozenset(("pad_head_dim_to_multiple_of",))  # zeros for a kernel
+    aliases: ClassVar[Mapping[str, str]] = {
+        "hidden_act": "decoder_hidden_act",
+        "num_attention_heads": "decoder_num_attention_heads",
+        "num_hidden_layers": "decoder_num_hidden_layers",
+        "num_key_value_heads": "decoder_num_key_value_heads",
+    }
+
     vocab_size: int = 32768
     hidden_size: int = 288
     intermediate_size: int = 1152

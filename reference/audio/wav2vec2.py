@@ -31,6 +31,22 @@ SAMPLES, FRAMES = "samples", "frames"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wav2Vec2Config(Config):
+    harmless = frozenset(
+        (
+            *("apply_spec_augment", "feat_extract_dropout", "feat_proj_dropout", "feat_quantizer_dropout"),
+            *("final_dropout", "freeze_feat_extract_train", "mask_channel_length", "mask_channel_min_space"),
+            *("mask_channel_other", "mask_channel_prob", "mask_channel_selection", "mask_feature_length"),
+            *("mask_feature_min_masks", "mask_feature_prob", "mask_time_length", "mask_time_min_masks"),
+            *("mask_time_min_space", "mask_time_other", "mask_time_prob", "mask_time_selection"),
+            *("no_mask_channel_overlap", "no_mask_time_overlap"),  # the above: of training
+            *("codevector_dim", "contrastive_logits_temperature", "ctc_loss_reduction", "ctc_zero_infinity"),
+            *("diversity_loss_weight", "num_codevector_groups", "num_codevectors_per_group", "num_negatives"),
+            "proj_codevector_dim",  # and the above: of losses
+            *("tdnn_dilation", "tdnn_dim", "tdnn_kernel", "xvector_output_dim"),  # of a head that is not here
+            "num_feat_extract_layers",  # conv_dim has one entry for each
+        )
+    )
+
     vocab_size: int | None = 32
     hidden_size: int = 768
     num_hidden_layers: int = 12

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,22 @@ from isoform.signature import BATCH, ENCODER_LENGTH, LENGTH, Port, Signature, en
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhisperConfig(Config):
+    harmless = frozenset(
+        (
+            *("apply_spec_augment", "decoder_layerdrop", "encoder_layerdrop", "mask_feature_length"),
+            *("mask_feature_min_masks", "mask_feature_prob", "mask_time_length", "mask_time_min_masks"),
+            "mask_time_prob",  # and the above: of training
+            "median_filter_width",  # of the times of words, not of the graph
+            "scale_embedding",  # the Hub's code reads it and does not use it
+        )
+    )
+    aliases: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+        "num_hidden_layers": "encoder_layers",
+        "num_key_value_heads": "encoder_attention_heads",
+    }
+
     vocab_size: int = 51865
     num_mel_bins: int = 80
     d_model: int = 384

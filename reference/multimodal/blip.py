@@ -37,6 +37,8 @@ TOKENS = ("bos_token_id", "sep_token_id", "pad_token_id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlipTextConfig(TextConfig):
+    harmless = frozenset(("encoder_hidden_size",))  # always the vision tower's
+
     vocab_size: int = 30524
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -63,10 +65,13 @@ class BlipVisionConfig(VisionConfig):
 class BlipConfig(TowersConfig[BlipTextConfig, BlipVisionConfig]):
     """`tokens`: what a text begins with, ends with and is padded with, as text_config states them."""
 
+    harmless = frozenset(("image_text_hidden_size",))  # of the head that compares pictures and texts
+
     tokens: tuple[Any, ...] = ()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BlipConfig:
+        cls.account(data)
         given = section(data, "text_config")
         text = BlipTextConfig.from_dict(given)
         if not (text.tie_word_embeddings and data.get("tie_word_embeddings", True)):

@@ -42,6 +42,7 @@ class ClipConfig(TowersConfig[ClipTextConfig, VisionConfig]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClipConfig:
+        cls.account(data)
         return cls(
             text=ClipTextConfig.from_dict(section(data, "text_config")),
             vision=VisionConfig.from_dict(section(data, "vision_config")),

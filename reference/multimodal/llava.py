@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -24,6 +24,10 @@ from isoform.signature import PICTURES, Port, Signature
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlavaSettings(Config):
     """The keys beside the towers that are read with their types."""
+
+    reads = frozenset(("text_config", "vision_config", "vision_feature_layer", "vision_feature_select_strategy"))
+    harmless = frozenset(("image_seq_length", "projection_dim", "vocab_size"))  # the towers' counts
+    aliases: ClassVar[Mapping[str, str]] = {"image_token_id": "image_token_index"}
 
     image_token_index: int = 32000
     projector_hidden_act: str = "gelu"
@@ -78,8 +82,7 @@ class LlavaConfig(Config):
         strategy = data.get("vision_feature_select_strategy", "default")
         if strategy not in ("default", "full"):
             raise CheckpointError(f"config.json: vision_feature_select_strategy is {strategy!r}, not default or full")
-        token = {"image_token_index": data["image_token_id"]} if "image_token_id" in data else {}
-        settings = LlavaSettings.from_dict({**token, **data})
+        settings = LlavaSettings.from_dict(data)
         text, vision = tower(data, "text_config", "llama"), tower(data, "vision_config", "clip_vision_model")
         if not {"embed_tokens", "decoder"} <= text.family.parts.keys():
             raise UnsupportedModel(f"Llava with {text.family.title} as its language model is not supported")

@@ -55,6 +55,7 @@ class SiglipVisionConfig(VisionConfig):
 class SiglipConfig(TowersConfig[SiglipTextConfig, SiglipVisionConfig]):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SiglipConfig:
+        cls.account(data)
         text, vision = section(data, "text_config"), section(data, "vision_config")
         return cls(text=SiglipTextConfig.from_dict(text), vision=SiglipVisionConfig.from_dict(vision))
 

@@ -19,6 +19,8 @@ from isoform.signature import LENGTH, PICTURES, SENTENCES, Port, Signature
 class TextConfig(Config):
     """A text tower; the defaults are CLIP's."""
 
+    harmless = frozenset(("projection_dim",))  # the model's counts
+
     vocab_size: int = 49408
     hidden_size: int = 512
     intermediate_size: int = 2048
@@ -32,6 +34,8 @@ class TextConfig(Config):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig(Config):
     """A vision tower; the defaults are CLIP's."""
+
+    harmless = frozenset(("projection_dim", "vocab_size"))  # the model's count
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -51,6 +55,9 @@ Vision = TypeVar("Vision", bound=VisionConfig)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowersConfig(Config, Generic[Text, Vision]):
     """Both towers; what others ask a config for is answered by the one that has it."""
+
+    reads = frozenset(("text_config", "text_config_dict", "vision_config", "vision_config_dict"))
+    harmless = frozenset(("logit_scale_init_value", "projection_dim"))
 
     text: Text
     vision: Vision

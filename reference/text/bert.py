@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ from isoform.signature import BATCH, LENGTH, Port, Signature
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BertConfig(Config):
+    harmless = frozenset(
+        (
+            *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
+            *("pooler_size_per_head", "pooler_type"),  # of the first BERT's own code
+        )
+    )
+    only: ClassVar[Mapping[str, tuple[Any, ...]]] = {"is_causal": (False, None)}
+
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf, Task
 from isoform.reference.config import Config, with_labels
 from isoform.reference.modules.attention import Attention, Heads
@@ -23,17 +22,22 @@ from isoform.signature import BATCH, LENGTH, Port, Signature
 EPS = 1e-12
 """Of every layer norm; config.json does not state it."""
 
-REFUSED = ("add_cross_attention", "is_causal", "is_decoder", "pruned_heads")
-"""Keys of config.json that would make another model if they were set.
-
-The keys that are neither read nor refused do not change what a trained model computes: dropouts, `initializer_range`,
-ids of tokens, `sinusoidal_pos_embds` (the table is stored), `tie_weights_` (transformers reads `tie_word_embeddings`),
-`chunk_size_feed_forward`, `problem_type` (the pipeline reads it), and what training or generation left in the file.
-"""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistilBertConfig(Config):
+    harmless = frozenset(
+        (
+            *("qa_dropout", "seq_classif_dropout"),
+            "sinusoidal_pos_embds",  # the table is stored
+        )
+    )
+    only: ClassVar[Mapping[str, tuple[Any, ...]]] = {"is_causal": (False, None)}
+    aliases: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+    }
+
     vocab_size: int = 30522
     dim: int = 768
     n_layers: int = 6
@@ -46,9 +50,6 @@ class DistilBertConfig(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DistilBertConfig:
-        """Raises UnsupportedModel for a key of `REFUSED` that is set."""
-        if found := [key for key in REFUSED if data.get(key)]:
-            raise UnsupportedModel(f"DistilBERT with {found[0]}={data[found[0]]!r:.40} is not supported")
         return super(DistilBertConfig, cls).from_dict(with_labels(data))
 
     @property

@@ -14,6 +14,8 @@ from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Rule
 from isoform.reference.text.causal import (
+    DECODER_HARMLESS,
+    DECODER_ONLY,
     TRUNK,
     causal_parts,
     causal_tasks,
@@ -32,6 +34,9 @@ from isoform.reference.text.sandwich import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gemma2Config(Config):
+    harmless = DECODER_HARMLESS | {"hidden_act"}  # an old name, which the Hub's code does not read
+    only = DECODER_ONLY
+
     vocab_size: int = 256000
     hidden_size: int = 2304
     intermediate_size: int = 9216

@@ -15,6 +15,8 @@ from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Fold, Rule
 from isoform.reference.text.causal import (
+    DECODER_HARMLESS,
+    DECODER_ONLY,
     TRUNK,
     causal_parts,
     causal_tasks,
@@ -33,6 +35,10 @@ from isoform.reference.text.sandwich import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gemma3Config(Config):
+    reads = frozenset(("rope_local_base_freq",))
+    harmless = DECODER_HARMLESS | {"_sliding_window_pattern", "hidden_act"}  # layer_types says the pattern
+    only = DECODER_ONLY
+
     vocab_size: int = 262208
     hidden_size: int = 2304
     intermediate_size: int = 9216

@@ -16,6 +16,8 @@ from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
+    DECODER_HARMLESS,
+    DECODER_ONLY,
     NORMS,
     TRUNK,
     causal_parts,
@@ -30,6 +32,9 @@ from isoform.reference.text.causal import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaConfig(Config):
+    harmless = DECODER_HARMLESS
+    only = DECODER_ONLY
+
     model_type: str = "llama"
     vocab_size: int
     hidden_size: int

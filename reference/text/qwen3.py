@@ -13,6 +13,8 @@ from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
+    DECODER_HARMLESS,
+    DECODER_ONLY,
     HEAD_NORMS,
     NORMS,
     TRUNK,
@@ -29,6 +31,9 @@ from isoform.reference.text.causal import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qwen3Config(Config):
+    harmless = DECODER_HARMLESS
+    only = DECODER_ONLY
+
     vocab_size: int
     hidden_size: int
     intermediate_size: int

@@ -33,6 +33,14 @@ from isoform.signature import BATCH, Port, Signature
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dinov2Config(Config):
+    harmless = frozenset(
+        (
+            *("apply_layernorm", "out_features", "out_indices", "reshape_hidden_states", "stage_names"),  # a backbone's
+            "layerscale_value",  # an initial value
+            "use_mask_token",
+        )
+    )
+
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12

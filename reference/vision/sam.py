@@ -30,6 +30,8 @@ NECK_EPS = 1e-6  # the Hub's code has it as a constant, as it has the final norm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamVisionConfig(Config):
+    harmless = frozenset(("projection_dim", "scale"))  # `scale` is of the initial frequencies, which are stored
+
     hidden_size: int = 768
     output_channels: int = 256
     num_hidden_layers: int = 12
@@ -45,7 +47,13 @@ class SamVisionConfig(Config):
     window_size: int = 14
     global_attn_indexes: tuple[int, ...] = (2, 5, 8, 11)
     num_pos_feats: int = 128
+    mlp_ratio: float = 4.0
     mlp_dim: int | None = None
+
+    @property
+    def hidden(self) -> int:
+        """Channels of the MLP, by `mlp_ratio` where `mlp_dim` is null or absent."""
+        return self.mlp_dim or int(self.hidden_size * self.mlp_ratio)
 
     @property
     def side(self) -> int:
@@ -55,9 +63,13 @@ class SamVisionConfig(Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamPromptConfig(Config):
+    # Masks are no prompts here; the size of the embedding is counted anew from the other two.
+    harmless = frozenset(("hidden_act", "image_embedding_size", "layer_norm_eps", "mask_input_channels"))
+
     hidden_size: int = 256
     image_size: int = 1024
     num_point_embeddings: int = 4
+    patch_size: int = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +88,8 @@ class SamMaskConfig(Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamConfig(Config):
+    reads = frozenset(("mask_decoder_config", "prompt_encoder_config", "vision_config"))
+
     vision: SamVisionConfig
     prompt: SamPromptConfig
     mask: SamMaskConfig
@@ -90,8 +104,9 @@ class SamConfig(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SamConfig:
+        cls.account(data)
         config = cls(
-            vision=SamVisionConfig.from_dict(_zeros(section(data, "vision_config"))),
+            vision=SamVisionConfig.from_dict(section(data, "vision_config")),
             prompt=SamPromptConfig.from_dict(section(data, "prompt_encoder_config")),
             mask=SamMaskConfig.from_dict(section(data, "mask_decoder_config")),
         )
@@ -99,6 +114,9 @@ class SamConfig(Config):
             raise UnsupportedModel(
                 "SAM without absolute and relative positions, or with other prompts, is not supported"
             )
+        side, prompts = config.vision.side, config.prompt.image_size // config.prompt.patch_size
+        if prompts != side:
+            raise CheckpointError(f"config.json: prompts are on a grid of {prompts} patches, pictures on one of {side}")
         widths = {config.vision.output_channels, 2 * config.vision.num_pos_feats}
         widths |= {config.prompt.hidden_size, config.mask.hidden_size}
         if len(widths) != 1:
@@ -106,13 +124,6 @@ class SamConfig(Config):
                 f"config.json: the widths of pictures, positions and prompts differ: {sorted(widths)}"
             )
         return config
-
-
-def _zeros(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`mlp_dim` null or absent is four times `hidden_size`."""
-    if data.get("mlp_dim") is None:
-        return {**data, "mlp_dim": int(data.get("hidden_size", 768) * data.get("mlp_ratio", 4.0))}
-    return data
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -175,7 +186,7 @@ class EncoderLayer(nn.Module):
         self.attn_norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
         self.attn = WindowAttention(c.hidden_size, c.num_attention_heads, window or c.side, c.qkv_bias)
         self.mlp_norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
-        self.mlp = MLP(c.hidden_size, c.mlp_dim or 4 * c.hidden_size, c.hidden_act)
+        self.mlp = MLP(c.hidden_size, c.hidden, c.hidden_act)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, side * side, C) -> (B, side * side, C)."""

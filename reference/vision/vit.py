@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class ViTConfig(Config):
     """`pooled`: the checkpoint holds a pooler; one that was saved with a classifier does not."""
 
+    harmless = frozenset(("encoder_stride",))  # of masked image modelling
+
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
