@@ -5,19 +5,16 @@ Sanh et al. 2019, https://arxiv.org/abs/1910.01108. Positions may be sinusoids; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-
-from isoform.reference.card import Family, Gguf, Task
+from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, with_labels
-from isoform.reference.modules.attention import Attention, Heads
-from isoform.reference.modules.layers import MLP, Embedding, Linear, activation, first_token, head_size, padding_bias
+from isoform.reference.modules.encoder import HeadPlan, Tables, TextEncoder, encoder_layer
+from isoform.reference.modules.layers import head_size
 from isoform.reference.rules import Drop, Rename, Rule
-from isoform.signature import BATCH, LENGTH, Port, Signature
+from isoform.reference.text.bidirectional import encoder_tasks
 
 EPS = 1e-12
 """Of every layer norm; config.json does not state it."""
@@ -53,97 +50,22 @@ class DistilBertConfig(Config):
         return super(DistilBertConfig, cls).from_dict(with_labels(data))
 
     @property
+    def hidden_size(self) -> int:
+        return self.dim
+
+    @property
     def num_hidden_layers(self) -> int:
         return self.n_layers
 
 
-class EncoderLayer(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x))."""
-
-    def __init__(self, c: DistilBertConfig) -> None:
-        super().__init__()
-        size = head_size(c.dim, c.n_heads, "dim", "n_heads")
-        self.attn = Attention(c.dim, Heads(c.n_heads, c.n_heads, size), bias=True, out_bias=True)
-        self.attn_out_norm = nn.LayerNorm(c.dim, EPS)
-        self.mlp = MLP(c.dim, c.hidden_dim, c.activation)
-        self.out_norm = nn.LayerNorm(c.dim, EPS)
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = self.attn_out_norm(x + self.attn(x, bias))
-        y: Tensor = self.out_norm(x + self.mlp(x))
-        return y
-
-
-class MaskedHead(nn.Module):
-    """Dense, activation and norm before the vocabulary."""
-
-    def __init__(self, c: DistilBertConfig) -> None:
-        super().__init__()
-        self.dense = Linear(c.dim, c.dim)
-        self.norm = nn.LayerNorm(c.dim, EPS)
-        self.act = activation(c.activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(self.act(self.dense(x)))
-        return y
-
-
-class DistilBert(nn.Module):
+def build(c: DistilBertConfig, head: str) -> TextEncoder:
     """The trunk with one head: "none", "mask", "token", "sequence" or "span"."""
-
-    def __init__(self, c: DistilBertConfig, head: str) -> None:
-        super().__init__()
-        self.embed = Embedding(c.vocab_size, c.dim)
-        self.position_embed = Embedding(c.max_position_embeddings, c.dim)
-        self.embed_norm = nn.LayerNorm(c.dim, EPS)
-        self.layers = nn.ModuleList(EncoderLayer(c) for _ in range(c.n_layers))
-        self.kind = head
-        if head == "mask":
-            self.mlm = MaskedHead(c)
-            self.head = Linear(c.dim, c.vocab_size)
-        elif head == "sequence":
-            self.pooler = Linear(c.dim, c.dim)
-        if head in ("token", "sequence"):
-            self.classifier = Linear(c.dim, c.num_labels)
-        elif head == "span":
-            self.qa = Linear(c.dim, 2)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Shapes: both inputs (B, T); without a mask there is no padding.
-
-        Returns the last hidden state (B, T, C), logits (B, T, V) or (B, T, labels), logits (B, labels), or start and
-        end logits (B, T) each.
-        """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        # Positions count the real tokens, so that padding on the left changes nothing.
-        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        x = self.embed_norm(self.embed(input_ids) + self.position_embed(positions))
-        bias = padding_bias(attention_mask, x.dtype)
-        for layer in self.layers:
-            x = layer(x, bias)
-        if self.kind == "mask":
-            return (self.head(self.mlm(x)),)
-        if self.kind == "token":
-            return (self.classifier(x),)
-        if self.kind == "sequence":
-            return (self.classifier(torch.relu(self.pooler(first_token(x, attention_mask)))),)
-        if self.kind == "span":
-            start, end = self.qa(x).unbind(-1)
-            return start, end
-        return (x,)
-
-
-Axes = Callable[[DistilBertConfig], tuple[str | int, ...]]
-
-
-def _task(name: str, head: str, architecture: str, **outputs: Axes) -> Task:
-    inputs = tuple(Port(port, "int64", (BATCH, LENGTH)) for port in ("input_ids", "attention_mask"))
-    return Task(
-        name=name,
-        architectures=(architecture,),
-        build=lambda c: DistilBert(c, head),
-        signature=lambda c: Signature(inputs, tuple(Port(port, "float", axes(c)) for port, axes in outputs.items())),
+    sizes = c.dim, c.n_heads, head_size(c.dim, c.n_heads, "dim", "n_heads"), c.hidden_dim
+    return TextEncoder(
+        Tables(vocab=c.vocab_size, positions=c.max_position_embeddings, types=0, width=c.dim, dim=c.dim),
+        [encoder_layer(*sizes, c.activation, EPS) for _ in range(c.n_layers)],
+        HeadPlan(kind=head, labels=c.num_labels, act=c.activation, pooled_act="relu"),
+        EPS,
     )
 
 
@@ -209,28 +131,16 @@ FAMILY = Family(
     model_types=("distilbert",),
     config=DistilBertConfig,
     rules=RULES,
-    tasks=(
-        _task("fill-mask", "mask", "DistilBertForMaskedLM", logits=lambda c: (BATCH, LENGTH, c.vocab_size)),
-        _task(
-            "token-classification",
-            "token",
-            "DistilBertForTokenClassification",
-            logits=lambda c: (BATCH, LENGTH, c.num_labels),
-        ),
-        _task(
-            "text-classification",
-            "sequence",
-            "DistilBertForSequenceClassification",
-            logits=lambda c: (BATCH, c.num_labels),
-        ),
-        _task(
-            "question-answering",
-            "span",
-            "DistilBertForQuestionAnswering",
-            start_logits=lambda c: (BATCH, LENGTH),
-            end_logits=lambda c: (BATCH, LENGTH),
-        ),
-        _task("feature-extraction", "none", "DistilBertModel", last_hidden_state=lambda c: (BATCH, LENGTH, c.dim)),
+    tasks=encoder_tasks(
+        build,
+        {
+            "mask": ("DistilBertForMaskedLM",),
+            "token": ("DistilBertForTokenClassification",),
+            "sequence": ("DistilBertForSequenceClassification",),
+            "span": ("DistilBertForQuestionAnswering",),
+            "none": ("DistilBertModel",),
+        },
+        types=lambda c: False,
     ),
     prefix="distilbert",
     heads=("mlm", "head", "pooler", "classifier", "qa"),
