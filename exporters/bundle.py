@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -72,8 +71,9 @@ def export(
             steps={name: dict(settings) for name, settings in model.task.steps(model.config).items()},
             loop=model.task.loop,
             facts={**class_facts(model.checkpoint.folder, strict=False), **model.task.facts(model.config)},
+            notes=list(model.notes),
         )
-        _copy_sidecars(model, part)
+        model.checkpoint.copy_sidecars(part)
         for name in wanted:
             try:
                 with _undone_on_error(part):
@@ -127,13 +127,6 @@ def _no_space(what: str, out: Path, needed: int, free: int) -> str:
     )
 
 
-def _copy_sidecars(model: Model, part: Path) -> None:
-    for path in model.checkpoint.sidecars():
-        target = part / path.relative_to(model.checkpoint.folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-
-
 @contextmanager
 def _undone_on_error(part: Path) -> Iterator[None]:
     """Remove what a form wrote before it turned out that it cannot hold the model."""
@@ -156,7 +149,7 @@ def _source(model: Model, report: Progress, hashed: bool) -> dict[str, object]:
     hash that the Hub's cache names it by.
     """
     files = model.checkpoint.files()
-    base = files[0].parent
+    base = model.checkpoint.root
     path = files[0] if files[0].suffix == ".gguf" else base
     found: list[File] = []
     for n, file in enumerate(files):

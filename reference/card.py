@@ -74,6 +74,7 @@ class Task:
     both, so such a task has neither `build` nor `signature`.
     `steps`: host steps between graphs by name (`isoform.steps`), each with its settings. `facts`: what preprocessing
     and pipelines must know. Both are copied into the manifest. `loop` names the loop that decodes.
+    `rules`: more weight rules, those of modules that only this task has.
     `shapes` gives the parameters that `build` makes, in their order, without torch; without it the module is built.
     """
 
@@ -87,6 +88,7 @@ class Task:
     steps: Callable[[Any], Mapping[str, Mapping[str, Any]]] = lambda config: {}
     facts: Callable[[Any], Mapping[str, Any]] = lambda config: {}
     loop: str = "tokens"
+    rules: tuple[Rule, ...] = ()
     shapes: Callable[[Any], Mapping[str, tuple[int, ...]]] | None = None
 
     def carries(self, config: Any, name: str) -> bool:

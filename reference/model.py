@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,15 @@ from isoform.reference.config import Config
 from isoform.reference.families import family_for
 from isoform.reference.rules import Rule
 from isoform.reference.weights import Weight, account, map_weights, same, saved
+from isoform.sentence_modules import (
+    EMBEDDING,
+    NAME,
+    SENTENCE,
+    LayerPooling,
+    SentenceModules,
+    modules_root,
+    read_sentence_modules,
+)
 from isoform.signature import Signature
 from isoform.whole import NoSpace, whole_folder
 from isoform.wiring import main_part
@@ -45,6 +53,22 @@ class Model:
     config: Config
     task: Task
     part: str = WHOLE
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the checkpoint was opened, one sentence each."""
+    sentence: SentenceModules | None = field(default=None, repr=False)
+    """The modules of sentence-transformers after it, where their vector is an output."""
+    plain: Model | None = field(default=None, repr=False)
+    """The model without them."""
+
+    @property
+    def trunk(self) -> Model:
+        """The model for what holds no module of sentence-transformers: a GGUF file."""
+        return self.plain or self
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether a module of sentence-transformers reads the states of all layers, which not every form gives."""
+        return any(isinstance(step, LayerPooling) for step in (self.sentence.steps if self.sentence else ()))
 
     @property
     def name(self) -> str:
@@ -93,8 +117,8 @@ class Model:
 
     @cached_property
     def rules(self) -> tuple[Rule, ...]:
-        """The family's weight rules, with the sizes of this config."""
-        return self.family.rules_of(self.config)
+        """The weight rules of the family, with the sizes of this config, and of the task."""
+        return (*self.family.rules_of(self.config), *self.task.rules)
 
     @cached_property
     def all_weights(self) -> Mapping[str, Weight]:
@@ -207,15 +231,14 @@ class Model:
         entries = self._hub_entries(module, dtype)
         try:
             with whole_folder(folder, needed=sum(entry.nbytes for entry in entries)) as part:
-                for path in self.checkpoint.sidecars():
-                    target = part / path.relative_to(self.checkpoint.folder)
-                    target.parent.mkdir(exist_ok=True)
-                    shutil.copyfile(path, target)
+                self.checkpoint.copy_sidecars(part)
                 config = self._hub_config(dtype)
                 (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-                write_safetensors(part, entries, shard=shard, progress=progress)
+                groups = self._by_folder(entries)
+                for place, held in groups.items():
+                    write_safetensors(part / place, held, shard=shard, progress=progress)
                 if verify:
-                    read_back(part, entries, progress=progress)
+                    read_back(part, groups[""], progress=progress)
         except NoSpace as error:
             sizes = f"{error.needed / 1e6:,.1f} MB are needed, {error.free / 1e6:,.1f} MB are free"
             raise CheckpointError(
@@ -223,6 +246,15 @@ class Model:
             ) from None
         except OSError as error:
             raise CheckpointError(f"{folder} could not be written ({first_line(error)})") from error
+
+    def _by_folder(self, entries: list[HubTensor]) -> dict[str, list[HubTensor]]:
+        """The tensors by the folder that they are written to; "" is the model's."""
+        groups: dict[str, list[HubTensor]] = {"": []}
+        for entry in entries:
+            place = self.checkpoint.folder_of(entry.name)
+            held = groups.setdefault(place, [])
+            held.append(replace(entry, name=entry.name.removeprefix(f"{place}.")) if place else entry)
+        return groups
 
     def _hub_config(self, dtype: torch.dtype | None) -> dict[str, Any]:
         config = dict(self.checkpoint.config)
@@ -237,7 +269,7 @@ class Model:
         carried = {name: w for name, w in self.all_weights.items() if self.task.carries(self.config, name)}
         weights = {**self.weights, **carried}
         # The headless class holds the trunk without a prefix.
-        headless = self.task is self.family.tasks[-1] and not self.task.parts
+        headless = self.task.name == self.family.tasks[-1].name and not self.task.parts
         prefix = f"{self.family.prefix}." if headless else ""
         # A module's parameters may be the mapped pages themselves: dropped, they would lose what was changed.
         kept = module is not None
@@ -336,7 +368,31 @@ def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: 
         raise UnsupportedModel(
             f"{checkpoint.name} is quantized ({method!r}), which no family can use; take its BF16 or F16 checkpoint"
         )
-    return Model(checkpoint, family, family.config.from_checkpoint(checkpoint), _task(checkpoint, family, task))
+    config = family.config.from_checkpoint(checkpoint)
+    root = modules_root(checkpoint.folder)
+    headless, notes = family.tasks[-1], list[str]()
+    embeds = root is not None and not headless.parts and headless.name == EMBEDDING
+    if task is None and embeds:
+        stored = _task(checkpoint, family, None)
+        task = EMBEDDING
+        if stored.name != task:
+            notes.append(f"{NAME} makes the task {task}, not {stored.name} (which --task {stored.name} asks for)")
+    model = Model(checkpoint, family, config, _task(checkpoint, family, task), notes=tuple(notes))
+    return _with_sentence_modules(model) if embeds and model.task is headless else model
+
+
+def _with_sentence_modules(model: Model) -> Model:
+    """The model with a vector for each text as its second output, where its modules.json can be computed."""
+    from isoform.reference.sentence_encoder import SentenceCheckpoint, sentence_task
+
+    modules = read_sentence_modules(model.checkpoint.folder)
+    if not model.checkpoint.config.get("output_hidden_states"):
+        modules = modules.without_layers()
+    if modules.refusal:
+        note = f"the model gives no {SENTENCE}: {modules.refusal}"
+        return replace(model, notes=(*model.notes, note))
+    checkpoint = SentenceCheckpoint(model.checkpoint, modules)
+    return replace(model, checkpoint=checkpoint, task=sentence_task(model.task, modules), sentence=modules, plain=model)
 
 
 def _task(checkpoint: Checkpoint, family: Family, wanted: str | None) -> Task:

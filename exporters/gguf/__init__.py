@@ -74,6 +74,10 @@ def write(
     asked = options or Options()
     kinds = list(dict.fromkeys(mix_name(kind) for kind in types))
     report = progress or (lambda text, done, total: None)
+    if model.reads_layers:
+        reason = "llama.cpp gives the states of the last layer alone, and WeightedLayerPooling reads every layer's"
+        raise UnsupportedExport(f"{model.name} cannot be a GGUF file: {reason}; {OTHER_FORMATS}")
+    model = model.trunk
     parts = [part for part in model.parts if not _refusal(part)] or [model]
     return [artifact for part in parts for artifact in _write_part(part, folder, kinds, report, asked)]
 

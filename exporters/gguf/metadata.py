@@ -11,6 +11,7 @@ from isoform.errors import UnsupportedExport
 from isoform.exporters.gguf.tokenizer import tokenizer_files, tokenizer_metadata
 from isoform.exporters.gguf.writer import Signed
 from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
+from isoform.sentence_modules import Pooling, modules_root, read_sentence_modules
 
 if TYPE_CHECKING:
     from isoform.exporters.gguf.tensors import GgufTensor
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION of ggml.h
 
 # sentence-transformers' modes and llama.h's LLAMA_POOLING_TYPE.
-POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3}
-POOLING_NAMES = {"mean": 1, "cls": 2, "lasttoken": 3}
+POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
 
 
 def metadata(model: Model, gguf: Gguf, tensors: Sequence[GgufTensor], pre: str | None) -> dict[str, Any]:
@@ -92,17 +92,15 @@ def _pooling(model: Model) -> int | None:
             if key.endswith(".pooling_type"):
                 return int(value)
         return None
-    modules = model.checkpoint.read_json("modules.json") or []
-    path = next((module["path"] for module in modules if str(module.get("type", "")).endswith("Pooling")), None)
-    if path is None:
+    if modules_root(model.checkpoint.folder) is None:
         return None
-    config = model.checkpoint.read_json(f"{path}/config.json") or {}
-    for mode, number in POOLING.items():
-        if config.get(f"pooling_mode_{mode}"):
-            return number
-    if config.get("pooling_mode") in POOLING_NAMES:
-        return POOLING_NAMES[config["pooling_mode"]]
-    raise UnsupportedExport(
-        f"{model.name}: llama.cpp pools by mean, first or last token, and {path}/config.json asks for another way; "
-        "export to ONNX instead"
-    )
+    steps = read_sentence_modules(model.checkpoint.folder).steps
+    modes = next((step.modes for step in steps if isinstance(step, Pooling)), ())
+    if not modes:
+        return None
+    if len(modes) > 1 or modes[0] not in POOLING:
+        raise UnsupportedExport(
+            f"{model.name}: llama.cpp pools by mean, first or last token, and modules.json asks for "
+            f"{' and '.join(modes)}; export to ONNX instead"
+        )
+    return POOLING[modes[0]]

@@ -7,6 +7,7 @@ imported where a tensor is made. The readers of each file format implement `Chec
 from __future__ import annotations
 
 import json
+import shutil
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,6 +103,22 @@ class Checkpoint(Mapping[str, "Tensor"]):
             return path.read_text(encoding="utf-8") if path.is_file() else None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} is not readable text ({first_line(error)}); fetch it again") from None
+
+    @property
+    def root(self) -> Path:
+        """The folder of the whole repository, which opens the checkpoint again."""
+        return self.files()[0].parent
+
+    def folder_of(self, key: str) -> str:
+        """The folder, below the repository's, whose file holds a tensor; "" where the model's own file does."""
+        return ""
+
+    def copy_sidecars(self, target: Path) -> None:
+        """Copy the configuration and tokenizer files into a folder."""
+        for path in self.sidecars():
+            copy = target / path.relative_to(self.folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
     def sidecars(self) -> list[Path]:
         """The configuration and tokenizer files that are there, in the order of `SIDECARS`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.checkpoint import SIDECARS, first_line
+from isoform.sentence_modules import module_folders, transformer_folder
 
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
@@ -38,10 +39,18 @@ def download(
         raise CheckpointError(f"{repo} does not exist; give a folder, a .gguf file or a Hub id such as org/name")
     try:
         folder = fetch(_SAFETENSORS, revision)
-        if not any(path for pattern in _SAFETENSORS for path in folder.glob(pattern)):
-            folder = fetch(_PICKLES, folder.name)  # the commit, so that both fetches see the same files
-        weightless = not any(path for pattern in _PICKLES + _SAFETENSORS for path in folder.glob(pattern))
+        model = transformer_folder(folder)
+        for place in module_folders(folder):  # by commit, so that every fetch sees the same files
+            names = SIDECARS if place == model else ("config.json",)
+            folder = fetch(_below(place, (*names, "sentence_*_config.json", *_SAFETENSORS)), folder.name)
+            if not _found(folder / place, _SAFETENSORS):
+                folder = fetch(_below(place, _PICKLES), folder.name)
+        if not _found(folder / model, _SAFETENSORS) and not model:
+            folder = fetch(_PICKLES, folder.name)
+        weightless = not _found(folder / model, _PICKLES + _SAFETENSORS)
         ggufs = _ggufs(repo, folder.name, token) if weightless and not offline else []
+    except CheckpointError:
+        raise
     except Exception as error:  # huggingface_hub lets those of its HTTP library through
         raise CheckpointError(f"{repo} {_reason(error, revision)}") from error
     if ggufs:
@@ -51,6 +60,14 @@ def download(
             "its path"
         )
     return folder
+
+
+def _below(place: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{place}/{pattern}" for pattern in patterns)
+
+
+def _found(folder: Path, patterns: tuple[str, ...]) -> bool:
+    return any(path for pattern in patterns for path in folder.glob(pattern))
 
 
 def _ggufs(repo: str, commit: str, token: str | None) -> list[str]:

@@ -8,6 +8,7 @@ from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.checkpoint import Checkpoint, first_line, read_json
 from isoform.reference.checkpoints.pickle_file import PickleCheckpoint
 from isoform.reference.checkpoints.safetensors_file import SafetensorsCheckpoint
+from isoform.sentence_modules import transformer_folder
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "offline")
 """The keyword arguments of `open_checkpoint`."""
@@ -66,6 +67,8 @@ def open_checkpoint(
 def _open_folder(folder: Path, name: str) -> Checkpoint:
     ggufs = sorted(path.name for path in folder.glob("*.gguf"))
     hint = f"it holds {ggufs[0]}: open that file" if ggufs else "give a checkpoint in the Hub's layout"
+    if inner := transformer_folder(folder):  # how sentence-transformers stored its models once
+        folder = folder / inner
     config = read_json(folder / "config.json")
     if config is None:
         raise CheckpointError(f"{name} has no config.json; {hint}")

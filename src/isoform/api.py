@@ -430,7 +430,9 @@ def pipeline(
     opened = open_model(model, served, **hub)
     facts = facts_of(opened)
     if native:
-        session = backends.open_session(path, "llamacpp", signature=opened.signature, device=device, threads=threads)
+        session = backends.open_session(
+            path, "llamacpp", signature=opened.trunk.signature, device=device, threads=threads
+        )
     elif backend in ("auto", "torch"):
         session = backends.open_session(opened, "torch", dtype=dtype or "f32", device=device, threads=threads)
     else:

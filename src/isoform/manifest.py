@@ -84,7 +84,8 @@ class Manifest:
 
     `wires` connect the parts and host `steps` (name -> settings), see `isoform.wiring`; `loop` names the loop that
     decodes; `facts` are what preprocessing and pipelines must know of the model. `serves`: pipeline task -> "", or why
-    the bundle does not serve it, as the last check found.
+    the bundle does not serve it, as the last check found. `notes` say how the source was opened, where that is not what
+    everybody expects.
     """
 
     family: str
@@ -99,6 +100,7 @@ class Manifest:
     loop: str = "tokens"
     facts: dict[str, Any] = field(default_factory=dict)
     serves: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -123,6 +125,7 @@ class Manifest:
             "loop": self.loop,
             "facts": self.facts,
             **({"serves": self.serves} if self.serves else {}),
+            **({"notes": self.notes} if self.notes else {}),
             "missing": self.missing,
             "parity": self.parity,
         }
@@ -173,6 +176,7 @@ class Manifest:
                 loop=data.get("loop", "tokens"),
                 facts=dict(data.get("facts", {})),
                 serves=dict(data.get("serves", {})),
+                notes=[str(note) for note in data.get("notes", ())],
             )
             if data["format_version"] == 1:
                 parts = {artifact.part: artifact.signature for artifact in manifest.artifacts}

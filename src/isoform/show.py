@@ -86,6 +86,8 @@ def manifest(manifest: Manifest, folder: Path) -> None:
     out.print(rows)
     for form, reason in manifest.missing.items():
         out.print(f"[yellow]no {form}[/]: {Text(reason).markup}")
+    for note in manifest.notes:
+        out.print(f"[yellow]note[/]: {Text(note).markup}")
 
 
 def forecast(found: Forecast) -> None:

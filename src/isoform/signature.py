@@ -81,6 +81,7 @@ ROLES: dict[str, Role] = {
     "pooler_output": "pooled",
     "position_ids": "positions",
     "pred_masks": "masks",
+    "sentence_embedding": "pooled",
     "text_embeds": "pooled",
     "token_type_ids": "token_types",
     "use_cache_branch": "switch",

@@ -115,7 +115,9 @@ def _check(
     steps = len(artifacts) + 1
     show("reference", 0, steps)
     truths = {part.part: Truth(part, plans[part.part].cases, plans[part.part].passages, limits.text) for part in parts}
-    for truth in truths.values():
+    plain = [a for a in artifacts if model.plain is not None and a.signature == model.plain.signature]
+    others = [Truth(model.trunk, truths[WHOLE].cases, truths[WHOLE].passages, limits.text)] if plain else []
+    for truth in (*truths.values(), *others):
         truth.prepare(
             [dtype for dtype in FLOATS if any(a.dtype == dtype for a in artifacts)],
             [CHECKED_ON[a.format] for a in artifacts if a.dtype in FLOATS],
@@ -136,7 +138,8 @@ def _check(
         if artifact.part not in truths:
             report.results.append(_unknown(artifact, model))
             continue
-        one = _Artifact(folder, artifact, truths[artifact.part], open_session, threads, Clock(left), clock.reason)
+        truth = others[0] if artifact in plain else truths[artifact.part]
+        one = _Artifact(folder, artifact, truth, open_session, threads, Clock(left), clock.reason)
         report.add(one.check())
         if limits.layers:
             report.add(one.layers())

@@ -163,7 +163,7 @@ def _session(side: Side, model: Model | None, threads: int | None, *, strict: bo
         if model is None:
             raise InputError(f"{side.text} has no checkpoint to run")
         return open_session(model, "torch", dtype=side.dtype, strict=strict, threads=threads)
-    signature = side.artifact.signature if side.artifact else model.signature if model else None
+    signature = side.artifact.signature if side.artifact else model.trunk.signature if model else None
     return open_session(side.path, side.backend, signature=signature, strict=strict, threads=threads)
 
 

@@ -13,6 +13,7 @@ from isoform.runtimes.pipelines.nested_lists import nested
 from isoform.runtimes.pipelines.text.pooling import Recipe, normalize, pool
 from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
 from isoform.runtimes.pipelines.text.tokenizer_options import tokenizer_options
+from isoform.sentence_modules import SENTENCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +54,10 @@ class FeatureExtraction(TextEncoder):
 
     def finish(self, item: str, pieces: Sequence[InputPiece], call: FeatureExtractionOptions) -> Any:
         """See `BatchPipeline.finish`."""
-        states = pieces[0].output["last_hidden_state"]
+        output = pieces[0].output
+        states = output["last_hidden_state"]
         if call.pooling == "model":
-            states = self.recipe.apply(states)
+            states = output[SENTENCE] if SENTENCE in output else self.recipe.apply(states)
         elif call.pooling is not None:
             states = pool(states, call.pooling)
         else:

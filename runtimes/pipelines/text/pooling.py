@@ -1,88 +1,98 @@
-"""From the states of a text's tokens to one vector, as sentence-transformers does it.
+"""From the states of a text's tokens to one vector, like sentence-transformers, in NumPy.
 
-The recipe lies beside the model: modules.json lists the steps, 1_Pooling/config.json says how to pool,
-sentence_bert_config.json where to cut, config_sentence_transformers.json what to put before a text.
+A graph that isoform exported computes this itself, as its output `sentence_embedding`. This module serves what has only
+states: GGUF files, graphs from elsewhere, and texts with a prompt that pooling leaves out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
-from isoform.json_files import read_list, read_object
+from isoform.json_files import read_object
+from isoform.sentence_modules import (
+    MODES,
+    SENTENCE,
+    TOKENS,
+    Dense,
+    LayerNorm,
+    LayerPooling,
+    Normalize,
+    Pooling,
+    SentenceModules,
+    read_sentence_modules,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-_OLD_KEYS = {  # of 1_Pooling/config.json, one switch per mode
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
+    Floats = NDArray[np.float32]
+
+ACTIVATIONS: Mapping[str, Callable[[Floats], Any]] = {
+    "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "GELU": lambda x: x * np.float32(0.5) * (1 + np.vectorize(math.erf)(x / math.sqrt(2)).astype(np.float32)),
+    "Identity": lambda x: x,
+    "LeakyReLU": lambda x: np.where(x > 0, x, np.float32(0.01) * x),
+    "ReLU": lambda x: np.maximum(x, 0),
+    "SiLU": lambda x: x / (1 + np.exp(-x)),
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Softplus": lambda x: np.logaddexp(x, np.float32(0)),
+    "Tanh": np.tanh,
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
-    """How a model makes sentence embeddings. Several modes are joined end to end."""
+    """How a model makes the vector of a text."""
 
-    modes: tuple[str, ...] = ("mean",)
-    normalize: bool = False
-    include_prompt: bool = True
-    max_length: int | None = None
-    lowercase: bool = False
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt: str | None = None
+    modules: SentenceModules
 
     @classmethod
     def read(cls, folder: Path) -> Recipe:
-        """The recipe of a folder; mean pooling where there is no modules.json, as sentence-transformers has it."""
-        settings = read_object(folder / "config_sentence_transformers.json")
-        values: dict[str, Any] = {
-            "prompts": {name: text for name, text in (settings.get("prompts") or {}).items() if text is not None},
-            "default_prompt": settings.get("default_prompt_name"),
-        }
-        path = folder / "modules.json"
-        if not path.is_file():
-            return cls(**values)
-        modules = read_list(path)
-        for module in modules:
-            kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-            where = _inside(folder, str(module.get("path") or ""), path)
-            if kind == "Transformer":
-                first = read_object(where / "sentence_bert_config.json")
-                values |= {"max_length": first.get("max_seq_length"), "lowercase": bool(first.get("do_lower_case"))}
-            elif kind == "Pooling":
-                if not (where / "config.json").is_file():
-                    raise CheckpointError(
-                        f"{where}/config.json is missing, which says how to pool; fetch the whole repository"
-                    )
-                values |= _pooling(where / "config.json")
-            elif kind == "Normalize":
-                values["normalize"] = True
-            else:
+        """The recipe of a folder. Raises UnsupportedModel for modules that isoform does not compute."""
+        modules = read_sentence_modules(folder)
+        if modules.refusal:
+            raise UnsupportedModel(modules.refusal)
+        if not read_object(folder / "config.json").get("output_hidden_states"):
+            modules = modules.without_layers()
+        return cls(modules)
+
+    @cached_property
+    def weights(self) -> Mapping[str, Mapping[str, Floats]]:
+        """The weights of every module that has some, by its folder."""
+        steps = (step for step in self.modules.steps if isinstance(step, Dense | LayerNorm))
+        return {step.folder: read_weights(self.modules.root / step.folder) for step in steps}
+
+    def apply(self, states: Floats, prompt_length: int = 0) -> Floats:
+        """Shapes: states (T, C) of one text without padding -> (E,). The prompt is left out where the model says so."""
+        values = {TOKENS: states}
+        for step in self.modules.steps:
+            if isinstance(step, Pooling):
+                skip = 0 if step.include_prompt else prompt_length
+                values[SENTENCE] = np.concatenate([pool(values[TOKENS], mode, skip) for mode in step.modes])
+            elif isinstance(step, Normalize):
+                values[step.target] = normalize(values[step.source])
+            elif isinstance(step, Dense):
+                values[step.target] = _dense(step, self.weights[step.folder], values[step.source])
+            elif isinstance(step, LayerNorm):
+                values[SENTENCE] = _layer_norm(self.weights[step.folder], values[SENTENCE])
+            elif isinstance(step, LayerPooling):
                 raise UnsupportedModel(
-                    f"{path} ends with a {kind or 'nameless'} module, which isoform does not compute; it computes "
-                    "Pooling and Normalize (feature-extraction gives the token states)"
+                    f"{self.modules.root / step.folder} weighs the states of every layer, and this form or call gives "
+                    f"only the last ones; use a form with the output {SENTENCE} (ONNX, TorchScript or the checkpoint)"
                 )
-        return cls(**values)
-
-    def apply(self, states: NDArray[np.float32], prompt_length: int = 0) -> NDArray[np.float32]:
-        """Shapes: states (T, C) of one text without padding -> (C,), or (modes · C,)."""
-        skip = 0 if self.include_prompt else prompt_length
-        vector = np.concatenate([pool(states, mode, skip) for mode in self.modes])
-        return normalize(vector) if self.normalize else vector
+        return values[SENTENCE]
 
 
-def pool(states: NDArray[np.float32], mode: str, skip: int = 0) -> NDArray[np.float32]:
+def pool(states: Floats, mode: str, skip: int = 0) -> Floats:
     """One vector for the states (T, C) of a text, leaving out the first `skip` tokens."""
     kept = states[skip:] if skip < len(states) else states
     if mode == "cls":
@@ -101,27 +111,47 @@ def pool(states: NDArray[np.float32], mode: str, skip: int = 0) -> NDArray[np.fl
     raise InputError(f"pooling {mode!r} is not one of {', '.join(MODES)}")
 
 
-def normalize(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalize(vector: Floats) -> Floats:
     """Over the last axis, to length 1."""
     return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), np.float32(1e-12))
 
 
-def _pooling(path: Path) -> dict[str, Any]:
-    config = read_object(path)
-    modes = config.get("pooling_mode")
-    if modes is None:
-        modes = [mode for key, mode in _OLD_KEYS.items() if config.get(key)]
-    modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    if not modes or any(mode not in MODES for mode in modes):
-        raise UnsupportedModel(
-            f"{path} asks for pooling {', '.join(modes) or 'of no kind'}; isoform has {', '.join(MODES)}"
-        )
-    return {"modes": modes, "include_prompt": bool(config.get("include_prompt", True))}
+def _dense(step: Dense, weights: Mapping[str, Floats], x: Floats) -> Floats:
+    y = x @ weights["linear.weight"].T
+    if step.bias:
+        y = y + weights["linear.bias"]
+    y = ACTIVATIONS[step.activation](y).astype(np.float32)
+    if not step.residual:
+        return y
+    return y + (x if step.size_in == step.size_out else x @ weights["residual.weight"].T)
 
 
-def _inside(folder: Path, name: str, path: Path) -> Path:
-    """A folder named by a file of the repository, which must not leave it."""
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or ":" in name:
-        raise CheckpointError(f"{path} names the folder {name!r}, which lies outside the repository")
-    return folder / parts
+def _layer_norm(weights: Mapping[str, Floats], x: Floats) -> Floats:
+    centred = x - x.mean(-1, keepdims=True)
+    variance = (centred * centred).mean(-1, keepdims=True)
+    return centred / np.sqrt(variance + np.float32(1e-5)) * weights["norm.weight"] + weights["norm.bias"]
+
+
+def read_weights(folder: Path) -> dict[str, Floats]:
+    """The tensors of a small model.safetensors as float32. Raises CheckpointError when there is none to read."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; export the model, which writes it, or fetch the whole repository")
+    data = path.read_bytes()
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        return {name: _tensor(entry, data[8 + length :]) for name, entry in header.items() if name != "__metadata__"}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no readable safetensors file ({error}); fetch it again") from None
+
+
+def _tensor(entry: Mapping[str, Any], data: bytes) -> Floats:
+    start, stop = entry["data_offsets"]
+    held = data[start:stop]
+    if entry["dtype"] == "BF16":  # the upper half of a float32
+        values = (np.frombuffer(held, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        kinds = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+        values = np.frombuffer(held, kinds[entry["dtype"]]).astype(np.float32)
+    return values.reshape(entry["shape"])

@@ -13,6 +13,7 @@ from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import InputPiece
 from isoform.runtimes.pipelines.text.pooling import Recipe, normalize
 from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
+from isoform.sentence_modules import SENTENCE
 
 if TYPE_CHECKING:
     from isoform.runtimes.session import Session
@@ -52,7 +53,8 @@ class SentenceSimilarity(TextEncoder):
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
         self.recipe = Recipe.read(self.folder)
-        if self.recipe.lowercase:
+        self.modules = self.recipe.modules
+        if self.modules.lowercase:
             self.tokenizer.lowercase()
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
@@ -70,8 +72,8 @@ class SentenceSimilarity(TextEncoder):
     def begin(self, options: SentenceSimilarityOptions) -> _SimilarityCall:
         """See `Pipeline.begin`."""
         prompt, skip = self._prompt(options), 0
-        if prompt and not self.recipe.include_prompt:
-            (row,) = self.encode([prompt], truncation=True, max_length=self.recipe.max_length)
+        if prompt and not self.modules.include_prompt:
+            (row,) = self.encode([prompt], truncation=True, max_length=self.modules.max_length)
             skip = len(row.ids) - row.special_tokens_mask[-1]  # without the token that ends a text
         return _SimilarityCall(prompt, skip, options.normalized)
 
@@ -83,27 +85,33 @@ class SentenceSimilarity(TextEncoder):
             if not isinstance(text, str):
                 raise InputError(f"{self.task} takes {self._takes()}, not {text!r:.80}")
         prompted = [call.prompt + text for text in texts]
-        rows = iter(self.encode(prompted, truncation=True, max_length=self.recipe.max_length))
+        rows = iter(self.encode(prompted, truncation=True, max_length=self.modules.max_length))
         return [[next(rows) for _ in group] for group in groups]
 
     def finish(self, item: Any, pieces: Sequence[InputPiece], call: _SimilarityCall) -> Any:
         """See `BatchPipeline.finish`."""
-        vectors = [self.recipe.apply(piece.output["last_hidden_state"], call.skip) for piece in pieces]
+        vectors = [self._vector(piece.output, call.skip) for piece in pieces]
         if isinstance(item, Mapping):
             source, *others = map(normalize, vectors)
             return [float(source @ other) for other in others]
         return normalize(vectors[0]) if call.normalized else vectors[0]
 
+    def _vector(self, output: Mapping[str, Any], skip: int) -> Any:
+        """The vector that the graph gives; computed from the states where it gives none, or knows of no prompt."""
+        if SENTENCE in output and not skip:
+            return output[SENTENCE]
+        return self.recipe.apply(output["last_hidden_state"], skip)
+
     def _prompt(self, options: SentenceSimilarityOptions) -> str:
         if options.prompt is not None:
             return options.prompt
-        name = options.prompt_name if options.prompt_name is not None else self.recipe.default_prompt
+        name = options.prompt_name if options.prompt_name is not None else self.modules.default_prompt
         if name is None:
             return ""
-        if name not in self.recipe.prompts:
-            known = ", ".join(sorted(self.recipe.prompts)) or "none"
+        if name not in self.modules.prompts:
+            known = ", ".join(sorted(self.modules.prompts)) or "none"
             raise InputError(f"the model has no prompt {name!r}; it has {known}")
-        return self.recipe.prompts[name]
+        return self.modules.prompts[name]
 
 
 def _texts(item: Mapping[str, Any]) -> list[str]:

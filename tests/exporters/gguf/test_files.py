@@ -109,7 +109,7 @@ def differences(model: Model, path: Path) -> tuple[float, float, float]:
     """The largest of: llama.cpp - reference, torch float32 - float64, and what the backend's known deviation makes."""
     module, double = model.module(), model.module(torch.float64)
     worst = noise = known = 0.0
-    with LlamaCppSession(path, model.signature, strict=True, threads=1) as session, torch.no_grad():
+    with LlamaCppSession(path, model.trunk.signature, strict=True, threads=1) as session, torch.no_grad():
         for case in cases(model):
             inputs = [torch.from_numpy(array) for array in case.values()]
             real = case["attention_mask"] != 0

@@ -18,7 +18,7 @@ from isoform.runtimes.backends.torch.session import TorchSession
 from isoform.runtimes.pipelines import ALIASES, TASKS, build_pipeline, model_task
 from isoform.runtimes.pipelines.base import READ
 from isoform.runtimes.pipelines.batching import TOKENS, longest_first
-from isoform.runtimes.pipelines.text.pooling import MODES
+from isoform.sentence_modules import MODES
 from tests.oracle import DECODERS
 
 Tiny = Callable[[str], Path]
@@ -179,7 +179,7 @@ def test_a_recipe_that_isoform_does_not_compute_is_refused(tiny: Tiny, tmp_path:
     folder = tmp_path / "m"
     shutil.copytree(tiny("bert_embed"), folder)
     cases: list[tuple[Any, type[Exception], str]] = [
-        (modules("Transformer:", "Pooling:1_Pooling", "Dense:2_Dense"), UnsupportedModel, "Dense module"),
+        (modules("Transformer:", "CNN:1_CNN", "Pooling:1_Pooling"), UnsupportedModel, "a CNN module"),
         (modules("Transformer:", "Pooling:nowhere"), CheckpointError, "nowhere/config.json is missing"),
         (modules("Transformer:", "Pooling:../../etc"), CheckpointError, "outside the repository"),
         ({"a": 1}, CheckpointError, "not a list"),
