@@ -130,6 +130,7 @@ class States:
 class Family:
     """An architecture. `prefix` is the Hub's name of the trunk inside a model with a head ("bert", "model").
 
+    `other_prefix`: what some of the Hub's classes call the trunk instead ("transformer"), for question answering.
     `heads`: top-level canonical modules that only some tasks have; a task leaves those of the others unread. `tasks`
     ends with the headless one, which is the default of a checkpoint that names no architecture; one of several parts
     has its head all the same. `towers`: more rules, those of the models inside this one, which its config names.
@@ -147,6 +148,7 @@ class Family:
     parts: Mapping[str, Part] = field(default_factory=dict)
     states: States | None = None
     prefix: str
+    other_prefix: str = ""
     heads: tuple[str, ...] = ()
     tied: Callable[[Any], Mapping[str, str]] = field(default=lambda config: {})  # parameter -> the one it shares
     gguf: Gguf | None = None

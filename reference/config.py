@@ -19,7 +19,7 @@ from isoform.reference.checkpoints.checkpoint import Checkpoint
 from isoform.reference.harmless import HARMLESS, ONLY, ROPE
 
 _LARGEST = 2**31 - 1
-_MAY_BE_ZERO = ("max_window_layers",)
+_MAY_BE_ZERO = ("max_window_layers", "pad_token_id")
 
 
 _PLACE = "<place>"

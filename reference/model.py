@@ -123,7 +123,7 @@ class Model:
     @cached_property
     def all_weights(self) -> Mapping[str, Weight]:
         """Every canonical parameter of the checkpoint, those of other heads included."""
-        return map_weights(self.checkpoint, self.rules, self.family.prefix)
+        return map_weights(self.checkpoint, self.rules, self.family.prefix, self.family.other_prefix)
 
     @cached_property
     def weights(self) -> Mapping[str, Weight]:
@@ -268,14 +268,16 @@ class Model:
         changed = dict(module.named_parameters()) if module is not None else {}
         carried = {name: w for name, w in self.all_weights.items() if self.task.carries(self.config, name)}
         weights = {**self.weights, **carried}
-        # The headless class holds the trunk without a prefix.
+        # The headless class holds the trunk without a prefix, and others with one of two.
         headless = self.task.name == self.family.tasks[-1].name and not self.task.parts
-        prefix = f"{self.family.prefix}." if headless else ""
+        prefix, other = (f"{name}." if name else "" for name in (self.family.prefix, self.family.other_prefix))
+        spelled = other if other and any(key.startswith(other) for key in self.checkpoint) else prefix
+        trunk = "" if headless else spelled
         # A module's parameters may be the mapped pages themselves: dropped, they would lose what was changed.
         kept = module is not None
         return [
             HubTensor(
-                one.key.removeprefix(prefix),
+                trunk + one.key.removeprefix(prefix) if one.key.startswith(prefix) else one.key,
                 one.shape,
                 dtype or one.dtype,
                 one.rows,

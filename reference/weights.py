@@ -64,25 +64,29 @@ class Found(NamedTuple):
     key: str
 
 
-def find(key: str, rules: Iterable[Rule], prefix: str) -> Found | None:
-    """The rule for a checkpoint key. It may lack the trunk's prefix, as a checkpoint saved without a head does."""
+def find(key: str, rules: Iterable[Rule], prefix: str, other: str = "") -> Found | None:
+    """The rule for a checkpoint key. It may lack the trunk's prefix, as a checkpoint saved without a head does.
+
+    `other`: a prefix that some classes have instead.
+    """
     for old, new in LEGACY_SUFFIXES.items():
         key = key.removesuffix(old) + new if key.endswith(old) else key
-    for candidate in (key, f"{prefix}.{key}"):
+    bare = key.removeprefix(f"{other}.") if other else key
+    for candidate in (key, f"{prefix}.{bare}"):
         for rule in rules:
             if (names := rule.match(candidate)) is not None:
                 return Found(rule, names, candidate)
     return None
 
 
-def map_weights(checkpoint: Checkpoint, rules: Sequence[Rule], prefix: str) -> dict[str, Weight]:
+def map_weights(checkpoint: Checkpoint, rules: Sequence[Rule], prefix: str, other: str = "") -> dict[str, Weight]:
     """Every key of the checkpoint as canonical parameters. Raises CheckpointError for a key without a rule."""
     if checkpoint.canonical:
         return {key: weight for key in checkpoint for weight in _weights(checkpoint, Rename(key, key), 1, (key,))}
     groups: dict[tuple[Rule, tuple[str, ...]], dict[str, str]] = {}  # key in the Hub's spelling -> in the checkpoint
     unknown = []
     for key in checkpoint:
-        if (found := find(key, rules, prefix)) is None:
+        if (found := find(key, rules, prefix, other)) is None:
             unknown.append(key)
         elif found.names:
             group = groups.setdefault((found.rule, found.names), {})

@@ -108,7 +108,7 @@ def _pairs(model: Model, adapter: Path, config: Mapping[str, Any]) -> dict[str, 
                 f"{adapter} holds {key}, which is no LoRA matrix, and llama.cpp adds no other; {MERGE}"
             )
         module, letter = match[1], match[3]
-        rule = find(f"{module}.weight", model.rules, model.family.prefix)
+        rule = find(f"{module}.weight", model.rules, model.family.prefix, model.family.other_prefix)
         name = rule.names[0] if rule is not None and rule.rule.identity else None
         if name in model.tied or name in model.tied.values():
             raise UnsupportedExport(f"{adapter} changes {module}, whose weight {model.name} uses twice; {MERGE}")

@@ -1,4 +1,4 @@
-"""The pre-norm decoder that the text families share: embedding, layers, norm, and a head over the vocabulary.
+"""The pre-norm decoder that the text families share: embedding, layers, norm, and one of several heads.
 
 What differs between families (norms, projections, windows, rotary bases, caps) comes in as modules and plain arguments,
 or as a plan, of which `decoder` builds it.
@@ -7,13 +7,23 @@ or as a plan, of which `decoder` builds it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from isoform.reference.modules.attention import Attention, GrowingCache, Heads
-from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
-from isoform.reference.modules.layers import Embedding, GatedMLP, Linear, RMSNorm, Rope, causal_bias, true_positions
+from isoform.reference.modules.decoder_plan import Classifier, DecoderPlan, Kind
+from isoform.reference.modules.layers import (
+    Embedding,
+    GatedMLP,
+    Linear,
+    RMSNorm,
+    Rope,
+    causal_bias,
+    last_token,
+    true_positions,
+)
 
 
 class DecoderLayer(nn.Module):
@@ -33,7 +43,7 @@ class DecoderLayer(nn.Module):
         self.attn_post_norm: nn.Module = attn_post_norm or nn.Identity()
         self.mlp_post_norm: nn.Module = mlp_post_norm or nn.Identity()
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], bias: Tensor, cache: GrowingCache) -> Tensor:
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], bias: Tensor, cache: GrowingCache | None) -> Tensor:
         y = self.attn.attend(self.attn_norm(x), bias, cache, angles)
         x = x + self.attn_post_norm(y)
         z: Tensor = x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
@@ -57,8 +67,8 @@ def scaled(x: Tensor, scale: float) -> Tensor:
     return x if scale == 1 else x * float(torch.tensor(scale, dtype=x.dtype, device="cpu"))
 
 
-class DecoderLM(nn.Module):
-    """Ids or embeddings in, logits (or with no head the last hidden state) and the extended cache out.
+class DecoderTrunk(nn.Module):
+    """Ids or embeddings in, the last hidden state out.
 
     `embeds`: the first input is embeddings (B, T, C) instead of ids, scaled already. `embed` is None then, or the table
     that the head shares.
@@ -71,10 +81,8 @@ class DecoderLM(nn.Module):
         kinds: Sequence[Kind],
         ropes: dict[str, Rope],
         norm: RMSNorm,
-        head: Linear | None,
         *,
         embed_scale: float = 1.0,
-        logit_softcap: float = 0.0,
         embeds: bool = False,
     ) -> None:
         super().__init__()
@@ -82,10 +90,45 @@ class DecoderLM(nn.Module):
             self.embed = embed
         self.layers, self.norm = nn.ModuleList(layers), norm
         self.ropes = nn.ModuleDict(ropes)
-        self.head = head
         self.kinds = tuple(kinds)
-        self._heads = layers[0].attn.heads
-        self.embeds, self.embed_scale, self.logit_softcap = embeds, embed_scale, logit_softcap
+        self.embeds, self.embed_scale = embeds, embed_scale
+
+    def states(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        position_ids: Tensor | None = None,
+        caches: Sequence[GrowingCache | None] | None = None,
+    ) -> Tensor:
+        """Shapes: tokens (B, T) or (B, T, C), mask (B, P+T), position_ids (B, T) -> (B, T, C).
+
+        `caches`: one per layer, which gets its key and value. Omitted: nothing is kept, and P is 0.
+        """
+        # What hides what is a matter of the mask alone: position_ids may count from 1, as some programs do.
+        counted = true_positions(mask)
+        if caches is not None:
+            counted = counted[:, mask.shape[1] - tokens.shape[1] :]
+        if position_ids is None:
+            position_ids = counted
+        x = tokens if self.embeds else scaled(self.embed(tokens), self.embed_scale)
+        angles = {name: rope(position_ids, x.dtype) for name, rope in self.ropes.items()}
+        windows = {kind.window for kind in self.kinds}
+        bias = {w: causal_bias(mask, counted, w, x.dtype) for w in sorted(windows, key=lambda w: w or 0)}
+        caches = caches or [None] * len(self.layers)
+        for layer, kind, cache in zip(self.layers, self.kinds, caches, strict=True):
+            x = layer(x, angles[kind.rope], bias[kind.window], cache)
+        y: Tensor = self.norm(x)
+        return y
+
+
+class DecoderLM(DecoderTrunk):
+    """Ids or embeddings in, logits (or with no head the last hidden state) and the extended cache out."""
+
+    def __init__(self, *trunk: Any, head: Linear | None, logit_softcap: float = 0.0, **options: Any) -> None:
+        super().__init__(*trunk, **options)
+        self.head = head
+        self.logit_softcap = logit_softcap
+        self._heads: Heads = self.layers[0].attn.heads  # type: ignore[assignment, union-attr]
 
     def forward(
         self,
@@ -107,25 +150,43 @@ class DecoderLM(nn.Module):
         if attention_mask is None:
             slots = past[0].shape[2] + input_ids.shape[1]
             attention_mask = torch.ones(input_ids.shape[0], slots, dtype=torch.int64, device=input_ids.device)
-        # What hides what is a matter of the mask alone: position_ids may count from 1, as some programs do.
-        counted = true_positions(attention_mask)[:, attention_mask.shape[1] - input_ids.shape[1] :]
-        if position_ids is None:
-            position_ids = counted
-        x = input_ids if self.embeds else scaled(self.embed(input_ids), self.embed_scale)
-        angles = {name: rope(position_ids, x.dtype) for name, rope in self.ropes.items()}
-        windows = {kind.window for kind in self.kinds}
-        bias = {w: causal_bias(attention_mask, counted, w, x.dtype) for w in sorted(windows, key=lambda w: w or 0)}
-        present: list[Tensor] = []
-        for n, (layer, kind) in enumerate(zip(self.layers, self.kinds, strict=True)):
-            cache = GrowingCache(past[2 * n], past[2 * n + 1])
-            x = layer(x, angles[kind.rope], bias[kind.window], cache)
-            present += cache.present
-        x = self.norm(x)
+        caches = [GrowingCache(*pair) for pair in zip(past[::2], past[1::2], strict=True)]
+        x = self.states(input_ids, attention_mask, position_ids, caches)
         if self.head is not None:
             x = self.head(x)
             if self.logit_softcap:
                 x = torch.tanh(x / self.logit_softcap) * self.logit_softcap
-        return x, *present
+        return x, *(tensor for cache in caches for tensor in cache.present)
+
+
+class DecoderClassifier(DecoderTrunk):
+    """Ids in, the logits of a classifier out, in one pass without a cache."""
+
+    def __init__(self, *trunk: Any, head: Classifier, dim: int, **options: Any) -> None:
+        super().__init__(*trunk, **options)
+        self.kind, self.pad = head.kind, head.pad
+        if head.kind == "span":
+            self.qa = Linear(dim, 2)
+        else:
+            self.classifier = Linear(dim, head.labels, head.bias)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Shapes: both inputs (B, T); without a mask there is no padding.
+
+        Returns logits (B, labels) or (B, T, labels), or start and end logits (B, T) each.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        x = self.states(input_ids, attention_mask)
+        if self.kind == "span":
+            start, end = self.qa(x).unbind(-1)
+            return start, end
+        if self.kind == "sequence":
+            real = attention_mask
+            if self.pad is not None:  # such a token does not count even where the mask shows it
+                real = real * (input_ids != self.pad).to(real.dtype)
+            x = last_token(x, real)
+        return (self.classifier(x),)
 
 
 def token_embedding(plan: DecoderPlan) -> TokenEmbedding:
@@ -134,7 +195,25 @@ def token_embedding(plan: DecoderPlan) -> TokenEmbedding:
 
 
 def decoder(plan: DecoderPlan, head: bool, embeds: bool = False) -> DecoderLM:
-    """The module of a plan; `head`: with one over the vocabulary; `embeds`: over embeddings instead of ids."""
+    """The language model of a plan; `head`: with one over the vocabulary; `embeds`: over embeddings instead of ids."""
+    return DecoderLM(
+        Embedding(plan.vocab, plan.dim) if plan.has_table(head, embeds) else None,
+        *_layers(plan),
+        head=Linear(plan.dim, plan.vocab, False) if head else None,
+        embed_scale=plan.embed_scale,
+        logit_softcap=plan.logit_softcap,
+        embeds=embeds,
+    )
+
+
+def classifier(plan: DecoderPlan, head: Classifier) -> DecoderClassifier:
+    """The trunk of a plan with a classifier instead of the head over the vocabulary."""
+    embed = Embedding(plan.vocab, plan.dim)
+    return DecoderClassifier(embed, *_layers(plan), head=head, dim=plan.dim, embed_scale=plan.embed_scale)
+
+
+def _layers(plan: DecoderPlan) -> tuple[list[DecoderLayer], tuple[Kind, ...], dict[str, Rope], RMSNorm]:
+    """What the trunk has after its embedding."""
 
     def norm() -> RMSNorm:
         return RMSNorm(plan.dim, plan.eps)
@@ -151,14 +230,5 @@ def decoder(plan: DecoderPlan, head: bool, embeds: bool = False) -> DecoderLM:
         after = (norm(), norm()) if plan.post_norms else ()
         return DecoderLayer(norm(), attention, norm(), mlp, *after)
 
-    return DecoderLM(
-        Embedding(plan.vocab, plan.dim) if plan.has_table(head, embeds) else None,
-        [layer() for _ in plan.kinds],
-        plan.kinds,
-        {name: Rope(plan.head_dim, rope) for name, rope in plan.ropes.items()},
-        norm(),
-        Linear(plan.dim, plan.vocab, False) if head else None,
-        embed_scale=plan.embed_scale,
-        logit_softcap=plan.logit_softcap,
-        embeds=embeds,
-    )
+    ropes = {name: Rope(plan.head_dim, rope) for name, rope in plan.ropes.items()}
+    return [layer() for _ in plan.kinds], plan.kinds, ropes, norm()

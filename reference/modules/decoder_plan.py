@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from isoform.errors import CheckpointError
 from isoform.reference.config import RopeConfig
@@ -18,8 +19,21 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Classifier:
+    """A head over the last hidden state: labels of the last token, of every token, or the two ends of a span.
+
+    `pad`: the token that fills rows up. The last token is the last one that is not it.
+    """
+
+    kind: Literal["sequence", "token", "span"]
+    labels: int = 2
+    bias: bool = False
+    pad: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderPlan:
-    """The sizes and options of a `decoder.DecoderLM`. `kinds` has one entry per layer.
+    """The sizes and options of a `decoder.DecoderTrunk`. `kinds` has one entry per layer.
 
     `score_scale` defaults to 1/sqrt(head_dim). `head_norms`: every head of q and k is normed. `post_norms`: so is what
     attention and MLP add. `tied`: the head shares the table of tokens. Raises CheckpointError for heads that no
@@ -59,8 +73,8 @@ class DecoderPlan:
         """Whether the module holds the table of tokens; over embeddings (`embeds`) only for a head that shares it."""
         return not embeds or (head and self.tied)
 
-    def shapes(self, head: bool, embeds: bool = False) -> dict[str, tuple[int, ...]]:
-        """The parameters of the module, in its order; `head`: with one over the vocabulary."""
+    def shapes(self, head: bool | Classifier, embeds: bool = False) -> dict[str, tuple[int, ...]]:
+        """The parameters of the module, in its order; `head`: with one over the vocabulary, or a classifier."""
         dim, hidden = self.dim, self.hidden
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
 
@@ -80,9 +94,14 @@ class DecoderPlan:
             **linear("mlp.down", hidden, dim, self.mlp_bias),
             **({f"{name}_post_norm.weight": (dim,) for name in ("attn", "mlp")} if self.post_norms else {}),
         }
+        if isinstance(head, Classifier):
+            name, labels, bias = ("qa", 2, True) if head.kind == "span" else ("classifier", head.labels, head.bias)
+            top = linear(name, dim, labels, bias)
+        else:
+            top = {"head.weight": (self.vocab, dim)} if head else {}
         return {
-            **({"embed.weight": (self.vocab, dim)} if self.has_table(head, embeds) else {}),
+            **({"embed.weight": (self.vocab, dim)} if self.has_table(bool(head), embeds) else {}),
             **{f"layers.{n}.{name}": shape for n in range(len(self.kinds)) for name, shape in layer.items()},
             "norm.weight": (dim,),
-            **({"head.weight": (self.vocab, dim)} if head else {}),
+            **top,
         }

@@ -177,6 +177,12 @@ def first_token(x: Tensor, mask: Tensor) -> Tensor:
     return x.gather(1, start).squeeze(1)
 
 
+def last_token(x: Tensor, mask: Tensor) -> Tensor:
+    """The state of each row's last real token: x (B, T, C), mask (B, T) -> (B, C)."""
+    end = mask.cumsum(1).argmax(1).unsqueeze(-1).unsqueeze(-1).expand(-1, 1, x.shape[-1])
+    return x.gather(1, end).squeeze(1)
+
+
 class GatedMLP(nn.Module):
     """down(act(gate(x)) * up(x)). Shazeer 2020, https://arxiv.org/abs/2002.05202"""
 

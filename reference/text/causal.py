@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Part, Task
-from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
+from isoform.reference.config import with_labels
+from isoform.reference.modules.decoder_plan import Classifier, DecoderPlan, Kind
 from isoform.reference.rules import Drop, Rename, Rule
-from isoform.signature import BATCH, LENGTH, Port, Signature, decoder_signature
+from isoform.signature import BATCH, LENGTH, Axis, Port, Signature, decoder_signature
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +44,8 @@ TRUNK: tuple[Rule, ...] = (
     Rename("model.layers.*.mlp.up_proj", "layers.*.mlp.up"),
     Rename("model.layers.*.mlp.down_proj", "layers.*.mlp.down"),
     Rename("lm_head", "head"),
+    Rename("score", "classifier"),
+    Rename("qa_outputs", "qa"),
     Drop("model.layers.*.self_attn.rotary_emb.inv_freq"),  # recomputed from the config
     Drop("model.rotary_emb.inv_freq"),
 )
@@ -62,10 +65,32 @@ def tied_head(c: Any) -> Mapping[str, str]:
     return {"head.weight": "embed.weight"} if c.tie_word_embeddings else {}
 
 
+HEADS = ("head", "classifier", "qa")
+"""The modules of a decoder that only some of its tasks have."""
+
+
+def with_head(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """config.json with what classifiers need: `num_labels`, and a `pad_token_id` or none (old files say -1)."""
+    found = with_labels(data)
+    pad = found.get("pad_token_id")
+    return {**found, "pad_token_id": None} if isinstance(pad, int) and pad < 0 else found
+
+
 def causal_tasks(
-    plan: Callable[[Any], DecoderPlan], with_head: tuple[str, ...], trunk: tuple[str, ...]
+    plan: Callable[[Any], DecoderPlan],
+    causal: tuple[str, ...],
+    trunk: tuple[str, ...],
+    *,
+    sequence: tuple[str, ...] = (),
+    token: tuple[str, ...] = (),
+    span: tuple[str, ...] = (),
 ) -> tuple[Task, ...]:
-    """text-generation with the head, feature-extraction without; `plan` makes the decoder of a config."""
+    """text-generation with the head, feature-extraction without; `plan` makes the decoder of a config.
+
+    `sequence`, `token` and `span` are the architectures that classify texts or tokens, or answer questions. Their graph
+    has no cache, and pads by the mask: transformers finds the last token by `pad_token_id`, which is why it refuses a
+    batch without one.
+    """
 
     def build(c: Any, head: bool) -> nn.Module:
         from isoform.reference.modules.decoder import decoder
@@ -89,7 +114,51 @@ def causal_tasks(
             shapes=lambda c: plan(c).shapes(head),
         )
 
-    return task("text-generation", with_head, logits, True), task("feature-extraction", trunk, states, False)
+    def of_texts(c: Any) -> Classifier:
+        return Classifier(kind="sequence", labels=c.num_labels, pad=c.pad_token_id)
+
+    def of_tokens(c: Any) -> Classifier:
+        return Classifier(kind="token", labels=c.num_labels, bias=True)
+
+    return (
+        task("text-generation", causal, logits, True),
+        *_classifier("text-classification", plan, sequence, of_texts),
+        *_classifier("token-classification", plan, token, of_tokens),
+        *_classifier("question-answering", plan, span, lambda c: Classifier(kind="span")),
+        task("feature-extraction", trunk, states, False),
+    )
+
+
+def _classifier(
+    name: str, plan: Callable[[Any], DecoderPlan], architectures: tuple[str, ...], head: Callable[[Any], Classifier]
+) -> Iterator[Task]:
+    """The task of these architectures, if there are any."""
+
+    def build(c: Any) -> nn.Module:
+        from isoform.reference.modules.decoder import classifier
+
+        return classifier(plan(c), head(c))
+
+    def signature(c: Any) -> Signature:
+        made, slots = head(c), (BATCH, LENGTH)
+        outputs: dict[str, tuple[tuple[str, tuple[Axis, ...]], ...]] = {
+            "sequence": (("logits", (BATCH, made.labels)),),
+            "token": (("logits", (*slots, made.labels)),),
+            "span": (("start_logits", slots), ("end_logits", slots)),
+        }
+        return Signature(
+            tuple(Port(port, "int64", slots) for port in ("input_ids", "attention_mask")),
+            tuple(Port(port, "float", axes) for port, axes in outputs[made.kind]),
+        )
+
+    if architectures:
+        yield Task(
+            name=name,
+            architectures=architectures,
+            build=build,
+            signature=signature,
+            shapes=lambda c: plan(c).shapes(head(c)),
+        )
 
 
 def causal_parts(plan: Callable[[Any], DecoderPlan]) -> Mapping[str, Part]:

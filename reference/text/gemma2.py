@@ -16,6 +16,7 @@ from isoform.reference.rules import Rule
 from isoform.reference.text.causal import (
     DECODER_HARMLESS,
     DECODER_ONLY,
+    HEADS,
     TRUNK,
     causal_parts,
     causal_tasks,
@@ -23,6 +24,7 @@ from isoform.reference.text.causal import (
     decoder_fields,
     layer_types,
     tied_head,
+    with_head,
 )
 from isoform.reference.text.sandwich import (
     SANDWICH,
@@ -54,11 +56,13 @@ class Gemma2Config(Config):
     final_logit_softcapping: float | None = 30.0
     attn_logit_softcapping: float | None = 50.0
     tie_word_embeddings: bool = True
+    num_labels: int = 2
+    pad_token_id: int | None = 0
     rope: RopeConfig = field(default_factory=RopeConfig)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return super(Gemma2Config, cls).from_dict({**data, "rope": read_rope(data)})
+        return super(Gemma2Config, cls).from_dict({**with_head(data), "rope": read_rope(data)})
 
     @property
     def kv_heads(self) -> int:
@@ -116,10 +120,16 @@ FAMILY = Family(
     model_types=("gemma2",),
     config=Gemma2Config,
     rules=RULES,
-    tasks=causal_tasks(plan, ("Gemma2ForCausalLM",), ("Gemma2Model",)),
+    tasks=causal_tasks(
+        plan,
+        ("Gemma2ForCausalLM",),
+        ("Gemma2Model",),
+        sequence=("Gemma2ForSequenceClassification",),
+        token=("Gemma2ForTokenClassification",),
+    ),
     parts=causal_parts(plan),
     prefix="model",
-    heads=("head",),
+    heads=HEADS,
     tied=tied_head,
     gguf=Gguf(arch="gemma2", fields=gguf_fields, config=from_gguf, refuse=refuse, tasks=("text-generation",)),
 )

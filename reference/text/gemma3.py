@@ -17,6 +17,7 @@ from isoform.reference.rules import Fold, Rule
 from isoform.reference.text.causal import (
     DECODER_HARMLESS,
     DECODER_ONLY,
+    HEADS,
     TRUNK,
     causal_parts,
     causal_tasks,
@@ -24,6 +25,7 @@ from isoform.reference.text.causal import (
     decoder_fields,
     layer_types,
     tied_head,
+    with_head,
 )
 from isoform.reference.text.sandwich import (
     SANDWICH,
@@ -58,6 +60,8 @@ class Gemma3Config(Config):
     attn_logit_softcapping: float | None = None
     use_bidirectional_attention: bool = False
     tie_word_embeddings: bool = True
+    num_labels: int = 2
+    pad_token_id: int | None = 0
     rope: RopeConfig = field(default_factory=lambda: RopeConfig(theta=1e6))
     local_rope: RopeConfig = field(default_factory=RopeConfig)
 
@@ -68,7 +72,7 @@ class Gemma3Config(Config):
             local = read_rope(data, "sliding_attention")
         else:  # the scaling is for the layers that see all
             local = read_rope({"rope_theta": data.get("rope_local_base_freq")})
-        return super(Gemma3Config, cls).from_dict({**data, "rope": rope, "local_rope": local})
+        return super(Gemma3Config, cls).from_dict({**with_head(data), "rope": rope, "local_rope": local})
 
     @property
     def kv_heads(self) -> int:
@@ -147,10 +151,15 @@ FAMILY = Family(
     model_types=("gemma3_text",),
     config=Gemma3Config,
     rules=RULES,
-    tasks=causal_tasks(plan, ("Gemma3ForCausalLM",), ("Gemma3TextModel",)),
+    tasks=causal_tasks(
+        plan,
+        ("Gemma3ForCausalLM",),
+        ("Gemma3TextModel",),
+        sequence=("Gemma3TextForSequenceClassification",),
+    ),
     parts=causal_parts(plan),
     prefix="model",
-    heads=("head",),
+    heads=HEADS,
     tied=tied_head,
     gguf=Gguf(arch="gemma3", fields=gguf_fields, config=from_gguf, refuse=refuse, tasks=("text-generation",)),
 )

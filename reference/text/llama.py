@@ -18,6 +18,7 @@ from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
     DECODER_HARMLESS,
     DECODER_ONLY,
+    HEADS,
     NORMS,
     TRUNK,
     causal_parts,
@@ -27,6 +28,7 @@ from isoform.reference.text.causal import (
     decoder_refusal,
     plain_decoder,
     tied_head,
+    with_head,
 )
 
 
@@ -50,12 +52,14 @@ class LlamaConfig(Config):
     mlp_bias: bool = False
     sliding_window: int | None = None
     tie_word_embeddings: bool = False
+    num_labels: int = 2
+    pad_token_id: int | None = None
     rope: RopeConfig = field(default_factory=RopeConfig)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         window = data.get("sliding_window") if data.get("model_type") == "mistral" else None
-        return super(LlamaConfig, cls).from_dict({**data, "rope": read_rope(data), "sliding_window": window})
+        return super(LlamaConfig, cls).from_dict({**with_head(data), "rope": read_rope(data), "sliding_window": window})
 
     @property
     def kv_heads(self) -> int:
@@ -158,10 +162,18 @@ FAMILY = Family(
     model_types=("llama", "mistral"),
     config=LlamaConfig,
     rules=(*TRUNK, *NORMS),
-    tasks=causal_tasks(plan, ("LlamaForCausalLM", "MistralForCausalLM"), ("LlamaModel", "MistralModel")),
+    tasks=causal_tasks(
+        plan,
+        ("LlamaForCausalLM", "MistralForCausalLM"),
+        ("LlamaModel", "MistralModel"),
+        sequence=("LlamaForSequenceClassification", "MistralForSequenceClassification"),
+        token=("LlamaForTokenClassification", "MistralForTokenClassification"),
+        span=("LlamaForQuestionAnswering", "MistralForQuestionAnswering"),
+    ),
     parts=causal_parts(plan),
     prefix="model",
-    heads=("head",),
+    other_prefix="transformer",
+    heads=HEADS,
     tied=tied_head,
     gguf=Gguf(
         arch="llama",

@@ -15,6 +15,7 @@ from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
     DECODER_HARMLESS,
     DECODER_ONLY,
+    HEADS,
     NORMS,
     TRUNK,
     causal_parts,
@@ -25,6 +26,7 @@ from isoform.reference.text.causal import (
     plain_decoder,
     tied_head,
     upper_windows,
+    with_head,
 )
 
 
@@ -48,11 +50,13 @@ class Qwen2Config(Config):
     max_window_layers: int = 28
     layer_types: tuple[str, ...] = ()
     tie_word_embeddings: bool = False
+    num_labels: int = 2
+    pad_token_id: int | None = None
     rope: RopeConfig = field(default_factory=RopeConfig)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return super(Qwen2Config, cls).from_dict({**data, "rope": read_rope(data)})
+        return super(Qwen2Config, cls).from_dict({**with_head(data), "rope": read_rope(data)})
 
     @property
     def kv_heads(self) -> int:
@@ -82,10 +86,18 @@ FAMILY = Family(
     model_types=("qwen2",),
     config=Qwen2Config,
     rules=(*TRUNK, *NORMS),
-    tasks=causal_tasks(plan, ("Qwen2ForCausalLM",), ("Qwen2Model",)),
+    tasks=causal_tasks(
+        plan,
+        ("Qwen2ForCausalLM",),
+        ("Qwen2Model",),
+        sequence=("Qwen2ForSequenceClassification",),
+        token=("Qwen2ForTokenClassification",),
+        span=("Qwen2ForQuestionAnswering",),
+    ),
     parts=causal_parts(plan),
     prefix="model",
-    heads=("head",),
+    other_prefix="transformer",
+    heads=HEADS,
     tied=tied_head,
     gguf=Gguf(
         arch="qwen2",

@@ -16,6 +16,7 @@ from isoform.reference.text.causal import (
     DECODER_HARMLESS,
     DECODER_ONLY,
     HEAD_NORMS,
+    HEADS,
     NORMS,
     TRUNK,
     causal_parts,
@@ -26,6 +27,7 @@ from isoform.reference.text.causal import (
     plain_decoder,
     tied_head,
     upper_windows,
+    with_head,
 )
 
 
@@ -50,11 +52,13 @@ class Qwen3Config(Config):
     max_window_layers: int = 28
     layer_types: tuple[str, ...] = ()
     tie_word_embeddings: bool = False
+    num_labels: int = 2
+    pad_token_id: int | None = None
     rope: RopeConfig = field(default_factory=RopeConfig)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return super(Qwen3Config, cls).from_dict({**data, "rope": read_rope(data)})
+        return super(Qwen3Config, cls).from_dict({**with_head(data), "rope": read_rope(data)})
 
     @property
     def kv_heads(self) -> int:
@@ -87,10 +91,18 @@ FAMILY = Family(
     model_types=("qwen3",),
     config=Qwen3Config,
     rules=(*TRUNK, *NORMS, *HEAD_NORMS),
-    tasks=causal_tasks(plan, ("Qwen3ForCausalLM",), ("Qwen3Model",)),
+    tasks=causal_tasks(
+        plan,
+        ("Qwen3ForCausalLM",),
+        ("Qwen3Model",),
+        sequence=("Qwen3ForSequenceClassification",),
+        token=("Qwen3ForTokenClassification",),
+        span=("Qwen3ForQuestionAnswering",),
+    ),
     parts=causal_parts(plan),
     prefix="model",
-    heads=("head",),
+    other_prefix="transformer",
+    heads=HEADS,
     tied=tied_head,
     gguf=Gguf(
         arch="qwen3",

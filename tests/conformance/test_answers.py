@@ -19,7 +19,7 @@ from isoform.formats import FORMAT_OF
 from isoform.manifest import Manifest
 from isoform.reference.model import open_model
 from tests.exports import exported
-from tests.oracle import TEXT_ENCODERS, listed, tiny
+from tests.oracle import DECODER_HEADS, ENCODERS, TEXT_ENCODERS, tiny
 
 TEXTS = ["The small cat reads a large red book in the old house.", "a naïve café", "every teacher knows this: " * 5]
 QUESTIONS = [{"question": "what reads the book?", "context": text + " The small cat."} for text in TEXTS]
@@ -67,7 +67,7 @@ def answers(source: Path, task: str, backend: str, size: int) -> Any:
         return pipe(ASKED[task])
 
 
-@pytest.mark.parametrize("name", listed(TEXT_ENCODERS))
+@pytest.mark.parametrize("name", ENCODERS)
 def test_a_bundle_answers_as_its_checkpoint_does(name: str) -> None:
     task, bundle = open_model(tiny(name)).task.name, exported(name)
     expected = answers(tiny(name), task, "torch", 1)
@@ -84,7 +84,7 @@ def test_a_bundle_answers_as_its_checkpoint_does(name: str) -> None:
     "name",
     [
         pytest.param(name, marks=() if n == 0 else (pytest.mark.nightly,))
-        for names in TEXT_ENCODERS.values()
+        for names in (*TEXT_ENCODERS.values(), *DECODER_HEADS.values())
         for n, name in enumerate(names)
     ],
 )

@@ -268,6 +268,12 @@ def head_without_activation(module: nn.Module) -> None:
     part(module, "mlm").act = lambda x: x
 
 
+def last_slot(module: nn.Module) -> None:
+    """Classify by what stands in the last slot, padding or not."""
+    honest: Any = module
+    module.forward = lambda ids, mask: (honest.classifier(honest.states(ids, mask)[:, -1]),)
+
+
 LAYER = "model.layers.1"
 FAULTS: tuple[Fault, ...] = (
     # stored
@@ -516,6 +522,13 @@ FAULTS: tuple[Fault, ...] = (
         "tiny distilbert",
         Definition(head_without_activation),
         (r"what goes into mlm\.norm|^mlm\.norm$",),
+        GRAPHS,
+    ),
+    Fault(
+        "last slot instead of last token, Qwen2 with a classifier",
+        "tiny qwen2_seqcls",
+        Definition(last_slot),
+        (r"^(what goes into )?classifier$",),
         GRAPHS,
     ),
     # read

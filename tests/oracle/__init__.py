@@ -61,7 +61,15 @@ TEXT_DECODERS = _listed(
         "qwen3": ("qwen3_b", "qwen3_bias", "qwen3_sharded"),
     }
 )
-TEXT = TEXT_ENCODERS | TEXT_DECODERS
+# Decoders with a head that classifies: they run in one pass, without a cache.
+DECODER_HEADS = _listed(
+    {
+        "gemma2": ("gemma2_tokcls",),
+        "llama": ("llama_qa",),
+        "qwen2": ("qwen2_seqcls",),
+    }
+)
+TEXT = TEXT_ENCODERS | {family: (*names, *DECODER_HEADS.get(family, ())) for family, names in TEXT_DECODERS.items()}
 AUDIO = _listed(
     {
         "moonshine": ("moonshine", "moonshine_b"),
@@ -106,7 +114,8 @@ def original(name: str) -> str:
 
 BATCH = (*listed(TINIES), *TOKENIZERS)
 """What the first call of `tiny` writes."""
-ENCODERS, DECODERS = listed(TEXT_ENCODERS), listed(TEXT_DECODERS)
+ENCODERS, DECODERS = listed(TEXT_ENCODERS, DECODER_HEADS), listed(TEXT_DECODERS)
+"""Texts in one pass, and with a cache."""
 SPEECH = tuple(name for name in listed(AUDIO) if original(name) in ("moonshine", "moonshine_b", "whisper", "whisper_b"))
 """Encoder-decoders that transcribe."""
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from isoform.errors import CheckpointError
 from isoform.reference.config import RopeConfig
-from isoform.reference.modules.decoder import decoder
-from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
+from isoform.reference.modules.decoder import classifier, decoder
+from isoform.reference.modules.decoder_plan import Classifier, DecoderPlan, Kind
+from isoform.reference.text.llama import LlamaConfig
 
 SIZES: dict[str, Any] = {"vocab": 11, "dim": 12, "hidden": 20, "heads": 4, "kv_heads": 2, "head_dim": 6}
 REST: dict[str, Any] = {"act": "silu", "eps": 1e-6, "ropes": {"rope": RopeConfig()}}
@@ -28,6 +29,25 @@ def test_a_plan_knows_the_parameters_of_its_module_in_their_order(chosen: set[st
         module = decoder(plan, head)
     made = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     assert list(plan.shapes(head).items()) == list(made.items())
+
+
+@pytest.mark.parametrize(
+    "head",
+    [Classifier(kind="sequence", labels=3), Classifier(kind="token", bias=True), Classifier(kind="span")],
+    ids=lambda head: head.kind,
+)
+def test_a_plan_knows_the_parameters_of_a_classifier(head: Classifier) -> None:
+    plan = DecoderPlan(**SIZES, **REST, kinds=(Kind(),), tied=True)
+    with torch.device("meta"):
+        module = classifier(plan, head)
+    assert plan.shapes(head) == {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
+@pytest.mark.parametrize("stated", [-1, None, 7])
+def test_a_pad_token_that_is_none_leaves_the_mask_to_say_what_is_padding(stated: int | None) -> None:
+    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = LlamaConfig.from_dict({**sizes, "num_attention_heads": 2, "pad_token_id": stated, "id2label": {"0": "a"}})
+    assert (config.pad_token_id, config.num_labels) == (7 if stated == 7 else None, 1)
 
 
 @pytest.mark.parametrize(

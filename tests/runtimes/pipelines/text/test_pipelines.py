@@ -340,22 +340,40 @@ def test_wrong_requests_are_input_errors(inputs: Any, options: dict[str, Any], m
 
 
 # ------------------------------------------------------------------ classification
-@pytest.mark.parametrize("name", ["bert_seqcls", "bert_seqcls_b", "distilbert_seqcls"])
+@pytest.mark.parametrize("name", ["bert_seqcls", "bert_seqcls_b", "distilbert_seqcls", "qwen2_seqcls"])
 def test_texts_are_classified_as_transformers_does(name: str, tiny: Tiny) -> None:
+    texts = [text for text in TEXTS if text or name.startswith(("bert", "distilbert"))]
     other = theirs("text-classification", tiny(name))
     pair = {"text": "a cat", "text_pair": "the old house"}
     with ours("sentiment-analysis", tiny(name)) as pipe:
         same(pipe(TEXTS[0]), other(TEXTS[0]))
-        same(pipe(TEXTS, batch_size=4), other(TEXTS))
+        same(pipe(texts, batch_size=4), other(texts))
         same(pipe(pair), other(pair))
         same(pipe([pair, "x", {"text": "y"}]), other([pair, "x", {"text": "y"}]))
         for options in ({"top_k": None}, {"top_k": 1}, {"function_to_apply": "sigmoid", "top_k": 2}):
             same(pipe(TEXTS[0], **options), other(TEXTS[0], **options))
-            same(pipe(TEXTS, **options), other(TEXTS, **options))
+            same(pipe(texts, **options), other(texts, **options))
         for function in ("sigmoid", "softmax", "none"):
             same(pipe(TEXTS[0], function_to_apply=function), other(TEXTS[0], function_to_apply=function))
         with pytest.raises(InputError, match="not one of sigmoid"):
             pipe("x", function_to_apply="relu")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_decoder_classifies_by_the_last_token_that_is_no_padding(side: str, tiny: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny("qwen2_seqcls"), tmp_path / "m"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": side}))
+    texts = ["a", "the cat reads", "the cat reads<|endoftext|>", "every teacher knows this"]
+    other = theirs("text-classification", folder, top_k=None)
+    with ours("text-classification", folder, top_k=None) as pipe:
+        same(pipe(texts, batch_size=4), other(texts, batch_size=4))
+        assert pipe(texts[1]) == pipe(texts[2])  # the pad token does not count, even where the text holds it
+    config = json.loads((folder / "config.json").read_text())
+    del config["pad_token_id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with ours("text-classification", folder, top_k=None) as pipe:  # transformers refuses batches of such a model
+        same(pipe(texts, batch_size=4), theirs("text-classification", folder, top_k=None)(texts))
 
 
 @pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
@@ -368,7 +386,7 @@ def test_scores_follow_the_problem_type(kind: str, tiny: Tiny, tmp_path: Path) -
         same(pipe(TEXTS[0], top_k=None), theirs("text-classification", folder)(TEXTS[0], top_k=None))
 
 
-@pytest.mark.parametrize("name", ["bert_ner", "bert_ner_b", "distilbert_ner"])
+@pytest.mark.parametrize("name", ["bert_ner", "bert_ner_b", "distilbert_ner", "gemma2_tokcls"])
 @pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
 def test_tokens_are_classified_as_transformers_does(name: str, strategy: str, tiny: Tiny) -> None:
     texts = [text for text in TEXTS if text]
@@ -394,7 +412,7 @@ def test_a_long_text_is_labelled_in_overlapping_parts(tiny: Tiny, tmp_path: Path
 
 
 # ------------------------------------------------------------------ question-answering
-@pytest.mark.parametrize("name", ["bert_qa", "bert_qa_b", "distilbert_qa"])
+@pytest.mark.parametrize("name", ["bert_qa", "bert_qa_b", "distilbert_qa", "llama_qa"])
 def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -> None:
     """transformers 5 has no such pipeline; its model's logits and the definition of the task are the oracle."""
     import torch
@@ -408,7 +426,7 @@ def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -
     with torch.no_grad():
         out = model(**encoding)
     inside = torch.tensor([n == 1 for n in encoding.sequence_ids(0)])
-    inside[0] = True
+    inside[0] = tokenizer.cls_token_id is not None
     start, end = (torch.where(inside, x[0], -10000.0).softmax(0) for x in (out.start_logits, out.end_logits))
     spans = [
         (float(start[a] * end[b]), offsets[a][0], offsets[b][1])
@@ -428,13 +446,9 @@ def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -
         same(pipe([item, item], batch_size=2), [answer, answer])
         several = pipe(item, top_k=3)
         assert [a["score"] for a in several] == pytest.approx([s[0] for s in spans[:3]], rel=1e-4)
+        none = {"score": pytest.approx(float(start[0] * end[0]), rel=1e-4), "start": 0, "end": 0, "answer": ""}
         nothing = pipe(item, top_k=200, handle_impossible_answer=True)
-        assert {
-            "score": pytest.approx(float(start[0] * end[0]), rel=1e-4),
-            "start": 0,
-            "end": 0,
-            "answer": "",
-        } in nothing
+        assert (none in nothing) == (tokenizer.cls_token_id is not None)  # without a place for it, it cannot be found
         long = pipe(question=question, context=context + " every teacher knows" * 150, max_seq_len=40)
         assert set(long) == set(answer)
         with pytest.raises(InputError, match="neither empty"):
