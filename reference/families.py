@@ -22,16 +22,20 @@ FAMILIES = {
     "dinov2": "vision.dinov2",
     "dinov2_with_registers": "vision.dinov2_registers",
     "distilbert": "text.distilbert",
+    "gemma": "text.gemma",
     "gemma2": "text.gemma2",
     "gemma3_text": "text.gemma3",
+    "granite": "text.granite",
     "llama": "text.llama",
     "llava": "multimodal.llava",
     "mistral": "text.llama",
     "moonshine": "audio.moonshine",
+    "olmo2": "text.olmo2",
     "qwen2": "text.qwen2",
     "qwen3": "text.qwen3",
     "sam": "vision.sam",
     "siglip": "multimodal.siglip",
+    "smollm3": "text.smollm3",
     "vit": "vision.vit",
     "wav2vec2": "audio.wav2vec2",
     "whisper": "audio.whisper",
@@ -39,11 +43,15 @@ FAMILIES = {
 
 GGUF_FAMILIES = {
     "bert": ("text.bert", "text.distilbert"),
+    "gemma": ("text.gemma",),
     "gemma2": ("text.gemma2",),
     "gemma3": ("text.gemma3",),
+    "granite": ("text.granite",),
     "llama": ("text.llama",),
+    "olmo2": ("text.olmo2",),
     "qwen2": ("text.qwen2",),
     "qwen3": ("text.qwen3",),
+    "smollm3": ("text.smollm3",),
 }
 """`general.architecture` of a GGUF file -> its families' modules; the first that finds its `holds` reads the file."""
 

@@ -111,7 +111,7 @@ class Projections(nn.Module):
 
 
 class Attention(Projections):
-    """Self-attention, with optional norms on each head of q and k, and optional rotary positions."""
+    """Self-attention, with optional norms on q and k, each head or `whole`, and optional rotary positions."""
 
     def __init__(
         self,
@@ -122,12 +122,13 @@ class Attention(Projections):
         k_bias: bool | None = None,
         out_bias: bool = False,
         norm_eps: float | None = None,
+        whole: bool = False,
     ) -> None:
         super().__init__(dim, heads, bias=bias, k_bias=k_bias, out_bias=out_bias)
         if norm_eps is not None:
-            self.q_norm = RMSNorm(heads.dim, norm_eps)
-            self.k_norm = RMSNorm(heads.dim, norm_eps)
-        self.normed = norm_eps is not None
+            self.q_norm = RMSNorm(heads.dim * (heads.count if whole else 1), norm_eps)
+            self.k_norm = RMSNorm(heads.dim * (heads.kv if whole else 1), norm_eps)
+        self.normed, self.whole = norm_eps is not None, whole
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """`attend` without a cache. A call of the module is a place of its own in graphs and in bisection."""
@@ -149,12 +150,39 @@ class Attention(Projections):
         """Queries, keys and values of x, normed and rotated."""
         q, k, v = self.q(x), self.k(x), self.v(x)
         heads = self.heads
-        if self.normed:
+        if self.normed and self.whole:
+            q, k = self.q_norm(q), self.k_norm(k)
+        elif self.normed:
             q = self.q_norm(q.unflatten(-1, (heads.count, heads.dim))).flatten(-2)
             k = self.k_norm(k.unflatten(-1, (heads.kv, heads.dim))).flatten(-2)
         if angles is not None:
             q, k = ops.rotary(q, *angles, heads.count), ops.rotary(k, *angles, heads.kv)
         return q, k, v
+
+
+class MergedAttention(nn.Module):
+    """Self-attention with rotary positions whose q, k and v are one matrix, over shared key and value heads."""
+
+    def __init__(self, dim: int, heads: Heads, *, bias: bool = False, out_bias: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = Linear(dim, (heads.count + 2 * heads.kv) * heads.dim, bias)
+        self.out = Linear(heads.count * heads.dim, dim, out_bias)
+
+    def attend(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        cache: GrowingCache | None = None,
+        angles: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """As `Attention.attend`."""
+        heads = self.heads
+        q, k, v = self.qkv(x).split([count * heads.dim for count in (heads.count, heads.kv, heads.kv)], -1)
+        if angles is not None:
+            q, k = ops.rotary(q, *angles, heads.count), ops.rotary(k, *angles, heads.kv)
+        out: Tensor = self.out(attend(q, k, v, bias, heads, cache))
+        return out
 
 
 class PackedAttention(nn.Module):

@@ -1,4 +1,4 @@
-"""The pre-norm decoder that the text families share: embedding, layers, norm, and one of several heads.
+"""The decoder that the text families share: embedding, layers, norm, and one of several heads.
 
 What differs between families (norms, projections, windows, rotary bases, caps) comes in as modules and plain arguments,
 or as a plan, of which `decoder` builds it.
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isoform.reference.modules.attention import Attention, GrowingCache, Heads
+from isoform.reference.modules.attention import Attention, GrowingCache, Heads, MergedAttention
 from isoform.reference.modules.decoder_plan import Classifier, DecoderPlan, Kind
 from isoform.reference.modules.layers import (
     Embedding,
     GatedMLP,
     Linear,
+    MergedMLP,
     RMSNorm,
     Rope,
     causal_bias,
@@ -27,27 +28,38 @@ from isoform.reference.modules.layers import (
 
 
 class DecoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); Gemma also norms what is added."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); what is added may be normed as well, or instead, and scaled."""
 
     def __init__(
         self,
-        attn_norm: RMSNorm,
-        attn: Attention,
-        mlp_norm: RMSNorm,
-        mlp: GatedMLP,
+        attn_norm: RMSNorm | None,
+        attn: Attention | MergedAttention,
+        mlp_norm: RMSNorm | None,
+        mlp: GatedMLP | MergedMLP,
         attn_post_norm: RMSNorm | None = None,
         mlp_post_norm: RMSNorm | None = None,
+        *,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.attn_norm, self.attn, self.mlp_norm, self.mlp = attn_norm, attn, mlp_norm, mlp
+        self.attn_norm: nn.Module = attn_norm or nn.Identity()
+        self.attn = attn
+        self.mlp_norm: nn.Module = mlp_norm or nn.Identity()
+        self.mlp = mlp
         self.attn_post_norm: nn.Module = attn_post_norm or nn.Identity()
         self.mlp_post_norm: nn.Module = mlp_post_norm or nn.Identity()
+        self.scale = scale
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], bias: Tensor, cache: GrowingCache | None) -> Tensor:
-        y = self.attn.attend(self.attn_norm(x), bias, cache, angles)
-        x = x + self.attn_post_norm(y)
-        z: Tensor = x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
+    def forward(
+        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, bias: Tensor, cache: GrowingCache | None
+    ) -> Tensor:
+        y = self.attn_post_norm(self.attn.attend(self.attn_norm(x), bias, cache, angles))
+        x = x + self._scaled(y)
+        z: Tensor = x + self._scaled(self.mlp_post_norm(self.mlp(self.mlp_norm(x))))
         return z
+
+    def _scaled(self, y: Tensor) -> Tensor:
+        return y if self.scale == 1 else y * self.scale
 
 
 class TokenEmbedding(nn.Module):
@@ -116,7 +128,7 @@ class DecoderTrunk(nn.Module):
         bias = {w: causal_bias(mask, counted, w, x.dtype) for w in sorted(windows, key=lambda w: w or 0)}
         caches = caches or [None] * len(self.layers)
         for layer, kind, cache in zip(self.layers, self.kinds, caches, strict=True):
-            x = layer(x, angles[kind.rope], bias[kind.window], cache)
+            x = layer(x, None if kind.rope is None else angles[kind.rope], bias[kind.window], cache)
         y: Tensor = self.norm(x)
         return y
 
@@ -124,10 +136,12 @@ class DecoderTrunk(nn.Module):
 class DecoderLM(DecoderTrunk):
     """Ids or embeddings in, logits (or with no head the last hidden state) and the extended cache out."""
 
-    def __init__(self, *trunk: Any, head: Linear | None, logit_softcap: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self, *trunk: Any, head: Linear | None, divisor: float = 1.0, softcap: float = 0.0, **options: Any
+    ) -> None:
         super().__init__(*trunk, **options)
         self.head = head
-        self.logit_softcap = logit_softcap
+        self.logit_divisor, self.logit_softcap = divisor, softcap
         self._heads: Heads = self.layers[0].attn.heads  # type: ignore[assignment, union-attr]
 
     def forward(
@@ -154,6 +168,8 @@ class DecoderLM(DecoderTrunk):
         x = self.states(input_ids, attention_mask, position_ids, caches)
         if self.head is not None:
             x = self.head(x)
+            if self.logit_divisor != 1:
+                x = x / self.logit_divisor
             if self.logit_softcap:
                 x = torch.tanh(x / self.logit_softcap) * self.logit_softcap
         return x, *(tensor for cache in caches for tensor in cache.present)
@@ -200,8 +216,9 @@ def decoder(plan: DecoderPlan, head: bool, embeds: bool = False) -> DecoderLM:
         Embedding(plan.vocab, plan.dim) if plan.has_table(head, embeds) else None,
         *_layers(plan),
         head=Linear(plan.dim, plan.vocab, False) if head else None,
+        divisor=plan.logit_divisor,
+        softcap=plan.logit_softcap,
         embed_scale=plan.embed_scale,
-        logit_softcap=plan.logit_softcap,
         embeds=embeds,
     )
 
@@ -215,20 +232,30 @@ def classifier(plan: DecoderPlan, head: Classifier) -> DecoderClassifier:
 def _layers(plan: DecoderPlan) -> tuple[list[DecoderLayer], tuple[Kind, ...], dict[str, Rope], RMSNorm]:
     """What the trunk has after its embedding."""
 
+    heads = Heads(plan.heads, plan.kv_heads, plan.head_dim, plan.score_scale, plan.score_softcap)
+
     def norm() -> RMSNorm:
         return RMSNorm(plan.dim, plan.eps)
 
-    def layer() -> DecoderLayer:
-        attention = Attention(
+    def norms(wanted: bool) -> tuple[RMSNorm | None, RMSNorm | None]:
+        return (norm(), norm()) if wanted else (None, None)
+
+    def attention() -> Attention | MergedAttention:
+        if plan.merged:
+            return MergedAttention(plan.dim, heads, bias=plan.qkv_bias, out_bias=plan.out_bias)
+        return Attention(
             plan.dim,
-            Heads(plan.heads, plan.kv_heads, plan.head_dim, plan.score_scale, plan.score_softcap),
+            heads,
             bias=plan.qkv_bias,
             out_bias=plan.out_bias,
-            norm_eps=plan.eps if plan.head_norms else None,
+            norm_eps=plan.eps if plan.head_norms or plan.whole_norms else None,
+            whole=plan.whole_norms,
         )
-        mlp = GatedMLP(plan.dim, plan.hidden, plan.act, plan.mlp_bias)
-        after = (norm(), norm()) if plan.post_norms else ()
-        return DecoderLayer(norm(), attention, norm(), mlp, *after)
+
+    def layer() -> DecoderLayer:
+        mlp = (MergedMLP if plan.merged else GatedMLP)(plan.dim, plan.hidden, plan.act, plan.mlp_bias)
+        before, after = norms(plan.pre_norms), norms(plan.post_norms)
+        return DecoderLayer(before[0], attention(), before[1], mlp, *after, scale=plan.residual_scale)
 
     ropes = {name: Rope(plan.head_dim, rope) for name, rope in plan.ropes.items()}
     return [layer() for _ in plan.kinds], plan.kinds, ropes, norm()

@@ -1,4 +1,4 @@
-"""A pre-norm decoder as data: what its module is built of, and so which parameters it has, without torch."""
+"""A decoder as data: what its module is built of, and so which parameters it has, without torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from isoform.reference.config import RopeConfig
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a kind of layer sees: the rotary positions by name, and the window (None: everything before)."""
+    """What a kind of layer sees: rotary positions by name (None: none), and the window (None: everything before)."""
 
-    rope: str = "rope"
+    rope: str | None = "rope"
     window: int | None = None
 
 
@@ -35,8 +35,10 @@ class Classifier:
 class DecoderPlan:
     """The sizes and options of a `decoder.DecoderTrunk`. `kinds` has one entry per layer.
 
-    `score_scale` defaults to 1/sqrt(head_dim). `head_norms`: every head of q and k is normed. `post_norms`: so is what
-    attention and MLP add. `tied`: the head shares the table of tokens. Raises CheckpointError for heads that no
+    `score_scale` defaults to 1/sqrt(head_dim). `head_norms`: every head of q and k is normed; `whole_norms`: all heads
+    of each together. `pre_norms`: what attention and MLP read is normed; `post_norms`: what they add is. `merged`: q, k
+    and v are one matrix, and so are gate and up. What is added is multiplied by `residual_scale`, and logits are
+    divided by `logit_divisor`. `tied`: the head shares the table of tokens. Raises CheckpointError for heads that no
     attention can have.
     """
 
@@ -54,14 +56,20 @@ class DecoderPlan:
     out_bias: bool = False
     mlp_bias: bool = False
     head_norms: bool = False
+    whole_norms: bool = False
+    pre_norms: bool = True
     post_norms: bool = False
+    merged: bool = False
     score_scale: float | None = None
     score_softcap: float = 0.0
     embed_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
     logit_softcap: float = 0.0
     tied: bool = False
 
     def __post_init__(self) -> None:
+        assert not (self.merged and (self.head_norms or self.whole_norms)), "merged q and k have no norms"
         if self.heads % self.kv_heads:
             raise CheckpointError(
                 f"config.json: {self.heads} attention heads cannot share {self.kv_heads} key and value heads"
@@ -78,25 +86,32 @@ class DecoderPlan:
         dim, hidden = self.dim, self.hidden
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
 
-        def linear(name: str, inputs: int, outputs: int, bias: bool) -> dict[str, tuple[int, ...]]:
-            return {f"{name}.weight": (outputs, inputs), **({f"{name}.bias": (outputs,)} if bias else {})}
+        def linear(inputs: int, bias: bool, outputs: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+            found: dict[str, tuple[int, ...]] = {}
+            for name, size in outputs.items():
+                found |= {f"{name}.weight": (size, inputs), **({f"{name}.bias": (size,)} if bias else {})}
+            return found
 
+        def norms(wanted: bool, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+            return {f"{name}.weight": (size,) for name, size in sizes.items() if wanted}
+
+        each = (queries, keys) if self.whole_norms else (self.head_dim, self.head_dim)
+        merged = {"attn.qkv": queries + 2 * keys}, {"mlp.gate_up": 2 * hidden}
+        apart = {"attn.q": queries, "attn.k": keys, "attn.v": keys}, {"mlp.gate": hidden, "mlp.up": hidden}
+        reads, rises = merged if self.merged else apart
         layer = {
-            "attn_norm.weight": (dim,),
-            **linear("attn.q", dim, queries, self.qkv_bias),
-            **linear("attn.k", dim, keys, self.qkv_bias),
-            **linear("attn.v", dim, keys, self.qkv_bias),
-            **linear("attn.out", queries, dim, self.out_bias),
-            **({f"attn.{name}_norm.weight": (self.head_dim,) for name in "qk"} if self.head_norms else {}),
-            "mlp_norm.weight": (dim,),
-            **linear("mlp.gate", dim, hidden, self.mlp_bias),
-            **linear("mlp.up", dim, hidden, self.mlp_bias),
-            **linear("mlp.down", hidden, dim, self.mlp_bias),
-            **({f"{name}_post_norm.weight": (dim,) for name in ("attn", "mlp")} if self.post_norms else {}),
+            **norms(self.pre_norms, {"attn_norm": dim}),
+            **linear(dim, self.qkv_bias, reads),
+            **linear(queries, self.out_bias, {"attn.out": dim}),
+            **norms(self.head_norms or self.whole_norms, {"attn.q_norm": each[0], "attn.k_norm": each[1]}),
+            **norms(self.pre_norms, {"mlp_norm": dim}),
+            **linear(dim, self.mlp_bias, rises),
+            **linear(hidden, self.mlp_bias, {"mlp.down": dim}),
+            **norms(self.post_norms, {"attn_post_norm": dim, "mlp_post_norm": dim}),
         }
         if isinstance(head, Classifier):
             name, labels, bias = ("qa", 2, True) if head.kind == "span" else ("classifier", head.labels, head.bias)
-            top = linear(name, dim, labels, bias)
+            top = linear(dim, bias, {name: labels})
         else:
             top = {"head.weight": (self.vocab, dim)} if head else {}
         return {

@@ -196,6 +196,20 @@ class GatedMLP(nn.Module):
         return y
 
 
+class MergedMLP(nn.Module):
+    """A `GatedMLP` whose gate and up projections are one matrix, as the checkpoint has it."""
+
+    def __init__(self, dim: int, hidden: int, act: str, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_up, self.down = Linear(dim, 2 * hidden, bias), Linear(hidden, dim, bias)
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        y: Tensor = self.down(self.act(gate) * up)
+        return y
+
+
 class MLP(nn.Module):
     """down(act(up(x)))."""
 

@@ -190,13 +190,14 @@ def causal_parts(plan: Callable[[Any], DecoderPlan]) -> Mapping[str, Part]:
 def plain_decoder(
     c: Any,
     *,
-    qkv_bias: bool = False,
-    out_bias: bool = False,
-    mlp_bias: bool = False,
-    head_norms: bool = False,
     windows: Sequence[int | None] | None = None,
+    kinds: tuple[Kind, ...] | None = None,
+    **options: Any,
 ) -> DecoderPlan:
-    """Two norms per layer, one rotary base, a gated MLP; Llama and Qwen differ in biases, head norms and windows."""
+    """Two norms per layer, one rotary base, a gated MLP; `options` of the plan are what else a family has.
+
+    `kinds` has one entry per layer; without it all layers have rotary positions, and `windows` or none.
+    """
     return DecoderPlan(
         vocab=c.vocab_size,
         dim=c.hidden_size,
@@ -206,13 +207,10 @@ def plain_decoder(
         head_dim=c.head_size,
         act=c.hidden_act,
         eps=c.rms_norm_eps,
-        kinds=tuple(Kind(window=window) for window in windows or [None] * c.num_hidden_layers),
+        kinds=kinds or tuple(Kind(window=window) for window in windows or [None] * c.num_hidden_layers),
         ropes={"rope": c.rope},
-        qkv_bias=qkv_bias,
-        out_bias=out_bias,
-        mlp_bias=mlp_bias,
-        head_norms=head_norms,
         tied=c.tie_word_embeddings,
+        **options,
     )
 
 

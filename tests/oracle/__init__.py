@@ -51,14 +51,18 @@ TEXT_ENCODERS = _listed(
 )
 TEXT_DECODERS = _listed(
     {
+        "gemma": ("gemma", "gemma_b"),
         "gemma2": ("gemma2", "gemma2_b", "gemma2_scalar"),
         "gemma3": ("gemma3_b", "gemma3_new"),
+        "granite": ("granite", "granite_b"),
         "llama": (
             *("llama", "llama3_instruct", "llama3_instruct_b", "llama_b"),
             *("mistral_b", "mistral_full"),
         ),
+        "olmo2": ("olmo2", "olmo2_b"),
         "qwen2": ("qwen2", "qwen2_b", "qwen2_window"),
         "qwen3": ("qwen3_b", "qwen3_bias", "qwen3_sharded"),
+        "smollm3": ("smollm3", "smollm3_b"),
     }
 )
 # Decoders with a head that classifies: they run in one pass, without a cache.

@@ -17,13 +17,21 @@ from isoform.reference.text.llama import LlamaConfig
 
 SIZES: dict[str, Any] = {"vocab": 11, "dim": 12, "hidden": 20, "heads": 4, "kv_heads": 2, "head_dim": 6}
 REST: dict[str, Any] = {"act": "silu", "eps": 1e-6, "ropes": {"rope": RopeConfig()}}
-OPTIONS = ("qkv_bias", "out_bias", "mlp_bias", "head_norms", "post_norms")
+OPTIONS = ("qkv_bias", "out_bias", "mlp_bias", "pre_norms", "post_norms")
+QUERIES: tuple[dict[str, bool], ...] = ({}, {"head_norms": True}, {"whole_norms": True}, {"merged": True})
 
 
 @settings(max_examples=40, deadline=None)
-@given(chosen=st.sets(st.sampled_from(OPTIONS)), layers=st.integers(1, 3), head=st.booleans())
-def test_a_plan_knows_the_parameters_of_its_module_in_their_order(chosen: set[str], layers: int, head: bool) -> None:
-    options: dict[str, Any] = dict.fromkeys(chosen, True)
+@given(
+    chosen=st.sets(st.sampled_from(OPTIONS)),
+    queries=st.sampled_from(QUERIES),
+    layers=st.integers(1, 3),
+    head=st.booleans(),
+)
+def test_a_plan_knows_the_parameters_of_its_module_in_their_order(
+    chosen: set[str], queries: dict[str, bool], layers: int, head: bool
+) -> None:
+    options: dict[str, Any] = {option: option in chosen for option in OPTIONS} | queries
     plan = DecoderPlan(**SIZES, **REST, kinds=(Kind(),) * layers, **options)
     with torch.device("meta"):
         module = decoder(plan, head)

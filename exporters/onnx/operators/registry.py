@@ -41,6 +41,7 @@ from isoform.exporters.onnx.operators.operands import Lowering
 from isoform.exporters.onnx.operators.reductions import argmax, cumsum, reduction, softmax
 from isoform.exporters.onnx.operators.shapes import (
     arange,
+    chunk,
     concat,
     expand,
     expand_as,
@@ -50,6 +51,7 @@ from isoform.exporters.onnx.operators.shapes import (
     reshape,
     select,
     slice_,
+    split,
     squeeze,
     stack,
     transpose,
@@ -72,6 +74,7 @@ ATEN: Mapping[str, Lowering] = {
     "bitwise_or": logical("Or"),
     "bmm": matmul,
     "cat": concat,
+    "chunk": chunk,
     "clamp": clamp,
     "clamp_min": clamp,
     "contiguous": same,
@@ -121,6 +124,7 @@ ATEN: Mapping[str, Lowering] = {
     "sin": elementwise("Sin"),
     "slice": slice_,
     "softmax": softmax,
+    "split_with_sizes": split,
     "sqrt": elementwise("Sqrt"),
     "squeeze": squeeze,
     "stack": stack,

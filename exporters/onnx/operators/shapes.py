@@ -78,6 +78,19 @@ def unbind(graph: Graph, out: Types, x: Value, dim: int = 0) -> list[Value]:
     return [graph.one("Gather", (x, graph.number(n, torch.int64)), type_, axis=dim) for n in range(count)]
 
 
+def split(graph: Graph, out: Types, x: Value, sizes: list[int], dim: int = 0) -> list[Value]:
+    at = dim % len(x.type.shape)
+    types = [Type(x.type.dtype, (*x.type.shape[:at], size, *x.type.shape[at + 1 :])) for size in sizes]
+    return list(graph.op("Split", (x, graph.indices(*sizes)), *types, attributes={"axis": at}))
+
+
+def chunk(graph: Graph, out: Types, x: Value, count: int, dim: int = 0) -> list[Value]:
+    size = x.type.shape[dim]
+    if not isinstance(size, int) or size % count:
+        raise UnsupportedExport(f"{graph.scope}: {count} chunks of {size}, which are not equal; split it by sizes")
+    return split(graph, out, x, [size // count] * count, dim)
+
+
 def concat(graph: Graph, out: Types, parts: list[Value], dim: int = 0) -> Value:
     return graph.one("Concat", [graph.cast(part, out[0].dtype) for part in parts], out[0], axis=dim)
 

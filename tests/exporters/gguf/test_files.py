@@ -35,16 +35,29 @@ Tiny = Callable[[str], Path]
 SILU = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full"),
     *("qwen2", "qwen2_b", "qwen3_b", "qwen3_sharded"),
+    *("granite", "granite_b", "olmo2", "olmo2_b", "smollm3"),
 )
 GELU = (
-    *("gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
+    *("gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
     *("distilbert_base", "distilbert_seqcls"),
 )
 MODELS = (*SILU, *GELU)
 
-PRE = {"bert": "jina-v2-en", "llama": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2"}
+PRE = {
+    "bert": "jina-v2-en",
+    "granite": "refact",
+    "llama": "llama-bpe",
+    "olmo2": "gpt-2",
+    "qwen2": "qwen2",
+    "qwen3": "qwen2",
+    "smollm3": "llama-bpe",
+}
 # What the converter leaves out of the file although the checkpoint has it, so that llama.cpp would compute otherwise.
-FORGOTTEN = {"gemma2_b": {"gemma2.rope.freq_base"}, "bert_seqcls_b": {"bert.hidden_activation"}}
+FORGOTTEN = {
+    "bert_seqcls_b": {"bert.hidden_activation"},
+    "gemma2_b": {"gemma2.rope.freq_base"},
+    "gemma_b": {"gemma.rope.freq_base"},
+}
 
 STRICT = 4.0  # times torch's own float32 error against float64: another order of the same float32 sums
 
@@ -188,7 +201,15 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "gemma2_b": (None, {"layer_types": ["full_attention"] * 3}, "every other layer"),
     "gemma3_new": (None, {"layer_types": ["full_attention", *["sliding_attention"] * 5]}, "regular pattern"),
     "gemma3_b": (None, {"attn_logit_softcapping": 3.0}, "does not cap the scores"),
+    "gemma": (None, {"tie_word_embeddings": False}, "no separate head"),
+    "gemma_b": (None, {"hidden_act": "relu"}, "only the activation gelu_pytorch_tanh"),
+    "granite": (None, {"head_dim": 16}, "hidden_size = heads x head_dim"),
+    "granite_b": (None, {"hidden_act": "gelu"}, "only the activation silu"),
     "llama": (None, {"hidden_act": "gelu"}, "only the activation silu"),
+    "olmo2": (None, {"tie_word_embeddings": True}, "wants a separate head"),
+    "olmo2_b": (None, {"attention_bias": True}, "no bias in the attention"),
+    "smollm3": (None, {"no_rope_layers": [0, 1, 1, 1, 1]}, "all but every fourth layer"),
+    "smollm3_b": (None, {"no_rope_layers": [1, 1, 1]}, "attention_bias or mlp_bias"),
     "qwen2": (None, {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "no llama3 rotary scaling"),
     "bert_b": ("feature-extraction", {}, "not relu"),
     "distilbert_b": ("feature-extraction", {}, "not relu"),

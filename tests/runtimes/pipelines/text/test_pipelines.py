@@ -232,7 +232,13 @@ CALLS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("name", ["gemma2_b", "gemma3_b", "llama", "llama_b", "mistral_b", "qwen2", "qwen3_b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gemma", "gemma2_b", "gemma3_b", "granite", "llama", "llama_b", "mistral_b", "olmo2_b", "qwen2", "qwen3_b"),
+        "smollm3_b",
+    ],
+)
 def test_greedy_texts_are_those_of_transformers(name: str, tiny: Tiny) -> None:
     folder = tiny(name)
     other = theirs("text-generation", folder)
