@@ -14,6 +14,8 @@ from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.rules import Fold, Rule
 from isoform.reference.text.causal import (
+    DECODER_HARMLESS,
+    DECODER_ONLY,
     HEADS,
     TRUNK,
     causal_parts,
@@ -28,9 +30,10 @@ from isoform.reference.text.causal import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmaConfig(Config):
+    harmless = DECODER_HARMLESS
     only: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "hidden_activation": (None, "gelu_pytorch_tanh"),
-        "use_bidirectional_attention": (None, False),
+        **DECODER_ONLY,
+        "hidden_activation": (None, "gelu_pytorch_tanh"),  # what an older reader preferred to hidden_act
     }
 
     vocab_size: int = 256000

@@ -14,6 +14,8 @@ from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
+    DECODER_HARMLESS,
+    DECODER_ONLY,
     HEADS,
     NORMS,
     TRUNK,
@@ -37,6 +39,9 @@ MULTIPLIERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraniteConfig(Config):
+    harmless = DECODER_HARMLESS
+    only = DECODER_ONLY
+
     vocab_size: int = 32000
     hidden_size: int = 4096
     intermediate_size: int = 11008

@@ -14,6 +14,8 @@ from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.rules import Rename, Rule
 from isoform.reference.text.causal import (
+    DECODER_HARMLESS,
+    DECODER_ONLY,
     HEAD_NORMS,
     HEADS,
     TRUNK,
@@ -30,6 +32,9 @@ from isoform.reference.text.causal import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Olmo2Config(Config):
+    harmless = DECODER_HARMLESS
+    only = DECODER_ONLY
+
     vocab_size: int = 50304
     hidden_size: int = 4096
     intermediate_size: int = 11008

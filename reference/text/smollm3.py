@@ -14,6 +14,8 @@ from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.text.causal import (
+    DECODER_HARMLESS,
+    DECODER_ONLY,
     HEADS,
     NORMS,
     TRUNK,
@@ -32,6 +34,9 @@ from isoform.reference.text.causal import (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmolLM3Config(Config):
     """`no_rope_layers` has a 1 for a layer with rotary positions, 0 for one without."""
+
+    harmless = DECODER_HARMLESS
+    only = DECODER_ONLY
 
     vocab_size: int = 128256
     hidden_size: int = 2048
