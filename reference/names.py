@@ -29,6 +29,7 @@ GGUF = {
     "type_embed": "token_types",
     "embed_norm": "token_embd_norm",
     "layers.*.attn_norm": "blk.*.attn_norm",
+    "layers.*.attn.qkv": "blk.*.attn_qkv",
     "layers.*.attn.q": "blk.*.attn_q",
     "layers.*.attn.k": "blk.*.attn_k",
     "layers.*.attn.v": "blk.*.attn_v",

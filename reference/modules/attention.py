@@ -195,9 +195,13 @@ class PackedAttention(nn.Module):
         self.out = Linear(heads.count * heads.dim, dim)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Shapes: x (B, T, C), bias as in `attend` -> (B, T, C)."""
+        """`attend` without a cache."""
+        return self.attend(x, bias)
+
+    def attend(self, x: Tensor, bias: Tensor | None = None, cache: GrowingCache | None = None) -> Tensor:
+        """Shapes: x (B, T, C), bias as in the function `attend` -> (B, T, C)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, -1)).unbind(-2)
-        y: Tensor = self.out(attend(q, k, v, bias, self.heads))
+        y: Tensor = self.out(attend(q, k, v, bias, self.heads, cache))
         return y
 
 

@@ -23,6 +23,7 @@ from isoform.reference.config import Config
 from isoform.reference.families import load_family, tower
 from isoform.reference.model import Model, open_model
 from isoform.reference.rules import below
+from isoform.reference.weights import find
 from tests import oracle
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
@@ -75,13 +76,17 @@ def outer(inner: Family) -> Family:
 def composed(name: str, folder: Path) -> tuple[Model, Model]:
     """The tiny checkpoint itself, and the same weights inside a family that composes it."""
     source = oracle.tiny(name)
+    text = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    inner = load_family(text["model_type"])
     tensors: dict[str, Tensor] = {}
     for file in source.glob("model*.safetensors"):
-        tensors |= {f"language_model.{key}": tensor for key, tensor in load_file(file).items()}
+        for key, tensor in load_file(file).items():
+            found = find(key, inner.rules, inner.prefix)
+            assert found is not None
+            tensors[f"language_model.{found.key}"] = tensor
     save_file(tensors, folder / "model.safetensors")
-    text = json.loads((source / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({"model_type": "outer", "text_config": text}), encoding="utf-8")
-    family, checkpoint = outer(load_family(text["model_type"])), open_checkpoint(folder)
+    family, checkpoint = outer(inner), open_checkpoint(folder)
     model = Model(checkpoint, family, OuterConfig.from_dict(checkpoint.config), family.tasks[0])
     return open_model(source, "text-generation"), model
 

@@ -532,6 +532,37 @@ FAULTS: tuple[Fault, ...] = (
         ("onnx f32", "torchscript f32"),
         "quantized forms are measured on rows alone, which have no padding",
     ),
+    Fault(
+        "queries, keys and values rotated in the file, GPT-2",
+        "tiny gpt2",
+        Checkpoint(on("h.1.attn.c_attn.weight", lambda x: x.roll(x.shape[0], 1))),
+        (r"^layers\.1\.attn\.qkv(\.weight)?$",),
+        ("onnx f32", "torchscript f32", "gguf f32"),
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "square matrix transposed, GPT-2",
+        "tiny gpt2",
+        Checkpoint(on("h.1.attn.c_proj.weight", lambda x: x.T)),
+        (r"^layers\.1\.attn\.out(\.weight)?$",),
+        ("onnx f32", "torchscript f32", "gguf f32"),
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "learned positions one late, GPT-2",
+        "tiny gpt2",
+        Definition(forward("position_embed", learned_positions_one_late)),
+        (r"^position_embed$",),
+        GRAPHS,
+    ),
+    Fault(
+        "scores not scaled by the layer, GPT-2",
+        "tiny gpt2_b",
+        Checkpoint(config=setting(scale_attn_by_inverse_layer_idx=False)),
+        (r"what goes into layers\.1\.attn\.out",),
+        ("onnx f32", "onnx int8", "torchscript f32"),
+        "its rows are no whole blocks, and llama.cpp has no such scale",
+    ),
     # read
     Fault(
         "a merge removed beside the model",

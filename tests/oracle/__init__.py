@@ -55,6 +55,7 @@ TEXT_DECODERS = _listed(
         "gemma2": ("gemma2", "gemma2_b", "gemma2_scalar"),
         "gemma3": ("gemma3_b", "gemma3_new"),
         "granite": ("granite", "granite_b"),
+        "gpt2": ("gpt2", "gpt2_b", "gpt2_unscaled"),
         "llama": (
             *("llama", "llama3_instruct", "llama3_instruct_b", "llama_b"),
             *("mistral_b", "mistral_full"),
@@ -69,6 +70,7 @@ TEXT_DECODERS = _listed(
 DECODER_HEADS = _listed(
     {
         "gemma2": ("gemma2_tokcls",),
+        "gpt2": ("gpt2_ner", "gpt2_qa", "gpt2_seqcls"),
         "llama": ("llama_qa",),
         "qwen2": ("qwen2_seqcls",),
     }

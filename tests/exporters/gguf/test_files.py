@@ -39,12 +39,13 @@ SILU = (
 )
 GELU = (
     *("gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
-    *("distilbert_base", "distilbert_seqcls"),
+    *("distilbert_base", "distilbert_seqcls", "gpt2"),
 )
 MODELS = (*SILU, *GELU)
 
 PRE = {
     "bert": "jina-v2-en",
+    "gpt2": "gpt-2",
     "granite": "refact",
     "llama": "llama-bpe",
     "olmo2": "gpt-2",
@@ -156,7 +157,8 @@ def test_llama_cpp_computes_the_reference_but_for_its_gelu(tiny: Tiny, tmp_path:
     silent = shutil.copytree(tiny(name), tmp_path / "silent")
     weights = load_file(silent / "model.safetensors")
     for key in weights:
-        if key.endswith(("mlp.down_proj.weight", ".output.dense.weight", ".lin2.weight")) and "attention" not in key:
+        down = ("mlp.down_proj.weight", ".output.dense.weight", ".lin2.weight", "mlp.c_proj.weight")
+        if key.endswith(down) and "attention" not in key:
             weights[key].zero_()
     save_file(weights, silent / "model.safetensors")
     model = for_llamacpp(silent)
@@ -205,6 +207,9 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "gemma_b": (None, {"hidden_act": "relu"}, "only the activation gelu_pytorch_tanh"),
     "granite": (None, {"head_dim": 16}, "hidden_size = heads x head_dim"),
     "granite_b": (None, {"hidden_act": "gelu"}, "only the activation silu"),
+    "gpt2": (None, {"scale_attn_by_inverse_layer_idx": True}, "does not scale scores by the layer"),
+    "gpt2_b": (None, {}, "only the activation gelu_new"),
+    "gpt2_unscaled": (None, {}, "scale_attn_weights = false"),
     "llama": (None, {"hidden_act": "gelu"}, "only the activation silu"),
     "olmo2": (None, {"tie_word_embeddings": True}, "wants a separate head"),
     "olmo2_b": (None, {"attention_bias": True}, "no bias in the attention"),
@@ -231,7 +236,7 @@ def test_what_llama_cpp_cannot_compute_is_refused(tiny: Tiny, tmp_path: Path, na
     assert not (tmp_path / "gguf").exists()
 
 
-@pytest.mark.parametrize("name", ["mistral_b", "qwen2_window", "gemma2_scalar"])
+@pytest.mark.parametrize("name", ["mistral_b", "qwen2_window", "gemma2_scalar", "gpt2_unscaled"])
 def test_the_refused_would_be_wrong(tiny: Tiny, tmp_path: Path, name: str) -> None:
     """The refusals are needed: llama.cpp loads these files and computes something else."""
     model = open_model(tiny(name))

@@ -70,7 +70,7 @@ def minilm() -> Path:
 
 
 # ------------------------------------------------------------------ feature-extraction
-@pytest.mark.parametrize("name", ["bert", "bert_b", "distilbert_base", "gemma2_b", "qwen2_b"])
+@pytest.mark.parametrize("name", ["bert", "bert_b", "distilbert_base", "gemma2_b", "gpt2", "qwen2_b"])
 def test_features_are_those_of_transformers(name: str, tiny: Tiny) -> None:
     texts = [text for text in TEXTS if text or name not in DECODERS or name.startswith("gemma")]
     with ours("feature-extraction", tiny(name)) as pipe:
@@ -236,7 +236,7 @@ CALLS: list[dict[str, Any]] = [
     "name",
     [
         *("gemma", "gemma2_b", "gemma3_b", "granite", "llama", "llama_b", "mistral_b", "olmo2_b", "qwen2", "qwen3_b"),
-        "smollm3_b",
+        *("smollm3_b", "gpt2", "gpt2_b"),
     ],
 )
 def test_greedy_texts_are_those_of_transformers(name: str, tiny: Tiny) -> None:
@@ -346,7 +346,7 @@ def test_wrong_requests_are_input_errors(inputs: Any, options: dict[str, Any], m
 
 
 # ------------------------------------------------------------------ classification
-@pytest.mark.parametrize("name", ["bert_seqcls", "bert_seqcls_b", "distilbert_seqcls", "qwen2_seqcls"])
+@pytest.mark.parametrize("name", ["bert_seqcls", "bert_seqcls_b", "distilbert_seqcls", "gpt2_seqcls", "qwen2_seqcls"])
 def test_texts_are_classified_as_transformers_does(name: str, tiny: Tiny) -> None:
     texts = [text for text in TEXTS if text or name.startswith(("bert", "distilbert"))]
     other = theirs("text-classification", tiny(name))
@@ -360,7 +360,7 @@ def test_texts_are_classified_as_transformers_does(name: str, tiny: Tiny) -> Non
             same(pipe(TEXTS[0], **options), other(TEXTS[0], **options))
             same(pipe(texts, **options), other(texts, **options))
         for function in ("sigmoid", "softmax", "none"):
-            same(pipe(TEXTS[0], function_to_apply=function), other(TEXTS[0], function_to_apply=function))
+            same(pipe(texts[0], function_to_apply=function), other(texts[0], function_to_apply=function))
         with pytest.raises(InputError, match="not one of sigmoid"):
             pipe("x", function_to_apply="relu")
 
@@ -392,7 +392,7 @@ def test_scores_follow_the_problem_type(kind: str, tiny: Tiny, tmp_path: Path) -
         same(pipe(TEXTS[0], top_k=None), theirs("text-classification", folder)(TEXTS[0], top_k=None))
 
 
-@pytest.mark.parametrize("name", ["bert_ner", "bert_ner_b", "distilbert_ner", "gemma2_tokcls"])
+@pytest.mark.parametrize("name", ["bert_ner", "bert_ner_b", "distilbert_ner", "gemma2_tokcls", "gpt2_ner"])
 @pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
 def test_tokens_are_classified_as_transformers_does(name: str, strategy: str, tiny: Tiny) -> None:
     texts = [text for text in TEXTS if text]
@@ -418,7 +418,7 @@ def test_a_long_text_is_labelled_in_overlapping_parts(tiny: Tiny, tmp_path: Path
 
 
 # ------------------------------------------------------------------ question-answering
-@pytest.mark.parametrize("name", ["bert_qa", "bert_qa_b", "distilbert_qa", "llama_qa"])
+@pytest.mark.parametrize("name", ["bert_qa", "bert_qa_b", "distilbert_qa", "gpt2_qa", "llama_qa"])
 def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -> None:
     """transformers 5 has no such pipeline; its model's logits and the definition of the task are the oracle."""
     import torch
