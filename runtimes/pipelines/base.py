@@ -12,11 +12,13 @@ parameters, progress):
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -24,8 +26,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from isoform.errors import InputError, UnsupportedModel
 from isoform.json_files import read_object
 from isoform.progress import Progress
+from isoform.progress_bar import bars
 from isoform.runtimes.backends.parallel_runs import run_each
 from isoform.runtimes.generation.settings import context_length
+from isoform.runtimes.pipelines.calling import READ, Answers, all_or_error, each, in_batches, is_readable, listed
 from isoform.runtimes.pipelines.scores import whole
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
@@ -37,8 +41,11 @@ if TYPE_CHECKING:
     from isoform.runtimes.session import Session
     from isoform.signature import Role
 
-READ = 32  # inputs of an iterable that are answered together
+SHARED = ("num_workers", "on_error", "progress")  # parameters that every task has, besides batch_size
 GENERATION = "generation"  # the field of a task's options that takes the settings of generation
+PATIENCE = 2.0  # seconds after which a terminal is shown how far a call is
+_reporter: ContextVar[Progress | None] = ContextVar("reporter", default=None)
+"""What the call of this thread reports to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,10 +68,17 @@ class Batches:
 class Pipeline(ABC):
     """Inputs to answers, over a session and the folder with the model's config and tokenizer.
 
-    Call it with one input for one answer, a list for a list, or any other iterable for an iterator that reads and
-    answers `batch_size` inputs at a time, 32 without one. Parameters given when it is built hold for every call.
-    Answers do not depend on the batch: padding changes nothing. Without a `batch_size`, as many pieces run together as
-    is fast on a CPU.
+    Call it with one input for one answer, a list for a list, or anything else that holds inputs for an iterator
+    (`calling.Answers`) that reads and answers `batch_size` of them at a time. Without a `batch_size`, a dataset is read
+    32 items at a time, and an iterator one by one, because what it yields may depend on the answer before.
+    Parameters given when the pipeline is built hold for every call. Answers do not depend on the batch: padding changes
+    nothing. Without a `batch_size`, as many pieces of a list run together as is fast on a CPU.
+
+    An input of several that has no answer raises `ItemError`, which carries its index and the answers before it; an
+    iterator goes on after that. With `on_error="return"` the error takes the place of the answer.
+
+    `progress` is True for a bar on the terminal, False for none, or a function (see `Progress`); without it a terminal
+    shows a bar after two seconds. `num_workers` changes nothing.
 
     Close it, or use it as a context manager: it closes its session.
     """
@@ -73,8 +87,8 @@ class Pipeline(ABC):
     outputs: ClassVar[tuple[str, ...]]  # the ports that the session must have
     options: ClassVar[type[Any]]  # a frozen dataclass: the parameters of a call
     reads_text: ClassVar[bool] = True  # False: the folder needs no tokenizer
-    batch_size: int | None = None
-    progress: Progress | None = None  # told how much of the work is done
+    keywords: ClassVar[tuple[str, ...]] = ("inputs",)  # the names by which inputs may be given
+    counts: ClassVar[bool] = True  # False: the task reports its own progress, in seconds of sound
 
     def __init__(
         self,
@@ -83,6 +97,9 @@ class Pipeline(ABC):
         *,
         facts: Mapping[str, Any],
         batch_size: int | None = None,
+        num_workers: int | None = None,
+        on_error: str = "raise",
+        progress: bool | Progress | None = None,
         keep: Any = None,
         **parameters: Any,
     ) -> None:
@@ -103,26 +120,98 @@ class Pipeline(ABC):
             self.tokenizer = TextTokenizer(self.folder, facts)
         self.config: Mapping[str, Any] = read_object(self.folder / "config.json")
         self.context = context_length(self.config)
-        if batch_size is not None:
-            whole("batch_size", batch_size)
-            self.batch_size = batch_size
+        _check_call(batch_size, num_workers, on_error, progress)
+        self.batch_size, self.on_error, self.progress = batch_size, on_error, progress
         self._check_names(parameters)
         self._parameters = parameters
 
-    def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
+    def __call__(
+        self,
+        inputs: Any = None,
+        *,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        on_error: str | None = None,
+        progress: bool | Progress | None = None,
+        **parameters: Any,
+    ) -> Any:
         """One input -> its answer, a list -> a list, another iterable -> an iterator."""
+        inputs = self._inputs(inputs, parameters)
         self._check_names(parameters)
-        if batch_size is not None:
-            whole("batch_size", batch_size)
+        on_error = self.on_error if on_error is None else on_error
+        _check_call(batch_size, num_workers, on_error, progress)
+        progress = self.progress if progress is None else progress
         size = self.batch_size if batch_size is None else batch_size
-        together = {**self._parameters, **parameters}
+        call = self._call({**self._parameters, **parameters})
         if self._is_one(inputs):
-            return next(self.answers([inputs], size, self._call(together)))
+            with self._reporting(progress, call) as report, self._heard(report):
+                answer = next(iter(self.answers([inputs], size, call)))
+            return self._shaped(answer, inputs, parameters)
         if isinstance(inputs, list | tuple):
-            return list(self.answers(inputs, size, self._call(together)))
-        if isinstance(inputs, Iterable) and not isinstance(inputs, bytes | Mapping):
-            return self._read(iter(inputs), size, together)
-        raise InputError(f"{self.task} takes {self._takes()}, not {inputs!r:.80}")
+            answers = (each if on_error == "return" else all_or_error)(self, inputs, size, call)
+            with self._reporting(progress, call) as report, self._heard(report):
+                counted = _counted(answers, len(inputs), report if self.counts else None)
+                return self._shaped(listed(counted), inputs, parameters)
+        if not is_readable(inputs):
+            raise InputError(f"{self.task} takes {self._takes()}, not {inputs!r:.80}")
+        total = len(inputs) if isinstance(inputs, Sized) else 0
+        read = size or (READ if isinstance(inputs, Sized) else 1)
+
+        def answered(items: Iterator[Any]) -> Iterator[Any]:
+            with self._reporting(progress, call) as report:
+                yield from _counted(in_batches(self, items, size, read, call), total, report)
+
+        return Answers(inputs, answered, returns=on_error == "return")
+
+    def _reporting(self, progress: bool | Progress | None, call: Any) -> AbstractContextManager[Progress | None]:
+        """What a call reports to, while it runs."""
+        if callable(progress):
+            return nullcontext(progress)
+        if progress is False or (progress is None and (not sys.stderr.isatty() or self._writes_itself(call))):
+            return nullcontext(None)
+        return bars(after=0.0 if progress else PATIENCE)
+
+    @contextmanager
+    def _heard(self, report: Progress | None) -> Iterator[None]:
+        """What a task that counts its own work reports to, for the length of a call."""
+        token = _reporter.set(report)
+        try:
+            yield
+        finally:
+            _reporter.reset(token)
+
+    @property
+    def reporter(self) -> Progress | None:
+        """What is told how much of the work of this thread's call is done."""
+        return _reporter.get()
+
+    def _writes_itself(self, call: Any) -> bool:
+        """Whether a call writes text to the terminal while it runs, which a bar would disturb."""
+        return False
+
+    def _inputs(self, inputs: Any, parameters: dict[str, Any]) -> Any:
+        """What a call is about: `inputs`, or the parameter of that meaning, which is taken out."""
+        for name in self.keywords:
+            if name in parameters:
+                given = parameters.pop(name)
+                if inputs is not None:
+                    raise InputError(f"{self.task} was given its inputs twice; leave {name}= out")
+                inputs = given
+        if inputs is None:
+            raise InputError(f"{self.task} was given no input; it takes {self._takes()}")
+        return inputs
+
+    def _shaped(self, answer: Any, inputs: Any, parameters: Mapping[str, Any]) -> Any:
+        """The answer about one input or a list of them, in the shape that transformers gives it."""
+        return answer
+
+    def try_item(self, item: Any, call: Any) -> None:
+        """InputError for an item that has no answer, as far as can be told without running the model."""
+        return
+
+    def runs_alone(self, size: int | None, call: Any) -> bool:
+        """Whether items run one after the other, so that the first without an answer is the one that failed."""
+        return False
 
     def begin(self, options: Any) -> Any:
         """What answering needs of a call's parameters; the options themselves unless there is more to do."""
@@ -140,11 +229,6 @@ class Pipeline(ABC):
         """What the pipeline takes, in the words of an error."""
         return "a text or a list of texts"
 
-    def _read(self, inputs: Iterator[Any], size: int | None, parameters: dict[str, Any]) -> Iterator[Any]:
-        call = self._call(parameters)
-        while chunk := list(islice(inputs, size or READ)):
-            yield from self.answers(chunk, size, call)
-
     def _call(self, parameters: Mapping[str, Any]) -> Any:
         names = self._names()
         known = {name: value for name, value in parameters.items() if name in names}
@@ -157,7 +241,9 @@ class Pipeline(ABC):
             return  # generation itself knows its settings
         for name in parameters:
             if name not in (names := self._names()):
-                raise InputError(f"{self.task} has no parameter {name!r}; it has {', '.join(['batch_size', *names])}")
+                raise InputError(
+                    f"{self.task} has no parameter {name!r}; it has {', '.join(['batch_size', *names, *SHARED])}"
+                )
 
     @classmethod
     def _names(cls) -> list[str]:
@@ -212,6 +298,25 @@ class Pipeline(ABC):
         self.close()
 
 
+def _check_call(batch_size: Any, num_workers: Any, on_error: Any, progress: Any) -> None:
+    """InputError for what is no value of a parameter that every task has."""
+    if batch_size is not None:
+        whole("batch_size", batch_size)
+    whole("num_workers", num_workers, 0, none="none")
+    if on_error not in ("raise", "return"):
+        raise InputError(f"on_error={on_error!r} is neither 'raise' nor 'return'")
+    if not callable(progress) and progress not in (None, True, False):
+        raise InputError(f"progress={progress!r} is neither True, False nor a function of (text, done, total)")
+
+
+def _counted(answers: Iterator[Any], total: int, report: Progress | None) -> Iterator[Any]:
+    """The same answers, counted."""
+    for done, answer in enumerate(answers, 1):
+        if report is not None:
+            report("answer", done, total)
+        yield answer
+
+
 class BatchPipeline(Pipeline):
     """A pipeline of three hooks, whose inputs become pieces that run together in batches."""
 
@@ -238,6 +343,13 @@ class BatchPipeline(Pipeline):
         """Which pieces of `count` items run together; see `batching`. `size` is the call's, if it has one."""
 
     # ------------------------------------------------------------------ what the base does
+    def try_item(self, item: Any, call: Any) -> None:
+        """See `Pipeline.try_item`: the item is checked and prepared."""
+        self.check(item)
+        for pieces in self.prepare([item], call):
+            for _ in pieces:
+                pass
+
     def answers(self, items: Sequence[Any], size: int | None, call: Any) -> Iterator[Any]:
         """See `Pipeline.answers`: each comes as soon as its pieces have run."""
         for item in items:
@@ -246,7 +358,6 @@ class BatchPipeline(Pipeline):
             deque()
         )  # item, its pieces, whether they are all there
         given: deque[list[InputPiece]] = deque()  # batches that have not run yet
-        done = [0]  # items
         step = max(len(items), 1) if self.together is None else size or self.together
 
         def pieces() -> Iterator[InputPiece]:
@@ -264,9 +375,6 @@ class BatchPipeline(Pipeline):
         def answered() -> Iterator[Any]:
             while waiting and waiting[0][2] and all(piece.done for piece in waiting[0][1]):
                 item, mine, _ = waiting.popleft()
-                done[0] += 1
-                if self.progress is not None and len(items) > 1:
-                    self.progress("answer", done[0], len(items))
                 yield self.finish(item, mine, call)
 
         def values() -> Iterator[list[Any]]:

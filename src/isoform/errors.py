@@ -6,6 +6,7 @@
     ├── UnsupportedExport    a model that the asked format cannot hold
     ├── BackendUnavailable   a backend that is not installed or cannot run here (names the package)
     ├── InputError           a request that makes no sense: a wrong task, option, text or file
+    │   └── ItemError        one of several inputs has no answer; carries its index and the answers so far
     └── ParityError          two forms differ; carries the report
 
 The command line prints the message in one line and exits with 2 (1 for `ParityError`); a traceback is a bug.
@@ -38,6 +39,14 @@ class BackendUnavailable(IsoformError):
 
 class InputError(IsoformError):
     """The request itself is wrong."""
+
+
+class ItemError(InputError):
+    """One of several inputs has no answer: `index` counts from 0, `item` is the input, `answers` those before it."""
+
+    def __init__(self, message: str, index: int, item: Any, answers: list[Any] | None = None) -> None:
+        super().__init__(message)
+        self.index, self.item, self.answers = index, item, answers or []
 
 
 class ParityError(IsoformError):

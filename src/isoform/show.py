@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from isoform.progress_bar import bars
+
 if TYPE_CHECKING:
     from isoform.demo import Demo
     from isoform.manifest import Manifest
-    from isoform.progress import Progress
     from isoform.validators.report.records import Report
     from isoform.validators.tools.compare import Comparison
     from isoform.validators.tools.diff import Diff
     from isoform.validators.tools.forecast import Forecast
 
 out = Console(highlight=False)
+progress = bars
 
 
 def json(data: Any) -> None:
@@ -34,29 +35,6 @@ def json(data: Any) -> None:
         raise TypeError(f"{type(value).__name__} has no JSON form")
 
     sys.stdout.write(jsonlib.dumps(data, indent=2, ensure_ascii=False, default=plain) + "\n")
-
-
-@contextmanager
-def progress() -> Iterator[Progress]:
-    """Bars on standard error, one per text, shown only where a person looks."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(text: str, done: int, total: int) -> None:
-            if text not in tasks:
-                tasks[text] = bars.add_task(text, total=total)
-            bars.update(tasks[text], completed=done, total=total)
-
-        yield report
 
 
 def table(title: str | None, *columns: str, right: Sequence[str] = ()) -> Table:

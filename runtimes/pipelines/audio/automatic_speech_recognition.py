@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from isoform.errors import InputError, UnsupportedModel
 from isoform.runtimes.pipelines.base import Pipeline
-from isoform.runtimes.preprocess.audio.recordings import is_audio, load_audio
+from isoform.runtimes.preprocess.audio.recordings import audio_blocks, is_audio, load_audio
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from isoform.runtimes.pipelines.audio.waveform_writer import WaveformWriter
     from isoform.runtimes.session import Session
 
+RATE = 16_000  # samples per second, of a recording that is only tried
 _CTC = ("chunk_length_s", "ignore_warning", "return_timestamps", "stride_length_s")
 
 
@@ -43,6 +44,7 @@ class AutomaticSpeechRecognition(Pipeline):
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     options: ClassVar[type[AutomaticSpeechRecognitionOptions]] = AutomaticSpeechRecognitionOptions
     reads_text: ClassVar[bool] = False
+    counts: ClassVar[bool] = False
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         self._ctc: CtcRecognizer | None = None
@@ -78,6 +80,11 @@ class AutomaticSpeechRecognition(Pipeline):
     def _takes(self) -> str:
         return 'a path, bytes, samples, {"array", "sampling_rate"}, or a list of these'
 
+    def try_item(self, item: Any, call: dict[str, Any]) -> None:
+        """See `Pipeline.try_item`: the recording is decoded."""
+        for _ in audio_blocks(item, RATE):
+            pass
+
     def begin(self, options: AutomaticSpeechRecognitionOptions) -> dict[str, Any]:
         """See `Pipeline.begin`: the parameters of the reader."""
         parameters = dict(options.generation)
@@ -95,10 +102,10 @@ class AutomaticSpeechRecognition(Pipeline):
         if self._ctc is not None:
             timestamps = call.get("return_timestamps") or None
             parameters = {**call, "return_timestamps": timestamps}
-            return iter(self._ctc.recognize(items, size, progress=self.progress, **parameters))
+            return iter(self._ctc.recognize(items, size, progress=self.reporter, **parameters))
         if self._writer is not None:
-            return iter(self._writer.transcribe(items, size, progress=self.progress, **call))
+            return iter(self._writer.transcribe(items, size, progress=self.reporter, **call))
         assert self._transcriber is not None
         rate = self._transcriber.features.sampling_rate
         recordings = [load_audio(item, rate) for item in items]
-        return iter(self._transcriber.transcribe_many(recordings, batch_size=size, progress=self.progress, **call))
+        return iter(self._transcriber.transcribe_many(recordings, batch_size=size, progress=self.reporter, **call))

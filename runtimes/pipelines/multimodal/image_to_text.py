@@ -39,6 +39,7 @@ class ImageToText(PictureToText):
 
     task: ClassVar[str] = "image-to-text"
     options: ClassVar[type[ImageToTextOptions]] = ImageToTextOptions
+    keywords: ClassVar[tuple[str, ...]] = ("inputs", "images")
 
     def _is_one(self, inputs: Any) -> bool:
         return is_image(inputs)

@@ -83,6 +83,10 @@ class PictureToText(BatchPipeline):
             start += len(batch)
             yield [[row.made for row in rows[n : n + texts]] for n in range(0, len(rows), texts)]
 
+    def runs_alone(self, size: int | None, call: Call) -> bool:
+        """See `Pipeline.runs_alone`."""
+        return size == 1
+
     @abstractmethod
     def feed(self, batch: list[Any]) -> dict[str, NDArray[Any]]:
         """The inputs of the encoders for a batch of pieces, by port name."""

@@ -36,13 +36,16 @@ class VisualQuestionAnswering(PictureToText):
 
     task: ClassVar[str] = "visual-question-answering"
     options: ClassVar[type[VisualQuestionAnsweringOptions]] = VisualQuestionAnsweringOptions
+    keywords: ClassVar[tuple[str, ...]] = ("inputs", "image")
 
-    def __call__(
-        self, inputs: Any = None, question: Any = None, *, batch_size: int | None = None, **parameters: Any
-    ) -> Any:
+    def __call__(self, inputs: Any = None, question: Any = None, **parameters: Any) -> Any:
         """A picture and its question, {"image", "question"}, or lists: pictures with one question, a picture with
         several, or as many of each."""
-        image = parameters.pop("image", inputs)
+        return super().__call__(inputs, **parameters, **({} if question is None else {"question": question}))
+
+    def _inputs(self, inputs: Any, parameters: dict[str, Any]) -> Any:
+        """See `Pipeline._inputs`: objects of a picture and its question."""
+        image, question = super()._inputs(inputs, parameters), parameters.pop("question", None)
         if question is not None:
             images = [image] if is_image(image) else image
             questions = [question] if isinstance(question, str) else question
@@ -55,10 +58,10 @@ class VisualQuestionAnswering(PictureToText):
                 )
             images, questions = list(images) * (count // len(images)), list(questions) * (count // len(questions))
             pairs = [{"image": a, "question": b} for a, b in zip(images, questions, strict=True)]
-            inputs = pairs[0] if is_image(image) and isinstance(question, str) else pairs
-        elif is_image(image):
+            return pairs[0] if is_image(image) and isinstance(question, str) else pairs
+        if is_image(image):
             raise InputError(f"{self.task} takes {self._takes()}; with isoform run, --set question=TEXT")
-        return super().__call__(inputs, batch_size=batch_size, **parameters)
+        return image
 
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, Mapping)

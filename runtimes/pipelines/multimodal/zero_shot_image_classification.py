@@ -57,6 +57,12 @@ class ZeroShotImageClassification(PictureEncoder):
     outputs: ClassVar[tuple[str, ...]] = ("logits_per_image",)
     options: ClassVar[type[ZeroShotImageClassificationOptions]] = ZeroShotImageClassificationOptions
     reads_text: ClassVar[bool] = True
+    keywords: ClassVar[tuple[str, ...]] = ("inputs", "image", "images")
+
+    def __call__(self, inputs: Any = None, candidate_labels: Any = None, **parameters: Any) -> Any:
+        """A picture or a list of pictures -> the labels of each with their scores."""
+        labels = {} if candidate_labels is None else {"candidate_labels": candidate_labels}
+        return super().__call__(inputs, **parameters, **labels)
 
     def begin(self, options: ZeroShotImageClassificationOptions) -> _ZeroShotCall:
         """See `Pipeline.begin`."""

@@ -51,10 +51,9 @@ class FillMask(TextEncoder):
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     options: ClassVar[type[FillMaskOptions]] = FillMaskOptions
 
-    def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
-        """A text or a list of texts -> candidates for each mask."""
-        answers = super().__call__(inputs, batch_size=batch_size, **parameters)
-        return answers[0] if isinstance(inputs, list) and len(inputs) == 1 else answers
+    def _shaped(self, answer: Any, inputs: Any, parameters: Mapping[str, Any]) -> Any:
+        """A list of one text gives that text's answer."""
+        return answer[0] if isinstance(inputs, list) and len(inputs) == 1 else answer
 
     def begin(self, options: FillMaskOptions) -> _FillMaskCall:
         """See `Pipeline.begin`."""

@@ -46,15 +46,20 @@ class QuestionAnswering(TextEncoder):
     task: ClassVar[str] = "question-answering"
     outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
     options: ClassVar[type[QuestionAnsweringOptions]] = QuestionAnsweringOptions
+    keywords: ClassVar[tuple[str, ...]] = ("inputs", "question", "data", "X")
 
-    def __call__(self, inputs: Any = None, *, batch_size: int | None = None, **parameters: Any) -> Any:
+    def __call__(self, inputs: Any = None, context: Any = None, **parameters: Any) -> Any:
         """One question or a list -> one answer or a list; with `top_k` above 1 an answer is a list.
 
         Questions that are texts come with `context=`, a text for all of them or one each.
         """
-        question = parameters.pop("question", None) if inputs is None else inputs
-        if inputs is None or isinstance(question, str) or _texts(question):
-            if question is None or "context" not in parameters:
+        return super().__call__(inputs, **parameters, **({} if context is None else {"context": context}))
+
+    def _inputs(self, inputs: Any, parameters: dict[str, Any]) -> Any:
+        """See `Pipeline._inputs`: objects of a question and its context."""
+        question = inputs = super()._inputs(inputs, parameters)
+        if isinstance(question, str) or _texts(question):
+            if "context" not in parameters:
                 raise InputError(f"question-answering takes {self._takes()}; with isoform run, --set context=TEXT")
             context = parameters.pop("context")
             if isinstance(question, str):
@@ -64,7 +69,7 @@ class QuestionAnswering(TextEncoder):
                 if len(contexts) != len(question):
                     raise InputError(f"{len(question)} questions came with {len(contexts)} contexts")
                 inputs = [{"question": q, "context": c} for q, c in zip(question, contexts, strict=True)]
-        return super().__call__(inputs, batch_size=batch_size, **parameters)
+        return inputs
 
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, Mapping)

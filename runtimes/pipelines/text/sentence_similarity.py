@@ -57,11 +57,11 @@ class SentenceSimilarity(TextEncoder):
         if self.modules.lowercase:
             self.tokenizer.lowercase()
 
-    def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
-        """A text or a list of texts -> embeddings; {"source_sentence", "sentences"} -> similarities."""
-        answers = super().__call__(inputs, batch_size=batch_size, **parameters)
-        texts = isinstance(inputs, list | tuple) and not any(isinstance(item, Mapping) for item in inputs)
-        return np.stack(answers) if texts and answers else answers
+    def _shaped(self, answer: Any, inputs: Any, parameters: Mapping[str, Any]) -> Any:
+        """The embeddings of a list of texts are one array, unless an error is among them."""
+        several = isinstance(answer, list) and bool(answer)
+        vectors = several and isinstance(inputs, list | tuple) and all(isinstance(v, np.ndarray) for v in answer)
+        return np.stack(answer) if vectors else answer
 
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str | Mapping)

@@ -44,9 +44,8 @@ class TextClassification(TextEncoder):
         super().__init__(session, folder, **parameters)
         self.labels = Labels(self.config, self.folder)
 
-    def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
-        """A text, a pair, or a list of either -> labels. One text alone gives a list, as in transformers."""
-        answer = super().__call__(inputs, batch_size=batch_size, **parameters)
+    def _shaped(self, answer: Any, inputs: Any, parameters: Mapping[str, Any]) -> Any:
+        """One text alone gives a list, unless the call says how many labels."""
         return [answer] if isinstance(inputs, str) and "top_k" not in parameters else answer
 
     def _is_one(self, inputs: Any) -> bool:
@@ -57,6 +56,7 @@ class TextClassification(TextEncoder):
 
     def prepare(self, items: Sequence[Any], call: TextClassificationOptions) -> Iterable[Iterable[Any]]:
         """See `BatchPipeline.prepare`."""
+        items = [_nested_pair(item) for item in items]
         singles = [n for n, item in enumerate(items) if not _pair(item)]
         pairs = [n for n, item in enumerate(items) if _pair(item)]
         rows: list[Any] = [None] * len(items)
@@ -78,6 +78,13 @@ class TextClassification(TextEncoder):
             best = int(scores.argmax())
             return {"label": self.labels[best], "score": float(scores[best])}
         return [{"label": self.labels[n], "score": float(scores[n])} for n in best_first(scores, call.top_k)]
+
+
+def _nested_pair(item: Any) -> Any:
+    """The older form of a pair, [[text, second text]], in the newer one; anything else as it is."""
+    if isinstance(item, list) and len(item) == 1 and isinstance(item[0], list) and len(item[0]) == 2:
+        return {"text": item[0][0], "text_pair": item[0][1]}
+    return item
 
 
 def _pair(item: Any) -> bool:

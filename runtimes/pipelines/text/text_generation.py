@@ -104,6 +104,7 @@ class TextGeneration(BatchPipeline):
     task: ClassVar[str] = "text-generation"
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     options: ClassVar[type[TextGenerationOptions]] = TextGenerationOptions
+    keywords: ClassVar[tuple[str, ...]] = ("inputs", "text_inputs")
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
@@ -118,16 +119,17 @@ class TextGeneration(BatchPipeline):
             self._defaults["pad_token_id"] = pad
         resolve(self._generation(), self.settings, self._defaults)
 
-    def __call__(self, inputs: Any, *, batch_size: int | None = None, **parameters: Any) -> Any:
-        """A text, a conversation, or a list or an iterable of either -> what was generated."""
-        if isinstance(inputs, Iterator):  # a generator of messages is one conversation
+    def _inputs(self, inputs: Any, parameters: dict[str, Any]) -> Any:
+        """See `Pipeline._inputs`; a generator or a dataset of messages is one conversation."""
+        inputs = super()._inputs(inputs, parameters)
+        if isinstance(inputs, Iterator):
             first = next(inputs, None)
             if first is None:
                 return []
             inputs = chain([first], inputs)
-            if isinstance(first, Mapping):
+            if is_chat([first]):
                 inputs = list(inputs)
-        return super().__call__(inputs, batch_size=batch_size, **parameters)
+        return inputs
 
     def stream(self, inputs: Any, **parameters: Any) -> Iterator[str]:
         """The new text of one input, piece by piece as it comes; the parameters are those of a call."""
@@ -146,6 +148,13 @@ class TextGeneration(BatchPipeline):
                 yield piece
         if piece := text.end():
             yield piece
+
+    def runs_alone(self, size: int | None, call: _GenerationCall) -> bool:
+        """See `Pipeline.runs_alone`."""
+        return size == 1 or call.options.streamer is not None
+
+    def _writes_itself(self, call: _GenerationCall) -> bool:
+        return call.options.streamer is not None
 
     def _is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or is_chat(inputs)

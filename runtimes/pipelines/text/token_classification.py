@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,6 +36,8 @@ class TokenClassificationOptions:
     aggregation_strategy: str = "none"
     ignore_labels: Sequence[str] | None = None  # these are left out; ["O"] unless set
     stride: int | None = None  # tokens that the overlapping parts of a long text share
+    is_split_into_words: bool = False  # an input is a list of words
+    delimiter: str | None = None  # what joins the words in the text that `start` and `end` count in; a space
 
     def __post_init__(self) -> None:
         strategy = str(self.aggregation_strategy).lower()
@@ -61,24 +64,45 @@ class TokenClassification(TextEncoder):
         super().__init__(session, folder, **parameters)
         self.labels = Labels(self.config, self.folder)
 
-    def prepare(self, items: Sequence[str], call: TokenClassificationOptions) -> Iterable[Iterable[Any]]:
+    def _inputs(self, inputs: Any, parameters: dict[str, Any]) -> Any:
+        """See `Pipeline._inputs`; the words of one text are a list of one input, as in transformers."""
+        inputs = super()._inputs(inputs, parameters)
+        words = parameters.get("is_split_into_words", self._parameters.get("is_split_into_words"))
+        return [inputs] if words and _words_of(inputs) else inputs
+
+    def check(self, item: Any) -> None:
+        """See `BatchPipeline.check`."""
+        if not isinstance(item, str) and not _words_of(item):
+            raise InputError(f"{self.task} takes {self._takes()}, not {item!r:.80}")
+
+    def prepare(self, items: Sequence[Any], call: TokenClassificationOptions) -> Iterable[Iterable[Any]]:
         """See `BatchPipeline.prepare`."""
-        rows = self.encode(items, truncation=True, stride=call.stride or 0)
+        words = call.is_split_into_words
+        if any(isinstance(item, str) is words for item in items):
+            raise InputError("is_split_into_words=True is for lists of words, and only for those")
+        rows = self.encode(items, truncation=True, stride=call.stride or 0, words=words)
         return ([row, *(row.overflowing if call.stride is not None else ())] for row in rows)
 
-    def finish(self, item: str, pieces: Sequence[InputPiece], call: TokenClassificationOptions) -> list[dict[str, Any]]:
+    def finish(self, item: Any, pieces: Sequence[InputPiece], call: TokenClassificationOptions) -> list[dict[str, Any]]:
         """See `BatchPipeline.finish`."""
+        text, starts = item, None
+        if call.is_split_into_words:
+            between = " " if call.delimiter is None else call.delimiter
+            text = between.join(item)
+            starts = [0, *accumulate(len(word) + len(between) for word in item)]
         ignored = ["O"] if call.ignore_labels is None else list(call.ignore_labels)
         found: list[dict[str, Any]] = []
         for piece in pieces:
             scores = softmax(piece.output["logits"])
-            entities = self._entities(item, piece.value, scores, str(call.aggregation_strategy).lower())
+            entities = self._entities(text, piece.value, scores, str(call.aggregation_strategy).lower(), starts)
             found += [e for e in entities if e.get("entity") not in ignored and e.get("entity_group") not in ignored]
         return _without_overlaps(found) if len(pieces) > 1 else found
 
-    def _entities(self, text: str, row: Encoding, scores: NDArray[np.float32], strategy: str) -> list[dict[str, Any]]:
-        """Shapes: scores (T, labels)."""
-        tokens = self._tokens(text, row, scores)
+    def _entities(
+        self, text: str, row: Encoding, scores: NDArray[np.float32], strategy: str, starts: Sequence[int] | None
+    ) -> list[dict[str, Any]]:
+        """Shapes: scores (T, labels). `starts`: where each word begins in the text, if it was given as words."""
+        tokens = self._tokens(text, row, scores, starts)
         if strategy in ("none", "simple"):
             entities = []
             for token in tokens:
@@ -91,7 +115,9 @@ class TokenClassification(TextEncoder):
             entities = [self._group(group) for group in _groups(entities)]
         return [entity | {"score": float(entity["score"])} for entity in entities]
 
-    def _tokens(self, text: str, row: Encoding, scores: NDArray[np.float32]) -> list[dict[str, Any]]:
+    def _tokens(
+        self, text: str, row: Encoding, scores: NDArray[np.float32], starts: Sequence[int] | None
+    ) -> list[dict[str, Any]]:
         """The real tokens with their scores, and whether each continues the word before it."""
         unknown, marked = self.tokenizer.token_id("unk_token"), self.tokenizer.marks_subwords
         tokens = []
@@ -99,6 +125,8 @@ class TokenClassification(TextEncoder):
             if special:
                 continue
             word, (start, end) = row.tokens[index], row.offsets[index]
+            if starts is not None and (number := row.word_ids[index]) is not None:
+                start, end = start + starts[number], end + starts[number]
             part = text[start:end]
             inner = len(word) != len(part) if marked else start > 0 and " " not in text[start - 1 : start + 1]
             if row.ids[index] == unknown:
@@ -133,6 +161,11 @@ class TokenClassification(TextEncoder):
             "start": entities[0]["start"],
             "end": entities[-1]["end"],
         }
+
+
+def _words_of(item: Any) -> bool:
+    """Whether an input is a text as a list of words."""
+    return isinstance(item, list) and bool(item) and all(isinstance(word, str) for word in item)
 
 
 def _words(tokens: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -30,6 +30,7 @@ class PictureEncoder(OneGraph):
 
     reads_text: ClassVar[bool] = False
     together: ClassVar[int | None] = TOGETHER
+    keywords: ClassVar[tuple[str, ...]] = ("inputs", "images", "image")
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)

@@ -19,6 +19,7 @@ import numpy as np
 
 from isoform.errors import BackendUnavailable, InputError
 from isoform.runtimes.preprocess.download import ADDRESSES, fetch
+from isoform.runtimes.preprocess.shared import content_of, is_file, lock_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,10 +42,12 @@ def load_audio(source: Any, rate: int, *, timeout: float | None = None) -> NDArr
 def audio_blocks(source: Any, rate: int, *, timeout: float | None = None) -> Iterator[NDArray[np.float32]]:
     """The same in blocks, none of them empty: of a file, no more than a block is in memory.
 
-    `source`: a path, an http(s) address, a file's bytes, samples (N,) or (channels, N) at `rate`, or
+    `source`: a path, an http(s) address, a file's bytes, an opened file, samples (N,) or (channels, N) at `rate`, or
     {"array" or "raw": samples, "sampling_rate": their rate}. Raises InputError that says what is wrong with it.
     """
     name = name_of(source)
+    if is_file(source):
+        source = content_of(source, name)
     if isinstance(source, str | Path | bytes | bytearray | memoryview):
         with _opened(source, name, timeout) as file:
             native, blocks = _rate(file.samplerate, name), _decoded(file, name)
@@ -58,7 +61,8 @@ def is_audio(source: Any) -> bool:
     """Whether this is one recording in a form that `audio_blocks` takes (a text may still be no file)."""
     if isinstance(source, Mapping):
         return "array" in source or "raw" in source
-    return isinstance(source, str | Path | bytes | bytearray | memoryview | np.ndarray) or _is_foreign(source)
+    plain = isinstance(source, str | Path | bytes | bytearray | memoryview | np.ndarray)
+    return plain or _is_foreign(source) or is_file(source)
 
 
 def name_of(source: Any) -> str:
@@ -160,7 +164,8 @@ def _samples(source: Any, rate: int, name: str) -> tuple[NDArray[np.float32], in
             )
         return _one_channel(_array(values)), _rate(native, name)
     if hasattr(source, "get_all_samples"):
-        decoded = source.get_all_samples()
+        with lock_of(source):
+            decoded = source.get_all_samples()
         return _one_channel(_array(decoded.data)), _rate(decoded.sample_rate, name)
     return _one_channel(_array(source)), rate
 

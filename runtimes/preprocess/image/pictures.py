@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
 from isoform.runtimes.preprocess.download import ADDRESSES, fetch
+from isoform.runtimes.preprocess.shared import content_of, is_file, lock_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +33,8 @@ def load_image(source: Any, timeout: float | None = None) -> Image:
         warnings.simplefilter("ignore", images.DecompressionBombWarning)  # twice that size is an error, below
         try:
             if isinstance(source, images.Image):
-                return ImageOps.exif_transpose(source).convert("RGB")
+                with lock_of(source):  # a picture that is opened and not decoded yet may be given twice
+                    return ImageOps.exif_transpose(source).convert("RGB")
             with images.open(_stream(source, timeout)) as picture:
                 return ImageOps.exif_transpose(picture).convert("RGB")
         except InputError:
@@ -51,7 +53,7 @@ def is_image(source: Any) -> bool:
     """Whether this is one picture in a form that `load_image` takes (a text may still be no file)."""
     from PIL.Image import Image
 
-    return isinstance(source, str | Path | bytes | Image)
+    return isinstance(source, str | Path | bytes | Image) or is_file(source)
 
 
 def _name(source: Any) -> str:
@@ -63,6 +65,8 @@ def _name(source: Any) -> str:
 
 def _stream(source: Any, timeout: float | None) -> Path | BytesIO:
     """What Pillow can open."""
+    if is_file(source):
+        source = content_of(source, "the picture")
     if isinstance(source, bytes):
         return BytesIO(source)
     if isinstance(source, str) and source.startswith(ADDRESSES):
@@ -70,7 +74,9 @@ def _stream(source: Any, timeout: float | None) -> Path | BytesIO:
         fetch(source, content, DOWNLOAD, timeout)
         return content
     if not isinstance(source, str | Path):
-        raise InputError(f"a picture is a path, an address, base64, bytes or a PIL picture, not {source!r:.80}")
+        raise InputError(
+            f"a picture is a path, an address, base64, bytes, an opened file or a PIL picture, not {source!r:.80}"
+        )
     try:
         path = Path(source).expanduser()
         if path.is_file():

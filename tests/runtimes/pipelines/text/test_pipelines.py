@@ -16,7 +16,6 @@ from isoform.reference.facts import facts_of
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.torch.session import TorchSession
 from isoform.runtimes.pipelines import ALIASES, TASKS, build_pipeline, model_task
-from isoform.runtimes.pipelines.base import READ
 from isoform.runtimes.pipelines.batching import TOKENS, longest_first
 from isoform.sentence_modules import MODES
 from tests.oracle import DECODERS
@@ -515,9 +514,6 @@ def test_a_batch_size_holds_and_answers_keep_their_order(tiny: Tiny) -> None:
             assert [rows for rows, _ in shapes] == expected
             assert shapes[0][1] == max(lengths)
             assert shapes[-1][1] == (max(lengths) if size is None else min(lengths))
-        answers = pipe(reading := iter(["a"] * (READ + 2)))
-        next(answers)
-        assert len(list(reading)) == 2
 
 
 def test_a_pipeline_closes_its_session_and_lets_go(tiny: Tiny) -> None:

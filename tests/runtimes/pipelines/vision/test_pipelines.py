@@ -82,7 +82,8 @@ def test_the_function_follows_what_the_model_was_trained_for(kind: str | None, c
 @pytest.mark.parametrize("name", ["dinov2", "dinov2_giant", "dinov2_registers", "vit_b"])
 def test_image_feature_extraction_is_transformers(name: str) -> None:
     with api.pipeline("image-feature-extraction", oracle.tiny(name)) as pipe:
-        for options in ({}, {"pool": True}):
+        choices: tuple[dict[str, Any], ...] = ({}, {"pool": True})
+        for options in choices:
             ours = pipe(pictures(), **options)
             for mine, other in zip(ours, theirs("image-feature-extraction", name)(pictures(), **options), strict=True):
                 assert np.shape(mine) == np.shape(other)
