@@ -20,6 +20,7 @@ import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.processors import Processor, processors
+from isoform.runtimes.generation.rules import NO_RULES, CallersRules
 from isoform.runtimes.generation.searches import BeamSearch, Decode, Search, TextRow, TokenSearch, longest
 from isoform.runtimes.session import Session
 
@@ -43,6 +44,7 @@ def generate(
     decode: Decode | None = None,
     first_row: int = 0,
     rules: Rules | None = None,
+    callers: CallersRules = NO_RULES,
     keep_chances: bool = False,
     seen: Callable[[list[TextRow]], None] | None = None,
 ) -> list[TextRow]:
@@ -51,7 +53,8 @@ def generate(
     `session` makes a decoder, or is one that has not begun, with a row for each prompt. Without a port for a mask, the
     prompts must be of one length. `context` is the model's greatest number of positions: a longer prompt is an
     InputError, and a row that fills it ends. `decode` turns ids into text, for `stop_strings`. `first_row` numbers the
-    rows of a call made in batches, for their random numbers. `seen` is called with the rows after every token.
+    rows of a call made in batches, for their random numbers. `callers` are rules of the caller's own. `seen` is called
+    with the rows after every token.
     """
     for rows in steps(
         session,
@@ -61,6 +64,7 @@ def generate(
         decode=decode,
         first_row=first_row,
         rules=rules,
+        callers=callers,
         keep_chances=keep_chances,
     ):
         if seen is not None:
@@ -77,6 +81,7 @@ def steps(
     decode: Decode | None = None,
     first_row: int = 0,
     rules: Rules | None = None,
+    callers: CallersRules = NO_RULES,
     keep_chances: bool = False,
 ) -> Iterator[list[TextRow]]:
     """`generate`, token by token: yields the rows (the same objects, growing) after each step."""
@@ -90,8 +95,14 @@ def steps(
     rows = [TextRow(list(prompt), []) for prompt in prompts for _ in range(count)]
     limits = [longest(row, config, context) for row in rows]
     chains = [
-        processors(config, len(row.prompt), limit, rules(len(row.prompt)) if rules else ())
-        for row, limit in zip(rows, limits, strict=True)
+        processors(
+            config,
+            len(row.prompt),
+            limit,
+            [*(rules(len(row.prompt)) if rules else ()), *callers.processors],
+            callers.constraint(n % count if width == 1 else 0),
+        )
+        for n, (row, limit) in enumerate(zip(rows, limits, strict=True))
     ]
     per_search = 1 if width == 1 else count
     searches: list[Search] = []
@@ -99,6 +110,7 @@ def steps(
         seed = None if config.seed is None else [config.seed, first_row * count + n]
         random = np.random.default_rng(seed) if config.do_sample else None
         options: dict[str, Any] = {"random": random, "decode": decode, "keep_chances": keep_chances}
+        options["stop"] = callers.stop if callers.stops else None
         if width == 1:
             searches.append(TokenSearch(rows[n], config, chains[n], limits[n], **options))
         else:

@@ -26,9 +26,16 @@ _TOP_H_CANDIDATES = 100  # transformers looks at that many of the best tokens
 
 
 def processors(
-    config: GenerationConfig, prompt_length: int, max_length: int, rules: Sequence[Processor] = ()
+    config: GenerationConfig,
+    prompt_length: int,
+    max_length: int,
+    rules: Sequence[Processor] = (),
+    constraint: Processor | None = None,
 ) -> list[Processor]:
-    """What `config` asks for, in transformers' order; then `rules`; the warpers at the end only when sampling."""
+    """What `config` asks for, in transformers' order; then `rules`; the warpers at the end only when sampling.
+
+    `constraint` leaves only some tokens; what forces a token comes after it.
+    """
     c, eos = config, list(config.eos_token_id or ())
     chain: list[Processor] = []
     if c.sequence_bias:
@@ -45,6 +52,8 @@ def processors(
         chain.append(min_length(c.min_length, eos))
     if c.min_new_tokens and eos:
         chain.append(min_length(prompt_length + c.min_new_tokens, eos))
+    if constraint is not None:
+        chain.append(constraint)
     if c.forced_bos_token_id is not None:
         chain.append(force_at(1, [c.forced_bos_token_id]))
     if c.forced_eos_token_id:

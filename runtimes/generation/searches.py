@@ -27,6 +27,9 @@ Reason = Literal["stop", "length", "time"]
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text."""
 
+Stop = Callable[[Sequence[int]], bool]
+"""All ids of a row, with its prompt -> whether it ends there."""
+
 
 @dataclass(slots=True)
 class TextRow:
@@ -73,9 +76,11 @@ class TokenSearch:
         *,
         random: np.random.Generator | None = None,
         decode: Decode | None = None,
+        stop: Stop | None = None,
         keep_chances: bool = False,
     ) -> None:
-        self._row = row
+        """`stop` says of all ids of the row, with its prompt, whether it ends there."""
+        self._row, self._stop = row, stop
         self._chain, self._limit, self._random, self._decode, self._keep = chain, limit, random, decode, keep_chances
         self._ends, self._strings = frozenset(config.eos_token_id or ()), config.stop_strings
         self._looks = bool(chain) or random is not None or keep_chances  # at more than the greatest
@@ -98,7 +103,8 @@ class TokenSearch:
             row.chances.append(float(log_softmax(scores)[token]))
         row.made.append(token)
         self.tokens[0] = token
-        if token in self._ends or (self._strings and self._decode and _stopped(row, self._strings, self._decode)):
+        stopped = self._strings and self._decode and _stopped(row, self._strings, self._decode)
+        if token in self._ends or stopped or (self._stop is not None and self._stop([*row.prompt, *row.made])):
             row.reason = "stop"
         elif len(row.prompt) + len(row.made) >= self._limit:
             row.reason = "length"
@@ -119,11 +125,14 @@ class BeamSearch:
         *,
         random: np.random.Generator | None = None,
         decode: Decode | None = None,
+        stop: Stop | None = None,
         keep_chances: bool = False,
     ) -> None:
         prompt, strings, ends = rows[0].prompt, config.stop_strings, frozenset(config.eos_token_id or ())
 
         def ended(made: Sequence[int]) -> bool:
+            if stop is not None and stop([*prompt, *made]):
+                return True
             return bool(strings and decode and _stopped(TextRow(prompt, list(made)), strings, decode))
 
         self._rows, self._limit = rows, limit
@@ -136,7 +145,7 @@ class BeamSearch:
             chain,
             limit - len(prompt),
             ends=ends,
-            ended=ended if strings else None,
+            ended=ended if strings or stop is not None else None,
             random=random,
             keep_chances=keep_chances,
         )

@@ -65,6 +65,8 @@ NAMES = frozenset(spec.name for spec in fields(GenerationConfig))
 # Settings that isoform does not have, with the values that change nothing.
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (None,),
+    "assistant_model": (None,),
+    "assistant_tokenizer": (None,),
     "constraints": (None,),
     "custom_generate": (None,),
     "diversity_penalty": (None, 0),
@@ -73,6 +75,8 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "encoder_repetition_penalty": (None, 1),
     "force_words_ids": (None,),
     "guidance_scale": (None, 1),
+    "negative_prompt_attention_mask": (None,),
+    "negative_prompt_ids": (None,),
     "num_beam_groups": (None, 1),
     "penalty_alpha": (None, 0),
     "prompt_lookup_num_tokens": (None,),
@@ -89,9 +93,10 @@ _HARMLESS = frozenset((
     "max_cache_len", "max_matching_ngram_size", "num_assistant_tokens",
     "num_assistant_tokens_schedule", "output_attentions", "output_hidden_states", "output_logits",
     "output_scores", "prefill_chunk_size", "return_dict_in_generate", "speculation_type",
-    "target_lookbehind", "transformers_version", "use_cache",
+    "synced_gpus", "target_lookbehind", "tokenizer", "transformers_version", "use_cache",
 ))
 # fmt: on
+_RETURNED = ("output_attentions", "output_hidden_states", "output_logits", "output_scores")
 _DEFAULTS: dict[str, Any] = {"do_sample": False, "num_return_sequences": 1, "top_k": 50}
 _NEUTRAL: dict[str, Any] = {
     "do_sample": False,
@@ -116,6 +121,17 @@ def model_settings(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
+def settings_of(given: Any) -> dict[str, Any]:
+    """What a `generation_config` of a call sets: a mapping, or transformers' object without its unset values."""
+    if given is None or isinstance(given, Mapping):
+        return dict(given or {})
+    for method in ("to_diff_dict", "to_dict"):
+        if callable(read := getattr(given, method, None)):
+            stated = dict(read()).items()
+            return {name: value for name, value in stated if value is not None and not name.startswith("_")}
+    raise InputError(f"generation_config={given!r:.60} is neither a mapping nor has to_dict(); pass settings by name")
+
+
 def resolve(
     asked: Mapping[str, Any], model: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
 ) -> GenerationConfig:
@@ -125,6 +141,8 @@ def resolve(
     alone: repositories keep notes of other programs there.
     """
     model, defaults = dict(model or {}), dict(defaults or {})
+    asked = {**settings_of(asked.get("generation_config")), **asked}
+    asked.pop("generation_config", None)
     unknown = [name for name in asked if name not in NAMES and name not in _REFUSED and name not in _HARMLESS]
     if unknown:
         raise InputError(f"{_suggest(unknown[0])}; generation knows {', '.join(sorted(NAMES))}")
@@ -138,11 +156,24 @@ def resolve(
                 f"{name}={merged[name]!r} is {where}, and isoform decodes greedily, by sampling and by beams; "
                 f"pass {name}={neutral[-1]!r}"
             )
-    return GenerationConfig(**{name: _typed(name, value) for name, value in merged.items() if name in NAMES})
+    for name in _RETURNED:
+        if asked.get(name) and asked.get("return_dict_in_generate"):
+            raise InputError(f"{name}={asked[name]!r} would add numbers that isoform does not keep; leave it out")
+    typed: dict[str, Any] = {}
+    for name, value in merged.items():
+        if name in NAMES:
+            try:
+                typed[name] = _typed(name, value)
+            except InputError as error:
+                if name in asked or name not in model:
+                    raise
+                raise CheckpointError(f"generation_config.json or config.json of the model: {error}") from None
+    return GenerationConfig(**typed)
 
 
 def _typed(name: str, value: Any) -> Any:
     """JSON's value as the field's type."""
+    given = value
     if value is None:
         return _NEUTRAL.get(name)
     try:
@@ -150,8 +181,10 @@ def _typed(name: str, value: Any) -> Any:
             value = (value,) if isinstance(value, int | str) else tuple(value)
             if name == "stop_strings" and not all(isinstance(one, str) and one for one in value):
                 raise TypeError
-            if name != "stop_strings" and not all(isinstance(one, int) and one >= 0 for one in value):
-                raise TypeError
+            if name != "stop_strings":
+                if not all(isinstance(one, int) and not isinstance(one, bool) for one in value):
+                    raise TypeError
+                value = tuple(one for one in value if one >= 0)  # a negative id is no token: none
             return value or None
         if name == "sequence_bias":
             pairs = value.items() if isinstance(value, Mapping) else value
@@ -174,14 +207,16 @@ def _typed(name: str, value: Any) -> Any:
                 raise TypeError
             return value
         if name.endswith("_id") or name == "seed":
+            if isinstance(value, list | tuple) and len(value) < 2:
+                value = value[0] if value else -1
             if isinstance(value, bool) or not isinstance(value, int):
-                value = int(value[0]) if isinstance(value, list | tuple) and len(value) == 1 else None
-            if value is None or value < 0:
+                value = None
+            if value is None or (value < 0 and not name.endswith("_token_id")):
                 raise TypeError
-            return value
+            return value if value >= 0 else None  # a negative id is no token: none
         return float(value)
     except (TypeError, ValueError):
-        raise InputError(f"{name}={value!r} is not a value that generation understands") from None
+        raise InputError(f"{name}={given!r} is not a value that generation understands") from None
 
 
 def _suggest(name: str) -> str:
@@ -193,9 +228,19 @@ def _suggest(name: str) -> str:
 
 def context_length(config: Mapping[str, Any]) -> int | None:
     """The number of positions that config.json states, None when it states none."""
+    return _stated(config, "max_position_embeddings", "n_positions")
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """The number of rows of the embedding of tokens that config.json states, None when it states none."""
+    return _stated(config, "vocab_size")
+
+
+def _stated(config: Mapping[str, Any], *names: str) -> int | None:
+    """The first of these numbers in config.json, or in what it says of the model's text part."""
     inner = config.get("text_config")
     for part in (config, inner if isinstance(inner, Mapping) else {}):
-        for name in ("max_position_embeddings", "n_positions"):
+        for name in names:
             value = part.get(name)
             if value is not None:
                 if isinstance(value, bool) or not isinstance(value, int):

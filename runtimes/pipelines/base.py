@@ -12,12 +12,9 @@ parameters, progress):
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +23,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from isoform.errors import InputError, UnsupportedModel
 from isoform.json_files import read_object
 from isoform.progress import Progress
-from isoform.progress_bar import bars
 from isoform.runtimes.backends.parallel_runs import run_each
-from isoform.runtimes.generation.settings import context_length
+from isoform.runtimes.generation.settings import context_length, vocabulary_size
 from isoform.runtimes.pipelines.calling import READ, Answers, all_or_error, each, in_batches, is_readable, listed
+from isoform.runtimes.pipelines.reporting import counted, heard, reporting
 from isoform.runtimes.pipelines.scores import whole
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
@@ -43,9 +40,6 @@ if TYPE_CHECKING:
 
 SHARED = ("num_workers", "on_error", "progress")  # parameters that every task has, besides batch_size
 GENERATION = "generation"  # the field of a task's options that takes the settings of generation
-PATIENCE = 2.0  # seconds after which a terminal is shown how far a call is
-_reporter: ContextVar[Progress | None] = ContextVar("reporter", default=None)
-"""What the call of this thread reports to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +113,7 @@ class Pipeline(ABC):
         if self.reads_text:
             self.tokenizer = TextTokenizer(self.folder, facts)
         self.config: Mapping[str, Any] = read_object(self.folder / "config.json")
-        self.context = context_length(self.config)
+        self.context, self.vocabulary = context_length(self.config), vocabulary_size(self.config)
         _check_call(batch_size, num_workers, on_error, progress)
         self.batch_size, self.on_error, self.progress = batch_size, on_error, progress
         self._check_names(parameters)
@@ -142,48 +136,27 @@ class Pipeline(ABC):
         _check_call(batch_size, num_workers, on_error, progress)
         progress = self.progress if progress is None else progress
         size = self.batch_size if batch_size is None else batch_size
-        call = self._call({**self._parameters, **parameters})
+        call = self._call(self._together(parameters))
+        quiet = self._writes_itself(call)
         if self._is_one(inputs):
-            with self._reporting(progress, call) as report, self._heard(report):
+            with reporting(progress, quiet=quiet) as report, heard(report):
                 answer = next(iter(self.answers([inputs], size, call)))
             return self._shaped(answer, inputs, parameters)
         if isinstance(inputs, list | tuple):
             answers = (each if on_error == "return" else all_or_error)(self, inputs, size, call)
-            with self._reporting(progress, call) as report, self._heard(report):
-                counted = _counted(answers, len(inputs), report if self.counts else None)
-                return self._shaped(listed(counted), inputs, parameters)
+            with reporting(progress, quiet=quiet) as report, heard(report):
+                answers = counted(answers, len(inputs), report if self.counts else None)
+                return self._shaped(listed(answers), inputs, parameters)
         if not is_readable(inputs):
             raise InputError(f"{self.task} takes {self._takes()}, not {inputs!r:.80}")
         total = len(inputs) if isinstance(inputs, Sized) else 0
         read = size or (READ if isinstance(inputs, Sized) else 1)
 
         def answered(items: Iterator[Any]) -> Iterator[Any]:
-            with self._reporting(progress, call) as report:
-                yield from _counted(in_batches(self, items, size, read, call), total, report)
+            with reporting(progress, quiet=quiet) as report:
+                yield from counted(in_batches(self, items, size, read, call), total, report)
 
         return Answers(inputs, answered, returns=on_error == "return")
-
-    def _reporting(self, progress: bool | Progress | None, call: Any) -> AbstractContextManager[Progress | None]:
-        """What a call reports to, while it runs."""
-        if callable(progress):
-            return nullcontext(progress)
-        if progress is False or (progress is None and (not sys.stderr.isatty() or self._writes_itself(call))):
-            return nullcontext(None)
-        return bars(after=0.0 if progress else PATIENCE)
-
-    @contextmanager
-    def _heard(self, report: Progress | None) -> Iterator[None]:
-        """What a task that counts its own work reports to, for the length of a call."""
-        token = _reporter.set(report)
-        try:
-            yield
-        finally:
-            _reporter.reset(token)
-
-    @property
-    def reporter(self) -> Progress | None:
-        """What is told how much of the work of this thread's call is done."""
-        return _reporter.get()
 
     def _writes_itself(self, call: Any) -> bool:
         """Whether a call writes text to the terminal while it runs, which a bar would disturb."""
@@ -229,6 +202,17 @@ class Pipeline(ABC):
         """What the pipeline takes, in the words of an error."""
         return "a text or a list of texts"
 
+    def _together(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of a call over those of the pipeline; a generation_config replaces settings of generation."""
+        own = self._parameters
+        if parameters.get("generation_config") is not None:
+            names = [name for name in self._names() if name != "generation_config"]
+            own = {name: value for name, value in own.items() if name in names}
+        more = parameters.get("generate_kwargs")
+        if isinstance(more, Mapping):
+            own = {name: value for name, value in own.items() if name not in more}
+        return {**own, **parameters}
+
     def _call(self, parameters: Mapping[str, Any]) -> Any:
         names = self._names()
         known = {name: value for name, value in parameters.items() if name in names}
@@ -270,12 +254,22 @@ class Pipeline(ABC):
             texts, pairs, truncation=truncation, max_length=min(limits, default=None), **options
         )
         for text, row in zip(texts, rows, strict=True):
+            self._check_ids(row.ids)
             if self.context is not None and len(row.ids) > self.context:
                 raise InputError(
                     f"a text of {len(row.ids)} tokens is too long for the model's {self.context} positions; pass "
                     f"truncation=True to cut it: {text!r:.60}"
                 )
         return rows
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        """InputError for a token that the model's embedding has no row for."""
+        if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
+            index = max(ids)
+            raise InputError(
+                f"the tokenizer gives {self.tokenizer.token(index)!r} the id {index}, and the model's embedding has "
+                f"{self.vocabulary} rows; leave that token out, or take the tokenizer that the model was trained with"
+            )
 
     def _input(self, role: Role) -> str:
         """The name of the session's input of a role. Raises UnsupportedModel when it has none."""
@@ -307,14 +301,6 @@ def _check_call(batch_size: Any, num_workers: Any, on_error: Any, progress: Any)
         raise InputError(f"on_error={on_error!r} is neither 'raise' nor 'return'")
     if not callable(progress) and progress not in (None, True, False):
         raise InputError(f"progress={progress!r} is neither True, False nor a function of (text, done, total)")
-
-
-def _counted(answers: Iterator[Any], total: int, report: Progress | None) -> Iterator[Any]:
-    """The same answers, counted."""
-    for done, answer in enumerate(answers, 1):
-        if report is not None:
-            report("answer", done, total)
-        yield answer
 
 
 class BatchPipeline(Pipeline):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from isoform.errors import InputError, UnsupportedModel
 from isoform.runtimes.pipelines.base import Pipeline
+from isoform.runtimes.pipelines.reporting import reporter
 from isoform.runtimes.preprocess.audio.recordings import audio_blocks, is_audio, load_audio
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
@@ -102,10 +103,10 @@ class AutomaticSpeechRecognition(Pipeline):
         if self._ctc is not None:
             timestamps = call.get("return_timestamps") or None
             parameters = {**call, "return_timestamps": timestamps}
-            return iter(self._ctc.recognize(items, size, progress=self.reporter, **parameters))
+            return iter(self._ctc.recognize(items, size, progress=reporter(), **parameters))
         if self._writer is not None:
-            return iter(self._writer.transcribe(items, size, progress=self.reporter, **call))
+            return iter(self._writer.transcribe(items, size, progress=reporter(), **call))
         assert self._transcriber is not None
         rate = self._transcriber.features.sampling_rate
         recordings = [load_audio(item, rate) for item in items]
-        return iter(self._transcriber.transcribe_many(recordings, batch_size=size, progress=self.reporter, **call))
+        return iter(self._transcriber.transcribe_many(recordings, batch_size=size, progress=reporter(), **call))

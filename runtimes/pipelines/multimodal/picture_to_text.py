@@ -12,6 +12,7 @@ import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.loop import generate
+from isoform.runtimes.generation.rules import NO_RULES, PARAMETERS, CallersRules, read_rules
 from isoform.runtimes.generation.settings import GenerationConfig, resolve
 from isoform.runtimes.pipelines.base import Batches, BatchPipeline, InputPiece
 from isoform.runtimes.pipelines.batching import neighbours
@@ -37,6 +38,7 @@ class Call:
     options: Any
     settings: GenerationConfig
     prompt: list[int]
+    rules: CallersRules = NO_RULES
 
 
 class PictureToText(BatchPipeline):
@@ -56,12 +58,15 @@ class PictureToText(BatchPipeline):
         self.processor = ImageProcessor(self.folder, self.facts)
         self.settings: Mapping[str, Any] = self.facts.get("generation", {})
         self._steps: Mapping[str, Mapping[str, Any]] = self.facts.get("steps", {})
-        resolve(self._generation(), self.settings, DEFAULTS)
+        settings = {name: value for name, value in self._generation().items() if name not in PARAMETERS}
+        resolve(settings, self.settings, DEFAULTS)
 
     def begin(self, options: Any) -> Call:
         """See `Pipeline.begin`."""
         asked = {**(options.generate_kwargs or {}), **options.generation}
-        return Call(options, resolve(asked, self.settings, DEFAULTS), self._begun([]))
+        given = {name: asked.pop(name, None) for name in PARAMETERS}
+        settings, rules = read_rules(resolve(asked, self.settings, DEFAULTS), **given)
+        return Call(options, settings, self._begun([]), rules)
 
     def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
         """See `BatchPipeline.batches`."""
@@ -79,6 +84,7 @@ class PictureToText(BatchPipeline):
                 context=self.context,
                 decode=self._text,
                 first_row=start,
+                callers=call.rules,
             )
             start += len(batch)
             yield [[row.made for row in rows[n : n + texts]] for n in range(0, len(rows), texts)]

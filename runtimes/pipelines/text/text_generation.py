@@ -7,7 +7,7 @@ each unless the model's generation_config.json or the call says otherwise. Pass 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,8 +17,9 @@ import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.loop import steps
+from isoform.runtimes.generation.rules import CallersRules, is_transformers, read_rules
 from isoform.runtimes.generation.searches import TextRow
-from isoform.runtimes.generation.settings import GenerationConfig, model_settings, resolve
+from isoform.runtimes.generation.settings import GenerationConfig, model_settings, resolve, settings_of
 from isoform.runtimes.generation.text_stream import TextStream
 from isoform.runtimes.pipelines.base import Batches, BatchPipeline, InputPiece
 from isoform.runtimes.pipelines.batching import neighbours
@@ -61,7 +62,7 @@ class TextGenerationOptions:
     return_tensors: bool | None = None  # {"generated_token_ids"} instead of text
     clean_up_tokenization_spaces: bool | None = None
     skip_special_tokens: bool = True
-    prefix: str = ""
+    prefix: str | None = None  # put before a text; lengths of the call do not count it
     stop_sequence: str | Sequence[str] | None = None  # ends a text, which keeps it
     handle_long_generation: str | None = None
     truncation: bool | str | None = None
@@ -72,7 +73,11 @@ class TextGenerationOptions:
     documents: Sequence[Mapping[str, Any]] | None = None
     chat_template: str | None = None
     tokenizer_encode_kwargs: Mapping[str, Any] | None = None  # for the tokenizer, or for a chat template
-    generation_config: Mapping[str, Any] | GenerationConfig | None = None
+    generation_config: Any = None  # ours, transformers' or a mapping; replaces what the pipeline was made with
+    generate_kwargs: Mapping[str, Any] | None = None  # more settings
+    logits_processor: Any = None  # see `rules`
+    stopping_criteria: Any = None
+    prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None
     streamer: Streamer | None = None  # gets new text as it comes, one input after the other
     generation: Mapping[str, Any] = field(default_factory=dict)  # the settings of `GenerationConfig`
 
@@ -91,6 +96,7 @@ class _GenerationCall:
 
     options: TextGenerationOptions
     settings: GenerationConfig
+    rules: CallersRules
     decode: Callable[[Sequence[int]], str]
 
 
@@ -135,7 +141,7 @@ class TextGeneration(BatchPipeline):
         """The new text of one input, piece by piece as it comes; the parameters are those of a call."""
         if not self._is_one(inputs):
             raise InputError(f"stream() takes one text or one conversation, not {inputs!r:.80}")
-        call = self._call({**self._parameters, **parameters})
+        call = self._call(self._together(parameters))
         if call.settings.num_return_sequences > 1:
             raise InputError("stream() makes one text; pass num_return_sequences=1")
         if call.settings.num_beams > 1:
@@ -143,7 +149,7 @@ class TextGeneration(BatchPipeline):
         ((prompt,),) = self.prepare([inputs], call)
         options = call.options
         text = TextStream(partial(self.tokenizer.decode, skip_special_tokens=options.skip_special_tokens))
-        for (row,) in self._steps([prompt], call.settings, 0):
+        for (row,) in self._steps([prompt], call, 0):
             if piece := text.push(row.made[-1]):
                 yield piece
         if piece := text.end():
@@ -164,7 +170,7 @@ class TextGeneration(BatchPipeline):
 
     def begin(self, options: TextGenerationOptions) -> _GenerationCall:
         """See `Pipeline.begin`."""
-        generation, given = dict(options.generation), options.generation_config
+        generation, given = {**(options.generate_kwargs or {}), **options.generation}, options.generation_config
         if options.stop_sequence is not None:
             generation["stop_strings"] = options.stop_sequence
         if isinstance(given, GenerationConfig):
@@ -174,7 +180,13 @@ class TextGeneration(BatchPipeline):
                 )
             settings = given
         else:
-            settings = resolve({**(given or {}), **generation}, self.settings, self._defaults)
+            settings = resolve({**settings_of(given), **generation}, self.settings, self._defaults)
+        settings, rules = read_rules(
+            self._beside_prefix(settings, options),
+            options.logits_processor,
+            options.stopping_criteria,
+            options.prefix_allowed_tokens_fn,
+        )
         if options.streamer is not None and settings.num_return_sequences > 1:
             raise InputError("a streamer takes one text at a time; pass num_return_sequences=1")
         if options.streamer is not None and settings.num_beams > 1:
@@ -184,7 +196,30 @@ class TextGeneration(BatchPipeline):
             skip_special_tokens=options.skip_special_tokens,
             clean_up_tokenization_spaces=options.clean_up_tokenization_spaces,
         )
-        return _GenerationCall(options, settings, decode)
+        return _GenerationCall(options, settings, rules, decode)
+
+    def _beside_prefix(self, settings: GenerationConfig, options: TextGenerationOptions) -> GenerationConfig:
+        """The settings, their whole lengths counted without the tokens of the prefix."""
+        prefix = self._prefix(options)
+        if not prefix or (settings.max_length is None and settings.min_length is None):
+            return settings
+        special = bool(options.add_special_tokens)
+        (row,) = self.tokenizer.encode([prefix], add_special_tokens=special)
+        longer = {
+            whole: length + len(row.ids)
+            for whole, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
+            if (length := getattr(settings, whole)) is not None and getattr(settings, new) is None
+        }
+        return replace(settings, **longer)
+
+    def _prefix(self, options: TextGenerationOptions) -> str:
+        """What stands before every text: the call's, else the model's."""
+        own = self.config.get("prefix")
+        return (own if isinstance(own, str) else "") if options.prefix is None else options.prefix
+
+    def answers(self, items: Sequence[Any], size: int | None, call: _GenerationCall) -> Iterator[Any]:
+        """See `Pipeline.answers`; a streamer is given one text after the other."""
+        return super().answers(items, size if call.options.streamer is None else 1, call)
 
     def prepare(self, items: Sequence[Any], call: _GenerationCall) -> Iterable[Iterable[Prompt]]:
         """See `BatchPipeline.prepare`."""
@@ -201,7 +236,7 @@ class TextGeneration(BatchPipeline):
         texts, start = call.settings.num_return_sequences, 0
         for batch in batches:
             if call.options.streamer is None:
-                *_, rows = self._steps(batch, call.settings, start)
+                *_, rows = self._steps(batch, call, start)
             else:
                 rows = [
                     row
@@ -229,7 +264,9 @@ class TextGeneration(BatchPipeline):
                 options.setdefault("truncation", o.truncation)
             if o.add_special_tokens is not None:
                 options.setdefault("add_special_tokens", o.add_special_tokens)
-            text, continues = o.prefix + item, False
+            if options.get("truncation") and (limit := o.generation.get("max_length")):
+                options.setdefault("max_length", limit)
+            text, continues = self._prefix(o) + item, False
         elif is_chat(item):
             by_role = item[-1].get("role") == "assistant"
             continues = by_role if o.continue_final_message is None else o.continue_final_message
@@ -256,6 +293,7 @@ class TextGeneration(BatchPipeline):
             limits = [n for n in (self.tokenizer.max_length, self.context) if n]
             options["max_length"] = min(limits, default=None)
         (row,) = self.tokenizer.encode([text], **options)
+        self._check_ids(row.ids)
         return list(row.ids)
 
     def _with_room(self, ids: list[int], settings: GenerationConfig) -> list[int]:
@@ -271,10 +309,16 @@ class TextGeneration(BatchPipeline):
         return ids[new - limit :]
 
     # ------------------------------------------------------------------ generation
-    def _steps(self, prompts: Sequence[Prompt], settings: GenerationConfig, first: int) -> Iterator[list[TextRow]]:
-        begin = settings.bos_token_id
-        ids = [prompt.ids or ([] if begin is None else [begin]) for prompt in prompts]
-        return steps(self.session, ids, settings, context=self.context, decode=self.tokenizer.decode, first_row=first)
+    def _steps(self, prompts: Sequence[Prompt], call: _GenerationCall, first: int) -> Iterator[list[TextRow]]:
+        return steps(
+            self.session,
+            [_begun(prompt, call.settings) for prompt in prompts],
+            call.settings,
+            context=self.context,
+            decode=self.tokenizer.decode,
+            first_row=first,
+            callers=call.rules,
+        )
 
     def _streamed(self, prompt: Prompt, call: _GenerationCall, number: int, streamer: Any) -> list[TextRow]:
         """Generate one text and give the streamer every piece or token of it."""
@@ -282,12 +326,13 @@ class TextGeneration(BatchPipeline):
         if put is None and not callable(streamer):
             raise InputError(f"a streamer is a function of a text, or has put() and end(), unlike {streamer!r:.60}")
         text, rows = TextStream(call.decode), []
+        array = _array_for(streamer)
         if put is not None:
-            put(np.array([prompt.ids], np.int64))
-        for rows in self._steps([prompt], call.settings, number):
+            put(array([_begun(prompt, call.settings)]))
+        for rows in self._steps([prompt], call, number):
             token = rows[0].made[-1]
             if put is not None:
-                put(np.array([token], np.int64))
+                put(array([token]))
             elif piece := text.push(token):
                 streamer(piece)
         if put is not None:
@@ -302,6 +347,20 @@ class TextGeneration(BatchPipeline):
         ends = settings.eos_token_id or (0,)
         pad = settings.pad_token_id if settings.pad_token_id is not None else ends[0]
         return [ids + [pad] * (longest - len(ids)) for ids in made]
+
+
+def _begun(prompt: Prompt, settings: GenerationConfig) -> list[int]:
+    """What the model is fed first: the prompt, or the token that stands for an empty one."""
+    return prompt.ids or ([] if settings.bos_token_id is None else [settings.bos_token_id])
+
+
+def _array_for(streamer: Any) -> Callable[[Any], Any]:
+    """What makes the arrays that a streamer is given: torch tensors for transformers' classes, NumPy for others."""
+    if is_transformers(streamer):
+        import torch
+
+        return torch.tensor
+    return partial(np.array, dtype=np.int64)
 
 
 def _joined(prompt: Prompt, text: str, full: bool) -> Any:

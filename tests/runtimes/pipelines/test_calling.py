@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 import isoform
 from isoform import progress_bar
 from isoform.errors import InputError, ItemError
-from isoform.runtimes.pipelines import base
+from isoform.runtimes.pipelines import reporting
 from isoform.runtimes.pipelines.calling import READ, Answers
 from isoform.runtimes.preprocess.audio.recordings import load_audio
 from isoform.runtimes.preprocess.image.pictures import load_image
@@ -291,7 +291,7 @@ def test_a_terminal_shows_a_bar_after_a_while_and_a_pipe_none(
 ) -> None:
     def shown(patience: float, stream: io.StringIO, **options: Any) -> str:
         monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.setattr(base, "PATIENCE", patience)
+        monkeypatch.setattr(reporting, "PATIENCE", patience)
         monkeypatch.setenv("TERM", "xterm")
         refusing(["1", "2"], **options)
         list(refusing(iter(["1", "2"]), **options))
