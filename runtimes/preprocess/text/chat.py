@@ -39,7 +39,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names under w
 class ChatTemplate:
     """The templates of a model by name ("default", "tool_use", …) and the special tokens they may write."""
 
-    templates: Mapping[str, str]
+    templates: dict[str, str]
     special: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -69,6 +69,11 @@ class ChatTemplate:
                 kind = type(entry).__name__
                 raise CheckpointError(f"{folder}: chat_template is a {kind}, not a text; fetch the model again")
         return cls(templates, special)
+
+    def replace(self, templates: Mapping[str, str]) -> None:
+        """Use these templates from now on."""
+        self.templates.clear()
+        self.templates.update(templates)
 
     def choose(self, name: str | None = None, tools: bool = False) -> str:
         """The template of that name, or `name` itself when it is a template; InputError when there is none."""

@@ -86,6 +86,11 @@ class TextTokenizer:
         self._lock = Lock()  # truncation is a state of the shared tokenizer
 
     # ------------------------------------------------------------------ tokens
+    @property
+    def backend(self) -> Tokenizer:
+        """The tokenizers library's own object."""
+        return self._tokenizer
+
     def token_id(self, name: str) -> int | None:
         """The id of a named special token ("pad_token"), or None when it is not set or not in the vocabulary."""
         token = self.special.get(name)

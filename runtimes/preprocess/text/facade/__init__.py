@@ -1,0 +1,1 @@
+"""The tokenizer of a pipeline as scripts use it: transformers' methods and attributes."""
