@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.manifest import WHOLE
@@ -353,6 +354,30 @@ class PartOf(Model):
 
     def _build(self) -> nn.Module:
         return self._card.build(self.config)
+
+
+_OPENED: WeakKeyDictionary[nn.Module, Model] = WeakKeyDictionary()
+
+
+def remember(module: nn.Module, model: Model) -> None:
+    """Keep, as long as the module lives, which model it is the module of."""
+    _OPENED[module] = model
+
+
+def model_of(module: nn.Module) -> Model | None:
+    """The model of a module that `remember` was told about, or None. Raises InputError where it has changed its shape.
+
+    Values may have changed: a module that was trained is still one of the model.
+    """
+    if (model := _OPENED.get(module)) is None:
+        return None
+    found = {name: tuple(weight.shape) for name, weight in module.named_parameters(remove_duplicate=False)}
+    if changed := sorted(found.items() ^ dict(model._shapes).items()):
+        raise InputError(
+            f"the module of {model.name} has changed: {changed[0][0]} is not as it was built; save the model it is now "
+            "part of, and give its folder"
+        )
+    return model
 
 
 def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: Any) -> Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from isoform.json_files import read_object
-from isoform.reference.classes import tokenizer_class
+from isoform.reference.tokenizers.classes import tokenizer_class
 
 TYPED = frozenset(("BertTokenizer", "CanineTokenizer", "DebertaTokenizer", "DebertaV2Tokenizer", "MarkupLMTokenizer"))
 """The classes of transformers 5 whose calls give token_type_ids; `model_input_names` of a file overrules them."""

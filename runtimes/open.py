@@ -16,6 +16,8 @@ from isoform.runtimes.devices import gpus, parse_device
 from isoform.signature import Signature
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from isoform.reference.model import Model
     from isoform.runtimes.session import Session
 
@@ -41,6 +43,19 @@ def available() -> list[BackendState]:
 
 def _devices(count: int) -> list[str]:
     return ["cpu", *(["cuda"] if count == 1 else [f"cuda:{n}" for n in range(count)])]
+
+
+def usable_gpus(backend: str) -> int:
+    """How many GPUs a backend can use here; "auto" stands for the first that `open_path` tries."""
+    count = gpus()
+    if not count:
+        return 0
+    name = PREFERENCE[0] if backend == "auto" else backend
+    if name == "llamacpp":
+        state = _llamacpp()
+    else:
+        state = _onnxruntime(count) if name == "onnxruntime" else _torch(name, count)
+    return sum(device != "cpu" for device in state.devices)
 
 
 def _torch(backend: str, count: int) -> BackendState:
@@ -88,12 +103,13 @@ def open_session(
     strict: bool = False,
     threads: int | None = None,
     alternating: bool = False,
+    module: nn.Module | None = None,
 ) -> Session:
     """One file (or, for torch, an opened model in `dtype`) on one backend.
 
     A `.onnx` file needs no `signature`, the other files do. `strict` turns off what trades exactness for speed.
     `alternating`: sessions of other parts run in turn with this one, so its idle threads must leave the CPUs to them.
-    A model of several parts becomes a `PartsSession`.
+    A model of several parts becomes a `PartsSession`. `module`, for torch: run this whole module of the model.
     """
     parse_device(device)
     if backend == "torch":
@@ -102,8 +118,8 @@ def open_session(
         if isinstance(source, Path):
             raise InputError(f"the torch backend runs checkpoints, not the file {source}; open the checkpoint")
         if len(source.parts) > 1:
-            return open_parts(source, dtype=dtype, device=device, threads=threads)
-        return TorchSession(source, dtype=dtype, device=device, threads=threads)
+            return open_parts(source, dtype=dtype, device=device, threads=threads, module=module)
+        return TorchSession(source, dtype=dtype, device=device, threads=threads, module=module)
     if backend not in FORMAT_OF:
         raise InputError(f"backend {backend!r} is not known; choose from {', '.join(BACKENDS)}")
     if not isinstance(source, Path):
@@ -155,11 +171,14 @@ def open_bundle(
     return PartsSession(signatures, open_part, manifest.wires, manifest.steps)
 
 
-def open_path(path: Path, backend: str = "auto", *, task: str | None = None, **options: Any) -> tuple[Session, Path]:
+def open_path(
+    path: Path, backend: str = "auto", *, task: str | None = None, dtype: str | None = None, **options: Any
+) -> tuple[Session, Path]:
     """A bundle or a bare `.onnx` file, and the folder where its configuration and tokenizer lie.
 
     "auto" takes the first backend of `PREFERENCE` whose form the bundle holds and that runs here. The torch backend
-    opens the checkpoint that the bundle was made from. Raises InputError when the bundle serves another `task`.
+    opens the checkpoint that the bundle was made from. `dtype` chooses among the forms of a bundle; without one, it is
+    the first. Raises InputError when the bundle serves another `task`.
     """
     if backend not in (*BACKENDS, "auto"):
         raise InputError(f"backend {backend!r} is not known; choose from {', '.join(BACKENDS)}, or auto")
@@ -174,7 +193,8 @@ def open_path(path: Path, backend: str = "auto", *, task: str | None = None, **o
     if backend == "torch":
         from isoform.runtimes.backends.torch.session import open_source
 
-        return open_session(open_source(manifest.source["path"], manifest.task), "torch", **options), path
+        source = open_source(manifest.source["path"], manifest.task)
+        return open_session(source, "torch", dtype=dtype or "f32", **options), path
     refused = []
     for name in PREFERENCE if backend == "auto" else (backend,):
         forms = [a for a in manifest.artifacts if a.format == FORMAT_OF[name]]
@@ -182,8 +202,12 @@ def open_path(path: Path, backend: str = "auto", *, task: str | None = None, **o
             reason = manifest.missing.get(FORMAT_OF[name], f"export it with --to {FORMAT_OF[name]}")
             refused.append(f"{name}: no {FORMAT_OF[name]} in {path} ({reason})")
             continue
+        chosen = dtype or forms[0].dtype
+        if chosen not in (held := dict.fromkeys(form.dtype for form in forms)):
+            refused.append(f"{name}: {path} holds {FORMAT_OF[name]} in {', '.join(held)}, not in {chosen}")
+            continue
         try:
-            return open_bundle(path, manifest, [a for a in forms if a.dtype == forms[0].dtype], name, **options), path
+            return open_bundle(path, manifest, [a for a in forms if a.dtype == chosen], name, **options), path
         except BackendUnavailable as error:
             refused.append(f"{name}: {error}")
     raise BackendUnavailable("; ".join(refused))

@@ -102,3 +102,44 @@ def _reason(error: Exception, revision: str | None) -> str:
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
         return "is no folder here, not whole in the cache, and the Hub is off (offline, or HF_HUB_OFFLINE)"
     return f"could not be fetched ({first_line(error)}); try again"
+
+
+def download_settings(
+    repo: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+) -> Path:
+    """The local folder of a Hub repository's configuration, tokenizer and processor, without its weights.
+
+    Raises CheckpointError like `download`.
+    """
+    from huggingface_hub import snapshot_download
+
+    if repo.count("/") > 1 or repo.startswith((".", "/", "~")):
+        raise CheckpointError(f"{repo} does not exist; give a folder, or a Hub id such as org/name")
+    try:
+        return Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=offline,
+                allow_patterns=list(SIDECARS),
+            )
+        )
+    except Exception as error:  # huggingface_hub lets those of its HTTP library through
+        raise CheckpointError(f"{repo} {_reason(error, revision)}") from error
+
+
+def pipeline_tag(repo: str, *, token: str | bool | None = None, revision: str | None = None) -> str | None:
+    """The task that the Hub states for a repository, or None. Raises CheckpointError when it cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().model_info(repo, revision=revision, token=token).pipeline_tag
+    except Exception as error:  # huggingface_hub lets those of its HTTP library through
+        raise CheckpointError(f"{repo} {_reason(error, revision)}") from error

@@ -58,25 +58,34 @@ def model_task(task: str) -> str:
     return TASKS[_known(task)][2]
 
 
+def hears(task: str) -> bool:
+    """Whether the pipeline of a task takes sound."""
+    return TASKS[_known(task)][0].startswith("audio.")
+
+
 def build_pipeline(
     task: str, session: Session, folder: str | Path, *, facts: Mapping[str, Any], **parameters: Any
 ) -> Pipeline:
     """The pipeline of a task over an open session and the folder with the model's config and tokenizer files.
 
     The pipeline owns the session and closes it. `facts` are those of the model (`reference.facts`). `parameters` hold
-    for every call; `batch_size` and `keep` (an object to hold on to until it closes) are the pipeline's own.
+    for every call; `batch_size`, `keep` (an object to hold on to, and to close with it) and `origin` are the
+    pipeline's own.
     """
     module, name, _ = TASKS[_known(task)]
     kind: type[Pipeline] = getattr(import_module(f"{__name__}.{module}"), name)
     try:
-        return kind(session, Path(folder), facts=facts, **parameters)
+        pipe = kind(session, Path(folder), facts=facts, **parameters)
     except BaseException:
         session.close()
         raise
+    pipe.__dict__["task"] = task  # an alias stays one, as in transformers
+    return pipe
 
 
 def _known(task: str) -> str:
     name = ALIASES.get(task, task)
     if name not in TASKS:
-        raise InputError(f"there is no pipeline for {task!r}; there are {', '.join(TASKS)}")
+        hint = "give a model as model=; the tasks are" if "/" in task or "." in task else "there are"
+        raise InputError(f"there is no pipeline for {task!r}; {hint} {', '.join(TASKS)}")
     return name

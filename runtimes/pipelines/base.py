@@ -25,7 +25,9 @@ from isoform.json_files import read_object
 from isoform.progress import Progress
 from isoform.runtimes.backends.parallel_runs import run_each
 from isoform.runtimes.generation.settings import context_length, vocabulary_size
+from isoform.runtimes.pipelines.attributes import Attributes
 from isoform.runtimes.pipelines.calling import READ, Answers, all_or_error, each, in_batches, is_readable, listed
+from isoform.runtimes.pipelines.origin import Origin
 from isoform.runtimes.pipelines.reporting import counted, heard, reporting
 from isoform.runtimes.pipelines.scores import whole
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
@@ -59,7 +61,7 @@ class Batches:
     groups: Iterator[list[InputPiece]]
 
 
-class Pipeline(ABC):
+class Pipeline(Attributes, ABC):
     """Inputs to answers, over a session and the folder with the model's config and tokenizer.
 
     Call it with one input for one answer, a list for a list, or anything else that holds inputs for an iterator
@@ -95,11 +97,13 @@ class Pipeline(ABC):
         on_error: str = "raise",
         progress: bool | Progress | None = None,
         keep: Any = None,
+        origin: Origin | None = None,
         **parameters: Any,
     ) -> None:
         """`facts` are what the manifest or the card says of the model (`reference.facts`).
 
-        `keep` is held until the pipeline closes (what `folder` belongs to); `parameters` are those of a call.
+        `keep` is held until the pipeline closes (what `folder` belongs to), and `origin` says where the model is from;
+        `parameters` are those of a call.
         """
         names = [port.name for port in session.signature.outputs]
         missing = [name for name in self.outputs if name not in names]
@@ -110,8 +114,9 @@ class Pipeline(ABC):
                 f"the checkpoint for the task it was trained for"
             )
         self.session, self.folder, self.facts, self._keep = session, Path(folder), facts, keep
+        self.origin = origin or Origin()
         if self.reads_text:
-            self.tokenizer = TextTokenizer(self.folder, facts)
+            self.text_tokenizer = TextTokenizer(self.folder, facts)
         self.config: Mapping[str, Any] = read_object(self.folder / "config.json")
         self.context, self.vocabulary = context_length(self.config), vocabulary_size(self.config)
         _check_call(batch_size, num_workers, on_error, progress)
@@ -249,8 +254,10 @@ class Pipeline(ABC):
         **options: Any,
     ) -> list[Encoding]:
         """Tokenize for the model. Truncation keeps to its positions too; without it, more tokens are an InputError."""
-        limits = [n for n in (max_length if max_length is not None else self.tokenizer.max_length, self.context) if n]
-        rows = self.tokenizer.encode(
+        limits = [
+            n for n in (max_length if max_length is not None else self.text_tokenizer.max_length, self.context) if n
+        ]
+        rows = self.text_tokenizer.encode(
             texts, pairs, truncation=truncation, max_length=min(limits, default=None), **options
         )
         for text, row in zip(texts, rows, strict=True):
@@ -267,8 +274,8 @@ class Pipeline(ABC):
         if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
             index = max(ids)
             raise InputError(
-                f"the tokenizer gives {self.tokenizer.token(index)!r} the id {index}, and the model's embedding has "
-                f"{self.vocabulary} rows; leave that token out, or take the tokenizer that the model was trained with"
+                f"the tokenizer gives {self.text_tokenizer.token(index)!r} the id {index}, and the model's embedding "
+                f"has {self.vocabulary} rows; leave that token out, or take the tokenizer that the model was trained with"
             )
 
     def _input(self, role: Role) -> str:
@@ -281,6 +288,8 @@ class Pipeline(ABC):
     def close(self) -> None:
         """Close the session; doing it twice is fine."""
         self.session.close()
+        if callable(close := getattr(self._keep, "close", None)):
+            close()
         self._keep = None
 
     def __enter__(self) -> Self:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
-from isoform.formats import FORMAT_OF, FORMATS
+from isoform.formats import FORMATS
 from isoform.progress import Progress
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def load(
     `dtype` is "f32", "f16", "bf16" or a floating torch dtype, `device` "cpu", "cuda" or "cuda:N"; `hub` holds revision,
     token, cache_dir and offline.
     """
-    from isoform.reference.model import open_model
+    from isoform.reference.model import open_model, remember
     from isoform.runtimes.backends.torch.session import torch_device
 
     if isinstance(dtype, str):
@@ -51,7 +51,10 @@ def load(
     elif not dtype.is_floating_point:
         raise InputError(f"dtype {dtype} is not floating; choose from {', '.join(DTYPES)}, or a floating torch dtype")
     place = torch_device(device)
-    return open_model(source, task, **hub).module(dtype, place)
+    model = open_model(source, task, **hub)
+    module = model.module(dtype, place)
+    remember(module, model)
+    return module
 
 
 def _torch_dtype(name: str) -> torch.dtype:
@@ -389,56 +392,90 @@ def forecast(source: str | Path, task: str | None = None, **hub: Any) -> Forecas
 
 
 def pipeline(
-    task: str,
-    model: str | Path,
+    task: str | None = None,
+    model: str | PathLike[str] | nn.Module | None = None,
+    config: str | PathLike[str] | Mapping[str, Any] | object | None = None,
+    tokenizer: str | PathLike[str] | object | None = None,
+    feature_extractor: str | PathLike[str] | object | None = None,
+    image_processor: str | PathLike[str] | object | None = None,
+    video_processor: None = None,
+    processor: str | PathLike[str] | object | None = None,
+    revision: str | None = None,
+    use_fast: bool = True,
+    token: str | bool | None = None,
+    device: int | str | torch.device | None = None,
+    device_map: str | int | Mapping[str, Any] | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    pipeline_class: None = None,
     *,
+    framework: str | None = None,
     backend: str = "auto",
-    device: str = "cpu",
-    dtype: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     **parameters: Any,
 ) -> Pipeline:
-    """A pipeline over a bundle, a checkpoint folder, a Hub id, a `.gguf` or an `.onnx` file.
+    """A pipeline over a bundle, a checkpoint folder, a Hub id, a `.gguf` or `.onnx` file, or a torch module.
 
-    Keys and values are those of transformers' pipeline. `backend` is "auto" or one of torch, torchscript, onnxruntime,
-    llamacpp; a checkpoint is exported into isoform's cache first when the backend needs a form of it. `dtype` is for
-    checkpoints ("f32" when none is given); a bundle or file runs in its own. `threads` defaults to all cores.
-    `revision`, `token`, `cache_dir` and `offline` are for Hub ids; the other parameters (batch_size, max_new_tokens, …)
-    hold for every call of the pipeline.
+    The arguments are those of transformers' `pipeline()`, in its order. What has no meaning here is accepted where it
+    changes no answer, and refused by name where it would.
+
+    task: a name or an alias ("ner", "sentiment-analysis"). Without one, the model says it: the bundle's manifest, the
+        checkpoint's architecture or modules.json, or the Hub's pipeline_tag.
+    model: without one, transformers' default checkpoint of the task. A module is one that `isoform.load` gave, and runs
+        as it is; a model object of transformers is saved into a temporary folder first.
+    tokenizer, feature_extractor, image_processor, processor: a folder, a Hub id, an object of transformers, or the
+        attribute of another pipeline, instead of the model's own.
+    config: accepted where it says the same as the model's config.json.
+    device: "cpu" unless given; a number is a GPU, or the CPU where there is none at all. device_map: one device, or
+        "auto" (a GPU where there is one).
+    dtype: float32 unless given, also for checkpoints in another; "auto" is the stored one, which transformers takes
+        unless told otherwise. A bundle has the form of that dtype, or it is an error.
+    backend: "auto" or one of torch, torchscript, onnxruntime, llamacpp; a checkpoint is exported into isoform's cache
+        first when the backend needs a form of it. threads: of the session, all cores by default.
+    revision, token, cache_dir, offline (or local_files_only): for Hub ids.
+    parameters: batch_size, and what else holds for every call (max_new_tokens, top_k, …).
     """
-    from isoform.reference.checkpoints.opening import HUB_OPTIONS
-    from isoform.reference.facts import exported_facts, facts_of
-    from isoform.runtimes import open as backends
-    from isoform.runtimes import pipelines
+    from isoform.export_cache import cached_form
+    from isoform.make_pipeline import make_pipeline
+    from isoform.runtimes.open import BACKENDS
+    from isoform.runtimes.pipelines.arguments import read_request
 
     if backend != "auto":
-        _one_of("backend", backend, backends.BACKENDS)
-    hub = {name: parameters.pop(name) for name in HUB_OPTIONS if name in parameters}
-    served = pipelines.model_task(task)
-    path = Path(model).expanduser()
-    exported = (path / "isoform.json").is_file() or path.suffix == ".onnx"
-    native = path.suffix == ".gguf" and backend in ("auto", "llamacpp")
-    if dtype is not None and (exported or native):
-        raise InputError(f"{model} runs in the dtype that it was written in, not {dtype}; leave dtype out")
-    if exported:
-        facts = exported_facts(path, backends.folder_of(path), served)
-        session, folder = backends.open_path(path, backend, device=device, task=served, threads=threads)
-        return pipelines.build_pipeline(task, session, folder, facts=facts, **parameters)
-    from isoform.reference.model import open_model
-
-    opened = open_model(model, served, **hub)
-    facts = facts_of(opened)
-    if native:
-        session = backends.open_session(
-            path, "llamacpp", signature=opened.trunk.signature, device=device, threads=threads
-        )
-    elif backend in ("auto", "torch"):
-        session = backends.open_session(opened, "torch", dtype=dtype or "f32", device=device, threads=threads)
-    else:
-        folder = _cached(opened, FORMAT_OF[backend], dtype or "f32", progress)
-        session, _ = backends.open_path(folder, backend, device=device, task=served, threads=threads)
-    return pipelines.build_pipeline(task, session, opened.checkpoint.folder, facts=facts, keep=opened, **parameters)
+        _one_of("backend", backend, BACKENDS)
+    if video_processor is not None:
+        raise InputError("video_processor= is for tasks that isoform does not have yet; leave it out")
+    return make_pipeline(
+        task,
+        model,
+        config=config,
+        components={
+            "processor": processor,
+            "tokenizer": tokenizer,
+            "feature_extractor": feature_extractor,
+            "image_processor": image_processor,
+        },
+        backend=backend,
+        threads=threads,
+        progress=progress,
+        request=lambda gpus: read_request(
+            device=device,
+            device_map=device_map,
+            dtype=dtype,
+            revision=revision,
+            token=token,
+            framework=framework,
+            use_fast=use_fast,
+            trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
+            pipeline_class=pipeline_class,
+            gpus=gpus,
+            loose=parameters,
+        ),
+        parameters=parameters,
+        cached=cached_form,
+    )
 
 
 def run(
@@ -482,40 +519,6 @@ def bench(pipe: Pipeline, inputs: Sequence[Any], *, seconds: float = 2.0) -> flo
         pipe(list(inputs))
         passes += 1
     return passes * len(inputs) / (perf_counter() - start if passes else spent)
-
-
-def cache_folder() -> Path:
-    """Where forms that a pipeline needed are kept: ISOFORM_CACHE, or `isoform` in the user's cache folder."""
-    try:
-        if home := os.environ.get("ISOFORM_CACHE"):
-            return Path(home).expanduser()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isoform"
-    except RuntimeError as error:
-        raise InputError(f"there is no cache folder ({error}); set ISOFORM_CACHE to one") from None
-
-
-def _cached(model: Any, form: str, dtype: str, progress: Progress | None) -> Path:
-    """The bundle of one form of a model in the cache, written when it is not there or its source has changed."""
-    import hashlib
-    from importlib.metadata import version
-
-    from isoform.exporters import bundle
-
-    key = hashlib.sha256(f"{version('isoform')} {model.task.name} {form} {dtype}".encode())
-    for path in (*model.checkpoint.files(), *model.checkpoint.sidecars()):
-        state = path.stat()
-        key.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
-    folder = cache_folder() / key.hexdigest()[:24]
-    if not (folder / "isoform.json").is_file():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder.parent} cannot be made ({error.strerror}); set ISOFORM_CACHE") from None
-        if not os.access(folder.parent, os.W_OK):
-            raise InputError(f"{folder.parent} cannot be written to; set ISOFORM_CACHE to another folder")
-        options: dict[str, Any] = {form: bundle.FORMATS[form].of_types([dtype])}
-        bundle.export(model, [form], folder, **options, progress=progress, overwrite=True, hash_source=False)
-    return folder
 
 
 def _several(name: str, value: str | Sequence[str], known: Sequence[str]) -> list[str]:

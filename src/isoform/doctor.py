@@ -36,7 +36,7 @@ SECONDS = 3.0  # to wait for the Hub
 
 def examine(*, hub: bool = True) -> dict[str, Any]:
     """The facts of this machine, and advice; `hub`: ask the Hub whether it answers."""
-    from isoform import api
+    from isoform.export_cache import cache_folder
     from isoform.runtimes.devices import cpus, gpus
     from isoform.runtimes.open import available
 
@@ -52,7 +52,7 @@ def examine(*, hub: bool = True) -> dict[str, Any]:
         "gpus": _gpus(gpus()),
         "backends": {state.backend: state.detail if state.ready else "" for state in available()},
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "caches": {"Hub": _folder(_hub_cache()), "isoform": _folder(api.cache_folder())},
+        "caches": {"Hub": _folder(_hub_cache()), "isoform": _folder(cache_folder())},
         "hub": _hub() if hub else "not asked",
     }
     return facts | {"advice": list(_advice(facts))}

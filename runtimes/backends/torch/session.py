@@ -43,8 +43,9 @@ class TorchSession:
         device: str = "cpu",
         threads: int | None = None,
         loaded: dict[str, nn.Parameter] | None = None,
+        module: nn.Module | None = None,
     ) -> None:
-        """`loaded`: parameters that other parts of the model have, see `Model.module`."""
+        """`loaded`: parameters that other parts of the model have, see `Model.module`. `module`: run this one."""
         import torch
 
         if dtype not in DTYPES:
@@ -53,8 +54,7 @@ class TorchSession:
         self._device = torch_device(device)
         set_threads(threads)
         self._dtype: torch.dtype = getattr(torch, DTYPES[dtype])
-        module = model.module(self._dtype, self._device, loaded)
-        self._module: nn.Module | None = module
+        self._module: nn.Module | None = module or model.module(self._dtype, self._device, loaded)
 
     @property
     def module(self) -> nn.Module:
@@ -260,12 +260,12 @@ def _append(past: Tensor, new: Tensor) -> Tensor:
     return whole.flatten(2)
 
 
-def open_parts(model: Model, **options: Any) -> PartsSession:
-    """A session per part of the model; those of the same weights share them."""
+def open_parts(model: Model, *, module: nn.Module | None = None, **options: Any) -> PartsSession:
+    """A session per part of the model; those of the same weights share them. `module`: the whole, whose they are."""
     from isoform.runtimes.backends.parts import PartsSession
 
     parts = {part.part: part for part in model.parts}
-    loaded: dict[str, nn.Parameter] = {}
+    loaded: dict[str, nn.Parameter] = {} if module is None else dict(module.named_parameters())
 
     return PartsSession(
         {name: part.signature for name, part in parts.items()},

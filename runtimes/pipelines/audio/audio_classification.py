@@ -44,6 +44,7 @@ class AudioClassification(BatchPipeline):
     task: ClassVar[str] = "audio-classification"
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     options: ClassVar[type[AudioClassificationOptions]] = AudioClassificationOptions
+    hears: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
     together: ClassVar[int | None] = 1
 

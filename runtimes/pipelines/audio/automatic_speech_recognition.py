@@ -44,6 +44,7 @@ class AutomaticSpeechRecognition(Pipeline):
     task: ClassVar[str] = "automatic-speech-recognition"
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     options: ClassVar[type[AutomaticSpeechRecognitionOptions]] = AutomaticSpeechRecognitionOptions
+    hears: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
     counts: ClassVar[bool] = False
 
@@ -60,11 +61,13 @@ class AutomaticSpeechRecognition(Pipeline):
         elif reader == "text":
             from isoform.runtimes.pipelines.audio.waveform_writer import WaveformWriter
 
-            self._writer = WaveformWriter(several, self.folder, TextTokenizer(self.folder, self.facts))
+            self.text_tokenizer = TextTokenizer(self.folder, self.facts)
+            self._writer = WaveformWriter(several, self.folder, self.text_tokenizer)
         elif reader == "timestamps":
             from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber
 
-            self._transcriber = Transcriber(several, self.folder, TextTokenizer(self.folder, self.facts))
+            self.text_tokenizer = TextTokenizer(self.folder, self.facts)
+            self._transcriber = Transcriber(several, self.folder, self.text_tokenizer)
         else:
             raise UnsupportedModel(f"{self.folder}: isoform does not know how this model's output becomes text")
 

@@ -48,6 +48,7 @@ class PictureToText(BatchPipeline):
     is the ids of its texts.
     """
 
+    sees: ClassVar[bool] = True
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     together: ClassVar[int | None] = TOGETHER
 
@@ -55,7 +56,7 @@ class PictureToText(BatchPipeline):
         if not callable(getattr(session, "encode", None)):
             raise InputError(f"{self.task} needs a model of an encoder and a decoder; this one is a single graph")
         super().__init__(session, folder, **parameters)
-        self.processor = ImageProcessor(self.folder, self.facts)
+        self.pictures = ImageProcessor(self.folder, self.facts)
         self.settings: Mapping[str, Any] = self.facts.get("generation", {})
         self._steps: Mapping[str, Mapping[str, Any]] = self.facts.get("steps", {})
         settings = {name: value for name, value in self._generation().items() if name not in PARAMETERS}
@@ -113,7 +114,7 @@ class PictureToText(BatchPipeline):
 
     def _pixels(self, sources: Sequence[Any], timeout: float | None) -> list[NDArray[np.float32]]:
         """Pixel values (C, H, W) of each picture."""
-        return self.processor([load_image(source, timeout) for source in sources])
+        return self.pictures([load_image(source, timeout) for source in sources])
 
     def _text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return self.text_tokenizer.decode(ids, skip_special_tokens=True)

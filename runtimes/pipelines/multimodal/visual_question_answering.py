@@ -84,7 +84,7 @@ class VisualQuestionAnswering(PictureToText):
 
     def feed(self, batch: list[Any]) -> dict[str, NDArray[Any]]:
         """See `PictureToText.feed`."""
-        asked = self.tokenizer.pad([row for _, row in batch], "right")
+        asked = self.text_tokenizer.pad([row for _, row in batch], "right")
         return {
             self._encoders("pixels"): np.stack([pixels for pixels, _ in batch]),
             self._encoders("tokens"): asked.input_ids,

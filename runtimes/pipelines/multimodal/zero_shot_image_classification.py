@@ -84,8 +84,8 @@ class ZeroShotImageClassification(PictureEncoder):
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
         if self.session.signature.takes("mask"):
-            batch = self.tokenizer.pad(self.encode(texts))
+            batch = self.text_tokenizer.pad(self.encode(texts))
             return {self._input("tokens"): batch.input_ids, self._input("mask"): batch.attention_mask}
         rows = [row.ids for row in self.encode(texts, truncation=True, max_length=WHOLE)]
-        rows = [[*ids, *[self.tokenizer.pad_id] * (min(WHOLE, self.context or WHOLE) - len(ids))] for ids in rows]
-        return {self._input("tokens"): pad(rows, None, self.tokenizer.pad_id, "right").input_ids}
+        rows = [[*ids, *[self.text_tokenizer.pad_id] * (min(WHOLE, self.context or WHOLE) - len(ids))] for ids in rows]
+        return {self._input("tokens"): pad(rows, None, self.text_tokenizer.pad_id, "right").input_ids}

@@ -57,7 +57,7 @@ class FillMask(TextEncoder):
 
     def begin(self, options: FillMaskOptions) -> _FillMaskCall:
         """See `Pipeline.begin`."""
-        mask = self.tokenizer.token_id("mask_token")
+        mask = self.text_tokenizer.token_id("mask_token")
         if mask is None:
             raise InputError("the tokenizer has no mask token, so this model fills no masks")
         wanted = None if options.targets is None else self._targets(options.targets)
@@ -69,7 +69,7 @@ class FillMask(TextEncoder):
         rows = self.encode(items, **call.tokenizing)
         for text, row in zip(items, rows, strict=True):
             if call.mask not in row.ids:
-                token = self.tokenizer.special["mask_token"]
+                token = self.text_tokenizer.special["mask_token"]
                 raise InputError(f"no {token} in the text {text!r:.60}; put one where to fill")
         return ([row] for row in rows)
 
@@ -84,7 +84,7 @@ class FillMask(TextEncoder):
         ids = np.array(row.ids, np.int64)
         places = np.flatnonzero(ids == mask)
         single = len(places) == 1
-        pad = self.tokenizer.token_id("pad_token")
+        pad = self.text_tokenizer.token_id("pad_token")
         answer = []
         for place in places:
             scores = softmax(logits[place])
@@ -98,20 +98,20 @@ class FillMask(TextEncoder):
                     {
                         "score": float(scores[token]),
                         "token": token,
-                        "token_str": self.tokenizer.decode([token]),
-                        "sequence": self.tokenizer.decode(filled[filled != pad], skip_special_tokens=single),
+                        "token_str": self.text_tokenizer.decode([token]),
+                        "sequence": self.text_tokenizer.decode(filled[filled != pad], skip_special_tokens=single),
                     }
                 )
             answer.append(found)
         return answer[0] if single else answer
 
     def _targets(self, targets: str | Sequence[str]) -> NDArray[np.int64]:
-        vocabulary, ids = self.tokenizer.vocabulary(), []
+        vocabulary, ids = self.text_tokenizer.vocabulary(), []
         for target in [targets] if isinstance(targets, str) else targets:
             if target in vocabulary:
                 ids.append(vocabulary[target])
                 continue
-            (row,) = self.tokenizer.encode([target], add_special_tokens=False)
+            (row,) = self.text_tokenizer.encode([target], add_special_tokens=False)
             ids += row.ids[:1]
         if not ids:
             raise InputError(f"targets={targets!r} holds no token of the vocabulary; give at least one")

@@ -85,7 +85,7 @@ class QuestionAnswering(TextEncoder):
 
     def prepare(self, items: Sequence[Mapping[str, str]], call: QuestionAnsweringOptions) -> Iterable[Iterable[Any]]:
         """See `BatchPipeline.prepare`."""
-        limits = [n for n in (self.tokenizer.max_length, self.context) if n]
+        limits = [n for n in (self.text_tokenizer.max_length, self.context) if n]
         length = call.max_seq_len or min([*limits, 384])
         rows = self.encode(
             [self._short(item["question"], call.max_question_len) for item in items],
@@ -114,7 +114,7 @@ class QuestionAnswering(TextEncoder):
 
     def _short(self, question: str, limit: int) -> str:
         """The question, cut to so many tokens."""
-        (row,) = self.tokenizer.encode([question], add_special_tokens=False)
+        (row,) = self.text_tokenizer.encode([question], add_special_tokens=False)
         return question[: row.offsets[limit - 1][1]] if len(row.ids) > limit else question
 
     def _spans(
@@ -122,7 +122,7 @@ class QuestionAnswering(TextEncoder):
     ) -> tuple[list[tuple[int, int, float]], float]:
         """The best (first token, last token, score) of one part, and the score of "no answer here"."""
         inside = np.array([n == 1 for n in row.sequence_ids])
-        cls = self.tokenizer.token_id("cls_token")
+        cls = self.text_tokenizer.token_id("cls_token")
         allowed = inside | (np.array(row.ids) == cls)
         begin, finish = (softmax(np.where(allowed, logits, _NEVER)) for logits in (start, end))
         null = float(begin[0] * finish[0])

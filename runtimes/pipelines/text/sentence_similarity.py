@@ -55,7 +55,7 @@ class SentenceSimilarity(TextEncoder):
         self.recipe = Recipe.read(self.folder)
         self.modules = self.recipe.modules
         if self.modules.lowercase:
-            self.tokenizer.lowercase()
+            self.text_tokenizer.lowercase()
 
     def _shaped(self, answer: Any, inputs: Any, parameters: Mapping[str, Any]) -> Any:
         """The embeddings of a list of texts are one array, unless an error is among them."""

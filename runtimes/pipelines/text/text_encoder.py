@@ -31,7 +31,7 @@ class TextEncoder(OneGraph):
         for row in batch:
             if not row.ids:
                 raise InputError("a text without a single token cannot be run; give a text that is not empty")
-        padded, signature = self.tokenizer.pad(batch, "right"), self.session.signature
+        padded, signature = self.text_tokenizer.pad(batch, "right"), self.session.signature
         roles: dict[str | None, NDArray[Any]] = {
             "tokens": padded.input_ids,
             "mask": padded.attention_mask,

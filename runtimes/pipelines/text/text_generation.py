@@ -116,12 +116,12 @@ class TextGeneration(BatchPipeline):
         super().__init__(session, folder, **parameters)
         if not session.signature.states:
             raise InputError("text-generation needs a decoder with a key/value cache; this model is not one")
-        self.chat_template = ChatTemplate.read(self.folder, self.tokenizer.special)
+        self.chat_template = ChatTemplate.read(self.folder, self.text_tokenizer.special)
         self.settings = model_settings(self.folder)
-        if "eos_token_id" not in self.settings and (end := self.tokenizer.token_id("eos_token")) is not None:
+        if "eos_token_id" not in self.settings and (end := self.text_tokenizer.token_id("eos_token")) is not None:
             self.settings["eos_token_id"] = end
         self._defaults: dict[str, Any] = dict(DEFAULTS)
-        if (pad := self.tokenizer.token_id("pad_token")) is not None:
+        if (pad := self.text_tokenizer.token_id("pad_token")) is not None:
             self._defaults["pad_token_id"] = pad
         resolve(self._generation(), self.settings, self._defaults)
 
@@ -148,7 +148,7 @@ class TextGeneration(BatchPipeline):
             raise InputError("beams are known when they end, so stream() has no pieces of them; pass num_beams=1")
         ((prompt,),) = self.prepare([inputs], call)
         options = call.options
-        text = TextStream(partial(self.tokenizer.decode, skip_special_tokens=options.skip_special_tokens))
+        text = TextStream(partial(self.text_tokenizer.decode, skip_special_tokens=options.skip_special_tokens))
         for (row,) in self._steps([prompt], call, 0):
             if piece := text.push(row.made[-1]):
                 yield piece
@@ -192,7 +192,7 @@ class TextGeneration(BatchPipeline):
         if options.streamer is not None and settings.num_beams > 1:
             raise InputError("beams are known when they end, so a streamer gets no pieces of them; pass num_beams=1")
         decode = partial(
-            self.tokenizer.decode,
+            self.text_tokenizer.decode,
             skip_special_tokens=options.skip_special_tokens,
             clean_up_tokenization_spaces=options.clean_up_tokenization_spaces,
         )
@@ -204,7 +204,7 @@ class TextGeneration(BatchPipeline):
         if not prefix or (settings.max_length is None and settings.min_length is None):
             return settings
         special = bool(options.add_special_tokens)
-        (row,) = self.tokenizer.encode([prefix], add_special_tokens=special)
+        (row,) = self.text_tokenizer.encode([prefix], add_special_tokens=special)
         longer = {
             whole: length + len(row.ids)
             for whole, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
@@ -290,15 +290,15 @@ class TextGeneration(BatchPipeline):
     def _ids(self, text: str, options: dict[str, Any]) -> list[int]:
         options.setdefault("truncation", False)
         if options["truncation"] and options.get("max_length") is None:
-            limits = [n for n in (self.tokenizer.max_length, self.context) if n]
+            limits = [n for n in (self.text_tokenizer.max_length, self.context) if n]
             options["max_length"] = min(limits, default=None)
-        (row,) = self.tokenizer.encode([text], **options)
+        (row,) = self.text_tokenizer.encode([text], **options)
         self._check_ids(row.ids)
         return list(row.ids)
 
     def _with_room(self, ids: list[int], settings: GenerationConfig) -> list[int]:
         """The end of the prompt, cut so that the new tokens fit into the model ("hole")."""
-        limits = [n for n in (self.tokenizer.max_length, self.context) if n]
+        limits = [n for n in (self.text_tokenizer.max_length, self.context) if n]
         new = settings.max_new_tokens
         new = new if new is not None else (settings.max_length or len(ids) + 20) - len(ids)
         limit = min(limits, default=len(ids) + new)
@@ -315,7 +315,7 @@ class TextGeneration(BatchPipeline):
             [_begun(prompt, call.settings) for prompt in prompts],
             call.settings,
             context=self.context,
-            decode=self.tokenizer.decode,
+            decode=self.text_tokenizer.decode,
             first_row=first,
             callers=call.rules,
         )

@@ -119,7 +119,7 @@ class TokenClassification(TextEncoder):
         self, text: str, row: Encoding, scores: NDArray[np.float32], starts: Sequence[int] | None
     ) -> list[dict[str, Any]]:
         """The real tokens with their scores, and whether each continues the word before it."""
-        unknown, marked = self.tokenizer.token_id("unk_token"), self.tokenizer.marks_subwords
+        unknown, marked = self.text_tokenizer.token_id("unk_token"), self.text_tokenizer.marks_subwords
         tokens = []
         for index, special in enumerate(row.special_tokens_mask):
             if special:
@@ -148,7 +148,7 @@ class TokenClassification(TextEncoder):
         return {
             "entity": self.labels[best],
             "score": scores[best],
-            "word": self.tokenizer.joined([token["word"] for token in tokens]),
+            "word": self.text_tokenizer.joined([token["word"] for token in tokens]),
             "start": tokens[0]["start"],
             "end": tokens[-1]["end"],
         }
@@ -157,7 +157,7 @@ class TokenClassification(TextEncoder):
         return {
             "entity_group": entities[0]["entity"].split("-", 1)[-1],
             "score": np.nanmean([entity["score"] for entity in entities]),
-            "word": self.tokenizer.joined([entity["word"] for entity in entities]),
+            "word": self.text_tokenizer.joined([entity["word"] for entity in entities]),
             "start": entities[0]["start"],
             "end": entities[-1]["end"],
         }

@@ -28,13 +28,14 @@ class PictureEncoder(OneGraph):
     A picture is a path, an http address, base64, a file's bytes, a PIL picture or an array of pixels.
     """
 
+    sees: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
     together: ClassVar[int | None] = TOGETHER
     keywords: ClassVar[tuple[str, ...]] = ("inputs", "images", "image")
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
-        self.processor = ImageProcessor(self.folder, self.facts)
+        self.pictures = ImageProcessor(self.folder, self.facts)
 
     def _is_one(self, inputs: Any) -> bool:
         return is_image(inputs) or is_array(inputs)
@@ -49,7 +50,7 @@ class PictureEncoder(OneGraph):
 
     def prepare(self, items: Sequence[Any], call: Any) -> Iterable[Iterable[Any]]:
         """See `BatchPipeline.prepare`; `call.timeout` is the seconds for a picture from the network."""
-        return ([pixels] for pixels in self.processor.load(items, call.timeout))
+        return ([pixels] for pixels in self.pictures.load(items, call.timeout))
 
     def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
         """See `BatchPipeline.batches`."""

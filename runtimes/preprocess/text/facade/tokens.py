@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
-from isoform.runtimes.preprocess.text.tokenizer import SPECIAL, TextTokenizer, read_settings, text_of
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
+from isoform.tokenization import SPECIAL, read_settings, text_of
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -30,15 +31,8 @@ class TokenNames:
     changed: bool
 
     def __init__(self, text: TextTokenizer, folder: Path) -> None:
-        settings, _ = read_settings(folder)
-        extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-        more = [
-            value
-            for key, value in settings.items()
-            if key.endswith("_token") and key not in SPECIAL and isinstance(value, str)
-        ]
-        mine = list(extra.values()) if isinstance(extra, dict) else list(extra)
-        self.__dict__.update(_text=text, _extra=[*more, *map(text_of, mine)], changed=False)
+        extra = [text_of(token) for token in read_settings(folder).extra()]
+        self.__dict__.update(_text=text, _extra=extra, changed=False)
 
     # ------------------------------------------------------------------ special tokens
     def __getattr__(self, name: str) -> Any:

@@ -1,0 +1,126 @@
+"""The attributes of a pipeline that scripts read, under transformers' names.
+
+They are made when they are read: none costs a pipeline anything that is only called.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from isoform.errors import InputError
+from isoform.runtimes.generation.settings import model_settings
+from isoform.runtimes.pipelines.model_view import ConfigView, GenerationView, ModelView
+from isoform.runtimes.preprocess.settings_view import ProcessorView
+from isoform.runtimes.preprocess.text.facade.tokenizer import TokenizerFacade
+from isoform.whole import whole_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from isoform.runtimes.pipelines.origin import Origin
+    from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
+    from isoform.runtimes.session import Session
+
+
+class Attributes:
+    """What a pipeline is made of, as transformers' pipelines show it."""
+
+    hears: ClassVar[bool] = False  # it has a feature extractor
+    sees: ClassVar[bool] = False  # it has an image processor
+    framework: ClassVar[str] = "pt"
+    modelcard: ClassVar[None] = None
+    binary_output: ClassVar[bool] = False
+
+    session: Session
+    folder: Path
+    facts: Mapping[str, Any]
+    config: Mapping[str, Any]
+    origin: Origin
+    text_tokenizer: TextTokenizer
+
+    @cached_property
+    def model(self) -> ModelView:
+        """The configurations, device and dtype of the model."""
+        origin = self.origin
+        name = origin.name or str(self.folder)
+        config = ConfigView(self.config, name, dtype=origin.torch_dtype, typed=origin.config)
+        own = getattr(self, "settings", None)
+        settings = own if isinstance(own, dict) else None
+        states = bool(self.session.signature.states)
+        return ModelView(origin, config, GenerationView(settings, model_settings(self.folder)), states)
+
+    @property
+    def generation_config(self) -> GenerationView:
+        return self.model.generation_config
+
+    @property
+    def device(self) -> Any:
+        """The torch device that the model runs on."""
+        return self.origin.torch_device
+
+    @property
+    def dtype(self) -> Any:
+        """The torch dtype that the model computes in."""
+        return self.origin.torch_dtype
+
+    @property
+    def torch_dtype(self) -> Any:
+        return self.dtype
+
+    @cached_property
+    def tokenizer(self) -> TokenizerFacade | None:
+        """The tokenizer with transformers' methods; None for a model that reads and writes no text."""
+        if not hasattr(self, "text_tokenizer"):
+            return None
+        return TokenizerFacade(
+            self.text_tokenizer,
+            self.folder,
+            name_or_path=self.origin.name or str(self.folder),
+            typed=self.origin.typed,
+            template=getattr(self, "chat_template", None),
+        )
+
+    @cached_property
+    def feature_extractor(self) -> ProcessorView | None:
+        """The settings of a sound model's features; None for others."""
+        return ProcessorView.read(self.folder, "feature_extractor") if self.hears else None
+
+    @cached_property
+    def image_processor(self) -> ProcessorView | None:
+        """The settings of a picture model's processor; None for others."""
+        defaults = self.facts.get("image_processor")
+        return ProcessorView.read(self.folder, "image_processor", defaults) if self.sees else None
+
+    @property
+    def processor(self) -> None:
+        """None: isoform's pipelines have a tokenizer and processors, as transformers' have where they need no more."""
+
+    def predict(self, X: Any) -> Any:
+        """The same as calling the pipeline."""
+        return self(X)  # type: ignore[operator]
+
+    def transform(self, X: Any) -> Any:
+        """The same as calling the pipeline."""
+        return self(X)  # type: ignore[operator]
+
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
+        """Write the model with its tokenizer and processor into a new or empty folder, whole or not at all.
+
+        A checkpoint is written in its stored dtype, or in the one that the pipeline was made with; a bundle or a file
+        is copied.
+        """
+        folder = Path(save_directory).expanduser()
+        if folder.is_file():
+            raise InputError(f"{folder} is a file; give a folder to save into")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} is there already and not empty; give a new folder")
+        if self.origin.save is None:
+            raise InputError("this pipeline was built over an open session, so there is nothing to save it from")
+        with whole_folder(folder) as part:
+            self.origin.save(part)
+            tokenizer = self.__dict__.get("tokenizer")
+            if tokenizer is not None and tokenizer.changed:
+                tokenizer.save_pretrained(part)
