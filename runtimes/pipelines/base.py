@@ -275,7 +275,7 @@ class Pipeline(Attributes, ABC):
             index = max(ids)
             raise InputError(
                 f"the tokenizer gives {self.text_tokenizer.token(index)!r} the id {index}, and the model's embedding "
-                f"has {self.vocabulary} rows; leave that token out, or take the tokenizer that the model was trained with"
+                f"has {self.vocabulary} rows; leave that token out, or take the model's own tokenizer"
             )
 
     def _input(self, role: Role) -> str:
