@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import UnsupportedExport
-from isoform.exporters.gguf.tokenizer import tokenizer_files, tokenizer_metadata
+from isoform.exporters.gguf.tokenizer import SENTENCEPIECE_FILES, tokenizer_files, tokenizer_metadata
 from isoform.exporters.gguf.writer import Signed
+from isoform.reference.checkpoints.checkpoint import Checkpoint
 from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
 from isoform.sentence_modules import Pooling, modules_root, read_sentence_modules
 
@@ -41,7 +42,15 @@ def metadata(model: Model, gguf: Gguf, tensors: Sequence[GgufTensor], pre: str |
     if isinstance(checkpoint, GgufCheckpoint):  # its tokenizer as it stands, with what llama.cpp alone knows
         return found | {key: value for key, value in checkpoint.metadata.items() if key.startswith("tokenizer.")}
     rows = model.weights["embed.weight"].shape[0]
-    return found | tokenizer_metadata(tokenizer_files(checkpoint.folder), rows, pre)
+    return found | tokenizer_metadata(_tokenizer_files(checkpoint), rows, pre)
+
+
+def _tokenizer_files(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The files of the tokenizer. A SentencePiece model alone says more than the tokenizer.json rebuilt from it, and
+    is what llama.cpp's converter reads."""
+    opened = checkpoint.opened
+    alone = opened is not None and any((opened / name).is_file() for name in SENTENCEPIECE_FILES)
+    return tokenizer_files(opened if opened is not None and alone else checkpoint.folder)
 
 
 def _general(model: Model, arch: str, tensors: Sequence[GgufTensor]) -> dict[str, Any]:
@@ -54,7 +63,7 @@ def _general(model: Model, arch: str, tensors: Sequence[GgufTensor]) -> dict[str
             for key, value in checkpoint.metadata.items()
             if key.startswith("general.") and key.removeprefix("general.") not in own
         }
-    folder = checkpoint.folder
+    folder = checkpoint.opened or checkpoint.folder
     named = folder.resolve() if Path(checkpoint.name).expanduser().is_dir() else Path(checkpoint.name)
     return facts_of(folder, named, sum(prod(entry.shape) for entry in tensors), arch)
 

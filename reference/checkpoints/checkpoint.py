@@ -37,6 +37,7 @@ SIDECARS = (
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "spm.model",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
@@ -68,13 +69,15 @@ class TensorInfo:
 class Checkpoint(Mapping[str, "Tensor"]):
     """Names and tensors, `config` (the parsed config.json) and the `folder` of the files beside the weights.
 
-    `canonical`: the names are isoform's already (a GGUF's are translated as it is opened), not the Hub's.
+    `canonical`: the names are isoform's already (a GGUF's are translated as it is opened), not the Hub's. `opened`: the
+    folder that was opened, where `folder` is one that links to it and adds a rebuilt tokenizer.json.
     """
 
     name: str
     folder: Path
     config: dict[str, Any]
     canonical: bool = False
+    opened: Path | None = None
 
     @abstractmethod
     def info(self, key: str) -> TensorInfo:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from isoform.errors import CheckpointError
 
@@ -18,7 +19,10 @@ UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType
 
 @dataclass(frozen=True, slots=True)
 class SentencePieceModel:
-    """pieces, scores (float32) and types are indexed by the SentencePiece id; kind is UNIGRAM or BPE."""
+    """pieces, scores (float32) and types are indexed by the SentencePiece id; kind is UNIGRAM or BPE.
+
+    The ids of the unknown, begin and end pieces are those of the trainer, -1 for none.
+    """
 
     pieces: list[str]
     scores: list[float]
@@ -27,12 +31,25 @@ class SentencePieceModel:
     charsmap: bytes
     add_dummy_prefix: bool
     remove_extra_whitespaces: bool
+    byte_fallback: bool = False
+    unk_id: int = 0
+    bos_id: int = 1
+    eos_id: int = 2
+    unk_piece: str = "<unk>"
+    bos_piece: str = "<s>"
+    eos_piece: str = "</s>"
+
+
+_TRAINED = {35: "byte_fallback", 40: "unk_id", 41: "bos_id", 42: "eos_id"}
+_TRAINED |= {45: "unk_piece", 46: "bos_piece", 47: "eos_piece"}
+"""TrainerSpec's field numbers."""
 
 
 def parse(data: bytes) -> SentencePieceModel:
     """The model held by the bytes of a `tokenizer.model` or `spiece.model`."""
     pieces, scores, types = [], [], []
     kind, charsmap, prefix, squeeze = UNIGRAM, b"", True, True
+    trained: dict[str, Any] = {}
     try:
         for field, value in _fields(data):
             if field == 1 and isinstance(value, bytes):
@@ -48,7 +65,11 @@ def parse(data: bytes) -> SentencePieceModel:
                 scores.append(score)
                 types.append(of_type)
             elif field == 2 and isinstance(value, bytes):
-                kind = next((n for f, n in _fields(value) if f == 3 and isinstance(n, int)), kind)
+                for inner, content in _fields(value):
+                    if inner == 3 and isinstance(content, int):
+                        kind = content
+                    elif inner in _TRAINED:
+                        trained[_TRAINED[inner]] = _trained(inner, content)
             elif field == 3 and isinstance(value, bytes):
                 for inner, content in _fields(value):
                     if inner == 2 and isinstance(content, bytes):
@@ -61,7 +82,16 @@ def parse(data: bytes) -> SentencePieceModel:
         raise CheckpointError(
             f"the SentencePiece model of {len(data)} bytes is damaged ({error}); fetch it again"
         ) from error
-    return SentencePieceModel(pieces, scores, types, kind, charsmap, prefix, squeeze)
+    return SentencePieceModel(pieces, scores, types, kind, charsmap, prefix, squeeze, **trained)
+
+
+def _trained(field: int, content: int | bytes) -> Any:
+    """The value of a field of TrainerSpec, in its type."""
+    if isinstance(content, int) != (field <= 42):
+        raise IndexError(f"field {field} of the trainer is of another type")
+    if isinstance(content, bytes):
+        return content.decode()
+    return bool(content) if field == 35 else content - (1 << 64) if content >> 63 else content
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:

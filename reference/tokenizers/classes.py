@@ -94,7 +94,6 @@ TOKENIZERS: dict[str, TokenizerClass] = {
     "DebertaTokenizer": TokenizerClass(
         kind=parts.byte_level_between_separators,
         tokens={**_BERT, "bos_token": "[CLS]", "eos_token": "[SEP]"},
-        strips=("mask_token",),
         vocabulary=_MERGES,
     ),
     "DebertaV2Tokenizer": TokenizerClass(
@@ -122,7 +121,7 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         vocabulary=_WORDS,
     ),
     "Qwen2Tokenizer": TokenizerClass(kind=parts.byte_level_cut, tokens=_QWEN, vocabulary=_MERGES),
-    "Qwen3_5Tokenizer": TokenizerClass(kind=parts.byte_level_cut_with_marks, tokens=_QWEN, vocabulary=_MERGES),
+    "Qwen3_5Tokenizer": TokenizerClass(kind=parts.byte_level_cut_with_marks, tokens=_QWEN),
     "RobertaTokenizer": TokenizerClass(kind=parts.byte_level_framed, tokens=_ROBERTA, vocabulary=_MERGES),
     "Siglip2Tokenizer": TokenizerClass(
         kind=parts.lower_case_spaces_as_marks, tokens=_GEMMA, padding_side="left", vocabulary=("tokenizer.model",)
@@ -132,7 +131,7 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         tokens=_tokens(eos="</s>", unk="<unk>", pad="<pad>"),
         vocabulary=("spiece.model",),
     ),
-    "WhisperTokenizer": TokenizerClass(kind=parts.byte_level, tokens=_GPT2, vocabulary=_MERGES),
+    "WhisperTokenizer": TokenizerClass(kind=parts.byte_level_prompted, tokens=_GPT2, vocabulary=_MERGES),
     "XLMRobertaTokenizer": TokenizerClass(
         kind=parts.unigram_framed, tokens=_ROBERTA, vocabulary=("sentencepiece.bpe.model",)
     ),

@@ -17,8 +17,9 @@ Kind = Callable[[JsonObject], Parts]
 
 SPACE = "▁"
 
-# A frame's tokens with their segments (token type ids); A and B are the texts.
-ONE_END = ([("A", 0)], [("A", 0), ("B", 1)])
+# A frame's tokens with their segments (token type ids); A and B are the texts. "ends": a vocabulary without a
+# tokenizer.json has BOS and EOS around them where tokenizer_config.json says so.
+ALONE = ([("A", 0)], [("A", 0), ("B", 1)])
 EOS_AFTER = ([("A", 0), ("eos_token", 0)], [("A", 0), ("eos_token", 0), ("B", 0), ("eos_token", 0)])
 CLS_SEP = (
     [("cls_token", 0), ("A", 0), ("sep_token", 0)],
@@ -101,6 +102,20 @@ def byte_level(settings: JsonObject) -> Parts:
     }
 
 
+def byte_level_prompted(settings: JsonObject) -> Parts:
+    """Whisper's: GPT-2's letters behind the tokens that say what to do."""
+    language, task = settings.text("language"), settings.text("task")
+    if language is not None and len(language) > 3:  # a name, not a code: the file's frame has its token
+        return byte_level(settings)
+    asked = [language, {"transcribe": "transcribe", "translate": "translate"}.get(task or "")]
+    prompt = ["<|startoftranscript|>", *(f"<|{word.lower()}|>" for word in asked if word)]
+    if not settings.flag("predict_timestamps", False):
+        prompt.append("<|notimestamps|>")
+    before = [(token, 0) for token in prompt]
+    one, two = [("A", 0), ("eos_token", 0)], [("A", 0), ("B", 1), ("eos_token", 1)]
+    return {**byte_level(settings), "frame": template(([*before, *one], [*before, *two]))}
+
+
 def byte_level_framed(settings: JsonObject) -> Parts:
     """RoBERTa's and BART's: GPT-2's letters in `<s> … </s>`."""
     prefix, trim = settings.flag("add_prefix_space", False), settings.flag("trim_offsets", True)
@@ -122,7 +137,7 @@ def byte_level_composed(settings: JsonObject) -> Parts:
         **byte_level(settings),
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": _bytes(prefix, trim_offsets=trim),
-        "frame": template(ONE_END),
+        "frame": {**template(ALONE), "ends": True},
     }
 
 
@@ -185,8 +200,8 @@ def lower_case_bytes(settings: JsonObject) -> Parts:
 
 
 # ------------------------------------------------------------------ SentencePiece BPE
-_MARKS_TO_SPACES: Parts = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
-_FROM_BYTES: tuple[Parts, ...] = (_MARKS_TO_SPACES, {"type": "ByteFallback"}, {"type": "Fuse"})
+MARKS_TO_SPACES: Parts = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+_FROM_BYTES: tuple[Parts, ...] = (MARKS_TO_SPACES, {"type": "ByteFallback"}, {"type": "Fuse"})
 
 
 def metaspace(settings: JsonObject) -> Parts:

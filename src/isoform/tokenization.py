@@ -67,9 +67,11 @@ def read_settings(folder: Path) -> TokenizerSettings:
     else:
         older = JsonObject.read(folder / "special_tokens_map.json")
         _check_tokens(older)
+        # As transformers has it, a token that only the older file lists under the older name is not special here.
+        extra = older.get(EXTRA[0]) or values.get(EXTRA[0]) or values.get(EXTRA[1])
         values = JsonObject(values.path, {**values, **older})
         names = {text_of(values[name]) for name in SPECIAL if values.get(name)}
-        names |= {text_of(token) for token in TokenizerSettings(values, {}).extra()}
+        names |= {text_of(token) for token in extra} if isinstance(extra, list) else set()
         found = JsonObject.read(folder / "added_tokens.json")
         for token in found:
             special = token in names
@@ -292,10 +294,17 @@ def _add_tokens(
             wanted.append(token)
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     known |= {token.content for token in wanted}
+    plain: set[str] = set()  # an object of the same text comes after a plain text, and its flags count
+    listed = {repr(token) for token in wanted}
     for entry in (*named.values(), *settings.extra(extra)):
-        if entry and text_of(entry) not in known:
-            known.add(text_of(entry))
-            wanted.append(_added_token(entry, special=True))
+        if not entry or text_of(entry) in known or (isinstance(entry, str) and entry in plain):
+            continue
+        token = _added_token(entry, special=True)
+        if isinstance(entry, str):
+            plain.add(entry)
+        if repr(token) not in listed:
+            listed.add(repr(token))
+            wanted.append(token)
     names = {text_of(token) for token in named.values() if token}
     tokenizer.add_tokens(
         [_added_token({**_fields(t), "special": True}) if t.content in names and not t.special else t for t in wanted]

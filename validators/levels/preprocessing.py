@@ -190,6 +190,9 @@ def _read(folder: Path, facts: Mapping[str, Any], report: Report) -> _TextReader
         return None
     try:
         return _TextReader(folder, {**class_facts(folder), **facts})
+    except UnsupportedModel as error:
+        report.skipped.append(Skip(BACKEND, LEVEL, "", IDS, IDS, " ".join(str(error).split())))
+        return None
     except (IsoformError, OSError) as error:
         report.results.append(_result(IDS, "", "error", 1, " ".join(str(error).split())))
         return None

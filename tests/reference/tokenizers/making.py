@@ -13,6 +13,7 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ENDS = ("<s>", "<pad>", "</s>", "<unk>")
 GEMMA = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 END = "<|endoftext|>"
+PROMPT = ("<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>")
 
 
 def _merged(*specials: str, end: str | None = None) -> dict[str, Any]:
@@ -55,7 +56,7 @@ MADE: dict[str, Callable[[], dict[str, Any]]] = {
     "RobertaTokenizer": lambda: _merged(*ENDS, end="<mask>"),
     "Siglip2Tokenizer": lambda: _sentencepiece(GEMMA),
     "T5Tokenizer": lambda: _pieces("<pad>", "</s>", "<unk>", last=tuple(f"<extra_id_{n}>" for n in range(99, -1, -1))),
-    "WhisperTokenizer": lambda: _merged(end=END),
+    "WhisperTokenizer": lambda: _merged(*PROMPT, end=END),
     "XLMRobertaTokenizer": lambda: _pieces(*ENDS, last=("<mask>",)),
 }
 """Class -> the arguments that make one."""
@@ -77,6 +78,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "MPNetTokenizer": [{"do_lower_case": False, "strip_accents": True}],
     "RobertaTokenizer": [{"add_prefix_space": True, "trim_offsets": False}],
     "T5Tokenizer": [{"extra_ids": 7}],
+    "WhisperTokenizer": [{"language": "en", "task": "transcribe"}, {"predict_timestamps": True}],
     "XLMRobertaTokenizer": [{"add_prefix_space": False}, {"mask_token": "<other>", "eos_token": "<s>"}],
 }
 """Class -> settings of tokenizer_config.json that change what it does."""
@@ -97,3 +99,68 @@ def change(path: Path, **settings: Any) -> None:
     """Set keys of a JSON file; None takes one away."""
     stored = {**json.loads(path.read_text(encoding="utf-8")), **settings}
     path.write_text(json.dumps({key: value for key, value in stored.items() if value is not None}), encoding="utf-8")
+
+
+# ------------------------------------------------------------------ the files that came before tokenizer.json
+def strip(folder: Path) -> dict[str, Any]:
+    """Take tokenizer.json away; returns what it held."""
+    data: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").unlink()
+    return data
+
+
+def write_words(folder: Path) -> None:
+    """vocab.txt in the place of tokenizer.json."""
+    words = strip(folder)["model"]["vocab"]
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in sorted(words, key=words.__getitem__)))
+
+
+def write_merges(folder: Path) -> None:
+    """vocab.json and merges.txt in the place of tokenizer.json."""
+    model = strip(folder)["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    lines = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
+
+
+def write_pieces(
+    path: Path,
+    pieces: list[tuple[str, float, int]],
+    *,
+    kind: int = 1,
+    charsmap: bytes = b"",
+    byte_fallback: bool = False,
+    **ids: int,
+) -> None:
+    """A SentencePiece model: text, score and type of each piece; `kind` 1 is Unigram, 2 BPE."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    made: Any = sentencepiece_model_pb2
+    model = made.ModelProto()
+    for piece, score, of_type in pieces:
+        model.pieces.add(piece=piece, score=score, type=of_type)
+    model.trainer_spec.model_type = kind
+    model.trainer_spec.byte_fallback = byte_fallback
+    for name, value in ids.items():
+        setattr(model.trainer_spec, name, value)
+    model.normalizer_spec.precompiled_charsmap = charsmap
+    path.write_bytes(model.SerializeToString())
+
+
+def unigram_pieces(*specials: tuple[str, int], user: tuple[str, ...] = ()) -> list[tuple[str, float, int]]:
+    """Pieces of a Unigram model behind the special ones, with user-defined ones among them."""
+    found = [(text, 0.0, of_type) for text, of_type in specials]
+    learnt = small.unigram(300, ())
+    return [*found, *((text, 0.0, USER) for text in user), *((text, score, NORMAL) for text, score in learnt)]
+
+
+def bpe_pieces(*specials: tuple[str, int], user: tuple[str, ...] = ()) -> list[tuple[str, float, int]]:
+    """Pieces of a BPE model with bytes; the score falls with the id."""
+    vocabulary, _ = small.sentencepiece(620, ())
+    found = [*specials, *((text, USER) for text in user)]
+    learnt = sorted(vocabulary, key=vocabulary.__getitem__)
+    found += [(text, BYTE if text.startswith("<0x") else NORMAL) for text in learnt]
+    return [(text, -float(n), of_type) for n, (text, of_type) in enumerate(found)]

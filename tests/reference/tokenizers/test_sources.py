@@ -1,0 +1,260 @@
+"""A tokenizer rebuilt from its source files, against transformers' AutoTokenizer on the same folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoform.errors import CheckpointError
+from isoform.reference.checkpoints.opening import _beside
+from isoform.reference.checkpoints.sentencepiece_model import white_space_map
+from isoform.reference.classes import class_facts
+from isoform.reference.tokenizers.classes import TOKENIZERS
+from isoform.reference.tokenizers.sources import rebuilt
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
+from tests.reference.tokenizers.making import (
+    CONTROL,
+    SETTINGS,
+    UNKNOWN,
+    USER,
+    bpe_pieces,
+    change,
+    save,
+    strip,
+    unigram_pieces,
+    write_merges,
+    write_pieces,
+    write_words,
+)
+from tests.reference.tokenizers.test_classes import TEXTS
+
+WORDS = [name for name, row in TOKENIZERS.items() if row.vocabulary == ("vocab.txt",)]
+MERGES = [name for name, row in TOKENIZERS.items() if row.vocabulary == ("vocab.json", "merges.txt")]
+FLAGS = {"add_bos_token": True, "add_eos_token": True}
+
+
+def agrees(folder: Path, texts: tuple[str, ...] = (), *, decodes: bool = True) -> dict[str, Any]:
+    """The rebuilt tokenizer is transformers'; returns the rebuilt tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    files = rebuilt(folder)
+    assert files is not None
+    made = _beside(folder, files)
+    try:
+        ours = TextTokenizer(made, class_facts(made))
+        again = AutoTokenizer.from_pretrained(made)
+    finally:
+        shutil.rmtree(made)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert {n: t for n in (*ours.special, "bos_token", "eos_token") if (t := getattr(theirs, n))} == ours.special
+    assert ours.vocabulary() == theirs.get_vocab()
+    assert ours.special_ids == {n for n, token in theirs.added_tokens_decoder.items() if token.special}
+    asked = [*TEXTS, *texts, *(f"{token}a {token} B{token}" for token in list(theirs.added_tokens_encoder)[:40])]
+    for special in (True, False):
+        expected = theirs(asked, add_special_tokens=special, return_offsets_mapping=True)
+        rows = ours.encode(asked, add_special_tokens=special)
+        assert [row.ids for row in rows] == expected["input_ids"]
+        assert [row.offsets for row in rows] == expected["offset_mapping"]
+        assert again(asked, add_special_tokens=special)["input_ids"] == expected["input_ids"]
+        for skip in (True, False) if decodes else ():
+            decoded = [ours.decode(row, skip_special_tokens=skip) for row in expected["input_ids"]]
+            assert decoded == theirs.decode(expected["input_ids"], skip_special_tokens=skip)
+    pairs = theirs(TEXTS[3:9], TEXTS[20:26], return_token_type_ids=True)
+    rows = ours.encode(TEXTS[3:9], TEXTS[20:26])
+    assert [row.ids for row in rows] == pairs["input_ids"]
+    assert [row.type_ids for row in rows] == pairs["token_type_ids"]
+    found: dict[str, Any] = json.loads(files["tokenizer.json"])
+    return found
+
+
+@pytest.mark.parametrize(("name", "write"), [(n, write_words) for n in WORDS] + [(n, write_merges) for n in MERGES])
+def test_a_vocabulary_file_is_the_tokenizer_of_its_class(
+    name: str, write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    for n, settings in enumerate([{}, FLAGS, *SETTINGS.get(name, [])]):
+        folder = save(name, tmp_path / str(n), **settings)
+        write(folder)
+        agrees(folder)
+
+
+def test_tokens_come_from_the_older_files_and_the_class_from_the_model(tmp_path: Path) -> None:
+    folder = save("BertTokenizer", tmp_path / "bert")
+    write_words(folder)
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    agrees(folder)
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "never_split": ["the"]}')
+    mask = {"content": "[MASK]", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
+    (folder / "special_tokens_map.json").write_text(json.dumps({"mask_token": mask, "pad_token": "<p>"}))
+    (folder / "added_tokens.json").write_text(json.dumps({"<p>": 500, "[NEW]": 501, "house": 502}))
+    agrees(folder, ("a [MASK] b house[NEW]", "Houses [new]"))
+
+    folder = save("RobertaTokenizer", tmp_path / "roberta")
+    write_merges(folder)
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "config.json").write_text('{"model_type": "roberta"}')
+    extra = [{"content": "<mask>", "lstrip": True, "rstrip": False, "normalized": False}, "<x>"]
+    (folder / "special_tokens_map.json").write_text(json.dumps({"extra_special_tokens": extra}))
+    agrees(folder, ("a <mask> b <x>c",))
+
+
+def test_a_speech_model_has_its_prompt_and_its_timestamps(tmp_path: Path) -> None:
+    """Texts are not compared: the class leaves timestamps out of them."""
+    from tests.oracle.checkpoints.tokenizers import whisper_tok
+
+    whisper_tok().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    added = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    write_merges(tmp_path)
+    decoder = {str(token["id"]): {key: token[key] for key in token if key != "id"} for token in added}
+    change(tmp_path / "tokenizer_config.json", added_tokens_decoder=decoder)
+    (tmp_path / "normalizer.json").write_text('{"colour": "color"}')
+    agrees(
+        tmp_path, ("<|startoftranscript|><|en|><|0.00|> Hello<|1.00|>",), decodes=False
+    )  # its decode drops timestamps
+    listed = {token["content"]: token["id"] for token in added}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(listed))
+    names = [token["content"] for token in added if token["special"]]
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": names}))
+    change(tmp_path / "tokenizer_config.json", added_tokens_decoder=None, extra_special_tokens=None)
+    agrees(
+        tmp_path, ("<|startoftranscript|><|en|><|0.00|> Hello<|1.00|>",), decodes=False
+    )  # its decode drops timestamps
+    change(tmp_path / "tokenizer_config.json", language="de", task="translate", predict_timestamps=True)
+    agrees(tmp_path, decodes=False)
+
+
+UNK_BOS_EOS = (("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL))
+PIECES: dict[str, tuple[str, list[tuple[str, int]], dict[str, Any]]] = {
+    "AlbertTokenizer": (
+        "spiece.model",
+        [("<pad>", CONTROL), ("<unk>", UNKNOWN), ("[CLS]", CONTROL), ("[SEP]", CONTROL), ("[MASK]", CONTROL)],
+        {"unk_id": 1},
+    ),
+    "CamembertTokenizer": ("sentencepiece.bpe.model", list(UNK_BOS_EOS), {}),
+    "DebertaV2Tokenizer": (
+        "spm.model",
+        [("[PAD]", CONTROL), ("[CLS]", CONTROL), ("[SEP]", CONTROL), ("[UNK]", UNKNOWN)],
+        {"unk_id": 3},
+    ),
+    "T5Tokenizer": ("spiece.model", [("<pad>", CONTROL), ("</s>", CONTROL), ("<unk>", UNKNOWN)], {"unk_id": 2}),
+    "XLMRobertaTokenizer": ("sentencepiece.bpe.model", list(UNK_BOS_EOS), {}),
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_unigram_model_is_the_tokenizer_of_its_class(name: str, tmp_path: Path) -> None:
+    file, specials, ids = PIECES[name]
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {}),
+        ({"charsmap": white_space_map()}, {"user": ("<user>", "▁dog")}),
+        ({}, {"settings": {"extra_special_tokens": ["<a>", "<b>"]}}),
+        ({}, {"settings": {"additional_special_tokens": []}}),
+        *(({}, {"settings": settings}) for settings in SETTINGS.get(name, [])),
+    ]
+    for n, (model, more) in enumerate(cases):
+        folder = save(name, tmp_path / str(n), **more.get("settings", {}))
+        strip(folder)
+        if "mask_token" in more.get("settings", {}):
+            change(folder / "tokenizer_config.json", mask_token="<mask>")
+        write_pieces(folder / file, unigram_pieces(*specials, user=more.get("user", ())), **{**ids, **model})
+        agrees(folder, ("a <user>b▁dog dog", "<a> x <b>"))
+        if n == 1:  # tokenizer.model counts before the class's own name
+            (folder / file).rename(folder / "tokenizer.model")
+            agrees(folder)
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "GemmaTokenizer", "Siglip2Tokenizer"])
+def test_a_bpe_model_is_the_tokenizer_of_its_class(name: str, tmp_path: Path) -> None:
+    gemma = (("<pad>", CONTROL), ("<eos>", CONTROL), ("<bos>", CONTROL), ("<unk>", UNKNOWN), ("<mask>", USER))
+    specials = UNK_BOS_EOS if name == "LlamaTokenizer" else gemma
+    for n, settings in enumerate([{}, FLAGS, *SETTINGS.get(name, [])]):
+        folder = save(name, tmp_path / str(n), **settings)
+        strip(folder)
+        pieces = bpe_pieces(*specials, user=("<user>", "▁▁▁▁"))
+        write_pieces(folder / "tokenizer.model", pieces, kind=2, byte_fallback=True)
+        agrees(folder, ("a <user>b    dog",))
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_a_model_whose_class_takes_the_file_as_it_stands(kind: int, tmp_path: Path) -> None:
+    """Mistral's folder with tokenizer.model alone, whose declared class transformers does not ask for."""
+    folder = save("LlamaTokenizer", tmp_path, add_bos_token=True)
+    (folder / "config.json").write_text('{"model_type": "mistral"}')
+    strip(folder)
+    pieces = bpe_pieces(*UNK_BOS_EOS) if kind == 2 else unigram_pieces(*UNK_BOS_EOS)
+    write_pieces(folder / "tokenizer.model", pieces, kind=kind, byte_fallback=kind == 2, charsmap=white_space_map())
+    agrees(folder)
+    if kind == 2:
+        decoder = {"5": {"content": "<renamed>", "special": True, "normalized": False}}
+        change(folder / "tokenizer_config.json", added_tokens_decoder=decoder)
+        agrees(folder, ("<renamed>x",))
+    change(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", added_tokens_decoder=None)
+    change(folder / "tokenizer_config.json", bos_token=None, eos_token=None, unk_token=None)
+    (folder / "config.json").write_text("{}")
+    agrees(folder)
+
+
+def test_what_cannot_be_rebuilt_is_left_alone(tmp_path: Path) -> None:
+    folder = save("BertTokenizer", tmp_path / "a")
+    assert rebuilt(folder) is None, "there is a tokenizer.json"
+    strip(folder)
+    assert rebuilt(folder) is None, "there is no vocabulary"
+    write_pieces(folder / "source.spm", bpe_pieces(*UNK_BOS_EOS), kind=2)
+    (folder / "vocab.json").write_text("{}")
+    change(folder / "tokenizer_config.json", tokenizer_class="MarianTokenizer")
+    assert rebuilt(folder) is None, "there is no such class"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        ("BertTokenizer", "vocab.txt", b"", "vocab.txt holds no tokens"),
+        ("BertTokenizer", "vocab.txt", b"\xff\xfe\xfa", "vocab.txt is not a readable vocabulary"),
+        ("GPT2Tokenizer", "vocab.json", b"{", "vocab.json and merges.txt are not readable"),
+        ("GPT2Tokenizer", "vocab.json", b"[1]", "vocab.json and merges.txt are not readable"),
+        (
+            "GPT2Tokenizer",
+            "merges.txt",
+            b"#version\na b c\n",
+            "vocab.json and merges.txt are not readable",
+        ),
+        ("GPT2Tokenizer", "merges.txt", b"#version\nzz yy\n", "vocab.json is not a readable vocabulary"),
+        ("GPT2Tokenizer", "merges.txt", None, "has vocab.json and no merges.txt"),
+        ("T5Tokenizer", "spiece.model", b"", "spiece.model holds no pieces"),
+        ("T5Tokenizer", "spiece.model", b"\x0a\x20\x0a", "spiece.model: the SentencePiece model of 3 bytes is damaged"),
+        ("LlamaTokenizer", "tokenizer.model", b"\x80" * 40, "tokenizer.model: the SentencePiece model"),
+    ],
+)
+def test_a_damaged_vocabulary_is_said_in_one_line(
+    name: str, file: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    folder = save(name, tmp_path)
+    if name in WORDS:
+        write_words(folder)
+    elif name in MERGES:
+        write_merges(folder)
+    else:
+        strip(folder)
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as error:
+        rebuilt(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_with_holes_repeats_and_controls_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    folder = save("BertTokenizer", tmp_path)
+    write_words(folder)
+    lines = (folder / "vocab.txt").read_text().splitlines()
+    lines[20:24] = ["house", "\x00", "", "tab\t"]
+    lines += ["house", "##x ", "ﬁ", "é", "\u3000"]
+    (folder / "vocab.txt").write_text("\r\n".join(lines), encoding="utf-8")
+    agrees(folder, ("house tab fi é housex",))
