@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.json_files import read_object
+from isoform.json_files import JsonObject
 from isoform.runtimes.preprocess.text.tokenizer import clean_up
-from isoform.tokenization import SPECIAL, read_settings, text_of
+from isoform.tokenization import MOST_ID, read_settings, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +38,34 @@ class CtcVocabulary:
         folder = Path(folder)
         path = folder / "vocab.json"
         read = read_settings(folder)
-        settings, added = read.values, read.added
+        settings = read.values
         kind = facts.get("characters", {"tokens": {}})
         if "refused" in kind:
             raise UnsupportedModel(f"{folder}: {kind['refused']}")
-        table: Any = read_object(path)
+        table = JsonObject.read(path)
         if not table:
             raise CheckpointError(f"{folder} has no vocab.json, the characters of the model; fetch it from the Hub")
-        if (language := settings.get("target_lang")) is not None:
+        if (language := settings.text("target_lang")) is not None:
             if not isinstance(table.get(language), dict):
                 raise CheckpointError(f"{path} has no language {language!r}, which tokenizer_config.json asks for")
-            table = table[language]
-        if not all(isinstance(index, int) for index in table.values()):
+            table = table.object(language)
+        elif any(isinstance(value, dict) for value in table.values()):
             raise CheckpointError(
                 f"{path} holds a vocabulary per language ({', '.join(list(table)[:4])}, …); say which with "
                 '"target_lang" in tokenizer_config.json'
             )
-        named = {name: settings.get(name, kind["tokens"].get(name)) for name in SPECIAL}
-        self._tokens: dict[int, str] = {index: token.content for index, token in added.items()}
-        self._tokens |= {index: token for token, index in table.items()}
-        known = set(self._tokens.values())
-        for token in (text_of(token) for token in named.values() if token):
-            if token not in known:  # as transformers adds it: behind all others
-                known.add(token)
-                self._tokens[len(self._tokens)] = token
+        ids = {token: table.integer(token, -1, least=0, most=MOST_ID) for token in table}
+        named = read.named(kind["tokens"])
+        delimiter = settings.text("word_delimiter_token", "|")
+        special = [text_of(token) for token in named.values() if token]
+        special += [text_of(token) for token in (delimiter, *read.extra()) if token]
+        self._tokens = _by_id(ids, {index: token.content for index, token in read.added.items()}, special)
         self.blank: str | None = named["pad_token"] and text_of(named["pad_token"])
         self._unknown: str = text_of(named["unk_token"]) if named["unk_token"] else ""
-        self._delimiter: str | None = settings.get("word_delimiter_token", "|")
-        self._space: str = settings.get("replace_word_delimiter_char", " ")
-        self._lowers = bool(settings.get("do_lower_case", False))
-        self._cleans_up = bool(settings.get("clean_up_tokenization_spaces", False))
+        self._delimiter: str = delimiter
+        self._space: str = settings.text("replace_word_delimiter_char", " ")
+        self._lowers = settings.flag("do_lower_case", False)
+        self._cleans_up = settings.flag("clean_up_tokenization_spaces", False)
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -101,3 +99,17 @@ class CtcVocabulary:
                 word = list(run)
                 found.append(Span("".join(span.text for span in word), word[0].start, word[-1].end))
         return found
+
+
+def _by_id(table: Mapping[str, int], added: Mapping[int, str], special: Sequence[str]) -> dict[int, str]:
+    """id -> token. Of several names for an id the last of the vocabulary counts.
+
+    Special tokens that no file lists come behind all others, by the number of names: with holes or repeated ids in the
+    vocabulary that may be an id which it has already, and then the vocabulary's own name counts.
+    """
+    behind, known = dict(added), {*table, *added.values()}
+    for token in special:
+        if token not in known:
+            behind[len(known)] = token
+            known.add(token)
+    return behind | {index: token for token, index in table.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,46 @@ def test_an_older_folder_names_its_added_tokens_in_files_of_their_own(tmp_path: 
     assert CtcVocabulary(tmp_path, class_facts(tmp_path)).text(ids) == Wav2Vec2CTCTokenizer.from_pretrained(
         tmp_path
     ).decode(ids)
+
+
+NAMES = ["|", "a", "b", "ab", "[PAD]", "<pad>", "<s>", "</s>", "<unk>", "[UNK]", " ", "-"]
+SPECIALS = st.sampled_from(["<s>", "</s>", "[PAD]", "<pad>", "[UNK]", "-", "new"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    table=st.dictionaries(st.sampled_from(NAMES), st.integers(0, 9), min_size=1),
+    named=st.dictionaries(st.sampled_from(["bos_token", "eos_token", "pad_token", "unk_token"]), SPECIALS),
+    more=st.fixed_dictionaries(
+        {},
+        optional={
+            "word_delimiter_token": st.sampled_from(["|", "-", "new"]),
+            "additional_special_tokens": st.lists(SPECIALS, max_size=2),
+            "replace_word_delimiter_char": st.sampled_from([" ", "_"]),
+        },
+    ),
+    added=st.dictionaries(st.sampled_from(["<x>", "a", "new"]), st.integers(0, 13)),
+    ids=st.lists(st.integers(0, 14), min_size=1, max_size=30),
+)
+def test_holes_repeats_and_added_names_are_read_as_in_transformers(
+    table: Any, named: Any, more: Any, added: Any, ids: list[int]
+) -> None:
+    from transformers import Wav2Vec2CTCTokenizer
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "vocab.json").write_text(json.dumps(table))
+        (folder / "added_tokens.json").write_text(json.dumps(added))
+        (folder / "tokenizer_config.json").write_text(json.dumps({**named, **more}))
+        vocabulary = CtcVocabulary(folder, class_facts(folder))
+        theirs = Wav2Vec2CTCTokenizer.from_pretrained(folder)
+        theirs._word_delimiter_token = more.get("word_delimiter_token", "|")  # which it does not read from the file
+        expected = theirs.decode(ids, output_char_offsets=True, output_word_offsets=True)
+    assert vocabulary.text(ids) == expected["text"]
+    for kind in ("char", "word"):
+        assert [(s.text, s.start, s.end) for s in vocabulary.spans(ids, kind)] == [
+            (one[kind], one["start_offset"], one["end_offset"]) for one in expected[f"{kind}_offsets"]
+        ]
 
 
 # ------------------------------------------------------------------ classification
