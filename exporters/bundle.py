@@ -20,6 +20,7 @@ from isoform.formats import FORMATS as ORDER
 from isoform.manifest import NAME, File, Manifest, describe
 from isoform.progress import Progress
 from isoform.reference.classes import class_facts
+from isoform.reference.tokenizers.ends import CONFIG, stated_ends
 from isoform.whole import FULL, CannotStage, NoSpace, free_bytes, whole_folder
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def export(
     report = progress or (lambda text, done, total: None)
     needed = int(sum(FORMATS[name].bytes_needed(model, options[name]) for name in wanted))
     with _staged(out, needed, overwrite) as part:
+        found = class_facts(model.checkpoint.folder)
         manifest = Manifest(
             family=model.family.name,
             task=model.task.name,
@@ -70,10 +72,11 @@ def export(
             wires=dict(model.task.wires),
             steps={name: dict(settings) for name, settings in model.task.steps(model.config).items()},
             loop=model.task.loop,
-            facts={**class_facts(model.checkpoint.folder, strict=False), **model.task.facts(model.config)},
+            facts={**found, **model.task.facts(model.config)},
             notes=list(model.notes),
         )
         model.checkpoint.copy_sidecars(part)
+        _state_ends(model.checkpoint.folder, part, found.get("tokenizer"))
         for name in wanted:
             try:
                 with _undone_on_error(part):
@@ -125,6 +128,14 @@ def _no_space(what: str, out: Path, needed: int, free: int) -> str:
         f"{what} in {out.parent}: the export needs about {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; "
         "free some, or export elsewhere"
     )
+
+
+def _state_ends(folder: Path, part: Path, tokenizer: Mapping[str, Any] | None) -> None:
+    """Say in the bundle's tokenizer_config.json whether BOS and EOS are added, for clients that go by it."""
+    if tokenizer is None or "refused" in tokenizer or not (folder / "tokenizer.json").is_file():
+        return
+    if (text := stated_ends(folder, tokenizer)) is not None:
+        (part / CONFIG).write_text(text, encoding="utf-8")
 
 
 @contextmanager

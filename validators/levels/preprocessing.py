@@ -71,6 +71,8 @@ CHATS: tuple[tuple[dict[str, str], ...], ...] = (
         {"role": "user", "content": "And <b>{{ 2 }}</b> 🙂?"},
     ),
 )
+STATED = ("add_bos_token", "add_eos_token")
+"""Settings that a bundle states as the post-processor has them, whatever the source says."""
 ADDED = 24  # of the added tokens at most: those that take spaces with them first
 SECONDS = 120.0  # that transformers may take
 
@@ -150,9 +152,12 @@ def _same_file(one: Path, other: Path) -> bool:
     if first == second or one.suffix != ".json":
         return first == second
     try:
-        return bool(json.loads(first) == json.loads(second))
+        data = [json.loads(each) for each in (first, second)]
     except ValueError:
         return False
+    if one.name == "tokenizer_config.json":
+        data = [{k: v for k, v in each.items() if k not in STATED} if isinstance(each, dict) else each for each in data]
+    return bool(data[0] == data[1])
 
 
 # ------------------------------------------------------------------ texts and chats
