@@ -7,23 +7,23 @@ read, known to change no number, or the model is refused by the key's name.
 
 from __future__ import annotations
 
-import json
-import math
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
-from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.errors import CheckpointError
+from isoform.reference.accounting import KnownKeys, account_keys, by_field
 from isoform.reference.checkpoints.checkpoint import Checkpoint
-from isoform.reference.harmless import HARMLESS, ONLY, ROPE
+from isoform.reference.harmless import HARMLESS, ONLY
+from isoform.reference.rope import RopeConfig as RopeConfig
+from isoform.reference.rope import read_rope as read_rope
+from isoform.reference.sections import section as section
+from isoform.reference.sections import short
+from isoform.reference.sections import where as where
 
 _LARGEST = 2**31 - 1
 _MAY_BE_ZERO = ("max_window_layers", "pad_token_id")
-
-
-_PLACE = "<place>"
-"""The key under which a section of a file says where it is; no file has one of that name that matters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,10 @@ class Config:
     @property
     def context(self) -> int | None:
         """The greatest number of positions of a text; None without a limit. Families with another field override it."""
-        found = getattr(self, "max_position_embeddings", None)
-        return found if isinstance(found, int) else None
+        found, rope = getattr(self, "max_position_embeddings", None), getattr(self, "rope", None)
+        if not isinstance(found, int):
+            return None
+        return rope.context(found) if isinstance(rope, RopeConfig) else found
 
     @property
     def vocabulary(self) -> int | None:
@@ -76,7 +78,7 @@ class Config:
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
         cls.account(data)
-        data = _by_field(data, cls.aliases)
+        data = by_field(data, cls.aliases)
         for spec in fields(cls):
             value, hint = data.get(spec.name), hints[spec.name]
             if isinstance(hint, type) and issubclass(hint, Config) and not isinstance(value, Config):
@@ -96,40 +98,15 @@ class Config:
 
         An unknown key that is null sets nothing and passes.
         """
-        read, harmless, only = _known(cls)
-        unknown: list[str] = []
-        for key, value in data.items():
-            if key == _PLACE or key in read:
-                continue
-            if key in only:
-                if not any(value is one or value == one for one in only[key]):
-                    raise _other_value(data, key, only[key])
-            elif key not in harmless and value is not None:
-                unknown.append(key)
-        if unknown:
-            raise _unknown_keys(data, unknown)
+        account_keys(data, known_keys(cls))
 
 
-def _by_field(data: Mapping[str, Any], aliases: Mapping[str, str]) -> Mapping[str, Any]:
-    """`data` with the value of each alias under its field's name too. Raises CheckpointError where the two differ."""
-    for alias, name in aliases.items():
-        if (other := data.get(alias)) is None:
-            continue
-        if data.get(name) not in (None, other):
-            (file, path), (_, field) = where(data, alias), where(data, name)
-            raise CheckpointError(
-                f"{file}: {path} is {_json(other)} and {field} is {_json(data[name])}, which are the same setting"
-            )
-        data = {**data, name: other}
-    return data
-
-
-def _known(cls: type[Config]) -> tuple[Collection[str], Collection[str], Mapping[str, tuple[Any, ...]]]:
-    """The keys that a config reads, those that change nothing, and those with a choice of values."""
+def known_keys(cls: type[Config]) -> KnownKeys:
+    """What a config states of the keys of its file, with what its bases and `harmless` do."""
     hints = get_type_hints(cls)
     read = {spec.name for spec in fields(cls)} | cls.aliases.keys()
     if any(hints.get(name) is RopeConfig for name in read):
-        read |= ROPE
+        read |= RopeConfig.reads
     harmless: set[str] = set()
     only: dict[str, tuple[Any, ...]] = {}
     for base in reversed(cls.__mro__):
@@ -138,52 +115,7 @@ def _known(cls: type[Config]) -> tuple[Collection[str], Collection[str], Mapping
         harmless |= stated.get("harmless", frozenset())
         only |= stated.get("only", {})
     only = {key: values for key, values in ONLY.items() if key not in harmless} | only
-    return read, (harmless | HARMLESS) - only.keys(), only
-
-
-def _other_value(data: Mapping[str, Any], key: str, allowed: tuple[Any, ...]) -> UnsupportedModel:
-    file, path = where(data, key)
-    if key == "quantization_config":
-        return UnsupportedModel(
-            f"{file}: {path} is set: no family can use quantized weights; take a BF16 or F16 checkpoint"
-        )
-    values = " or ".join(dict.fromkeys(_json(one) for one in allowed))
-    return UnsupportedModel(
-        f"{file}: {path} is {_json(data[key])}, and isoform computes this family with {values} only; "
-        "its results would be those of another model"
-    )
-
-
-def _unknown_keys(data: Mapping[str, Any], keys: list[str]) -> UnsupportedModel:
-    file, path = where(data, keys[0])
-    more = f" (and {', '.join(keys[1:4])}{' and others' if len(keys) > 4 else ''})" if len(keys) > 1 else ""
-    return UnsupportedModel(
-        f"{file}: {path} = {_json(data[keys[0]])}{more} is not known for this family and may change its results; "
-        "take the key out of the file if it changes nothing"
-    )
-
-
-def _json(value: Any) -> str:
-    try:
-        return _short(json.dumps(value), str)
-    except (TypeError, ValueError):
-        return _short(value)
-
-
-def where(data: Mapping[str, Any], key: str) -> tuple[str, str]:
-    """The file that `data` was read from, and the dotted path of `key` in it."""
-    file, path = data.get(_PLACE, ("config.json", ""))
-    return file, f"{path}.{key}" if path else key
-
-
-def section(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The object under `key` ("text_config"), empty when it is missing; `key`_dict, in old files, takes precedence."""
-    file, path = where(data, key)
-    old = data.get(f"{key}_dict")
-    found = data.get(key) if old is None else old
-    if not isinstance(found, Mapping | None):
-        raise CheckpointError(f"{file}: {path} is {_short(found)}, not an object")
-    return {**(found or {}), _PLACE: (file, path)}
+    return KnownKeys(read, (harmless | HARMLESS) - only.keys(), only)
 
 
 def _typed(place: tuple[str, str], name: str, value: Any, hint: Any) -> Any:
@@ -204,12 +136,7 @@ def _typed(place: tuple[str, str], name: str, value: Any, hint: Any) -> Any:
             return value
     wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options if option is not types.NoneType)
     file, path = place
-    raise CheckpointError(f"{file}: {path} is {_short(value)}, which is no valid {wanted}")
-
-
-def _short(value: Any, show: Callable[[Any], str] = repr) -> str:
-    shown = show(value)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+    raise CheckpointError(f"{file}: {path} is {short(value)}, which is no valid {wanted}")
 
 
 def with_labels(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -217,68 +144,5 @@ def with_labels(data: Mapping[str, Any]) -> Mapping[str, Any]:
     labels = data.get("id2label")
     if labels is not None and not isinstance(labels, Mapping):
         file, path = where(data, "id2label")
-        raise CheckpointError(f"{file}: {path} is {_short(labels)}, not an object")
+        raise CheckpointError(f"{file}: {path} is {short(labels)}, not an object")
     return {**data, "num_labels": len(labels)} if labels else data
-
-
-RopeKind = Literal["default", "linear", "llama3"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RopeConfig:
-    """Rotary positions: the base and how the frequencies are scaled ("default", "linear" or "llama3").
-
-    `partial` is the share of a head's channels that are rotated.
-    """
-
-    theta: float = 10000.0
-    partial: float = 1.0
-    kind: RopeKind = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
-
-
-def read_rope(
-    data: Mapping[str, Any], kind: str | None = None, theta: float = 10000.0, partial: float | None = None
-) -> RopeConfig:
-    """The rotary settings of config.json in either spelling: `rope_parameters`, or `rope_theta` with `rope_scaling`.
-
-    `kind` picks the entry of a config that has one per layer type ("full_attention", "sliding_attention");
-    `theta` is the format's default base, `partial` its default share of a head; None: this family rotates all of it.
-    """
-    file, path = where(data, "rope_parameters" if data.get("rope_parameters") is not None else "rope_scaling")
-    settings = data.get("rope_parameters")
-    if settings is None:
-        settings = data.get("rope_scaling") or {}
-    elif kind is not None and isinstance(settings, Mapping) and kind in settings:
-        settings = settings[kind]
-    if not isinstance(settings, Mapping):
-        raise CheckpointError(f"{file}: {path} is {_short(settings)}, not an object")
-    name: Any = settings.get("rope_type") or settings.get("type") or "default"
-    if name not in get_args(RopeKind):
-        raise UnsupportedModel(
-            f"rotary scaling {_short(name)} is not supported; isoform knows {', '.join(get_args(RopeKind))}"
-        )
-    try:
-        share = float(settings.get("partial_rotary_factor") or data.get("partial_rotary_factor") or partial or 1)
-        rope = RopeConfig(
-            theta=float(settings.get("rope_theta") or data.get("rope_theta") or theta),
-            partial=share,
-            kind=name,
-            factor=float(settings.get("factor", 1.0)),
-            low_freq_factor=float(settings.get("low_freq_factor", 1.0)),
-            high_freq_factor=float(settings.get("high_freq_factor", 4.0)),
-            original_max_position_embeddings=int(settings.get("original_max_position_embeddings", 8192)),
-        )
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{file}: malformed rotary settings, {path} {_short(settings)} ({error})") from None
-    numbers = (rope.theta, rope.factor, rope.low_freq_factor, rope.original_max_position_embeddings)
-    if not all(0 < number < math.inf for number in numbers) or not rope.low_freq_factor < rope.high_freq_factor:
-        raise CheckpointError(f"{file}: the rotary settings, {path} {_short(settings)}, make no sense")
-    if not 0 < share <= 1:
-        raise CheckpointError(f"{file}: partial_rotary_factor is {share}, which is no share of a head")
-    if share != 1 and partial is None:
-        raise UnsupportedModel(f"partial rotary embedding ({share} of each head) is not supported by this family")
-    return rope

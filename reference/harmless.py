@@ -76,8 +76,3 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
     "tie_encoder_decoder": (False, None),
 }
 """Keys that every old file has, and the values that mean "nothing special". A family may say otherwise of its own."""
-
-ROPE: frozenset[str] = frozenset(
-    ("original_max_position_embeddings", "partial_rotary_factor", "rope_parameters", "rope_scaling", "rope_theta")
-)
-"""What `config.read_rope` reads: known to every family that has rotary settings among its fields."""

@@ -63,7 +63,7 @@ class MoonshineConfig(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MoonshineConfig:
         kept = {key: value for key, value in data.items() if key != "rope"}
-        config = super(MoonshineConfig, cls).from_dict({**kept, "rope": read_rope(data, partial=0.9)})
+        config = super(MoonshineConfig, cls).from_dict({**kept, "rope": read_rope(data, partial=0.9, context=512)})
         heads = config.decoder_num_attention_heads
         head_size(config.hidden_size, heads)
         others = (

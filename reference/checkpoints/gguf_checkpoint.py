@@ -24,6 +24,9 @@ from isoform.reference.names import GGUF, rename
 if TYPE_CHECKING:
     from torch import Tensor
 
+USUAL = {"rope.scaling.yarn_beta_fast": 32.0}
+"""Values of metadata that say what llama.cpp does without them."""
+
 AUXILIARY = ("rope_freqs.weight",)
 """Tensors that llama.cpp computes with and no parameter of ours holds: `card.Gguf.config` reads them."""
 
@@ -232,7 +235,8 @@ class GgufCheckpoint(Checkpoint):
                 )
         for key, value in self.metadata.items():
             scale = key.startswith((f"{gguf.arch}.rope.scaling.", f"{gguf.arch}.expert")) or key.endswith("_scale")
-            if scale and key.removeprefix(f"{gguf.arch}.") not in fields and value not in (0, 1, False, "none"):
+            name = key.removeprefix(f"{gguf.arch}.")
+            if scale and name not in fields and value not in (0, 1, False, "none", USUAL.get(name, "none")):
                 raise UnsupportedModel(
                     f"{self.path}: {key} is {value!r}, which isoform's {self.family.title} does not have"
                 )

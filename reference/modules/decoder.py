@@ -257,5 +257,5 @@ def _layers(plan: DecoderPlan) -> tuple[list[DecoderLayer], tuple[Kind, ...], di
         before, after = norms(plan.pre_norms), norms(plan.post_norms)
         return DecoderLayer(before[0], attention(), before[1], mlp, *after, scale=plan.residual_scale)
 
-    ropes = {name: Rope(plan.head_dim, rope) for name, rope in plan.ropes.items()}
+    ropes = {name: Rope(int(plan.head_dim * rope.partial), rope) for name, rope in plan.ropes.items()}
     return [layer() for _ in plan.kinds], plan.kinds, ropes, norm()

@@ -74,8 +74,9 @@ class DecoderPlan:
             raise CheckpointError(
                 f"config.json: {self.heads} attention heads cannot share {self.kv_heads} key and value heads"
             )
-        if self.head_dim % 2:
-            raise CheckpointError(f"config.json: heads of {self.head_dim} channels cannot be rotated in pairs")
+        for rope in self.ropes.values():
+            if (rotated := int(self.head_dim * rope.partial)) % 2:
+                raise CheckpointError(f"config.json: heads of {rotated} channels cannot be rotated in pairs")
 
     def has_table(self, head: bool, embeds: bool) -> bool:
         """Whether the module holds the table of tokens; over embeddings (`embeds`) only for a head that shares it."""

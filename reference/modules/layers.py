@@ -5,17 +5,15 @@ Axis letters: B batch, T new positions, P cached positions, S = P + T, C channel
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference.config import RopeConfig
 from isoform.reference.modules import ops
+from isoform.reference.modules.rotary import Rope as Rope
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -82,55 +80,6 @@ class FrozenBatchNorm(nn.Module):
         shift = self.bias - self.mean * scale
         shape = (-1, *(1,) * (x.dim() - 2))
         return x * scale.view(shape) + shift.view(shape)
-
-
-class Rope(nn.Module):
-    """Cosines and sines of the rotary angles. Frequencies stay float32 whatever the module's dtype.
-
-    Su et al. 2021, https://arxiv.org/abs/2104.09864; Llama 3's scaling as in https://github.com/meta-llama/llama-models.
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, head_dim: int, rope: RopeConfig) -> None:
-        super().__init__()
-        if head_dim % 2:
-            raise CheckpointError(f"config.json: heads of {head_dim} channels cannot be rotated in pairs")
-        self._settings = head_dim, rope
-        self.register_buffer("frequencies", inverse_frequencies(head_dim, rope), persistent=False)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Rope:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.frequencies.dtype != torch.float32:
-            self.frequencies = inverse_frequencies(*self._settings).to(self.frequencies.device)
-        return self
-
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Positions (B, T) -> cos and sin (B, T, D/2) in `dtype`; the angles are float32, or float64 for float64."""
-        wide = torch.promote_types(dtype, torch.float32)
-        angles = positions.unsqueeze(-1).to(wide) * self.frequencies.to(wide)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def inverse_frequencies(head_dim: int, rope: RopeConfig) -> Tensor:
-    """Radians per position for each rotary pair: float32 (head_dim / 2,), on the CPU."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64, device="cpu").float() / head_dim
-    frequencies = 1.0 / (rope.theta**exponents)
-    if rope.kind == "linear":
-        return frequencies / rope.factor
-    if rope.kind == "llama3":
-        return frequencies / llama3_factors(frequencies, rope)
-    return frequencies
-
-
-def llama3_factors(frequencies: Tensor, rope: RopeConfig) -> Tensor:
-    """By how much Llama 3.1 slows each frequency: 1 for short waves, `factor` for long ones, smooth in between."""
-    waves = 2 * math.pi / frequencies
-    low, high = rope.low_freq_factor, rope.high_freq_factor
-    smooth = (rope.original_max_position_embeddings / waves - low) / (high - low)
-    factors = 1 / ((1 - smooth) / rope.factor + smooth)
-    factors = torch.where(waves > rope.original_max_position_embeddings / low, rope.factor, factors)
-    return torch.where(waves < rope.original_max_position_embeddings / high, 1.0, factors)
 
 
 def true_positions(mask: Tensor) -> Tensor:

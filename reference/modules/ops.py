@@ -66,11 +66,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """Rotate the two halves of every head by an angle per position ("half-split", as the Hub stores it).
 
-    Su et al. 2021, https://arxiv.org/abs/2104.09864. Shapes: x (B, T, heads*D), cos and sin (B, T, D/2) in x's dtype.
+    Su et al. 2021, https://arxiv.org/abs/2104.09864. Shapes: x (B, T, heads*D), cos and sin (B, T, R) in x's dtype. Of
+    heads with more channels than there are angles for, the first 2 R are rotated.
     """
-    a, b = x.unflatten(-1, (heads, 2, -1)).unbind(-2)
+    pairs = cos.shape[-1]
     cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), -2).flatten(-3)
+    if x.shape[-1] == 2 * pairs * heads:
+        a, b = x.unflatten(-1, (heads, 2, -1)).unbind(-2)
+        return torch.stack((a * cos - b * sin, b * cos + a * sin), -2).flatten(-3)
+    each = x.unflatten(-1, (heads, -1))
+    a, b = each[..., :pairs], each[..., pairs : 2 * pairs]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin, each[..., 2 * pairs :]), -1).flatten(-2)
 
 
 @semantic

@@ -11,6 +11,7 @@ from isoform.reference.card import Part, Task
 from isoform.reference.config import with_labels
 from isoform.reference.modules.decoder_plan import Classifier, DecoderPlan, Kind
 from isoform.reference.rules import Drop, Rename, Rule
+from isoform.reference.text.rope_scaling import rope_refusal, rope_scaling, rope_scaling_fields
 from isoform.signature import BATCH, LENGTH, Axis, Port, Signature, decoder_signature
 
 if TYPE_CHECKING:
@@ -250,9 +251,7 @@ def decoder_fields(c: Any) -> dict[str, Any]:
     }
     if c.head_dim is not None:
         fields |= {"attention.key_length": c.head_dim, "attention.value_length": c.head_dim}
-    if c.rope.kind == "linear":
-        fields |= {"rope.scaling.type": "linear", "rope.scaling.factor": c.rope.factor}
-    return fields
+    return fields | rope_scaling_fields(c.rope)
 
 
 def decoder_config(
@@ -276,11 +275,8 @@ def decoder_config(
     }
     if "attention.key_length" in fields:
         config["head_dim"] = fields["attention.key_length"]
-    kind = fields.get("rope.scaling.type", "none")
-    if kind == "linear":
-        config["rope_scaling"] = {"rope_type": "linear", "factor": fields["rope.scaling.factor"]}
-    elif kind != "none":
-        raise UnsupportedModel(f"rotary scaling {kind!r} is not supported; isoform knows linear and llama3")
+    if scaling := rope_scaling(fields):
+        config["rope_scaling"] = scaling
     return config
 
 
@@ -291,6 +287,4 @@ def decoder_refusal(c: Any, windows: Sequence[int | None] = (), *, llama3: bool 
         return f"llama.cpp has no sliding window for this architecture, and the model's is {window} tokens"
     if c.hidden_act != "silu":
         return f"llama.cpp has only the activation silu for this architecture, not {c.hidden_act}"
-    if c.rope.kind == "llama3" and not llama3:
-        return "llama.cpp has no llama3 rotary scaling for this architecture"
-    return ""
+    return rope_refusal(c.rope, llama3=llama3)

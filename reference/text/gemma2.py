@@ -62,7 +62,7 @@ class Gemma2Config(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return super(Gemma2Config, cls).from_dict({**with_head(data), "rope": read_rope(data)})
+        return super(Gemma2Config, cls).from_dict({**with_head(data), "rope": read_rope(data, context=8192)})
 
     @property
     def kv_heads(self) -> int:

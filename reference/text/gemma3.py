@@ -27,6 +27,7 @@ from isoform.reference.text.causal import (
     tied_head,
     with_head,
 )
+from isoform.reference.text.rope_scaling import MORE, rope_scaling_fields
 from isoform.reference.text.sandwich import (
     SANDWICH,
     sandwich_decoder,
@@ -67,11 +68,9 @@ class Gemma3Config(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        rope = read_rope(data, "full_attention", theta=1e6)
-        if data.get("rope_parameters") is not None:
-            local = read_rope(data, "sliding_attention")
-        else:  # the scaling is for the layers that see all
-            local = read_rope({"rope_theta": data.get("rope_local_base_freq")})
+        rope = read_rope(data, "full_attention", theta=1e6, context=131072)
+        windowed = {**data, "rope_theta": data.get("rope_local_base_freq"), "rope_scaling": None}
+        local = read_rope(windowed, "sliding_attention", context=131072)
         return super(Gemma3Config, cls).from_dict({**with_head(data), "rope": rope, "local_rope": local})
 
     @property
@@ -140,6 +139,8 @@ def refuse(c: Gemma3Config) -> str:
         return "llama.cpp does not cap the scores of this architecture (attn_logit_softcapping is set)"
     if c.local_rope.kind != "default":
         return "llama.cpp does not scale the rotary positions of this architecture's windowed layers"
+    if MORE in rope_scaling_fields(c.rope):
+        return "llama.cpp would multiply the angles of the windowed layers by YaRN's attention factor as well"
     if not _period(c):
         return "llama.cpp wants windowed layers in a regular pattern (layer_types follows none)"
     return sandwich_refusal(c, 62)

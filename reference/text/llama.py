@@ -94,7 +94,7 @@ def rope_factors(c: LlamaConfig) -> dict[str, Sequence[float]]:
     """Llama 3's slowing of each frequency, which llama.cpp reads as a tensor."""
     if c.rope.kind != "llama3":
         return {}
-    from isoform.reference.modules.layers import inverse_frequencies, llama3_factors
+    from isoform.reference.modules.rotary import inverse_frequencies, llama3_factors
 
     plain = inverse_frequencies(c.head_size, RopeConfig(theta=c.rope.theta))
     return {"rope_freqs.weight": llama3_factors(plain, c.rope).tolist()}
@@ -119,7 +119,7 @@ def _llama3_settings(factors: Sequence[float], head_dim: int, theta: float) -> d
     """
     import torch
 
-    from isoform.reference.modules.layers import inverse_frequencies, llama3_factors
+    from isoform.reference.modules.rotary import inverse_frequencies, llama3_factors
 
     frequencies = inverse_frequencies(head_dim, RopeConfig(theta=theta))
     wanted, factor = torch.tensor(factors), max(factors)

@@ -56,7 +56,7 @@ class Qwen2Config(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return super(Qwen2Config, cls).from_dict({**with_head(data), "rope": read_rope(data)})
+        return super(Qwen2Config, cls).from_dict({**with_head(data), "rope": read_rope(data, context=32768)})
 
     @property
     def kv_heads(self) -> int:

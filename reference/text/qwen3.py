@@ -58,7 +58,7 @@ class Qwen3Config(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return super(Qwen3Config, cls).from_dict({**with_head(data), "rope": read_rope(data)})
+        return super(Qwen3Config, cls).from_dict({**with_head(data), "rope": read_rope(data, context=32768)})
 
     @property
     def kv_heads(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from isoform.reference.config import RopeConfig
 from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Fold, Rule
+from isoform.reference.text.rope_scaling import rope_refusal
 
 SANDWICH: tuple[Rule, ...] = (
     Fold("model.layers.*.input_layernorm", "layers.*.attn_norm", 1.0),
@@ -62,6 +63,4 @@ def sandwich_refusal(c: Any, largest: int) -> str:
         return f"llama.cpp has only the activation gelu_pytorch_tanh for this architecture, not {c.hidden_activation}"
     if c.attention_bias:
         return "llama.cpp has no bias on the attention's output for this architecture (attention_bias is true)"
-    if c.rope.kind == "llama3":
-        return "llama.cpp has no llama3 rotary scaling for this architecture"
-    return ""
+    return rope_refusal(c.rope)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from isoform.errors import CheckpointError, InputError
 from isoform.json_files import read_object
+from isoform.runtimes.generation.context import stretched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,5 +246,5 @@ def _stated(config: Mapping[str, Any], *names: str) -> int | None:
             if value is not None:
                 if isinstance(value, bool) or not isinstance(value, int):
                     raise CheckpointError(f"config.json: {name} is {value!r}, not a whole number")
-                return value if value > 0 else None
+                return stretched(part, value) if value > 0 else None
     return None

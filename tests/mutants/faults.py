@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from isoform.manifest import Artifact
 from isoform.reference.model import Model, open_model
-from isoform.reference.modules.layers import inverse_frequencies
+from isoform.reference.modules.rotary import inverse_frequencies
 from tests.mutants.planting import FORMS, Checkpoint, Config, Definition, InFile, Plant, Tensors
 
 GRAPHS = tuple(form for form in FORMS if not form.startswith("gguf"))
@@ -172,7 +172,7 @@ def logits_uncapped(module: nn.Module) -> None:
 
 def scaling_forgotten(module: nn.Module) -> None:
     found = part(module, "ropes.rope")
-    head_dim, settings = found._settings
+    head_dim, settings = found.rotated, found.settings
     found.frequencies = inverse_frequencies(head_dim, replace(settings, kind="default"))
 
 

@@ -59,9 +59,10 @@ TEXT_DECODERS = _listed(
         "llama": (
             *("llama", "llama3_instruct", "llama3_instruct_b", "llama_b"),
             *("mistral_b", "mistral_full"),
+            "llama_yarn",
         ),
         "olmo2": ("olmo2", "olmo2_b"),
-        "qwen2": ("qwen2", "qwen2_b", "qwen2_window"),
+        "qwen2": ("qwen2", "qwen2_b", "qwen2_window", "qwen2_yarn"),
         "qwen3": ("qwen3_b", "qwen3_bias", "qwen3_sharded"),
         "smollm3": ("smollm3", "smollm3_b"),
     }
@@ -104,6 +105,8 @@ MULTIMODAL = _listed(
     }
 )
 TINIES = TEXT | AUDIO | VISION | MULTIMODAL
+# Their angles depend on the longest row of a batch, so what holds of rows alone does not hold of them.
+LONGER = ("llama_dynamic", "llama_longrope")
 # Of these only the tokenizer serves.
 TOKENIZERS = ("bart", "mixtral", "modernbert", "t5")
 
@@ -118,7 +121,7 @@ def original(name: str) -> str:
     return name.partition("@")[0]
 
 
-BATCH = (*listed(TINIES), *TOKENIZERS)
+BATCH = (*listed(TINIES), *LONGER, *TOKENIZERS)
 """What the first call of `tiny` writes."""
 ENCODERS, DECODERS = listed(TEXT_ENCODERS, DECODER_HEADS), listed(TEXT_DECODERS)
 """Texts in one pass, and with a cache."""

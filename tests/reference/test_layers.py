@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from isoform.reference.config import RopeConfig
 from isoform.reference.modules import ops
 from isoform.reference.modules.attention import GrowingCache, Heads, attend
-from isoform.reference.modules.layers import (
-    FrozenBatchNorm,
-    Rope,
-    causal_bias,
-    hidden,
-    inverse_frequencies,
-    llama3_factors,
-    padding_bias,
-    true_positions,
-)
+from isoform.reference.modules.layers import FrozenBatchNorm, causal_bias, hidden, padding_bias, true_positions
+from isoform.reference.modules.rotary import Rope, inverse_frequencies, llama3_factors
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 ROPES = [
@@ -83,11 +75,14 @@ def test_rotating_keeps_lengths_and_leaves_position_zero_alone(rope: RopeConfig)
 
 
 def test_frequencies_stay_float32_whatever_the_module_becomes() -> None:
-    layer = Rope(16, ROPES[2])
-    before = layer.frequencies.clone()
-    for dtype in FLOATS:
-        assert torch.equal(layer.to(dtype).frequencies, before)
-        assert layer(torch.tensor([[100000]]), dtype)[0].dtype == dtype
+    dynamic = RopeConfig(kind="dynamic", factor=2.0, original_max_position_embeddings=8)
+    for rope in (ROPES[2], dynamic):
+        layer = Rope(16, rope)
+        before = {name: tensor.clone() for name, tensor in layer.named_buffers()}
+        for dtype in FLOATS:
+            layer.to(dtype)
+            assert all(torch.equal(tensor, before[name]) for name, tensor in layer.named_buffers())
+            assert layer(torch.tensor([[100000]]), dtype)[0].dtype == dtype
 
 
 def test_llama3_scaling_keeps_short_waves_and_slows_long_ones() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from isoform.validators.cases.case import LONG, SHORT, STEPS, Case, Row
+from isoform.validators.cases.lengths import as_alone
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,7 +61,7 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
     if model.signature.states:
         cases += _cached(long, row)
         cases += _outgrowing(model, row(_long_window(model) + STEPS + 1))
-    return cases
+    return as_alone(model, cases)
 
 
 def _outgrowing(model: Model, row: Row) -> Iterator[Case]:

@@ -9,7 +9,7 @@ import torch
 
 from isoform.errors import UnsupportedExport
 from isoform.exporters.onnx.graph import MICROSOFT, Graph, Value
-from isoform.exporters.onnx.operators.operands import END, Types
+from isoform.exporters.onnx.operators.operands import END, Lowering, Types
 from isoform.exporters.tracing import Type
 
 LOGITS_START = "logits_start"
@@ -117,14 +117,20 @@ def convolution(
     return graph.one("Conv", (x, weight, bias), out[0], **settings)
 
 
-def rotary(graph: Graph, out: Types, x: Value, cos: Value, sin: Value, heads: int) -> Value:
-    return graph.one("RotaryEmbedding", (x, cos, sin), out[0], num_heads=heads)
+def rotary(interleaved: bool) -> Lowering:
+    """Rotates halves of a head, or neighbouring channels; of a wider head as many as there are angles for."""
 
+    def lower(graph: Graph, out: Types, x: Value, cos: Value, sin: Value, heads: int) -> Value:
+        width, pairs = x.type.shape[-1], cos.type.shape[-1]
+        if not isinstance(width, int) or not isinstance(pairs, int):
+            raise UnsupportedExport(
+                f"{graph.scope}: a rotation of {width} channels by {pairs} angles; both must be fixed"
+            )
+        settings: dict[str, Any] = {"num_heads": heads}
+        if interleaved:
+            settings["interleaved"] = 1
+        if 2 * pairs != width // heads:
+            settings["rotary_embedding_dim"] = 2 * pairs
+        return graph.one("RotaryEmbedding", (x, cos, sin), out[0], **settings)
 
-def partial_rotary(graph: Graph, out: Types, x: Value, cos: Value, sin: Value, heads: int) -> Value:
-    width, pairs = x.type.shape[-1], cos.type.shape[-1]
-    if not isinstance(width, int) or not isinstance(pairs, int):
-        raise UnsupportedExport(f"{graph.scope}: a rotation of {width} channels by {pairs} angles; both must be fixed")
-    dim = 0 if 2 * pairs == width // heads else 2 * pairs
-    settings: dict[str, Any] = {"num_heads": heads, "interleaved": 1, "rotary_embedding_dim": dim}
-    return graph.one("RotaryEmbedding", (x, cos, sin), out[0], **settings)
+    return lower

@@ -31,7 +31,6 @@ from isoform.exporters.onnx.operators.layers import (
     group_norm,
     layer_norm,
     matmul,
-    partial_rotary,
     portable_linear,
     rms_norm,
     rotary,
@@ -148,9 +147,9 @@ ATEN: Mapping[str, Lowering] = {
 PORTABLE: Mapping[str, Lowering] = {
     "aten::linear": portable_linear,
     "isoform::attention": attention(portable_linear, portable=True),
-    "isoform::partial_rotary": partial_rotary,
+    "isoform::partial_rotary": rotary(interleaved=True),
     "isoform::rms_norm": rms_norm,
-    "isoform::rotary": rotary,
+    "isoform::rotary": rotary(interleaved=False),
 }
 
 
@@ -158,6 +157,6 @@ RUNTIME: Mapping[str, Lowering] = {
     "aten::linear": fused_linear,
     "isoform::attention": attention(fused_linear, portable=False),
     "isoform::rms_norm": skip_rms_norm,
-    "isoform::partial_rotary": partial_rotary,
-    "isoform::rotary": rotary,
+    "isoform::partial_rotary": rotary(interleaved=True),
+    "isoform::rotary": rotary(interleaved=False),
 }

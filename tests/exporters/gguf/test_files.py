@@ -34,7 +34,7 @@ Tiny = Callable[[str], Path]
 
 SILU = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full"),
-    *("qwen2", "qwen2_b", "qwen3_b", "qwen3_sharded"),
+    *("qwen2", "qwen2_b", "qwen2_yarn", "qwen3_b", "qwen3_sharded"),
     *("granite", "granite_b", "olmo2", "olmo2_b", "smollm3"),
 )
 GELU = (
@@ -185,7 +185,6 @@ def test_another_pattern_of_windows_is_written_down(tiny: Tiny, tmp_path: Path) 
     assert torch.equal(again.module()(ids)[0], model.module()(ids)[0])
 
 
-# ------------------------------------------------------------------ what llama.cpp cannot do
 def altered(source: Path, folder: Path, **config: Any) -> Path:
     """A copy of a checkpoint with other settings."""
     copy = shutil.copytree(source, folder / "altered")
@@ -193,6 +192,20 @@ def altered(source: Path, folder: Path, **config: Any) -> Path:
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
     return copy
 
+
+def test_an_attention_factor_of_yarn_is_what_llama_cpp_multiplies_by(tiny: Tiny, tmp_path: Path) -> None:
+    """The converter writes yarn_attn_factor, which llama.cpp passes over."""
+    model = open_model(altered(tiny("qwen2_yarn"), tmp_path, rope_parameters={**YARN, "attention_factor": 1.5}))
+    write(model, tmp_path, ["f32"])
+    path = tmp_path / path_of("f32")
+    worst, noise, _ = differences(model, path)
+    assert worst <= STRICT * noise
+    assert open_model(path).config.rope.attention_factor == pytest.approx(1.5)  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------ what llama.cpp cannot do
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 
 REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "mistral_b": (None, {}, "sliding window"),
@@ -215,7 +228,11 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "olmo2_b": (None, {"attention_bias": True}, "no bias in the attention"),
     "smollm3": (None, {"no_rope_layers": [0, 1, 1, 1, 1]}, "all but every fourth layer"),
     "smollm3_b": (None, {"no_rope_layers": [1, 1, 1]}, "attention_bias or mlp_bias"),
-    "qwen2": (None, {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "no llama3 rotary scaling"),
+    "qwen2": (None, {"rope_parameters": LLAMA3}, "no llama3 rotary scaling"),
+    "llama_dynamic": (None, {}, "no dynamic rotary scaling"),
+    "llama_longrope": (None, {}, "LongRoPE's factors by the size of its context"),
+    "llama_yarn": (None, {}, "YaRN's beta_fast at 32 for this architecture"),
+    "qwen2_yarn": (None, {"rope_parameters": {**YARN, "truncate": False}}, "truncate is false"),
     "bert_b": ("feature-extraction", {}, "not relu"),
     "distilbert_b": ("feature-extraction", {}, "not relu"),
     "distilbert": (None, {}, "no fill-mask"),

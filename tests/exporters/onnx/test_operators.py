@@ -59,6 +59,7 @@ POINTWISE: dict[str, Body] = {
     "abs": lambda x, ids: x.abs(),
     "add": lambda x, ids: torch.add(x, ids.unsqueeze(-1), alpha=3),
     "alias": lambda x, ids: torch.ops.aten.alias(x) + 1,
+    "amax": lambda x, ids: x * ids.amax((0, 1)) + x.amax(-1, keepdim=True),
     "bitwise": lambda x, ids: (((ids > 1) & ~(ids >= 4)) | (ids == 5)).unsqueeze(-1).to(x.dtype) * x,
     "bitwise_names": lambda x, ids: torch.bitwise_or(torch.bitwise_and(x < 1, x > 0), x < -1).to(x.dtype),
     "clamp": lambda x, ids: x.clamp(-0.5, 0.5) + x.clamp(min=0.1) + x.clamp(max=0.2) + x.clamp_min(0.3),

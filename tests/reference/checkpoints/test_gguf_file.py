@@ -23,7 +23,7 @@ from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
 from isoform.reference.checkpoints.gguf_file import TYPES, interleaved, read_gguf
 from isoform.reference.config import RopeConfig
 from isoform.reference.model import Model, open_model
-from isoform.reference.modules.layers import inverse_frequencies, llama3_factors
+from isoform.reference.modules.rotary import inverse_frequencies, llama3_factors
 from isoform.reference.text.llama import _llama3_settings
 from tests.exports import for_llamacpp
 
@@ -31,6 +31,7 @@ Tiny = Callable[[str], Path]
 
 MODELS = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full", "qwen2", "qwen2_b", "qwen3_b"),
+    "qwen2_yarn",
     *("qwen3_sharded", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
     *("distilbert_base", "distilbert_seqcls", "gemma", "gemma_b", "granite", "granite_b", "olmo2", "olmo2_b"),
     *("smollm3", "gpt2"),
@@ -294,7 +295,8 @@ def rewritten(source: bytes, folder: Path, change: Mapping[str, Any], drop: tupl
         ({"llama.attention.head_count": 0}, (), CheckpointError, "num_attention_heads"),
         ({"llama.embedding_length": 32}, (), CheckpointError, "has shape"),
         ({"llama.rope.dimension_count": 8}, (), UnsupportedModel, "rope.dimension_count is 8"),
-        ({"llama.rope.scaling.type": "yarn"}, (), UnsupportedModel, "'yarn'"),
+        ({"llama.rope.scaling.type": "longrope"}, (), UnsupportedModel, "'longrope'"),
+        ({"llama.rope.scaling.type": "yarn"}, (), CheckpointError, "has no rope.scaling.factor"),
         ({"llama.rope.scaling.attn_factor": 0.5}, (), UnsupportedModel, "rope.scaling.attn_factor is 0.5"),
         ({"llama.expert_count": 8}, (), UnsupportedModel, "expert_count is 8"),
         ({"llama.logit_scale": 0.25}, (), UnsupportedModel, "logit_scale is 0.25"),

@@ -44,7 +44,7 @@ def agrees(folder: Path, texts: tuple[str, ...] = (), *, decodes: bool = True) -
 
     files = rebuilt(folder)
     assert files is not None
-    made = _beside(folder, files)
+    made = _beside(folder, Path(), files)
     try:
         ours = TextTokenizer(made, class_facts(made))
         again = AutoTokenizer.from_pretrained(made)

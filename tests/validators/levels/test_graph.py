@@ -18,7 +18,7 @@ from torch import nn
 from isoform.errors import InputError
 from isoform.reference.model import Model, open_model
 from isoform.reference.modules.attention import Attention
-from isoform.reference.modules.layers import Rope, inverse_frequencies
+from isoform.reference.modules.rotary import Rope, inverse_frequencies
 from isoform.validators.cases.case import Case, Row
 from isoform.validators.cases.text import token_cases
 from isoform.validators.levels.graph import check_graph
@@ -134,13 +134,13 @@ def gelu_by_tanh(module: nn.Module) -> None:
 
 def rotary_base_off_by_a_thousandth(module: nn.Module) -> None:
     for rope in [m for m in module.modules() if isinstance(m, Rope)]:
-        head_dim, settings = rope._settings
+        head_dim, settings = rope.rotated, rope.settings
         rope.frequencies = inverse_frequencies(head_dim, dataclasses.replace(settings, theta=settings.theta * 1.001))
 
 
 def rotary_scaling_forgotten(module: nn.Module) -> None:
     for rope in [m for m in module.modules() if isinstance(m, Rope)]:
-        head_dim, settings = rope._settings
+        head_dim, settings = rope.rotated, rope.settings
         rope.frequencies = inverse_frequencies(head_dim, dataclasses.replace(settings, kind="default"))
 
 
