@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from isoform.reference.names import GGUF
 from isoform.signature import Port, Signature
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Gguf:
     `holds`: tensors that every file of this family has. They tell apart the families that llama.cpp runs as one
     architecture; the last of these holds none that another lacks.
     `large`: llama.cpp takes this configuration for a 70B model, whose values it quantizes with more bits.
+    `names`: canonical modules that this architecture calls otherwise than `names.GGUF` has them.
     `file`: how the file's name begins: "model", or "mmproj" for a tower that llama.cpp opens beside a language model.
     """
 
@@ -41,7 +43,13 @@ class Gguf:
     refuse: Callable[[Any], str] = lambda config: ""
     large: Callable[[Any], bool] = lambda config: False
     tasks: tuple[str, ...] = ()  # the tasks that llama.cpp can serve
+    names: Mapping[str, str] = field(default_factory=dict)
     file: str = "model"
+
+    @property
+    def tensors(self) -> dict[str, str]:
+        """Canonical module -> the tensor's name in a file of this architecture, as in `names.GGUF`."""
+        return {**GGUF, **self.names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,10 @@ what it reads comes through `conv1`, `conv2`, ... and `position_embed`. A decode
 
 A vision transformer is a pre-norm encoder after `patch_embed`, `class_token` (`register_tokens`) and `position_embed`.
 A branch may end in a scale, `layers.N.attn_scale` and `.mlp_scale`, and a gated MLP may have one matrix for two,
-`mlp.gate_up` and `mlp.gate_down`. Its heads are `pooler.dense` and `classifier`. Two towers have these names below
-`text` and `vision`, then `text_projection`, `vision_projection`, `logit_scale` and `logit_bias`; a picture that is
-pooled by attention adds `vision.pool.probe`, `.qkv`, `.out`, `.norm` and `.mlp`.
+`mlp.gate_up` and `mlp.gate_down`; a decoder's is `mlp.gate_up` and `mlp.down`, beside `attn.qkv` for three. Its heads
+are `pooler.dense` and `classifier`. Two towers have these names below `text` and `vision`, then `text_projection`,
+`vision_projection`, `logit_scale` and `logit_bias`; a picture that is pooled by attention adds `vision.pool.probe`,
+`.qkv`, `.out`, `.norm` and `.mlp`.
 """
 
 from __future__ import annotations

@@ -186,9 +186,10 @@ def measure(
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
     module = model.module()
+    names = GGUF if model.family.gguf is None else model.family.gguf.tensors
     handles = []
     for path, layer in module.named_modules():
-        name = rename(f"{path}.weight", GGUF) if isinstance(layer, torch.nn.Linear) else None
+        name = rename(f"{path}.weight", names) if isinstance(layer, torch.nn.Linear) else None
         if name is None or not name.startswith("blk."):
             continue
 

@@ -17,7 +17,7 @@ from isoform.errors import CheckpointError, InputError, UnsupportedExport
 from isoform.exporters.gguf.mixes import MIXES
 from isoform.reference.checkpoints.checkpoint import first_line, read_json
 from isoform.reference.checkpoints.gguf_file import interleaved, is_rotary
-from isoform.reference.names import GGUF, rename
+from isoform.reference.names import rename
 from isoform.reference.weights import find
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def write_adapter(model: Model, adapter: Path, out: Path, kind: str = "f32") -> 
     alpha, matrices = _in_one_scale(_pairs(model, adapter, _config(adapter)))
     total = 0
     for key, (a, b) in matrices.items():
-        name = rename(key, GGUF)
+        name = rename(key, gguf.tensors)
         if name is None:
             raise UnsupportedExport(f"{adapter} changes {key}, which llama.cpp has no tensor for; {MERGE}")
         total += a.shape[1] * b.shape[0]

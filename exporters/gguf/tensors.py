@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import UnsupportedExport
 from isoform.reference.checkpoints.checkpoint import ITEM_BYTES
 from isoform.reference.checkpoints.gguf_file import is_rotary
-from isoform.reference.names import GGUF, rename
+from isoform.reference.names import rename
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def entries(model: Model, gguf: Gguf) -> list[GgufTensor]:
     head_dim = head_size(model) if gguf.interleaved_rope else 0
     files = Files()
     for key, weight in model.weights.items():
-        name = rename(key, GGUF)
+        name = rename(key, gguf.tensors)
         if name is None:
             raise UnsupportedExport(f"{model.name}: llama.cpp has no tensor for {key}; add it to reference/names.py")
         pairs = head_dim if is_rotary(key) else 0

@@ -19,7 +19,7 @@ from isoform.reference.checkpoints.checkpoint import Checkpoint, TensorInfo
 from isoform.reference.checkpoints.gguf_file import interleaved, is_rotary, read_gguf, read_tensor
 from isoform.reference.checkpoints.mapped_file import MappedFile
 from isoform.reference.families import GGUF_FAMILIES, gguf_family
-from isoform.reference.names import GGUF, rename
+from isoform.reference.names import rename
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class GgufCheckpoint(Checkpoint):
             )
         self._files = {shard: MappedFile(shard) for shard in self._paths}
         self.family, self._gguf = _family(path, header.metadata, self.tensors)
-        table = {target: source for source, target in GGUF.items()}
+        table = {target: source for source, target in self._gguf.tensors.items()}
         names = {name: rename(name, table) for name in self.tensors if name not in AUXILIARY}
         if unknown := sorted(name for name, key in names.items() if key is None):
             shown = ", ".join(unknown[:4]) + (" ..." if len(unknown) > 4 else "")

@@ -35,9 +35,10 @@ class LlamaCppProbe:
 
         card = model.family.gguf
         self._interleaved = card is not None and card.interleaved_rope
+        table = GGUF if card is None else card.tensors
         skeleton = model.skeleton()
         names = [name for name, _ in skeleton.named_modules()]
-        self._modules = {(rename(f"{name}.x", GGUF) or "").removesuffix(".x"): name for name in names}
+        self._modules = {(rename(f"{name}.x", table) or "").removesuffix(".x"): name for name in names}
         self._head_dims = {
             name: part.heads.dim for name, part in skeleton.named_modules() if isinstance(part, Projections)
         }

@@ -35,7 +35,7 @@ Tiny = Callable[[str], Path]
 SILU = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full"),
     *("qwen2", "qwen2_b", "qwen2_yarn", "qwen3_b", "qwen3_sharded"),
-    *("granite", "granite_b", "olmo2", "olmo2_b", "smollm3"),
+    *("granite", "granite_b", "olmo2", "olmo2_b", "phi4", "smollm3"),
 )
 GELU = (
     *("gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
@@ -49,6 +49,7 @@ PRE = {
     "granite": "refact",
     "llama": "llama-bpe",
     "olmo2": "gpt-2",
+    "phi3": "gpt-2",
     "qwen2": "qwen2",
     "qwen3": "qwen2",
     "smollm3": "llama-bpe",
@@ -226,6 +227,8 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "llama": (None, {"hidden_act": "gelu"}, "only the activation silu"),
     "olmo2": (None, {"tie_word_embeddings": True}, "wants a separate head"),
     "olmo2_b": (None, {"attention_bias": True}, "no bias in the attention"),
+    "phi4": (None, {"hidden_act": "gelu"}, "only the activation silu"),
+    "phi3_b": (None, {}, "sliding window"),
     "smollm3": (None, {"no_rope_layers": [0, 1, 1, 1, 1]}, "all but every fourth layer"),
     "smollm3_b": (None, {"no_rope_layers": [1, 1, 1]}, "attention_bias or mlp_bias"),
     "qwen2": (None, {"rope_parameters": LLAMA3}, "no llama3 rotary scaling"),

@@ -192,6 +192,56 @@ def olmo2_b(c: Case) -> None:
     text_golden(c, t)
 
 
+# ------------------------------------------------------------------ phi3
+@case
+def phi4(c: Case) -> None:
+    """microsoft/phi-4: grouped queries, no window. (llama.cpp wants "</s>" in a model whose name holds "phi3".)"""
+    t = c.tok(gpt2_tok())
+    c.model(
+        "Phi3ForCausalLM",
+        T.Phi3Config(
+            vocab_size=len(t),
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            original_max_position_embeddings=512,
+            rope_parameters=rope("default", 250000.0),
+            bos_token_id=t.eos_token_id,
+            eos_token_id=t.eos_token_id,
+            pad_token_id=t.eos_token_id,
+        ),
+    )
+    text_golden(c, t)
+
+
+@case
+def phi3_b(c: Case) -> None:
+    """microsoft/Phi-3-mini-4k-instruct: a window of 5 tokens, one key head per query head."""
+    t = c.tok(llama_tok(("<|user|>", "<|assistant|>", "<|end|>")))
+    c.model(
+        "Phi3ForCausalLM",
+        T.Phi3Config(
+            vocab_size=len(t) + 3,
+            hidden_size=48,
+            intermediate_size=80,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            original_max_position_embeddings=256,
+            sliding_window=5,
+            rope_parameters=rope("default", 10000.0),
+            bos_token_id=t.bos_token_id,
+            eos_token_id=t.eos_token_id,
+            pad_token_id=t.eos_token_id,
+        ),
+    )
+    old_spelling(c)
+    text_golden(c, t)
+
+
 # ------------------------------------------------------------------ smollm3
 @case
 def smollm3(c: Case) -> None:
