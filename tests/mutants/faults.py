@@ -274,7 +274,17 @@ def last_slot(module: nn.Module) -> None:
     module.forward = lambda ids, mask: (honest.classifier(honest.states(ids, mask)[:, -1]),)
 
 
+def embeddings_unscaled(module: nn.Module) -> None:
+    module.embed_scale = 1.0  # type: ignore[assignment]
+
+
+def every_layer_rotated(module: nn.Module) -> None:
+    kinds: Any = module.kinds
+    module.kinds = tuple(replace(kind, rope="rope") for kind in kinds)  # type: ignore[assignment]
+
+
 LAYER = "model.layers.1"
+NARROW = (*GRAPHS, "gguf f32", "gguf q8_0"), "its rows are no multiple of 256"
 FAULTS: tuple[Fault, ...] = (
     # stored
     Fault(
@@ -522,6 +532,62 @@ FAULTS: tuple[Fault, ...] = (
         "tiny distilbert",
         Definition(head_without_activation),
         (r"what goes into mlm\.norm|^mlm\.norm$",),
+        GRAPHS,
+    ),
+    Fault(
+        "embeddings unscaled, Gemma",
+        "tiny gemma",
+        Definition(embeddings_unscaled),
+        (r"^what goes into layers\.0\.attn_norm$",),
+        GRAPHS,
+    ),
+    Fault(
+        "multiplier of what layers add, Granite",
+        "tiny granite",
+        Checkpoint(config=setting(residual_multiplier=0.23)),
+        (r"^what goes into layers\.0\.mlp_norm$", r"residual_scale$"),
+        *NARROW,
+    ),
+    Fault(
+        "multiplier of the scores, Granite",
+        "tiny granite",
+        Checkpoint(config=setting(attention_multiplier=0.125)),
+        (r"what goes into layers\.0\.attn\.out", r"attention\.scale$"),
+        *NARROW,
+    ),
+    Fault(
+        "divisor of the logits, Granite",
+        "tiny granite",
+        Checkpoint(config=setting(logits_scaling=7.5)),
+        (r"^logits$", r"logit_scale$"),
+        *NARROW,
+    ),
+    Fault(
+        "norm of q left out, OLMo 2",
+        "tiny olmo2",
+        Definition(forward("layers.1.attn.q_norm", lambda norm, _: lambda x: x)),
+        (r"^layers\.1\.attn\.q_norm(\.weight)?$", r"layers\.1\.rotary", r"what goes into layers\.1\.attn\.out"),
+        GRAPHS,
+    ),
+    Fault(
+        "norm after the MLP left out, OLMo 2",
+        "tiny olmo2",
+        Definition(forward("layers.1.mlp_post_norm", lambda norm, _: lambda x: x)),
+        (r"^layers\.1(\.mlp_post_norm\.weight)?$",),
+        GRAPHS,
+    ),
+    Fault(
+        "gate and up swapped in the file, Phi-4",
+        "tiny phi4",
+        Checkpoint(on(f"{LAYER}.mlp.gate_up_proj.weight", lambda x: x.roll(len(x) // 2, 0))),
+        (r"^layers\.1\.mlp\.gate_up(\.weight)?$",),
+        *NARROW,
+    ),
+    Fault(
+        "positions in a layer without them, SmolLM3",
+        "tiny smollm3",
+        Definition(every_layer_rotated),
+        (r"what goes into layers\.3\.attn\.out", r"layers\.3\.rotary", r"present\.3\.key"),
         GRAPHS,
     ),
     Fault(
