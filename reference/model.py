@@ -396,9 +396,9 @@ def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: 
             f"{checkpoint.name} is quantized ({method!r}), which no family can use; take its BF16 or F16 checkpoint"
         )
     config = family.config.from_checkpoint(checkpoint)
-    root = modules_root(checkpoint.folder)
     headless, notes = family.tasks[-1], list[str]()
-    embeds = root is not None and not headless.parts and headless.name == EMBEDDING
+    embeds = not headless.parts and headless.name == EMBEDDING and modules_root(checkpoint.folder) is not None
+    embeds = embeds and read_sentence_modules(checkpoint.folder).embeds
     if task is None and embeds:
         stored = _task(checkpoint, family, None)
         task = EMBEDDING

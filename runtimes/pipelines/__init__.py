@@ -34,6 +34,7 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "sentence-similarity": ("text.sentence_similarity", "SentenceSimilarity", "feature-extraction"),
     "text-classification": ("text.text_classification", "TextClassification", "text-classification"),
     "text-generation": ("text.text_generation", "TextGeneration", "text-generation"),
+    "text-ranking": ("text.text_ranking", "TextRanking", "text-classification"),
     "token-classification": ("text.token_classification", "TokenClassification", "token-classification"),
     "visual-question-answering": (
         "multimodal.visual_question_answering",

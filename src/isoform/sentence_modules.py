@@ -25,6 +25,9 @@ TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 ACTIVATIONS = ("ELU", "GELU", "Identity", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Softplus", "Tanh")
 """Classes of torch.nn, with their defaults, that a Dense module may end with."""
 
+EMBEDDER = "SentenceTransformer"
+"""The model_type of config_sentence_transformers.json whose vectors are those of texts."""
+
 _PREFIX = "sentence_transformers."
 _OLD_KEYS = {  # of a pooling's config.json, one switch per mode
     "pooling_mode_cls_token": "cls",
@@ -93,13 +96,15 @@ Module = Pooling | Dense | Normalize | LayerNorm | LayerPooling
 class SentenceModules:
     """The modules after a model. `root` is the folder of modules.json, `transformer` the model's folder in it.
 
-    `refusal`: why the vector of a text cannot be computed, or ""; then `steps` is empty.
+    `refusal`: why the vector of a text cannot be computed, or ""; then `steps` is empty. `embeds`: the model is there
+    for vectors of texts, and is no cross-encoder or sparse encoder.
     """
 
     root: Path
     transformer: str = ""
     steps: tuple[Module, ...] = (Pooling(),)
     refusal: str = ""
+    embeds: bool = True
     max_length: int | None = None
     lowercase: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -181,6 +186,10 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
     if root is None:
         return SentenceModules(**values)
     path, steps, refusal = root / NAME, list[Module](), ""
+    model_type = settings.get("model_type") or EMBEDDER
+    if model_type != EMBEDDER:
+        values["embeds"] = False
+        refusal = f"{root} is a {model_type} of sentence-transformers, not a {EMBEDDER}"
     written = {TOKENS}
     for module in read_list(path):
         name = str(module.get("type", ""))
@@ -196,8 +205,9 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
                 "max_length": limit if isinstance(limit, int) and limit > 0 else None,
                 "lowercase": bool(first.get("do_lower_case")),
             }
-            task = first.get("transformer_task") or "feature-extraction"
-            if task != "feature-extraction":
+            task = first.get("transformer_task") or EMBEDDING
+            if task != EMBEDDING:
+                values["embeds"] = False
                 refusal = refusal or f"{path}: the Transformer module runs {task}, not feature-extraction"
         elif kind not in _READERS:
             refusal = refusal or (
