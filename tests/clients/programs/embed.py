@@ -13,8 +13,7 @@ tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
 session = ort.InferenceSession(f"{folder}/onnx/model.onnx")
 rows = tokenizer.encode_batch(texts)
 ids, mask, types = (np.array([getattr(row, name) for row in rows]) for name in ("ids", "attention_mask", "type_ids"))
-(states,) = session.run(None, {"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
-vectors = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
-vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+(vectors,) = session.run(["sentence_embedding"], feeds)
 
 print(json.dumps(vectors.tolist()))
