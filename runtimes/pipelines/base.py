@@ -84,6 +84,7 @@ class Pipeline(Attributes, ABC):
     options: ClassVar[type[Any]]  # a frozen dataclass: the parameters of a call
     reads_text: ClassVar[bool] = True  # False: the folder needs no tokenizer
     keywords: ClassVar[tuple[str, ...]] = ("inputs",)  # the names by which inputs may be given
+    takes_objects: ClassVar[bool] = False  # True: an input is an object itself, such as a question with its context
     counts: ClassVar[bool] = True  # False: the task reports its own progress, in seconds of sound
 
     def __init__(
@@ -233,6 +234,11 @@ class Pipeline(Attributes, ABC):
                 raise InputError(
                     f"{self.task} has no parameter {name!r}; it has {', '.join(['batch_size', *names, *SHARED])}"
                 )
+
+    @property
+    def generates(self) -> bool:
+        """Whether the task writes text, and takes the settings of generation."""
+        return any(spec.name == GENERATION for spec in fields(self.options))
 
     @classmethod
     def _names(cls) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -262,50 +263,57 @@ def run(
     task: Annotated[str, typer.Argument(help="text-generation, fill-mask, feature-extraction, sentence-similarity, …")],
     model: Annotated[str, typer.Argument(help="A bundle, checkpoint folder, Hub id, .gguf or .onnx file.")],
     inputs: Annotated[
-        list[str] | None, typer.Argument(help="Texts; from standard input, a line each, when none.")
+        list[str] | None,
+        typer.Argument(
+            help='Texts, files, folders, patterns ("*.png"), .jsonl files, or - for a line of standard input each.'
+        ),
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, torch, torchscript, onnxruntime or llamacpp.")] = "auto",
     device: Device = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="f32, f16 or bf16, of a checkpoint.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs that run together.")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="A parameter of the pipeline: max_new_tokens=20.")
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print generated text as it comes.")] = False,
     form: Annotated[str, typer.Option("--format", help="Of a transcript: text, srt or vtt.")] = "text",
     json: Json = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each answer, at once.")] = False,
 ) -> None:
-    """Run a pipeline over texts, recordings or pictures."""
-    from isoform import api, show
+    """Run a pipeline over texts, recordings or pictures. Exit code 2 when an input has no answer."""
+    from isoform import api, run_inputs, show
 
-    if form != "text":
-        if json or task != "automatic-speech-recognition" or len(inputs or []) != 1:
-            raise InputError(f"--format {form} is for the speech of one recording, and without --json")
-        parameters = dict(_setting(text) for text in option or [])
-        with (
-            show.progress() as progress,
-            api.pipeline(task, model, backend=backend, device=device, progress=progress) as pipe,
-        ):
-            text = api.subtitles(pipe, (inputs or [""])[0], form, parameters, progress=progress)
-        print(text)
-        return
-    if stream and (json or task != "text-generation"):
+    if form != "text" and (json or jsonl or task != "automatic-speech-recognition" or len(inputs or []) != 1):
+        raise InputError(f"--format {form} is for the speech of one recording, and without --json")
+    if stream and (json or jsonl or task != "text-generation"):
         raise InputError("--stream shows generated text as it comes: for text-generation, and without --json")
-    texts = list(inputs or []) or [line.rstrip("\n") for line in sys.stdin]
-    if not texts:
-        raise InputError("nothing to run on; give texts as arguments or on standard input")
+    if json and jsonl:
+        raise InputError("--json prints one document and --jsonl a line for each answer; pass one of them")
+    kind, arguments = run_inputs.kind_of(task), list(inputs or ["-"])
     parameters = dict(_setting(text) for text in option or [])
-    with api.pipeline(task, model, backend=backend, device=device) as pipe:
+    total = run_inputs.count_inputs(arguments, kind)
+    with (
+        show.progress() as progress,
+        api.pipeline(task, model, backend=backend, device=device, dtype=dtype, progress=progress) as pipe,
+    ):
+        if form != "text":
+            text = api.subtitles(pipe, arguments[0], form, parameters, progress=progress)
+            print(text)
+            return
+        items = run_inputs.read_inputs(arguments, kind, run_inputs.keywords_of(pipe), sys.stdin)
+        first = next(items, None)
+        if first is None:
+            raise InputError("nothing to run on; give inputs as arguments or on standard input")
+        several, items = total != 1, chain([first], items)
         if stream:
             parameters["streamer"] = lambda text: print(text, end="", flush=True)
-            for text in texts:
-                api.run(pipe, [text], parameters)
-                print()
-            return
-        with show.progress() as progress:
-            answers = api.run(pipe, texts, parameters, progress=progress)
-    if json:
-        show.json(answers)
-    else:
-        show.answers(texts, answers)
+            batch_size = 1
+        told = None if stream else progress
+        answers = run_inputs.run(pipe, items, kind, parameters, batch_size=batch_size, total=total, progress=told)
+        how: run_inputs.Manner = "stream" if stream else "jsonl" if jsonl else "json" if json else "text"
+        good = run_inputs.show_answers(answers, how, several=several, complain=_fail)
+    if not good:
+        raise typer.Exit(2)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -422,6 +430,6 @@ def main() -> None:
     sys.exit(code)
 
 
-def _fail(message: object, code: int) -> int:
+def _fail(message: object, code: int = 2) -> int:
     print(f"isoform: {' '.join(str(message).split())}", file=sys.stderr)
     return code

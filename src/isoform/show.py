@@ -28,13 +28,19 @@ progress = bars
 
 def json(data: Any) -> None:
     """One JSON document on standard output; arrays become lists."""
+    sys.stdout.write(jsonlib.dumps(data, indent=2, ensure_ascii=False, default=_plain) + "\n")
 
-    def plain(value: Any) -> Any:
-        if hasattr(value, "tolist"):
-            return value.tolist()
-        raise TypeError(f"{type(value).__name__} has no JSON form")
 
-    sys.stdout.write(jsonlib.dumps(data, indent=2, ensure_ascii=False, default=plain) + "\n")
+def json_line(data: Any) -> None:
+    """A line of JSON on standard output, which is there at once."""
+    sys.stdout.write(jsonlib.dumps(data, ensure_ascii=False, default=_plain) + "\n")
+    sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def table(title: str | None, *columns: str, right: Sequence[str] = ()) -> Table:
@@ -169,27 +175,26 @@ def _change(pair: Sequence[Any]) -> str:
     return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]} → {pair[1]}"
 
 
-def answers(inputs: Sequence[str], answers: Sequence[Any]) -> None:
-    """Generated text as it is, other answers as JSON, each under its input when there are several."""
-    for text, answer in zip(inputs, answers, strict=True):
-        if len(inputs) > 1:
-            out.print(Text(text, style="bold"))
-        match answer:
-            case [{"generated_text": str(generated)}]:
-                out.print(Text(generated))
-            case [{"score": _}, *_]:
-                rows = table(None, *answer[0], right=("score",))
-                for row in answer:
-                    rows.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))
-                out.print(rows)
-            case {"text": str(), "chunks": [{"text": str(), "timestamp": _}, *_] as chunks} if len(answer) == 2:
-                for chunk in chunks:
-                    line = Text.assemble((f"{_times(chunk['timestamp'])}  ", "dim"), chunk["text"].strip())
-                    out.print(line, soft_wrap=True)
-            case {"text": str(said)} if len(answer) == 1:
-                out.print(Text(said.strip()), soft_wrap=True)
-            case _:
-                json(answer)
+def answer(name: str | None, answer: Any) -> None:
+    """Generated text as it is, other answers as tables or JSON; under the name of its input, if it has one."""
+    if name is not None:
+        out.print(Text(name, style="bold"), soft_wrap=True)
+    match answer:
+        case [{"generated_text": str(generated)}]:
+            out.print(Text(generated))
+        case [{"score": _}, *_]:
+            rows = table(None, *answer[0], right=("score",))
+            for row in answer:
+                rows.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))
+            out.print(rows)
+        case {"text": str(), "chunks": [{"text": str(), "timestamp": _}, *_] as chunks} if len(answer) == 2:
+            for chunk in chunks:
+                line = Text.assemble((f"{_times(chunk['timestamp'])}  ", "dim"), chunk["text"].strip())
+                out.print(line, soft_wrap=True)
+        case {"text": str(said)} if len(answer) == 1:
+            out.print(Text(said.strip()), soft_wrap=True)
+        case _:
+            json(answer)
 
 
 def _times(span: Sequence[float | None]) -> str:

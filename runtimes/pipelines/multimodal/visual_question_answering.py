@@ -36,6 +36,7 @@ class VisualQuestionAnswering(PictureToText):
 
     task: ClassVar[str] = "visual-question-answering"
     options: ClassVar[type[VisualQuestionAnsweringOptions]] = VisualQuestionAnsweringOptions
+    takes_objects: ClassVar[bool] = True
     keywords: ClassVar[tuple[str, ...]] = ("inputs", "image")
 
     def __call__(self, inputs: Any = None, question: Any = None, **parameters: Any) -> Any:

@@ -46,6 +46,7 @@ class QuestionAnswering(TextEncoder):
     task: ClassVar[str] = "question-answering"
     outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
     options: ClassVar[type[QuestionAnsweringOptions]] = QuestionAnsweringOptions
+    takes_objects: ClassVar[bool] = True
     keywords: ClassVar[tuple[str, ...]] = ("inputs", "question", "data", "X")
 
     def __call__(self, inputs: Any = None, context: Any = None, **parameters: Any) -> Any:

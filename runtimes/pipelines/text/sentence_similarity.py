@@ -49,6 +49,7 @@ class SentenceSimilarity(TextEncoder):
     task: ClassVar[str] = "sentence-similarity"
     outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
     options: ClassVar[type[SentenceSimilarityOptions]] = SentenceSimilarityOptions
+    takes_objects: ClassVar[bool] = True
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)

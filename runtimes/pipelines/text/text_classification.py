@@ -39,6 +39,7 @@ class TextClassification(TextEncoder):
     task: ClassVar[str] = "text-classification"
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     options: ClassVar[type[TextClassificationOptions]] = TextClassificationOptions
+    takes_objects: ClassVar[bool] = True
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
