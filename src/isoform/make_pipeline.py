@@ -102,7 +102,7 @@ def make_pipeline(
         if given:
             staged = StagedFolder(folder)
             kept.things.append(staged)
-            facts = {**facts, **_stage(staged, given, chosen, asked)}
+            facts = {**facts, **_stage(staged, given, chosen, source.name, asked)}
             folder = staged.folder
         session, form = _session(source, pipelines.model_task(chosen), asked, backend, threads, progress, cached)
         kept.things.append(source.opened)
@@ -232,10 +232,12 @@ def _task(source: Source, asked: Request) -> str:
     else:
         on_hub = not source.path.exists()
         if on_hub and not source.opened.checkpoint.config.get("architectures"):
+            if asked.hub.get("offline"):
+                raise InputError(f"{source.name} does not say what it is for, and the Hub may not be asked; give task=")
             tag = pipeline_tag(source.name, token=asked.hub.get("token"), revision=asked.hub.get("revision"))
-            if tag in TASKS:
-                return tag
-        found = open_model(source.opened.checkpoint).task.name
+            found = tag or open_model(source.opened.checkpoint).task.name
+        else:
+            found = open_model(source.opened.checkpoint).task.name
     if found not in TASKS:
         raise InputError(f"{source.name} is for {found}, for which there is no pipeline; there are {', '.join(TASKS)}")
     return found
@@ -279,7 +281,7 @@ def _check_config(given: Any, source: Source, asked: Request) -> None:
     if isinstance(given, str | PathLike):
         path = Path(given).expanduser()
         data = read_object(
-            (path if path.is_dir() else _settings_folder("config", fspath(given), asked)) / "config.json"
+            (path if path.is_dir() else _config_folder(fspath(given), source.name, asked)) / "config.json"
         )
         if not data:
             raise InputError(f"config={fspath(given)!r} has no config.json")
@@ -316,18 +318,23 @@ def _labels(config: Mapping[str, Any], count: int) -> dict[str, Any]:
     }
 
 
-def _settings_folder(what: str, name: str, asked: Request) -> Path:
+def _settings_folder(name: str, model: str, asked: Request) -> Path:
+    """The small files of a Hub id; the revision that was asked for is that of the model's repository alone."""
     from isoform.reference.checkpoints.hub import download_settings
 
+    hub = {key: value for key, value in asked.hub.items() if key != "revision" or name == model}
+    return download_settings(name, **hub)
+
+
+def _config_folder(name: str, model: str, asked: Request) -> Path:
     try:
-        return download_settings(name, **asked.hub)
+        return _settings_folder(name, model, asked)
     except IsoformError as error:
-        raise type(error)(f"{what}: {error}") from error.__cause__
+        raise type(error)(f"config: {error}") from error.__cause__
 
 
-def _stage(staged: StagedFolder, given: Mapping[str, Any], task: str, asked: Request) -> dict[str, Any]:
+def _stage(staged: StagedFolder, given: Mapping[str, Any], task: str, model: str, asked: Request) -> dict[str, Any]:
     """Put components into the folder of a pipeline; returns the facts of their classes."""
-    from isoform.reference.checkpoints.hub import download_settings
     from isoform.reference.classes import class_facts
     from isoform.runtimes.pipelines import hears
     from isoform.runtimes.pipelines.components import open_component
@@ -337,7 +344,7 @@ def _stage(staged: StagedFolder, given: Mapping[str, Any], task: str, asked: Req
         if name not in given or (name == "feature_extractor" and "image_processor" in given and not hears(task)):
             continue
         component = open_component(
-            name, given[name], staged.space, lambda repo: download_settings(repo, **asked.hub), class_facts
+            name, given[name], staged.space, lambda repo: _settings_folder(repo, model, asked), class_facts
         )
         staged.put(name, component.folder)
         facts |= component.facts

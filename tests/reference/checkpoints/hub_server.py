@@ -19,6 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub.constants
+import pytest
+
 LARGE = (".safetensors", ".bin", ".onnx", ".msgpack", ".h5")
 
 
@@ -33,12 +36,16 @@ class Request:
 
 @dataclass
 class Repository:
-    """Files by path; `revisions` are further commits by branch or tag. `token` opens a private or gated one."""
+    """Files by path; `revisions` are further commits by branch or tag. `token` opens a private or gated one.
+
+    `tag` is the task that the Hub states.
+    """
 
     files: Mapping[str, bytes]
     revisions: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     token: str | None = None
     gated: bool = False
+    tag: str | None = None
 
     def commits(self) -> dict[str, Mapping[str, bytes]]:
         """Every branch, tag and commit hash -> its files."""
@@ -111,7 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         files = commits[revision]
         if verb == "revision":
             siblings = [{"rfilename": path} for path in files]
-            self.json({"id": f"{org}/{name}", "sha": commit_of(files), "siblings": siblings})
+            stated = {} if repository.tag is None else {"pipeline_tag": repository.tag}
+            self.json({"id": f"{org}/{name}", "sha": commit_of(files), "siblings": siblings, **stated})
         elif verb == "tree":
             self.json([self.describe(path, content) for path, content in files.items()])
         elif repository.gated and token != repository.token:
@@ -184,6 +192,22 @@ def serve(repositories: dict[str, Repository]) -> Iterator[Hub]:
         for server in servers:
             server.shutdown()
             server.server_close()
+
+
+def point_at(hub: Hub, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Let huggingface_hub ask this Hub alone, without a token, and keep what it fetches in `cache`."""
+    settings = {
+        "ENDPOINT": hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_CACHE": str(cache / "hub"),
+        "HF_TOKEN_PATH": str(cache / "no_token"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the retries of a broken download
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.opening import open_checkpoint
 from isoform.reference.model import open_model
 from tests.oracle import tiny
-from tests.reference.checkpoints.hub_server import Hub, Repository, commit_of, files_of, serve
+from tests.reference.checkpoints.hub_server import Hub, Repository, commit_of, files_of, point_at, serve
 
 IDS = torch.tensor([[1, 5, 9, 4]])
 REST = {
@@ -70,18 +70,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         "org/evil": Repository({**llama, "model-../../../../evil.safetensors": b"outside"}),
     }
     with serve(repositories) as served:
-        settings = {
-            "ENDPOINT": served.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": served.url + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_CACHE": str(tmp_path / "hub"),
-            "HF_TOKEN_PATH": str(tmp_path / "no_token"),
-        }
-        for name, value in settings.items():
-            monkeypatch.setattr(huggingface_hub.constants, name, value)
-        for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(variable, raising=False)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the retries of a broken download
+        point_at(served, monkeypatch, tmp_path)
         yield served
 
 
