@@ -195,16 +195,21 @@ def open_path(
 
         source = open_source(manifest.source["path"], manifest.task)
         return open_session(source, "torch", dtype=dtype or "f32", **options), path
-    refused = []
-    for name in PREFERENCE if backend == "auto" else (backend,):
+    tried, refused = PREFERENCE if backend == "auto" else (backend,), []
+    held = dict.fromkeys(a.dtype for a in manifest.artifacts if a.format in {FORMAT_OF[name] for name in tried})
+    if dtype is not None and held and dtype not in held:
+        raise InputError(
+            f"{path} holds {', '.join(held)}, not {dtype}; leave dtype out, or export it with {dtype} as well"
+        )
+    for name in tried:
         forms = [a for a in manifest.artifacts if a.format == FORMAT_OF[name]]
         if not forms:
             reason = manifest.missing.get(FORMAT_OF[name], f"export it with --to {FORMAT_OF[name]}")
             refused.append(f"{name}: no {FORMAT_OF[name]} in {path} ({reason})")
             continue
         chosen = dtype or forms[0].dtype
-        if chosen not in (held := dict.fromkeys(form.dtype for form in forms)):
-            refused.append(f"{name}: {path} holds {FORMAT_OF[name]} in {', '.join(held)}, not in {chosen}")
+        if all(form.dtype != chosen for form in forms):
+            refused.append(f"{name}: {path} holds no {FORMAT_OF[name]} in {chosen}")
             continue
         try:
             return open_bundle(path, manifest, [a for a in forms if a.dtype == chosen], name, **options), path

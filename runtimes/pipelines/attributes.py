@@ -5,6 +5,8 @@ They are made when they are read: none costs a pipeline anything that is only ca
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -18,8 +20,6 @@ from isoform.runtimes.preprocess.text.facade.tokenizer import TokenizerFacade
 from isoform.whole import whole_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from isoform.runtimes.pipelines.origin import Origin
     from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
     from isoform.runtimes.session import Session
@@ -40,6 +40,11 @@ class Attributes:
     config: Mapping[str, Any]
     origin: Origin
     text_tokenizer: TextTokenizer
+
+    def __repr__(self) -> str:
+        origin = self.origin
+        name = origin.name or str(self.folder)
+        return f"{type(self).__name__}(model={name!r}, device={origin.device!r}, dtype={origin.dtype!r})"
 
     @cached_property
     def model(self) -> ModelView:
@@ -105,6 +110,11 @@ class Attributes:
     def transform(self, X: Any) -> Any:
         """The same as calling the pipeline."""
         return self(X)  # type: ignore[operator]
+
+    @contextmanager
+    def device_placement(self) -> Iterator[None]:
+        """Nothing: the model is where it runs."""
+        yield
 
     def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
         """Write the model with its tokenizer and processor into a new or empty folder, whole or not at all.

@@ -88,7 +88,7 @@ class StagedFolder:
         self.folder.mkdir()
         for path in folder.iterdir():
             if path.is_dir() or path.suffix in (".json", ".jinja", ".model", ".txt", ".md"):
-                (self.folder / path.name).symlink_to(path.resolve())
+                _link(path, self.folder / path.name)
 
     def space(self, name: str) -> Path:
         """A new empty folder beside the model's."""
@@ -110,10 +110,21 @@ class StagedFolder:
             target = self.folder / file
             target.unlink(missing_ok=True)
             if (source / file).exists():
-                target.symlink_to((source / file).resolve())
+                _link(source / file, target)
 
     def close(self) -> None:
         self._staging.cleanup()
+
+
+def _link(source: Path, target: Path) -> None:
+    """A link to a file or folder; a copy where the system has no links."""
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
 
 
 def is_object(value: Any) -> bool:

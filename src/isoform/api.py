@@ -444,6 +444,10 @@ def pipeline(
 
     if backend != "auto":
         _one_of("backend", backend, BACKENDS)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads={threads!r:.40} is not a whole number of at least 1; leave it out for all cores")
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress={progress!r:.40} is not a function of what, done and total")
     if video_processor is not None:
         raise InputError("video_processor= is for tasks that isoform does not have yet; leave it out")
     return make_pipeline(

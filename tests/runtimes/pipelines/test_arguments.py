@@ -289,6 +289,8 @@ def test_a_model_of_transformers_is_taken_with_its_tokenizer(tiny: Tiny) -> None
         close(pipe(TEXT), expected)
         assert pipe.model.name_or_path == folder
         kept = pipe.folder
+    with ours("text-classification", model=model.to(torch.bfloat16), tokenizer=tokenizer) as pipe:
+        assert pipe.dtype == torch.bfloat16, "an object runs in its own dtype"
     assert not kept.exists(), "what was staged is removed when the pipeline closes"
     assert "tokenizer.json" in refused(CheckpointError, "text-classification", model=model)
 
@@ -521,6 +523,9 @@ def test_a_gpu_by_number_is_the_cpu_where_there_is_none(tiny: Tiny) -> None:
         ({"backend": "tensorflow"}, "backend 'tensorflow' is not known"),
         ({"batch_size": "many"}, "batch_size='many'"),
         ({"colour": 1}, "has no parameter 'colour'"),
+        ({"threads": "many"}, "threads='many' is not a whole number"),
+        ({"threads": 0}, "threads=0 is not a whole number"),
+        ({"backend": 3}, "backend 3 is not known"),
     ],
     ids=str,
 )
@@ -569,9 +574,20 @@ def test_a_bundle_has_the_form_of_the_dtype(tiny: Tiny) -> None:
     bundle = exported("bert_seqcls")
     with ours(model=bundle, dtype="float32") as pipe:
         assert (pipe.dtype, pipe.session.backend) == (torch.float32, "onnxruntime")
-    assert "not in f16" in refused(BackendUnavailable, model=bundle, dtype="float16")
+    assert "holds f32, not f16" in refused(InputError, model=bundle, dtype="float16")
     with ours(model=bundle, backend="torch", dtype="bfloat16") as pipe:
         assert pipe.dtype == torch.bfloat16
+    several = exported("bert_seqcls", ("onnx",), onnx=bundle_options("f32", "f16"))
+    for dtype, expected in ((None, torch.float32), ("float16", torch.float16)):
+        with ours(model=several, dtype=dtype) as pipe:
+            assert pipe.dtype == expected
+            assert pipe(TEXT)[0]["label"] in pipe.model.config.label2id
+
+
+def bundle_options(*types: str) -> Any:
+    from isoform.exporters import onnx
+
+    return onnx.Options(types=types)
 
 
 def test_components_and_arguments_reach_every_backend(

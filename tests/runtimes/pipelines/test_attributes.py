@@ -165,6 +165,9 @@ def test_predict_and_transform_are_calls(tiny: Tiny) -> None:
     with ours("text-classification", tiny("bert_seqcls")) as mine:
         assert mine.predict(["a", "b"]) == mine.transform(["a", "b"]) == mine(["a", "b"])
         assert mine.predict("a") == mine("a")
+        with mine.device_placement():
+            assert mine("a") == mine.predict("a")
+        assert repr(mine) == f"TextClassification(model={str(tiny('bert_seqcls'))!r}, device='cpu', dtype='f32')"
 
 
 def test_a_model_stays_where_it_is(tiny: Tiny) -> None:
