@@ -7,6 +7,7 @@ transformers' helpers, sees only plain JSON values, and is stopped when it takes
 from __future__ import annotations
 
 import ctypes
+import inspect
 import json
 import re
 import threading
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, InputError
 from isoform.json_files import read_object
+from isoform.runtimes.preprocess.text.tool_schemas import tool_schema
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -99,7 +101,7 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = False,
         continue_final_message: bool | str = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
         **variables: Any,
@@ -107,15 +109,14 @@ class ChatTemplate:
         """The prompt of a conversation. `variables` reach the template under their names.
 
         `continue_final_message` leaves the last message open, so that the model goes on with it (a text names the
-        field of the message to continue). `tools` are JSON schemas. InputError says what template or messages lack.
+        field of the message to continue). `tools` are JSON schemas, or functions with type hints and a docstring.
+        InputError says what template or messages lack.
         """
         if not messages:
             raise InputError("the conversation is empty; give at least one message")
         if continue_final_message and add_generation_prompt:
             raise InputError("continue_final_message and add_generation_prompt exclude each other; pass one of them")
-        for tool in tools or ():
-            if not isinstance(tool, Mapping):
-                raise InputError(f"a tool is a JSON schema (a dict), not a {type(tool).__name__}; describe it as one")
+        described = None if tools is None else [_tool(tool) for tool in tools]
         for document in documents or ():
             if not isinstance(document, Mapping):
                 raise InputError(f"a document is a dict with 'title' and 'text', not {type(document).__name__}")
@@ -126,7 +127,7 @@ class ChatTemplate:
             **self.special,
             **plain(variables),
             "messages": chat,
-            "tools": plain(list(tools)) if tools is not None else None,
+            "tools": plain(described),
             "documents": plain(list(documents)) if documents is not None else None,
             "add_generation_prompt": add_generation_prompt,
         }
@@ -160,6 +161,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(plain(item) for item in value) if type(value) in (list, tuple) else [plain(v) for v in value]
     return f"<{type(value).__name__}>"
+
+
+def _tool(tool: Any) -> Mapping[str, Any]:
+    """The JSON schema of a tool."""
+    if isinstance(tool, Mapping):
+        return tool
+    if inspect.isfunction(tool) or inspect.ismethod(tool):
+        return tool_schema(tool)
+    raise InputError(f"a tool is a JSON schema (a dict) or a function, not a {type(tool).__name__}")
 
 
 def _message(message: Any) -> dict[str, Any]:
