@@ -5,7 +5,7 @@ READY := .venv/ready
 # Two workers: the tests run native threads of their own. Tests of one file stay together and share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-nightly test-slow test-mutants test-browser test-clients check format venv clean
+.PHONY: demo test test-nightly test-slow test-mutants test-browser test-clients docs check format venv clean
 
 demo: venv
 	$(BIN)/isoform demo
@@ -40,6 +40,11 @@ test-browser: venv
 test-clients: venv
 	$(BIN)/python -m pytest -m clients
 
+# The pages of docs/ as a site in site/. Strict: a broken link or an unknown name of the API is an error.
+docs: venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt ".[docs]"
+	$(BIN)/zensical build --strict
+
 check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,4 +64,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:
-	rm -rf .venv .clients build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .clients build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

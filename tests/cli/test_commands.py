@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from isoform import api, support
+from isoform import api
 from isoform.errors import BackendUnavailable, InputError
 from tests.cli.test_bad_input import run
 
@@ -110,11 +110,6 @@ def test_every_backend_says_whether_it_is_ready(
     states = {state["backend"]: state for state in answer(monkeypatch, capsys, "backends")}
     assert states.keys() == {"torch", "torchscript", "onnxruntime", "llamacpp"}
     assert all(state["ready"] for state in states.values())
-
-
-def test_the_readme_holds_the_generated_support_table() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == support.renewed(readme), "run python -m isoform.support README.md"
 
 
 def test_no_command_shows_the_help_and_nothing_else(

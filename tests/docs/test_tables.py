@@ -1,0 +1,51 @@
+"""The pages hold the tables that the JSON files and the cards say, and the README stays short."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from benchmarks import tables
+
+from isoform import support
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_tables_of_a_page_are_those_of_the_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == tables.renewed(text), "run python -m benchmarks.tables"
+
+
+def test_every_result_is_on_a_page() -> None:
+    shown = {name for page in PAGES for name in tables.TABLE.findall(page.read_text(encoding="utf-8"))}
+    assert shown == {path.stem for path in tables.RESULTS.glob("*.json")}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/support.md"])
+def test_the_support_tables_are_those_of_the_cards(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert text == support.renewed(text), "run python -m isoform.support README.md docs/support.md"
+
+
+def test_a_stale_table_is_found() -> None:
+    page = (ROOT / "docs" / "gguf.md").read_text(encoding="utf-8")
+    assert tables.renewed(page.replace("| q8_0 |", "| q8_1 |")) == page
+
+
+def test_the_readme_has_at_most_eight_kilobytes() -> None:
+    assert (ROOT / "README.md").stat().st_size <= 8192
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", readme):
+        assert (ROOT / target).is_file(), target
+
+
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES if f" {page.name}\n" not in menu] == []
