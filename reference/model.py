@@ -23,7 +23,7 @@ from isoform.reference.checkpoints.safetensors_writer import SHARD, HubTensor, r
 from isoform.reference.config import Config
 from isoform.reference.families import family_for
 from isoform.reference.rules import Rule
-from isoform.reference.weights import Weight, account, map_weights, same, saved
+from isoform.reference.weights import Weight, account, map_weights, same, saved, wrapper_notes
 from isoform.sentence_modules import (
     EMBEDDING,
     NAME,
@@ -54,7 +54,7 @@ class Model:
     config: Config
     task: Task
     part: str = WHOLE
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     """What a person should know of how the checkpoint was opened, one sentence each."""
     sentence: SentenceModules | None = field(default=None, repr=False)
     """The modules of sentence-transformers after it, where their vector is an output."""
@@ -120,6 +120,12 @@ class Model:
     def rules(self) -> tuple[Rule, ...]:
         """The weight rules of the family, with the sizes of this config, and of the task."""
         return (*self.family.rules_of(self.config), *self.task.rules)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Wrappers that were taken off the keys of the checkpoint, and tensors that were left out."""
+        found = wrapper_notes(self.checkpoint, self.rules, self.family.prefix, self.family.other_prefix)
+        return (*self.remarks, *found)
 
     @cached_property
     def all_weights(self) -> Mapping[str, Weight]:
@@ -404,7 +410,7 @@ def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: 
         task = EMBEDDING
         if stored.name != task:
             notes.append(f"{NAME} makes the task {task}, not {stored.name} (which --task {stored.name} asks for)")
-    model = Model(checkpoint, family, config, _task(checkpoint, family, task), notes=tuple(notes))
+    model = Model(checkpoint, family, config, _task(checkpoint, family, task), remarks=tuple(notes))
     return _with_sentence_modules(model) if embeds and model.task is headless else model
 
 
@@ -417,7 +423,7 @@ def _with_sentence_modules(model: Model) -> Model:
         modules = modules.without_layers()
     if modules.refusal:
         note = f"the model gives no {SENTENCE}: {modules.refusal}"
-        return replace(model, notes=(*model.notes, note))
+        return replace(model, remarks=(*model.remarks, note))
     checkpoint = SentenceCheckpoint(model.checkpoint, modules)
     return replace(model, checkpoint=checkpoint, task=sentence_task(model.task, modules), sentence=modules, plain=model)
 

@@ -106,7 +106,8 @@ def read_rope(
         raise UnsupportedModel(
             f"rotary scaling {short(name)} is not supported; isoform knows {', '.join(get_args(RopeKind))}"
         )
-    if lacks := [key for key in NEEDS.get(name, ()) if key not in settings]:
+    held = {key for key, value in settings.items() if value is not None or name == "yarn"}  # null: a ratio of lengths
+    if lacks := [key for key in NEEDS.get(name, ()) if key not in held]:
         raise CheckpointError(f"{place} has no {lacks[0]!r}, which the rotary scaling {name!r} needs")
     share = settings.get("partial_rotary_factor")
     share = share or data.get("partial_rotary_factor") or partial or 1.0

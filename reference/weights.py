@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.checkpoint import ITEM_BYTES, Checkpoint, TensorInfo
 from isoform.reference.rules import Computed, Readable, Rename, Rule
+from isoform.reference.wrappers import ADAPTER, left_out, notes, unwrapped
 
 if TYPE_CHECKING:
     import torch
@@ -57,26 +59,41 @@ class Weight:
 
 
 class Found(NamedTuple):
-    """The rule for a key, the parameters that the key determines, and the key in the Hub's spelling of today."""
+    """The rule for a key, the parameters that the key determines, and the key in the Hub's spelling of today.
+
+    `wrapper`: a prefix of `wrappers.PREFIXES` that was taken off.
+    """
 
     rule: Rule
     names: tuple[str, ...]
     key: str
+    wrapper: str = ""
 
 
 def find(key: str, rules: Iterable[Rule], prefix: str, other: str = "") -> Found | None:
-    """The rule for a checkpoint key. It may lack the trunk's prefix, as a checkpoint saved without a head does.
+    """The rule for a checkpoint key.
 
-    `other`: a prefix that some classes have instead.
+    It may lack the trunk's prefix, as a checkpoint saved without a head does, or have wrappers around it. `other`: a
+    prefix that some classes have instead.
     """
     for old, new in LEGACY_SUFFIXES.items():
         key = key.removesuffix(old) + new if key.endswith(old) else key
-    bare = key.removeprefix(f"{other}.") if other else key
-    for candidate in (key, f"{prefix}.{bare}"):
-        for rule in rules:
-            if (names := rule.match(candidate)) is not None:
-                return Found(rule, names, candidate)
+    rules = tuple(rules)
+    for inner, wrapper in chain(((key, ""),), unwrapped(key)):
+        bare = inner.removeprefix(f"{other}.") if other else inner
+        for candidate in (inner, f"{prefix}.{bare}"):
+            for rule in rules:
+                if (names := rule.match(candidate)) is not None:
+                    return Found(rule, names, candidate, wrapper)
     return None
+
+
+def wrapper_notes(checkpoint: Checkpoint, rules: Sequence[Rule], prefix: str, other: str = "") -> tuple[str, ...]:
+    """What was taken off or left out, for a person to read."""
+    if checkpoint.canonical:
+        return ()
+    found = (find(key, rules, prefix, other) for key in checkpoint)
+    return notes(checkpoint, [one.wrapper for one in found if one is not None and one.wrapper])
 
 
 def map_weights(checkpoint: Checkpoint, rules: Sequence[Rule], prefix: str, other: str = "") -> dict[str, Weight]:
@@ -87,11 +104,17 @@ def map_weights(checkpoint: Checkpoint, rules: Sequence[Rule], prefix: str, othe
     unknown = []
     for key in checkpoint:
         if (found := find(key, rules, prefix, other)) is None:
-            unknown.append(key)
+            if left_out(key) is None:
+                unknown.append(key)
         elif found.names:
             group = groups.setdefault((found.rule, found.names), {})
             if (twin := group.setdefault(found.key, key)) != key:
                 raise _twice(checkpoint, twin, key, found.names[0])
+    if adapter := [key for key in unknown if any(part in key for part in ADAPTER)]:
+        raise CheckpointError(
+            f"{checkpoint.name} holds {adapter[0]}, of a PEFT adapter that is not merged; merge it (merge_and_unload) "
+            "and save the model again"
+        )
     if unknown:
         raise CheckpointError(f"{checkpoint.name}: no rule for {_list(unknown)}; not a checkpoint of this architecture")
     weights: dict[str, Weight] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import weakref
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.checkpoint import SIDECARS, Checkpoint, first_line, read_json
 from isoform.reference.checkpoints.pickle_file import PickleCheckpoint
-from isoform.reference.checkpoints.safetensors_file import SafetensorsCheckpoint
+from isoform.reference.checkpoints.safetensors_file import SafetensorsCheckpoint, read_header
 from isoform.reference.tokenizers.sources import rebuilt
 from isoform.sentence_modules import transformer_folder
 
@@ -106,6 +107,9 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _weights(folder: Path, name: str) -> Checkpoint:
+    weights = any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+    if not weights and (folder / "adapter_config.json").is_file():
+        raise CheckpointError(_adapter(folder, name))
     ggufs = sorted(path.name for path in folder.glob("*.gguf"))
     hint = f"it holds {ggufs[0]}: open that file" if ggufs else "give a checkpoint in the Hub's layout"
     if inner := transformer_folder(folder):  # how sentence-transformers stored its models once
@@ -123,4 +127,42 @@ def _weights(folder: Path, name: str) -> Checkpoint:
         return PickleCheckpoint(folder, name, config, None)
     if (shards := _read_index(folder / "pytorch_model.bin.index.json")) is not None:
         return PickleCheckpoint(folder, name, config, shards)
+    if (shards := _unindexed(folder, name)) is not None:
+        return SafetensorsCheckpoint(folder, name, config, shards)
+    if others := sorted(path.name for path in folder.glob("*.safetensors")):
+        hint = f"it holds {others[0]}: if that is the whole model, call it model.safetensors"
     raise CheckpointError(f"{name} holds no weights (model.safetensors, its index, or pytorch_model.bin); {hint}")
+
+
+SHARD = re.compile(r"(?:model|pytorch_model)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
+"""The name of a shard, with its number and their count."""
+
+
+def _unindexed(folder: Path, name: str) -> dict[str, str] | None:
+    """The map from tensors to files of shards without an index, if all are there; None where there are none.
+
+    Raises CheckpointError for some of the shards, and for pickled ones.
+    """
+    found = {path.name: match for path in folder.iterdir() if (match := SHARD.fullmatch(path.name))}
+    if not found:
+        return None
+    first = min(found)
+    names = [first.replace(f"-{found[first][1]}-", f"-{n + 1:05}-") for n in range(int(found[first][2]))]
+    missing = [one for one in names if one not in found]
+    if missing or found[first][3] == "bin":
+        lacks = f"without {missing[0]} and their index" if missing else "without their index"
+        raise CheckpointError(
+            f"{name} holds {first}, one of {len(names)} shards of a model, {lacks}; fetch the whole checkpoint"
+        )
+    return {key: file for file in names for key in read_header(folder / file)}
+
+
+def _adapter(folder: Path, name: str) -> str:
+    """What to do with the folder of a PEFT adapter."""
+    data = read_json(folder / "adapter_config.json")
+    base = data.get("base_model_name_or_path") if isinstance(data, dict) else None
+    of = f" of {base}" if isinstance(base, str) and base.isprintable() else ""
+    return (
+        f"{name} is a PEFT adapter{of}, not a model: write it for llama.cpp with `isoform lora {name} --base MODEL`, "
+        "or merge it into its model (merge_and_unload) and open that"
+    )

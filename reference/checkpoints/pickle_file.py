@@ -77,4 +77,12 @@ def _unpickle(path: Path) -> Mapping[Any, Any]:
         raise CheckpointError(f"{path} cannot be read ({first_line(error)}); fetch it again") from error
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not named tensors")
+    if not any(isinstance(value, torch.Tensor) for value in data.values()):  # a training loop's own file
+        for name in WRAPPED:
+            if isinstance(inner := data.get(name), Mapping):
+                return inner
     return data
+
+
+WRAPPED = ("state_dict", "model_state_dict", "model", "module")
+"""Where training loops keep a model's tensors beside their own state."""

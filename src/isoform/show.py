@@ -71,7 +71,7 @@ def manifest(manifest: Manifest, folder: Path) -> None:
     for form, reason in manifest.missing.items():
         out.print(f"[yellow]no {form}[/]: {Text(reason).markup}")
     for note in manifest.notes:
-        out.print(f"[yellow]note[/]: {Text(note).markup}")
+        out.print(Text.assemble(("note: ", "yellow"), note))
 
 
 def forecast(found: Forecast) -> None:

@@ -87,6 +87,8 @@ def _bundle(facts: Mapping[str, Any]) -> None:
         same = bool(parity["same"])
         _fact("last check", ("the same" if same else "NOT THE SAME") + left, "green" if same else "red")
     show.serves(facts["serves"])
+    if notes := facts.get("notes"):
+        _fact("note", notes, "yellow")
     files = [{**file, "state": "" if file["state"] == "ok" else file["state"]} for file in facts["files"]]
     columns = ("format", "dtype", "file", "bytes", *(("state",) if any(file["state"] for file in files) else ()))
     _rows("forms", [{name: file[name] for name in columns} for file in files])

@@ -40,6 +40,7 @@ def inspect_checkpoint(source: str) -> dict[str, Any]:
         "tasks": [task.name for task in model.family.tasks],
         "parameters": sum(prod(weight.shape) for weight in model.weights.values()),
         "bytes": sum(info.nbytes for info in stored),
+        **({"notes": "; ".join(model.notes)} if model.notes else {}),
         "tensors": dict(Counter(info.dtype for info in stored)),
         "files": [{"file": path.name, "bytes": path.stat().st_size} for path in checkpoint.files()],
         "beside": [path.relative_to(checkpoint.folder).as_posix() for path in checkpoint.sidecars()],
@@ -71,6 +72,7 @@ def inspect_bundle(folder: Path) -> dict[str, Any]:
         "family": manifest.family,
         "task": manifest.task,
         "source": manifest.source.get("path"),
+        **({"notes": "; ".join(manifest.notes)} if manifest.notes else {}),
         "files": [
             {
                 "format": artifact.format,

@@ -263,9 +263,9 @@ CONFIG: dict[str, tuple[Damage, str]] = {
     ),
     "rope factor is zero": (config(rope_parameters={"rope_type": "linear", "factor": 0}), "make no sense"),
     "rope factor is huge": (config(rope_parameters={"rope_type": "linear", "factor": 10**400}), "malformed"),
-    "rope factor is null": (config(rope_parameters={"rope_type": "linear", "factor": None}), "malformed"),
+    "rope factor is null": (config(rope_parameters={"rope_type": "linear", "factor": None}), "has no 'factor'"),
     "rope bands are crossed": (
-        config(rope_parameters={"rope_type": "llama3", "low_freq_factor": 4, "high_freq_factor": 1}),
+        config(rope_parameters={"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1}),
         "make no sense",
     ),
     "old rope scaling is text": (
@@ -301,7 +301,7 @@ UNSUPPORTED: dict[str, tuple[Damage, str]] = {
         lambda f: (distilbert(f), config(pruned_heads={"0": [1]})(f)),
         'pruned_heads is {"0": [1]}, and isoform computes this family with {} or [] or null only',
     ),
-    "rope": (config(rope_parameters={"rope_type": "yarn"}), "rotary scaling 'yarn' is not supported"),
+    "rope": (config(rope_parameters={"rope_type": "proportional"}), "rotary scaling 'proportional' is not supported"),
     "partial rope": (config(partial_rotary_factor=0.5), "partial rotary embedding"),
     "quantization": (config(quantization_config={"quant_method": "gptq"}), "is quantized ('gptq')"),
     "kind of layer": (
@@ -440,7 +440,7 @@ def test_bin_files_open_like_safetensors(parts: tuple[str, ...], folder: Path) -
 BIN: dict[str, tuple[Any, str]] = {
     "a list": ([torch.ones(2)], "holds a list, not named tensors"),
     "text among tensors": ({"x": "y"}, "'x' is a str, not a tensor"),
-    "tensors of tensors": ({"state_dict": {"x": torch.ones(2)}}, "'state_dict' is a dict"),
+    "tensors of tensors": ({"optimizer": {"x": torch.ones(2)}}, "'optimizer' is a dict"),
     "a number as a name": ({1: torch.ones(2)}, "1 is a Tensor, not a tensor with a name"),
     "a line break in a name": ({"a\nb": torch.ones(2)}, r"'a\nb' is a Tensor"),
     "sparse": ({"x": torch.eye(3).to_sparse()}, "x is no plain tensor"),
