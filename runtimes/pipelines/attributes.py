@@ -54,8 +54,7 @@ class Attributes:
         config = ConfigView(self.config, name, dtype=origin.torch_dtype, typed=origin.config)
         own = getattr(self, "settings", None)
         settings = own if isinstance(own, dict) else None
-        states = bool(self.session.signature.states)
-        return ModelView(origin, config, GenerationView(settings, model_settings(self.folder)), states)
+        return ModelView(origin, config, GenerationView(settings, model_settings(self.folder)), self.session)
 
     @property
     def generation_config(self) -> GenerationView:
@@ -116,12 +115,17 @@ class Attributes:
         """Nothing: the model is where it runs."""
         yield
 
-    def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str], **options: Any) -> None:
         """Write the model with its tokenizer and processor into a new or empty folder, whole or not at all.
 
-        A checkpoint is written in its stored dtype, or in the one that the pipeline was made with; a bundle or a file
-        is copied.
+        A checkpoint is written in its stored dtype, or in the one that the pipeline was made with, as safetensors; a
+        bundle is copied. `options` are transformers': `push_to_hub` is refused, the others change no number.
         """
+        for name, value in options.items():
+            if name not in ("max_shard_size", "push_to_hub", "safe_serialization", "save_jinja_files"):
+                raise InputError(f"save_pretrained has no option {name!r}; give it a folder alone")
+            if name == "push_to_hub" and value:
+                raise InputError("push_to_hub=True: isoform writes folders; upload this one with `hf upload`")
         folder = Path(save_directory).expanduser()
         if folder.is_file():
             raise InputError(f"{folder} is a file; give a folder to save into")

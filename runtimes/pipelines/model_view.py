@@ -11,6 +11,7 @@ from isoform.runtimes.generation.settings import NAMES
 
 if TYPE_CHECKING:
     from isoform.runtimes.pipelines.origin import Origin
+    from isoform.runtimes.session import Session
 
 _BASE: Mapping[str, Any] = {
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "problem_type", "architectures")),
@@ -140,10 +141,13 @@ class GenerationView:
 
 
 class ModelView:
-    """`pipe.model`: what scripts read of a model. It has no `forward` and no `generate`; call the pipeline."""
+    """`pipe.model`: what scripts read of a model. It has no `forward` and no `generate`; call the pipeline.
 
-    def __init__(self, origin: Origin, config: ConfigView, generation: GenerationView, generates: bool) -> None:
-        self._origin, self._generates = origin, generates
+    Given as the model of another pipeline, it is the same model.
+    """
+
+    def __init__(self, origin: Origin, config: ConfigView, generation: GenerationView, session: Session) -> None:
+        self._session, self.origin = session, origin
         self.config, self.generation_config = config, generation
 
     @property
@@ -154,23 +158,33 @@ class ModelView:
     @property
     def device(self) -> Any:
         """A torch device."""
-        return self._origin.torch_device
+        return self.origin.torch_device
 
     @property
     def dtype(self) -> Any:
         """The torch dtype that the model computes in."""
-        return self._origin.torch_dtype
+        return self.origin.torch_dtype
 
     def can_generate(self) -> bool:
-        return self._generates
+        return bool(self._session.signature.states)
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many numbers this task's model has, tied ones once. None can be trained: this is for inference."""
         if only_trainable:
             return 0
-        if exclude_embeddings or self._origin.count is None:
+        if exclude_embeddings or self.origin.count is None:
             raise InputError("the parameters of this model cannot be counted so; open the checkpoint with isoform.load")
-        return self._origin.count()
+        return self.origin.count()
+
+    def parameters(self) -> Iterator[Any]:
+        """The torch parameters; InputError on other backends, which hold none."""
+        module = getattr(self._session, "module", None)
+        if module is None:
+            raise InputError(
+                f"{self._session.backend} holds no torch parameters; num_parameters() counts them, and "
+                "isoform.load gives the torch module"
+            )
+        return iter(module.parameters())
 
     def eval(self) -> Self:
         return self

@@ -17,7 +17,7 @@ class Origin:
 
     `config`: reads config.json with the defaults of its format; None where no family knows it. `count`: counts the
     parameters. `save`: writes the model into a new folder, whole or not at all. `typed`: its tokenizer gives
-    token_type_ids.
+    token_type_ids. `again`: what opens the same model, None where nothing does any more.
     """
 
     name: str = ""
@@ -27,6 +27,7 @@ class Origin:
     config: Callable[[], Any] | None = None
     count: Callable[[], int] | None = None
     save: Callable[[Path], None] | None = None
+    again: Any = None
 
     @property
     def torch_dtype(self) -> Any:

@@ -293,6 +293,7 @@ def _origin(
         typed=gives_types(folder),
         config=config,
         count=None if opened is None else count,
+        again=source.again,
         save=lambda target: _save(source, target, folder, given, None if asked.dtype in (None, "auto") else form),
     )
 

@@ -34,6 +34,13 @@ class Source:
     as_stored: bool = False
 
     @property
+    def again(self) -> Any:
+        """What opens the same model another time; None for a temporary folder."""
+        if self.module is not None or self.as_stored:
+            return self.module
+        return self.path if self.path.exists() else self.folder  # that of a Hub id, at its revision
+
+    @property
     def native(self) -> bool:
         """Whether the source is a file of llama.cpp's own format."""
         return self.path.suffix == ".gguf"
@@ -78,7 +85,14 @@ def default_model(task: str | None, components: Mapping[str, Any], asked: Reques
 def find_source(model: Any, task: str | None, asked: Request, kept: Kept) -> Source:
     """The model that was given: a path, a Hub id, a module of isoform, or a model of transformers."""
     from isoform.runtimes import open as backends
+    from isoform.runtimes.pipelines.model_view import ModelView
 
+    if isinstance(model, ModelView):
+        if model.origin.again is None:
+            raise InputError(
+                f"the model of that pipeline ({model.origin.name}) cannot be opened again; give its folder"
+            )
+        model = model.origin.again
     if not isinstance(model, str | PathLike):
         if callable(getattr(model, "named_parameters", None)):
             return _module(model, kept)

@@ -181,7 +181,44 @@ def test_a_model_stays_where_it_is(tiny: Tiny) -> None:
             mine.model.generate()
 
 
+def test_a_model_serves_another_pipeline(tiny: Tiny) -> None:
+    with ours("text-classification", tiny("bert_seqcls")) as first:
+        with ours("feature-extraction", first.model, tokenizer=first.tokenizer) as second:
+            assert second("a book") == ours("feature-extraction", tiny("bert_seqcls"))("a book")
+        assert sum(weight.numel() for weight in first.model.parameters()) == first.model.num_parameters()
+        module = isoform.load(tiny("bert_seqcls"))
+        with ours(model=module) as second, ours(model=second.model) as third:
+            assert third("a book") == second("a book") == first("a book")
+    with ours(model=exported("bert_seqcls")) as pipe:
+        with pytest.raises(InputError, match="onnxruntime holds no torch parameters"):
+            pipe.model.parameters()
+        with ours(model=pipe.model) as again:
+            assert again("a book") == pipe("a book")
+
+
 # ------------------------------------------------------------------ saving
+def test_the_options_of_saving_are_read_by_name(tiny: Tiny, tmp_path: Path) -> None:
+    with ours("fill-mask", tiny("bert")) as mine:
+        for options in ({"push_to_hub": True}, {"colour": 1}):
+            with pytest.raises(InputError, match=next(iter(options))):
+                mine.save_pretrained(tmp_path / "no", **options)
+        assert not list(tmp_path.iterdir()), "nothing is left of what is refused"
+        mine.save_pretrained(tmp_path / "yes", safe_serialization=True, max_shard_size="5GB", push_to_hub=False)
+    assert (tmp_path / "yes" / "model.safetensors").is_file()
+
+
+def test_a_gguf_file_is_saved_as_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    (file,) = exported("llama").rglob("*f32.gguf")
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4}
+    with ours(model=file) as mine:
+        assert mine.tokenizer("The small cat").data == ours(model=tiny("llama")).tokenizer("The small cat").data
+        assert mine.model.config.num_hidden_layers == 3
+        expected = mine("The small cat", **options)
+        mine.save_pretrained(tmp_path / "saved")
+    with ours(model=tmp_path / "saved") as again:
+        assert again("The small cat", **options) == expected
+
+
 @pytest.mark.parametrize(("task", "name"), [("text-classification", "bert_seqcls"), ("text-generation", "qwen2_b")])
 def test_a_saved_pipeline_answers_the_same_in_both(task: str, name: str, tiny: Tiny, tmp_path: Path) -> None:
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4} if task == "text-generation" else {}

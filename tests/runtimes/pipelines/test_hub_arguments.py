@@ -73,6 +73,8 @@ def test_a_revision_is_the_models_and_not_that_of_other_repositories(hub: Hub) -
     expected = answer(model=tiny("distilbert_seqcls"))
     assert answer(model="org/labels", revision="v2") == expected
     assert answer(model="org/labels", model_kwargs={"revision": "v2"}) == expected
+    with ours(model="org/labels", revision="v2") as pipe:
+        assert answer(model=pipe.model) == expected, "another pipeline over its model has the same revision"
     assert answer(model="org/labels", revision="v2", tokenizer="org/tokens")
     with pytest.raises(CheckpointError, match="has no revision 'v3'"):
         ours(model="org/labels", revision="v3")
