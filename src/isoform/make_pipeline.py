@@ -60,7 +60,7 @@ def make_pipeline(
             warnings.warn(note, stacklevel=3)
         if model is None:
             model, asked = default_model(task, components, asked)
-        source = find_source(model, task, asked, kept)
+        source = find_source(model, asked, kept)
         chosen = task_of(source, asked) if task is None else task
         source = for_task(source, pipelines.model_task(chosen))
         _check_config(config, source, asked)

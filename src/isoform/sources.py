@@ -14,13 +14,14 @@ from isoform.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from isoform.reference.checkpoints.checkpoint import Checkpoint
     from isoform.reference.model import Model
     from isoform.runtimes.pipelines.arguments import Request
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model that was found. `opened` is None for a bundle and a bare graph, whose `path` is opened.
+    """A model that was found: a bundle or a bare graph at `path`, or a `checkpoint`, which is `opened` for a task.
 
     `folder` holds its config.json; `module` is the torch module to run, if one was given. `as_stored`: its dtype is
     the stored one, unless another is asked for.
@@ -29,6 +30,7 @@ class Source:
     name: str
     path: Path
     folder: Path
+    checkpoint: Checkpoint | None = None
     opened: Model | None = None
     module: nn.Module | None = None
     as_stored: bool = False
@@ -82,8 +84,9 @@ def default_model(task: str | None, components: Mapping[str, Any], asked: Reques
     return found, replace(asked, hub={**asked.hub, "revision": revision})
 
 
-def find_source(model: Any, task: str | None, asked: Request, kept: Kept) -> Source:
+def find_source(model: Any, asked: Request, kept: Kept) -> Source:
     """The model that was given: a path, a Hub id, a module of isoform, or a model of transformers."""
+    from isoform.reference.checkpoints.opening import open_checkpoint
     from isoform.runtimes import open as backends
     from isoform.runtimes.pipelines.model_view import ModelView
 
@@ -107,29 +110,19 @@ def find_source(model: Any, task: str | None, asked: Request, kept: Kept) -> Sou
         raise InputError(f"model={name!r:.60} cannot be opened ({error.strerror})") from None
     if exported:
         return Source(name, path, backends.folder_of(path))
-    return _opened(model, name, asked.hub)
-
-
-def _opened(model: Any, name: str, hub: Mapping[str, Any], module: nn.Module | None = None) -> Source:
-    """A checkpoint, before its task is known."""
-    from isoform.reference.checkpoints.opening import open_checkpoint
-    from isoform.reference.families import family_for
-    from isoform.reference.model import Model
-
-    checkpoint = open_checkpoint(model, **hub)
-    family = family_for(checkpoint)
-    opened = Model(checkpoint, family, family.config.from_checkpoint(checkpoint), family.tasks[-1])
-    return Source(name, Path(name).expanduser(), checkpoint.folder, opened, module)
+    checkpoint = open_checkpoint(name, **asked.hub)
+    return Source(name, path, checkpoint.folder, checkpoint)
 
 
 def _module(module: Any, kept: Kept) -> Source:
     """A torch module: one that `isoform.load` gave, or a model of transformers, which is saved and opened."""
     from tempfile import TemporaryDirectory
 
+    from isoform.reference.checkpoints.opening import open_checkpoint
     from isoform.reference.model import model_of
 
     if (model := model_of(module)) is not None:
-        return Source(model.name, Path(model.name), model.checkpoint.folder, model, module)
+        return Source(model.name, Path(model.name), model.checkpoint.folder, model.checkpoint, model, module)
     kind = type(module).__name__
     if not callable(getattr(module, "save_pretrained", None)):
         raise InputError(
@@ -144,8 +137,8 @@ def _module(module: Any, kept: Kept) -> Source:
         reason = " ".join(str(error).split())
         raise InputError(f"model= is a {kind} that cannot be saved ({reason:.120}); give its folder") from error
     name = str(getattr(module, "name_or_path", "") or kind)
-    found = _opened(staging.name, name, {})
-    return Source(name, Path(staging.name), found.folder, found.opened, as_stored=True)
+    checkpoint = open_checkpoint(staging.name)
+    return Source(name, Path(staging.name), checkpoint.folder, checkpoint, as_stored=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,23 +154,23 @@ def task_of(source: Source, asked: Request) -> str:
     from isoform.reference.model import open_model
     from isoform.runtimes.pipelines import TASKS
 
-    if source.opened is None:
+    if source.checkpoint is None:
         if not (source.path / NAME).is_file():
             raise InputError(f"{source.name} does not say what it is for; give task=, one of {', '.join(TASKS)}")
         found = Manifest.read(source.path).task
-    elif source.module is not None:
+    elif source.opened is not None:
         found = source.opened.task.name
     elif (source.folder / "modules.json").is_file():
         found = "feature-extraction"
     else:
         on_hub = not source.path.exists()
-        if on_hub and not source.opened.checkpoint.config.get("architectures"):
+        if on_hub and not source.checkpoint.config.get("architectures"):
             if asked.hub.get("offline"):
                 raise InputError(f"{source.name} does not say what it is for, and the Hub may not be asked; give task=")
             tag = pipeline_tag(source.name, token=asked.hub.get("token"), revision=asked.hub.get("revision"))
-            found = tag or open_model(source.opened.checkpoint).task.name
+            found = tag or open_model(source.checkpoint).task.name
         else:
-            found = open_model(source.opened.checkpoint).task.name
+            found = open_model(source.checkpoint).task.name
     if found not in TASKS:
         raise InputError(f"{source.name} is for {found}, for which there is no pipeline; there are {', '.join(TASKS)}")
     return found
@@ -187,12 +180,12 @@ def for_task(source: Source, served: str) -> Source:
     """The source, opened for a task. Raises UnsupportedModel where it has none of that name."""
     from isoform.reference.model import open_model
 
-    if source.opened is None:
+    if source.checkpoint is None:
         return source
-    if source.module is not None:
+    if source.opened is not None:
         if source.opened.task.name != served:
             raise InputError(
                 f"the module is one for {source.opened.task.name}, not {served}; load it with task={served!r}"
             )
         return source
-    return replace(source, opened=open_model(source.opened.checkpoint, served))
+    return replace(source, opened=open_model(source.checkpoint, served))
