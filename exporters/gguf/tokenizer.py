@@ -28,7 +28,6 @@ Where llama.cpp cannot agree with the checkpoint's tokenizer (the smallest text 
 
 from __future__ import annotations
 
-import json
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from string import ascii_letters, digits
 from typing import Any
 
 from isoform.errors import CheckpointError, InputError, UnsupportedExport
+from isoform.json_files import JsonObject, read_object, read_text
 from isoform.reference.checkpoints import sentencepiece_model
 from isoform.reference.checkpoints.pretokenizers import (
     CLS_SEP,
@@ -54,6 +54,7 @@ from isoform.reference.checkpoints.pretokenizers import (
     splits_of,
 )
 from isoform.reference.checkpoints.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from isoform.tokenization import MOST_ID
 
 JSON_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -82,14 +83,14 @@ def tokenizer_files(folder: Path) -> dict[str, Any]:
     files: dict[str, Any] = {}
     for name in JSON_FILES:
         if (path := folder / name).is_file():
-            try:
-                files[name] = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise CheckpointError(f"{path} is not JSON ({error}); fetch it again") from error
+            files[name] = read_object(path)
+    if added := files.get("added_tokens.json"):
+        found = JsonObject(folder / "added_tokens.json", added)
+        files["added_tokens.json"] = {token: found.integer(token, -1, least=0, most=MOST_ID) for token in found}
     if (path := folder / "chat_template.jinja").is_file():
-        files["chat_template.jinja"] = path.read_text(encoding="utf-8")
+        files["chat_template.jinja"] = read_text(path)
         for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-            files[f"additional_chat_templates/{path.name}"] = path.read_text(encoding="utf-8")
+            files[f"additional_chat_templates/{path.name}"] = read_text(path)
     for name in SENTENCEPIECE_FILES:
         if (path := folder / name).is_file():
             files[name] = path.read_bytes()

@@ -231,10 +231,10 @@ def find_class(name: str) -> TokenizerClass | None:
 
 
 def refusal(name: str) -> str:
-    known = ", ".join(sorted({*TOKENIZERS, *ALIASES}))
+    shown = name if name.isidentifier() and len(name) < 60 else f"{name[:60]!r}"
     return (
-        f"the tokenizer class {name} is not supported; isoform has {known}. If tokenizer.json may be taken as it "
-        'stands, declare "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
+        f"the tokenizer class {shown} is not supported; if its tokenizer.json may be taken as it stands, declare "
+        '"tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
     )
 
 

@@ -19,7 +19,7 @@ from isoform.reference.checkpoints import sentencepiece_model
 from isoform.reference.checkpoints.sentencepiece_model import CONTROL, UNIGRAM, USER_DEFINED, SentencePieceModel
 from isoform.reference.tokenizers.classes import ALIASES, AS_STORED, TOKENIZERS, Facts, tokenizer_class
 from isoform.reference.tokenizers.parts import MARKS_TO_SPACES, SPACE
-from isoform.tokenization import EXTRA, PARTS, TokenizerSettings, assemble, checked, read_settings, text_of
+from isoform.tokenization import EXTRA, MOST_ID, PARTS, TokenizerSettings, assemble, checked, read_settings, text_of
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -76,6 +76,16 @@ def rebuilt(folder: Path) -> dict[str, str] | None:
     }
 
 
+_FIELDS = {
+    "BPE": (
+        *("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"),
+        *("fuse_unk", "byte_fallback", "ignore_merges"),
+    ),
+    "WordPiece": ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word"),
+}
+"""The fields of a model besides its vocabulary."""
+
+
 def _assembled(base: _Base, facts: Facts, settings: TokenizerSettings) -> dict[str, Any]:
     """The tokenizer.json of a vocabulary, with the parts of its class and all its tokens."""
     from tokenizers import Tokenizer
@@ -90,8 +100,10 @@ def _assembled(base: _Base, facts: Facts, settings: TokenizerSettings) -> dict[s
         data[name] = None if component is None else json.loads(component.__getstate__())
     if data["post_processor"] is None or facts.get("frame", {}).get("ends"):
         data["post_processor"] = _ends(tokenizer, special, settings.values)
-    model = json.loads(tokenizer.model.__getstate__())
-    data["model"] = {**model, **{key: base.model[key] for key in ("vocab", "merges") if key in base.model}}
+    if base.model["type"] == "Unigram":
+        data["model"] = json.loads(tokenizer.model.__getstate__())
+    else:  # whose own state goes through every id up to the largest
+        data["model"] = {**base.model, **{name: getattr(tokenizer.model, name) for name in _FIELDS[base.model["type"]]}}
     data["added_tokens"] = [
         {"id": index, **_fields(token)} for index, token in sorted(tokenizer.get_added_tokens_decoder().items())
     ]
@@ -145,6 +157,8 @@ def _vocabulary(paths: list[Path], name: str, settings: TokenizerSettings) -> _B
         return _Base({"type": "WordPiece", **plain, "vocab": words})
     with checked(f"{path} and {paths[1].name} are not readable ({{}}); fetch them again"):
         tokens, merges = models.BPE.read_file(str(path), str(paths[1]))
+        if (most := max(tokens.values(), default=0)) > MOST_ID:
+            raise CheckpointError(f"{path} holds the id {most}, above {MOST_ID}; fetch it again")
         return _Base({"type": "BPE", "vocab": tokens, "merges": [list(merge) for merge in merges]})
 
 

@@ -144,7 +144,7 @@ def checked(message: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(message.format(reason[:200])) from None
+        raise CheckpointError(message.replace("{}", reason[:200])) from None
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

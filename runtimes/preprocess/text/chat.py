@@ -18,8 +18,8 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import CheckpointError, InputError
-from isoform.json_files import read_object
+from isoform.errors import InputError
+from isoform.json_files import JsonObject, read_text
 from isoform.runtimes.preprocess.text.tool_schemas import tool_schema
 
 if TYPE_CHECKING:
@@ -53,23 +53,12 @@ class ChatTemplate:
         named = [("default", folder / "chat_template.jinja")] + [(path.stem, path) for path in files]
         for name, path in named:
             if path.is_file():
-                templates[name] = path.read_text(encoding="utf-8")
+                templates[name] = read_text(path)
         if not templates:
-            entry = read_object(folder / "tokenizer_config.json").get("chat_template")
-            if entry is None:
-                entry = read_object(folder / "chat_template.json").get("chat_template")
-            if isinstance(entry, str):
-                templates["default"] = entry
-            elif isinstance(entry, list):
-                try:
-                    templates |= {item["name"]: item["template"] for item in entry}
-                except (KeyError, TypeError):
-                    raise CheckpointError(
-                        f"{folder}: chat_template is a list whose entries lack 'name' or 'template'; fetch it again"
-                    ) from None
-            elif entry is not None:
-                kind = type(entry).__name__
-                raise CheckpointError(f"{folder}: chat_template is a {kind}, not a text; fetch the model again")
+            files_of_old = (JsonObject.read(folder / name) for name in ("tokenizer_config.json", "chat_template.json"))
+            found = next((file for file in files_of_old if file.get("chat_template") is not None), None)
+            if found is not None:
+                templates = _listed(found)
         return cls(templates, special)
 
     def replace(self, templates: Mapping[str, str]) -> None:
@@ -133,6 +122,19 @@ class ChatTemplate:
         }
         text = _render(_compile(template), values)
         return _cut(text, final) if continue_final_message else text
+
+
+def _listed(file: JsonObject) -> dict[str, str]:
+    """The templates of a JSON file by name: one text, or a list of named texts."""
+    entry = file["chat_template"]
+    if isinstance(entry, str):
+        return {"default": entry}
+    texts: dict[str, str] = {}
+    for item in entry if isinstance(entry, list) else [None]:
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("name", "template")):
+            raise file.wrong("chat_template", "a text, or a list of objects with name and template")
+        texts[item["name"]] = item["template"]
+    return texts
 
 
 def is_chat(value: Any) -> bool:

@@ -21,7 +21,7 @@ from isoform.tokenization import assemble, checked, read_settings, read_tokenize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Encoding
 
 _NO_LIMIT = 10**20  # transformers' "no limit" is about 1e30; anything past this counts as none
 
@@ -60,7 +60,7 @@ class TextTokenizer:
                 "tokenizer.json of the model's repository there (transformers writes one: "
                 f"AutoTokenizer.from_pretrained(…).save_pretrained({str(folder)!r}))"
             )
-        self._tokenizer: Tokenizer = read_tokenizer(path)
+        self._path, self._tokenizer = path, read_tokenizer(path)
         settings = read_settings(folder)
         padding = self._tokenizer.padding or {}
         with checked(f"{path} does not fit tokenizer_config.json ({{}}); fetch both again"):
@@ -160,7 +160,8 @@ class TextTokenizer:
         for text in batch:
             _check(text, words)
         limit = max_length if max_length is not None else self.max_length
-        with self._truncated(kinds[truncation], limit, stride):
+        what = f"{self._path}: the tokenizer cannot cut the text ({{}}); fetch it again"
+        with checked(what), self._truncated(kinds[truncation], limit, stride):
             return self._tokenizer.encode_batch(batch, is_pretokenized=words, add_special_tokens=add_special_tokens)
 
     @contextmanager
@@ -205,7 +206,8 @@ class TextTokenizer:
     ) -> str:
         """Text of token ids. Spaces before punctuation are closed up as transformers 5 does it: where the tokenizer (or
         the argument) asks for it and its model is not byte-pair encoding, whose text has the spaces it should have."""
-        text = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+        with checked(f"{self._path}: the tokenizer cannot make a text of the tokens ({{}}); fetch it again"):
+            text = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
         if self._end_of_word:
             text = text.replace(self._end_of_word, " ").strip()
         cleans = self.cleans_up if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces

@@ -225,6 +225,7 @@ def test_what_cannot_be_rebuilt_is_left_alone(tmp_path: Path) -> None:
             "vocab.json and merges.txt are not readable",
         ),
         ("GPT2Tokenizer", "merges.txt", b"#version\nzz yy\n", "vocab.json is not a readable vocabulary"),
+        ("GPT2Tokenizer", "vocab.json", b'{"a": 2147483648}', "vocab.json holds the id 2147483648, above 16777216"),
         ("GPT2Tokenizer", "merges.txt", None, "has vocab.json and no merges.txt"),
         ("T5Tokenizer", "spiece.model", b"", "spiece.model holds no pieces"),
         ("T5Tokenizer", "spiece.model", b"\x0a\x20\x0a", "spiece.model: the SentencePiece model of 3 bytes is damaged"),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from isoform.errors import InputError
-from isoform.json_files import read_object
+from isoform.json_files import JsonObject
 from isoform.progress import Progress
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.processors import softmax
@@ -88,7 +88,7 @@ class Transcriber:
         self._precision = self.features.chunk_length / self.model.window  # seconds of a position
         languages = {f"<|{code}|>": code for code in LANGUAGES}
         by_text = tokenizer.vocabulary()
-        name = read_object(folder / "tokenizer_config.json").get("language")
+        name = JsonObject.read(folder / "tokenizer_config.json").text("language")
         self._vocabulary = SpeechVocabulary(
             decode=tokenizer.decode,
             special=tokenizer.special_ids,
