@@ -24,7 +24,7 @@ class TokenizerClass:
 
     kind: the parts it builds. tokens: its named special tokens, unless a file says otherwise. strips: those of them
     that take the space before them along. extra: its other special tokens. vocabulary: the files that it was made from
-    before tokenizer.json.
+    before tokenizer.json. lists: whether the control pieces of a SentencePiece model are special tokens too.
     """
 
     kind: Kind
@@ -33,6 +33,7 @@ class TokenizerClass:
     strips: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
+    lists: bool = True
 
     def facts(self, settings: JsonObject) -> Facts:
         found: Facts = {"tokens": dict(self.tokens), "padding_side": self.padding_side}
@@ -125,6 +126,12 @@ TOKENIZERS: dict[str, TokenizerClass] = {
     "RobertaTokenizer": TokenizerClass(kind=parts.byte_level_framed, tokens=_ROBERTA, vocabulary=_MERGES),
     "Siglip2Tokenizer": TokenizerClass(
         kind=parts.lower_case_spaces_as_marks, tokens=_GEMMA, padding_side="left", vocabulary=("tokenizer.model",)
+    ),
+    "SiglipTokenizer": TokenizerClass(
+        kind=parts.unigram_without_punctuation,
+        tokens=_tokens(eos="</s>", unk="<unk>", pad="</s>"),
+        vocabulary=("spiece.model",),
+        lists=False,
     ),
     "T5Tokenizer": TokenizerClass(
         kind=parts.unigram_before_end,

@@ -292,6 +292,23 @@ def unigram_lower_case(settings: JsonObject) -> Parts:
     return {**_words(settings), "normalizer": normalizer, "model": _unigram(1), "frame": template(CLS_SEP)}
 
 
+def unigram_without_punctuation(settings: JsonObject) -> Parts:
+    """SigLIP's: lower case without punctuation, one space between words, and `</s>` behind them."""
+    steps: list[Parts] = [{"type": "Lowercase"}] if settings.flag("do_lower_case", True) else []
+    steps += [
+        {"type": "Replace", "pattern": {"Regex": r"[!-/:-@\[-`{-~]"}, "content": ""},
+        {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+        {"type": "Strip", "strip_left": True, "strip_right": True},
+        _CHARSMAP,
+    ]
+    return {
+        **_words(JsonObject(settings.path, {})),
+        "normalizer": _sequence("normalizers", *steps),
+        "model": _unigram(2),
+        "frame": template(EOS_AFTER),
+    }
+
+
 def unigram_in_lines(settings: JsonObject) -> Parts:
     """DeBERTa-v2's: words keep the space before them, and runs of spaces are one."""
     steps: list[Parts] = [{"type": "Lowercase"}] if settings.flag("do_lower_case", False) else []

@@ -165,7 +165,7 @@ def _vocabulary(paths: list[Path], name: str, settings: TokenizerSettings) -> _B
 def _sentencepiece(model: SentencePieceModel, name: str, settings: TokenizerSettings) -> _Base:
     """As transformers reads a SentencePiece model for the class `name`; "" for none."""
     found: dict[str, Any] = {}
-    if not any(key in settings.values for key in EXTRA):
+    if (not name or TOKENIZERS[name].lists) and not any(key in settings.values for key in EXTRA):
         kinds = zip(model.pieces, model.types, strict=True)
         tokens = {piece: kind == CONTROL for piece, kind in kinds if kind in (CONTROL, USER_DEFINED)}
         listed: list[Any] = [
