@@ -27,8 +27,7 @@ if (request.task === "feature-extraction") {
   answer.prompts = request.texts.map((text) => numbers(pipe.tokenizer(text).input_ids)[0]);
   answer.texts = [];
   for (const text of request.texts) {
-    // Its pipeline leaves out the token that begins a text unless it is asked for; transformers' puts it there.
-    const [made] = await pipe(text, { ...settings, add_special_tokens: true });
+    const [made] = await pipe(text, settings); // which adds BOS where tokenizer_config.json says so
     answer.texts.push(made.generated_text);
   }
 }
