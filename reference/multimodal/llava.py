@@ -14,11 +14,20 @@ from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Part, States, Task
-from isoform.reference.config import Config
+from isoform.reference.config import Config, section
 from isoform.reference.families import Tower, tower
 from isoform.reference.modules.layers import Linear, activation
 from isoform.reference.rules import Rename, Rule, below
 from isoform.signature import PICTURES, Port, Signature
+
+VICUNA: Mapping[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "vocab_size": 32000,
+}
+"""The sizes of the first Llava's language model, which its config.json leaves out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +92,9 @@ class LlavaConfig(Config):
         if strategy not in ("default", "full"):
             raise CheckpointError(f"config.json: vision_feature_select_strategy is {strategy!r}, not default or full")
         settings = LlavaSettings.from_dict(data)
+        given = section(data, "text_config")
+        if given.get("model_type", "llama") == "llama":
+            data = {**data, "text_config": {**VICUNA, **given}}
         text, vision = tower(data, "text_config", "llama"), tower(data, "vision_config", "clip_vision_model")
         if not {"embed_tokens", "decoder"} <= text.family.parts.keys():
             raise UnsupportedModel(f"Llava with {text.family.title} as its language model is not supported")

@@ -14,6 +14,10 @@ from isoform.reference.vision.dinov2 import Dinov2Config, rules, tasks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistersConfig(Dinov2Config):
+    harmless = frozenset(
+        ("interpolate_antialias", "interpolate_offset")
+    )  # of the authors' code; the Hub's reads neither
+
     num_register_tokens: int = 4
 
     @property

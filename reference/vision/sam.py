@@ -30,7 +30,9 @@ NECK_EPS = 1e-6  # the Hub's code has it as a constant, as it has the final norm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamVisionConfig(Config):
-    harmless = frozenset(("projection_dim", "scale"))  # `scale` is of the initial frequencies, which are stored
+    harmless = frozenset(
+        ("intermediate_size", "projection_dim", "scale")
+    )  # `mlp_dim` is read; `scale` is of the initial frequencies, which are stored
 
     hidden_size: int = 768
     output_channels: int = 256

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.config import Config, RopeConfig, section
-from isoform.reference.families import load_family
+from isoform.reference.families import FAMILIES, load_family
 from isoform.reference.harmless import HARMLESS, ONLY
 from tests.oracle import TEXT_DECODERS, TINIES, listed, tiny
 
@@ -110,3 +111,18 @@ def test_a_decoder_that_sees_both_sides_is_refused(name: str, key: str, value: A
     with pytest.raises(UnsupportedModel, match=key):
         card = load_family(data["model_type"])
         card.tasks[0].built(card.config.from_dict(data))
+
+
+HUB = json.loads((Path(__file__).parent / "hub_configs.json").read_text())
+"""Files of the Hub, label names shortened: every key and value that their authors' versions of transformers wrote."""
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_file_of_the_hub_opens(name: str) -> None:
+    load_family(HUB[name]["model_type"]).config.from_dict(HUB[name])
+
+
+def test_the_files_of_the_hub_have_every_family() -> None:
+    ours = set(FAMILIES)
+    assert {data["model_type"] for data in HUB.values()} <= ours
+    assert {load_family(data["model_type"]).name for data in HUB.values()} >= {"bert", "clip", "llama", "whisper"}

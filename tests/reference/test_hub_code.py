@@ -1,0 +1,172 @@
+"""What transformers' own code reads of a config is read here too, checked, or known not to change a trained model."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from isoform.errors import IsoformError
+from isoform.reference.config import Config, known_keys
+from isoform.reference.families import FAMILIES, load_family
+
+HUB = Path(transformers.__file__).parent
+
+# Read by the Hub's code, and without effect on what a trained model computes from the inputs that isoform gives it.
+TRAINING = (
+    *("activation_dropout", "attention_dropout", "attention_probs_dropout_prob", "classifier_dropout", "dropout"),
+    *("drop_path_rate", "feat_proj_dropout", "feat_quantizer_dropout", "final_dropout", "hidden_dropout"),
+    *(
+        "hidden_dropout_prob",
+        "layerdrop",
+        "encoder_layerdrop",
+        "decoder_layerdrop",
+        "qa_dropout",
+        "seq_classif_dropout",
+    ),
+    *("apply_spec_augment", "mask_feature_length", "mask_feature_min_masks", "mask_feature_prob", "mask_time_length"),
+    *("mask_time_min_masks", "mask_time_prob", "use_mask_token"),
+)
+INITIAL = (
+    "initializer_range",
+    "initializer_factor",
+    "layerscale_value",
+    "logit_scale_init_value",
+    "scale",
+    "sinusoidal_pos_embds",
+)
+LOSSES = (
+    *("contrastive_logits_temperature", "ctc_loss_reduction", "ctc_zero_infinity", "diversity_loss_weight"),
+    *("label_smoothing", "problem_type"),
+)
+OUTPUTS = ("use_cache", "is_encoder_decoder", "num_labels")
+KERNELS = ("chunk_size_feed_forward", "pad_head_dim_to_multiple_of")
+TOKENS = (  # the generation loop and the padding of an embedding in training
+    *("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "sep_token_id"),
+)
+OTHER_HEADS = (  # of classes that no family here has
+    *("codevector_dim", "num_codevector_groups", "num_codevectors_per_group", "proj_codevector_dim"),
+    *("tdnn_dilation", "tdnn_dim", "tdnn_kernel", "xvector_output_dim"),
+    *("apply_layernorm", "reshape_hidden_states", "encoder_stride", "image_text_hidden_size", "projection_dim"),
+)
+STATED_TWICE = (
+    "encoder_hidden_size",  # BLIP's text: always the vision tower's
+    "image_embedding_size",  # SAM's prompts: counted from two other keys
+    "num_feat_extract_layers",  # wav2vec2: the length of conv_dim
+)
+PROMPTS = ("hidden_act", "layer_norm_eps", "mask_input_channels")  # of SAM's masks as prompts, which are no input here
+HARMLESS = {
+    *(*TRAINING, *INITIAL, *LOSSES, *OUTPUTS, *KERNELS, *TOKENS, *OTHER_HEADS, *STATED_TWICE, *PROMPTS),
+    "scale_embedding",  # Whisper's code reads it and does not use it
+    "vocab_size",  # of a vision tower: Llava's file repeats the text's
+}
+
+# What no key of a file is: attributes that transformers' own classes add, and its methods.
+OWN = {
+    *("get_text_config", "per_layer_config", "to_dict", "update", "standardize_rope_params", "model_type"),
+    *("text_config", "vision_config", "prompt_encoder_config", "mask_decoder_config", "name_or_path"),
+}
+# Read only to raise, or with a default for files that have the key: such a key is refused, as it is not known.
+ABSENT = {
+    "embedding_size",  # BERT: an error message
+    "head_dim",  # towers: where a file states it, its heads are of another size
+    "decoder_pad_token_id",
+}
+MODULES = {
+    "blip": ("models/blip/modeling_blip.py", "models/blip/modeling_blip_text.py"),
+    "clip_vision_model": ("models/clip/modeling_clip.py",),
+    "gemma3_text": ("models/gemma3/modeling_gemma3.py",),
+}
+
+
+# Of another model in the same file, or read by the config of another class here.
+ELSEWHERE = {
+    "clip_vision_model": {"max_position_embeddings"},
+    "gemma3_text": {"image_size", "image_token_id", "mm_tokens_per_image", "patch_size"},
+    "llava": {"image_token_id"},  # LlavaSettings
+}
+
+
+def configs(config: Any) -> Iterator[type[Config]]:
+    """The config of a family and those inside it."""
+    yield type(config)
+    for name in getattr(type(config), "__dataclass_fields__", {}):
+        inner = getattr(config, name)
+        inner = getattr(inner, "config", inner)
+        if isinstance(inner, Config):
+            yield from configs(inner)
+
+
+def defaults(model_type: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(CONFIG_MAPPING[model_type]().to_json_string(use_diff=False))
+    return data
+
+
+@cache
+def reads(path: Path) -> set[str]:
+    """The attributes of anything called a config that a module reads."""
+
+    def is_config(node: ast.expr) -> bool:
+        name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+        return name.endswith("config")
+
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and is_config(node.value):
+            found.add(node.attr)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            owner, name = node.args[:2]
+            if is_config(owner) and isinstance(name, ast.Constant):
+                found.add(str(name.value))
+    return {name for name in found if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_file_of_defaults_opens(model_type: str) -> None:
+    load_family(model_type).config.from_dict(defaults(model_type))
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_no_key_that_the_hubs_code_computes_with_is_called_harmless(model_type: str) -> None:
+    """A key is a field or has its values checked, is refused, or has a reason above."""
+    config = load_family(model_type).config.from_dict(defaults(model_type))
+    known = [known_keys(one) for one in configs(config)]
+    checked = {key for one in known for key in (*one.read, *one.only)}
+    harmless = {key for one in known for key in one.harmless}
+    paths = MODULES.get(model_type, (f"models/{model_type}/modeling_{model_type}.py",))
+    read = {name for path in paths for name in reads(HUB / path)} - OWN - ELSEWHERE.get(model_type, set())
+    passed_over = read - checked
+    assert passed_over <= HARMLESS | ABSENT, sorted(passed_over - HARMLESS - ABSENT)
+    assert not passed_over & ABSENT & harmless
+
+
+def test_what_every_decoder_of_the_hub_reads_beside_its_module_is_checked() -> None:
+    """Masks and caches have keys of their own."""
+    shared = reads(HUB / "masking_utils.py") | reads(HUB / "cache_utils.py")
+    unread = {
+        *("attention_chunk_size", "kv_sharing_modes", "number_of_conv_states", "get_text_config", "per_layer_config"),
+        *("is_causal", "layer_types", "sliding_window", "num_hidden_layers"),
+    }
+    assert shared <= unread, "transformers reads a new key; say of each decoder what it does with it"
+    for model_type in ("gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"):
+        card, data = load_family(model_type), defaults(model_type)
+        for key, value in {"is_causal": False, "attention_chunk_size": 8, "kv_sharing_modes": ["reuse"] * 32}.items():
+            with pytest.raises(IsoformError, match=key):
+                card.config.from_dict({**data, key: value})
+        with pytest.raises(IsoformError, match="per_layer_config"):
+            card.config.from_dict({**data, "per_layer_config": {"0": {"sliding_window": 4}}})
+
+
+@pytest.mark.parametrize("name", sorted(HARMLESS))
+def test_every_reason_is_needed(name: str) -> None:
+    """A key that no module reads any more needs no reason."""
+    paths = {path for one in FAMILIES for path in MODULES.get(one, (f"models/{one}/modeling_{one}.py",))}
+    if name not in set().union(*(reads(HUB / path) for path in paths)):
+        pytest.fail(f"no module of a family reads {name}; leave it out")
