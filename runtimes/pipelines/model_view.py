@@ -177,12 +177,12 @@ class ModelView:
         return self.origin.count()
 
     def parameters(self) -> Iterator[Any]:
-        """The torch parameters; InputError on other backends, which hold none."""
+        """The torch parameters; InputError where there is no torch module, or several."""
         module = getattr(self._session, "module", None)
         if module is None:
             raise InputError(
-                f"{self._session.backend} holds no torch parameters; num_parameters() counts them, and "
-                "isoform.load gives the torch module"
+                f"this pipeline ({self._session.backend}) has no single torch module; num_parameters() counts, and "
+                "isoform.load gives the module"
             )
         return iter(module.parameters())
 

@@ -17,6 +17,7 @@ import torch
 import isoform
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError, UnsupportedModel
 from isoform.reference.default_models import DEFAULT_MODELS
+from isoform.runtimes import open as backends
 from isoform.runtimes.pipelines import ALIASES, TASKS
 from isoform.runtimes.pipelines.arguments import device_name, dtype_name
 from tests.exports import exported
@@ -387,6 +388,41 @@ def test_the_parts_of_a_speech_model_may_be_given(tiny: Tiny) -> None:
         assert pipe(sound, max_new_tokens=4) == expected
 
 
+@pytest.mark.parametrize(
+    ("task", "name", "inputs"),
+    [
+        ("audio-classification", "whisper_labels", "sound"),
+        ("automatic-speech-recognition", "wav2vec2_ctc", "sound"),
+        ("image-to-text", "blip_caption", "picture"),
+        ("visual-question-answering", "blip_vqa", "question"),
+        ("zero-shot-image-classification", "clip", "picture"),
+        ("zero-shot-image-classification", "siglip", "picture"),
+    ],
+)
+def test_a_processor_brings_all_its_parts(task: str, name: str, inputs: str, tiny: Tiny) -> None:
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    picture = Image.new("RGB", (40, 30), (200, 30, 90))
+    given: Any = {
+        "picture": picture,
+        "question": {"image": picture, "question": "what is it"},
+        "sound": np.sin(np.arange(16000, dtype=np.float32) / 9),
+    }[inputs]
+    options = {"candidate_labels": ["a cat", "a book"]} if task.startswith("zero-shot") else {}
+    folder = str(tiny(name))
+    processor = AutoProcessor.from_pretrained(folder)
+    with ours(task, folder) as first:
+        expected = first(given, **options)
+        several = [{"processor": processor}, {"processor": folder}]
+        if first.tokenizer is not None:
+            several.append({"tokenizer": first.tokenizer, "image_processor": first.image_processor})
+            several.append({"tokenizer": processor.tokenizer, "image_processor": processor.image_processor})
+        for components in several:
+            with ours(task, folder, **components) as pipe:
+                assert pipe(given, **options) == expected
+
+
 @pytest.mark.parametrize("name", ["tokenizer", "feature_extractor", "image_processor", "processor"])
 def test_a_component_that_is_none_is_refused(name: str, tiny: Tiny, tmp_path: Path) -> None:
     folder = tiny("clip")
@@ -471,6 +507,18 @@ def test_a_gpu_by_number_is_the_cpu_where_there_is_none(tiny: Tiny) -> None:
         with ours("fill-mask", tiny("bert"), device=-1) as pipe:
             assert pipe.device == torch.device("cpu")
     assert "use device='cpu'" in refused(BackendUnavailable, "fill-mask", tiny("bert"), device="cuda")
+
+
+def test_a_gpu_counts_where_the_backend_can_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "gpus", lambda: 0)
+    assert [backends.usable_gpus(name) for name in ("auto", *backends.BACKENDS)] == [0] * 5
+    monkeypatch.setattr(backends, "gpus", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert backends.usable_gpus("torch") == backends.usable_gpus("llamacpp") == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert backends.usable_gpus("torch") == backends.usable_gpus("torchscript") == 2
+    assert backends.usable_gpus("auto") == backends.usable_gpus("onnxruntime")
 
 
 @pytest.mark.parametrize(
