@@ -59,8 +59,10 @@ FACTS: Mapping[str, tuple[str, ...]] = {
 }
 """The facts of a folder's classes (`reference.classes`) that come with each component."""
 
-AS_SAVED: Mapping[str, Any] = {"rebuild": "", "tokens": {}, "padding_side": "right"}
-"""How the tokenizer.json of an object is read: it holds all that the object does."""
+AS_SAVED: Mapping[str, Any] = {"tokens": {}, "padding_side": "right"}
+"""How the tokenizer.json of an object is read: as it stands, because it holds what the object's class does."""
+_STILL = ("end_of_word", "refused")
+"""The facts of the object's class that hold all the same."""
 
 _SETTINGS = ("clean_up_tokenization_spaces", "model_max_length", "padding_side", "truncation_side")
 _SETTABLE = (
@@ -138,8 +140,12 @@ def open_component(
     space: Callable[[str], Path],
     fetch: Callable[[str], Path],
     class_facts: Callable[[Path], Mapping[str, Any]],
+    rebuilt: Callable[[Path], Mapping[str, str] | None],
 ) -> Component:
     """The files of a component. `space` makes a folder to write to, `fetch` gets those of a Hub id.
+
+    `class_facts` reads the facts of a folder's classes, `rebuilt` gives the tokenizer.json of one that has a vocabulary
+    only.
 
     A pair (name, settings) is a folder or an id, and settings of the tokenizer. Raises InputError for anything else.
     """
@@ -158,15 +164,27 @@ def open_component(
         raise InputError(
             f"{name}={given!r:.60} is not a folder, a Hub id, or an object of transformers with save_pretrained()"
         )
+    if "tokenizer" in FACTS[name] and (files := rebuilt(component.folder)) is not None:
+        target = _copied(name, component.folder, space(f"{name}-rebuilt"))
+        for file, content in files.items():
+            (target / file).write_text(content, encoding="utf-8")
+        component = Component(target, _facts(name, class_facts(target)))
     changed = {key: value for key, value in settings.items() if key not in _USELESS}
     if not changed:
         return component
-    target = space(f"{name}-set")
-    for file in FILES[name]:
-        if (component.folder / file).is_file():
-            shutil.copyfile(component.folder / file, target / file)
+    target = _copied(name, component.folder, space(f"{name}-set"))
     _write_settings(target, changed)
     return Component(target, component.facts)
+
+
+def _copied(name: str, source: Path, target: Path) -> Path:
+    """The files of a component, and the config.json that may tell its class, in a folder that may be changed."""
+    for file in (*FILES[name], "config.json"):
+        if (source / file).is_dir():
+            shutil.copytree(source / file, target / file)
+        elif (source / file).is_file():
+            shutil.copyfile(source / file, target / file)
+    return target
 
 
 def _folder(name: str, given: str | PathLike[str], fetch: Callable[[str], Path]) -> Path:
@@ -198,7 +216,8 @@ def _saved(name: str, given: Any, folder: Path, class_facts: Callable[[Path], Ma
         stated = {key: getattr(tokenizer, key, None) for key in _SETTINGS}
         _write_settings(folder, {key: value for key, value in stated.items() if value is not None})
     if (folder / "tokenizer.json").is_file() and "tokenizer" in facts:
-        facts["tokenizer"] = {**facts["tokenizer"], **AS_SAVED}
+        still = {fact: value for fact, value in facts["tokenizer"].items() if fact in _STILL}
+        facts["tokenizer"] = {**AS_SAVED, **still}
     return Component(folder, facts)
 
 

@@ -413,7 +413,7 @@ def pipeline(
     framework: str | None = None,
     backend: str = "auto",
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
     **parameters: Any,
 ) -> Pipeline:
     """A pipeline over a bundle, a checkpoint folder, a Hub id, a `.gguf` or `.onnx` file, or a torch module.
@@ -435,6 +435,7 @@ def pipeline(
     backend: "auto" or one of torch, torchscript, onnxruntime, llamacpp; a checkpoint is exported into isoform's cache
         first when the backend needs a form of it. threads: of the session, all cores by default.
     revision, token, cache_dir, offline (or local_files_only): for Hub ids.
+    progress: of an export that is needed first, and of the calls; see `Pipeline`.
     parameters: batch_size, and what else holds for every call (max_new_tokens, top_k, …).
     """
     from isoform.export_cache import cached_form
@@ -446,8 +447,8 @@ def pipeline(
         _one_of("backend", backend, BACKENDS)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads={threads!r:.40} is not a whole number of at least 1; leave it out for all cores")
-    if progress is not None and not callable(progress):
-        raise InputError(f"progress={progress!r:.40} is not a function of what, done and total")
+    if progress is not None:
+        parameters["progress"] = progress
     if video_processor is not None:
         raise InputError("video_processor= is for tasks that isoform does not have yet; leave it out")
     return make_pipeline(
@@ -462,7 +463,7 @@ def pipeline(
         },
         backend=backend,
         threads=threads,
-        progress=progress,
+        progress=None if isinstance(progress, bool) else progress,
         request=lambda gpus: read_request(
             device=device,
             device_map=device_map,

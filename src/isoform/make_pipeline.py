@@ -167,6 +167,7 @@ def _config_folder(name: str, model: str, asked: Request) -> Path:
 def _stage(staged: StagedFolder, given: Mapping[str, Any], task: str, model: str, asked: Request) -> dict[str, Any]:
     """Put components into the folder of a pipeline; returns the facts of their classes."""
     from isoform.reference.classes import class_facts
+    from isoform.reference.tokenizers.sources import rebuilt
     from isoform.runtimes.pipelines import hears
     from isoform.runtimes.pipelines.components import open_component
 
@@ -175,7 +176,7 @@ def _stage(staged: StagedFolder, given: Mapping[str, Any], task: str, model: str
         if name not in given or (name == "feature_extractor" and "image_processor" in given and not hears(task)):
             continue
         component = open_component(
-            name, given[name], staged.space, lambda repo: _settings_folder(repo, model, asked), class_facts
+            name, given[name], staged.space, lambda repo: _settings_folder(repo, model, asked), class_facts, rebuilt
         )
         staged.put(name, component.folder)
         facts |= component.facts

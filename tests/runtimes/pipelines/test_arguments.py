@@ -332,6 +332,18 @@ def test_what_a_tokenizer_object_was_told_holds(name: str, tiny: Tiny) -> None:
         assert mine.all_special_ids == tokenizer.all_special_ids
 
 
+def test_a_tokenizer_may_be_a_vocabulary_alone(tiny: Tiny, tmp_path: Path) -> None:
+    folder = tiny("bert_seqcls")
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    words = sorted(vocabulary, key=vocabulary.get)
+    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+    shutil.copy(folder / "tokenizer_config.json", tmp_path)
+    with ours(model=folder) as first, ours(model=folder, tokenizer=tmp_path) as pipe:
+        assert pipe(TEXT) == first(TEXT)
+    with ours(model=folder, tokenizer=(tmp_path, {"model_max_length": 5})) as pipe:
+        assert len(pipe.tokenizer.encode(TEXT, truncation=True)) == 5
+
+
 def test_a_pair_of_a_name_and_settings_is_a_tokenizer(tiny: Tiny) -> None:
     folder = str(tiny("bert_seqcls"))
     long = "every teacher knows this: " * 8
@@ -574,11 +586,29 @@ def test_a_gpu_counts_where_the_backend_can_use_it(monkeypatch: pytest.MonkeyPat
         ({"threads": "many"}, "threads='many' is not a whole number"),
         ({"threads": 0}, "threads=0 is not a whole number"),
         ({"backend": 3}, "backend 3 is not known"),
+        ({"progress": "bar"}, "progress='bar' is neither True, False nor a function"),
     ],
     ids=str,
 )
 def test_what_cannot_be_done_is_refused_by_name(options: dict[str, Any], message: str, tiny: Tiny) -> None:
     assert message in refused(InputError, "fill-mask", tiny("bert"), **options)
+
+
+def test_progress_is_told_of_the_export_and_of_the_calls(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOFORM_CACHE", str(tmp_path))
+    told: list[tuple[str, int, int]] = []
+    options: dict[str, Any] = {"backend": "onnxruntime", "progress": lambda *what: told.append(what)}
+    with ours("text-classification", tiny("bert_seqcls"), **options) as pipe:
+        exported_by = len(told)
+        assert exported_by
+        pipe(["a", "b"])
+        assert told[-1][1:] == (2, 2)
+        assert len(told) > exported_by
+    for progress in (True, False):
+        with ours("text-classification", tiny("bert_seqcls"), progress=progress) as pipe:
+            assert pipe("a")
 
 
 @pytest.mark.parametrize("model", [3, ["a"], {"a": 1}, b"path", 1.5, object()])
