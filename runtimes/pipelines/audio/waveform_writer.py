@@ -65,7 +65,7 @@ class WaveformWriter:
         """Each gives {"text"}. `asked` are the settings of `GenerationConfig`."""
         if return_timestamps:
             raise InputError("this model writes no times; leave return_timestamps out")
-        asked = {**asked, **(asked.pop("generate_kwargs", None) or {})}
+        asked = {**(asked.pop("generate_kwargs", None) or {}), **asked}
         asked.pop("return_timestamps", None)
         config = resolve(asked, self._model, DEFAULTS)
         limit = size or max(TOGETHER // config.num_beams, 1)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import InputPiece
-from isoform.runtimes.pipelines.nested_lists import nested
+from isoform.runtimes.pipelines.nested_lists import given_as
 from isoform.runtimes.pipelines.text.pooling import Recipe, normalize, pool
 from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
 from isoform.runtimes.pipelines.text.tokenizer_options import tokenizer_options
@@ -20,7 +20,7 @@ from isoform.sentence_modules import SENTENCE
 class FeatureExtractionOptions:
     """The parameters of a call."""
 
-    return_tensors: bool | str = False  # float32 arrays instead of lists
+    return_tensors: bool | str = False  # True or "pt": tensors of torch; "np": arrays
     truncation: bool | str | None = None  # cuts a text that is too long for the model
     tokenize_kwargs: Mapping[str, Any] | None = None
     pooling: str | None = None  # "mean", "cls", …, "model" (what modules.json says): [width], not [1, tokens, width]
@@ -63,4 +63,4 @@ class FeatureExtraction(TextEncoder):
         else:
             states = states[None]
         states = normalize(states) if call.normalized else states
-        return states if call.return_tensors else nested(states)
+        return given_as(states, call.return_tensors)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class ImageClassificationOptions:
     """The parameters of a call."""
 
-    top_k: int | None = 5  # None gives all
+    top_k: int | None = None  # 5 unless set, as in transformers
     function_to_apply: str | None = None  # "softmax", "sigmoid", "none"; what the model was trained for
     timeout: float | None = None
 
     def __post_init__(self) -> None:
         asked_function(self.function_to_apply)
-        whole("top_k", self.top_k, none="all labels")
+        whole("top_k", self.top_k, none="5")
 
 
 class ImageClassification(PictureEncoder):
@@ -43,4 +43,7 @@ class ImageClassification(PictureEncoder):
         """See `BatchPipeline.finish`."""
         logits = pieces[0].output["logits"]
         scores = scored(logits, asked_function(call.function_to_apply) or trained_function(self.config, len(logits)))
-        return [{"label": self.labels[n], "score": float(scores[n])} for n in best_first(scores, call.top_k)]
+        return [
+            {"label": self.labels[n], "score": float(scores[n])}
+            for n in best_first(scores, 5 if call.top_k is None else call.top_k)
+        ]

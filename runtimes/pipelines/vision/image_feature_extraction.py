@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import InputPiece
-from isoform.runtimes.pipelines.nested_lists import nested
+from isoform.runtimes.pipelines.nested_lists import given_as
 from isoform.runtimes.pipelines.vision.picture_encoder import PictureEncoder
 
 POOLED = "pooler_output"
@@ -19,7 +19,7 @@ class ImageFeatureExtractionOptions:
     """The parameters of a call."""
 
     pool: bool | None = None  # the model's own vector of the picture, [1, width]
-    return_tensors: bool | str = False  # float32 arrays instead of lists
+    return_tensors: bool | str = False  # True or "pt": tensors of torch; "np": arrays
     timeout: float | None = None
 
 
@@ -39,4 +39,4 @@ class ImageFeatureExtraction(PictureEncoder):
     def finish(self, item: Any, pieces: Sequence[InputPiece], call: ImageFeatureExtractionOptions) -> Any:
         """See `BatchPipeline.finish`."""
         states = pieces[0].output[POOLED if call.pool else "last_hidden_state"][None]
-        return states if call.return_tensors else nested(states)
+        return given_as(states, call.return_tensors)

@@ -131,7 +131,7 @@ class Transcriber:
         several to try in turn), compression_ratio_threshold, logprob_threshold, no_speech_threshold, and the settings
         of `GenerationConfig`.
         """
-        asked = {**asked, **(asked.pop("generate_kwargs", None) or {})}
+        asked = {**(asked.pop("generate_kwargs", None) or {}), **asked}
         if return_timestamps == "char":
             raise InputError("this model gives the times of words or segments; pass return_timestamps='word' or True")
         if return_timestamps not in (None, False, True, "word"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.reference.facts import facts_of
@@ -97,7 +98,7 @@ def test_features_can_be_pooled(tiny: Tiny) -> None:
         states = np.array(pipe(TEXTS[0])[0])
         np.testing.assert_allclose(pipe(TEXTS[0], pooling="mean"), states.mean(0), **CLOSE)
         np.testing.assert_allclose(pipe(TEXTS[0], pooling="cls"), states[0], **CLOSE)
-        unit = pipe(TEXTS[0], pooling="max", normalized=True, return_tensors=True)
+        unit = pipe(TEXTS[0], pooling="max", normalized=True, return_tensors="np")
         np.testing.assert_allclose(unit, states.max(0) / np.linalg.norm(states.max(0)), **CLOSE)
         with ours("sentence-similarity", minilm()) as similar:
             np.testing.assert_allclose(pipe(TEXTS[0], pooling="model"), similar(TEXTS[0]), **CLOSE)
@@ -420,7 +421,6 @@ def test_a_long_text_is_labelled_in_overlapping_parts(tiny: Tiny, tmp_path: Path
 @pytest.mark.parametrize("name", ["bert_qa", "bert_qa_b", "distilbert_qa", "gpt2_qa", "llama_qa"])
 def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -> None:
     """transformers 5 has no such pipeline; its model's logits and the definition of the task are the oracle."""
-    import torch
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny(name))
@@ -497,7 +497,7 @@ def test_rows_of_similar_length_run_together(size: int | None) -> None:
 
 def test_a_batch_size_holds_and_answers_keep_their_order(tiny: Tiny) -> None:
     texts = ["the cat " * n for n in (1, 9, 2, 20, 3, 20, 1)]
-    with ours("feature-extraction", tiny("bert_b"), return_tensors=True) as pipe:
+    with ours("feature-extraction", tiny("bert_b"), return_tensors="np") as pipe:
         run, shapes = pipe.session.run, []
 
         def record(inputs: Any) -> Any:
@@ -517,7 +517,7 @@ def test_a_batch_size_holds_and_answers_keep_their_order(tiny: Tiny) -> None:
 
 
 def test_a_pipeline_closes_its_session_and_lets_go(tiny: Tiny) -> None:
-    with ours("feature-extraction", tiny("bert"), return_tensors=True) as pipe:
+    with ours("feature-extraction", tiny("bert"), return_tensors="np") as pipe:
         assert isinstance(pipe("a"), np.ndarray)  # parameters hold for every call
     assert pipe._keep is None
     with pytest.raises(InputError, match="closed"):
