@@ -28,8 +28,8 @@ from isoform.runtimes.generation.settings import context_length, vocabulary_size
 from isoform.runtimes.pipelines.attributes import Attributes
 from isoform.runtimes.pipelines.calling import READ, Answers, all_or_error, each, in_batches, is_readable, listed
 from isoform.runtimes.pipelines.origin import Origin
+from isoform.runtimes.pipelines.parameters import beyond, check_call, merged
 from isoform.runtimes.pipelines.reporting import counted, heard, reporting
-from isoform.runtimes.pipelines.scores import whole
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Pipeline(Attributes, ABC):
             self.text_tokenizer = TextTokenizer(self.folder, facts)
         self.config: Mapping[str, Any] = read_object(self.folder / "config.json")
         self.context, self.vocabulary = context_length(self.config), vocabulary_size(self.config)
-        _check_call(batch_size, num_workers, on_error, progress)
+        check_call(batch_size, num_workers, on_error, progress)
         self.batch_size, self.on_error, self.progress = batch_size, on_error, progress
         self._check_names(parameters)
         self._parameters = parameters
@@ -139,7 +139,7 @@ class Pipeline(Attributes, ABC):
         inputs = self._inputs(inputs, parameters)
         self._check_names(parameters)
         on_error = self.on_error if on_error is None else on_error
-        _check_call(batch_size, num_workers, on_error, progress)
+        check_call(batch_size, num_workers, on_error, progress)
         progress = self.progress if progress is None else progress
         size = self.batch_size if batch_size is None else batch_size
         call = self._call(self._together(parameters))
@@ -209,15 +209,8 @@ class Pipeline(Attributes, ABC):
         return "a text or a list of texts"
 
     def _together(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters of a call over those of the pipeline; a generation_config replaces settings of generation."""
-        own = self._parameters
-        if parameters.get("generation_config") is not None:
-            names = [name for name in self._names() if name != "generation_config"]
-            own = {name: value for name, value in own.items() if name in names}
-        more = parameters.get("generate_kwargs")
-        if isinstance(more, Mapping):
-            own = {name: value for name, value in own.items() if name not in more}
-        return {**own, **parameters}
+        """The parameters of a call over those of the pipeline."""
+        return merged(self._parameters, parameters, self._names())
 
     def _call(self, parameters: Mapping[str, Any]) -> Any:
         names = self._names()
@@ -278,11 +271,7 @@ class Pipeline(Attributes, ABC):
     def _check_ids(self, ids: Sequence[int]) -> None:
         """InputError for a token that the model's embedding has no row for."""
         if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
-            index = max(ids)
-            raise InputError(
-                f"the tokenizer gives {self.text_tokenizer.token(index)!r} the id {index}, and the model's embedding "
-                f"has {self.vocabulary} rows; leave that token out, or take the model's own tokenizer"
-            )
+            raise InputError(beyond(self.text_tokenizer.token(max(ids)), max(ids), self.vocabulary))
 
     def _input(self, role: Role) -> str:
         """The name of the session's input of a role. Raises UnsupportedModel when it has none."""
@@ -305,17 +294,6 @@ class Pipeline(Attributes, ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _check_call(batch_size: Any, num_workers: Any, on_error: Any, progress: Any) -> None:
-    """InputError for what is no value of a parameter that every task has."""
-    if batch_size is not None:
-        whole("batch_size", batch_size)
-    whole("num_workers", num_workers, 0, none="none")
-    if on_error not in ("raise", "return"):
-        raise InputError(f"on_error={on_error!r} is neither 'raise' nor 'return'")
-    if not callable(progress) and progress not in (None, True, False):
-        raise InputError(f"progress={progress!r} is neither True, False nor a function of (text, done, total)")
 
 
 class BatchPipeline(Pipeline):

@@ -435,8 +435,8 @@ def pipeline(
     backend: "auto" or one of torch, torchscript, onnxruntime, llamacpp; a checkpoint is exported into isoform's cache
         first when the backend needs a form of it. threads: of the session, all cores by default.
     revision, token, cache_dir, offline (or local_files_only): for Hub ids.
-    progress: of an export that is needed first, and of the calls; see `Pipeline`.
-    parameters: batch_size, and what else holds for every call (max_new_tokens, top_k, …).
+    progress: True for a bar on the terminal, False for none, or a function; a terminal shows one after two seconds.
+    parameters: batch_size, on_error, and what else holds for every call (max_new_tokens, top_k, …).
     """
     from isoform.export_cache import cached_form
     from isoform.make_pipeline import make_pipeline
@@ -447,10 +447,11 @@ def pipeline(
         _one_of("backend", backend, BACKENDS)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads={threads!r:.40} is not a whole number of at least 1; leave it out for all cores")
-    if progress is not None:
-        parameters["progress"] = progress
+    if progress not in (None, True, False) and not callable(progress):
+        raise InputError(f"progress={progress!r:.40} is neither True, False nor a function of what, done and total")
     if video_processor is not None:
         raise InputError("video_processor= is for tasks that isoform does not have yet; leave it out")
+    parameters["progress"] = progress
     return make_pipeline(
         task,
         model,
@@ -463,7 +464,7 @@ def pipeline(
         },
         backend=backend,
         threads=threads,
-        progress=None if isinstance(progress, bool) else progress,
+        progress=progress if callable(progress) else None,
         request=lambda gpus: read_request(
             device=device,
             device_map=device_map,

@@ -21,7 +21,7 @@ from isoform.tokenization import assemble, checked, read_settings, read_tokenize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from tokenizers import Encoding
+    from tokenizers import Encoding, Tokenizer
 
 _NO_LIMIT = 10**20  # transformers' "no limit" is about 1e30; anything past this counts as none
 
