@@ -229,22 +229,27 @@ def _suggest(name: str) -> str:
 
 def context_length(config: Mapping[str, Any]) -> int | None:
     """The number of positions that config.json states, None when it states none."""
-    return _stated(config, "max_position_embeddings", "n_positions")
+    part, found = next(iter(_stated(config, "max_position_embeddings", "n_positions")), ({}, 0))
+    return stretched(part, found) if found > 0 else None
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
-    """The number of rows of the embedding of tokens that config.json states, None when it states none."""
-    return _stated(config, "vocab_size")
+    """The number of rows of the embedding of tokens that config.json states, None when it states none.
+
+    Where the whole and its text part state two, the larger: one is left from before tokens were added.
+    """
+    return max((count for _, count in _stated(config, "vocab_size")), default=0) or None
 
 
-def _stated(config: Mapping[str, Any], *names: str) -> int | None:
-    """The first of these numbers in config.json, or in what it says of the model's text part."""
+def _stated(config: Mapping[str, Any], *names: str) -> list[tuple[Mapping[str, Any], int]]:
+    """These numbers in config.json, and in what it says of the model's text part, with where they stand."""
     inner = config.get("text_config")
+    found: list[tuple[Mapping[str, Any], int]] = []
     for part in (config, inner if isinstance(inner, Mapping) else {}):
         for name in names:
             value = part.get(name)
             if value is not None:
                 if isinstance(value, bool) or not isinstance(value, int):
                     raise CheckpointError(f"config.json: {name} is {value!r}, not a whole number")
-                return stretched(part, value) if value > 0 else None
-    return None
+                found.append((part, value))
+    return found

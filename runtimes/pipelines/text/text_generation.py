@@ -126,7 +126,7 @@ class TextGeneration(BatchPipeline):
         resolve(self._generation(), self.settings, self._defaults)
 
     def _inputs(self, inputs: Any, parameters: dict[str, Any]) -> Any:
-        """See `Pipeline._inputs`; a generator or a dataset of messages is one conversation."""
+        """See `Pipeline._inputs`; a generator of messages is one conversation."""
         inputs = super()._inputs(inputs, parameters)
         if isinstance(inputs, Iterator):
             first = next(inputs, None)
