@@ -26,6 +26,7 @@ from isoform.reference.text.causal import (
     tied_head,
     with_head,
 )
+from isoform.reference.text.rope_scaling import rope_refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class GemmaConfig(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        found = {**with_head(data), "rope": read_rope(data)}
+        found = {**with_head(data), "rope": read_rope(data, context=8192)}
         if found.get("hidden_act") == "gelu":  # the first releases say so and mean the approximation
             found["hidden_act"] = "gelu_pytorch_tanh"
         return super(GemmaConfig, cls).from_dict(found)
@@ -94,9 +95,7 @@ def refuse(c: GemmaConfig) -> str:
         return f"llama.cpp has only the activation gelu_pytorch_tanh for this architecture, not {c.hidden_act}"
     if c.attention_bias:
         return "llama.cpp has no bias on the attention's output for this architecture (attention_bias is true)"
-    if c.rope.kind == "llama3":
-        return "llama.cpp has no llama3 rotary scaling for this architecture"
-    return ""
+    return rope_refusal(c.rope)
 
 
 FAMILY = Family(

@@ -70,7 +70,7 @@ class Phi3Config(Config):
                 if (settings.get("rope_type") or settings.get("type")) in ("su", "yarn"):  # LongRoPE's first names
                     found[name] = {**settings, "rope_type": "longrope"}
         found["original_max_position_embeddings"] = original or 4096
-        rope = read_rope(found, partial=1.0)
+        rope = read_rope(found, partial=1.0, context=4096)
         if rope.kind not in ("default", "longrope"):
             raise UnsupportedModel(f"Phi-3 has no rotary scaling {rope.kind!r}, only longrope")
         return super(Phi3Config, cls).from_dict({**found, "rope": rope})

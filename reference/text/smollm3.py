@@ -62,7 +62,9 @@ class SmolLM3Config(Config):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return super(SmolLM3Config, cls).from_dict({**with_head(data), "rope": read_rope(data, theta=2e6)})
+        return super(SmolLM3Config, cls).from_dict(
+            {**with_head(data), "rope": read_rope(data, theta=2e6, context=32768)}
+        )
 
     @property
     def kv_heads(self) -> int:

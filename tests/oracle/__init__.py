@@ -62,7 +62,7 @@ TEXT_DECODERS = _listed(
             "llama_yarn",
         ),
         "olmo2": ("olmo2", "olmo2_b"),
-        "phi3": ("phi4", "phi3_b"),
+        "phi3": ("phi4", "phi3_b", "phi4_mini"),
         "qwen2": ("qwen2", "qwen2_b", "qwen2_window", "qwen2_yarn"),
         "qwen3": ("qwen3_b", "qwen3_bias", "qwen3_sharded"),
         "smollm3": ("smollm3", "smollm3_b"),

@@ -35,7 +35,7 @@ Tiny = Callable[[str], Path]
 SILU = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full"),
     *("qwen2", "qwen2_b", "qwen2_yarn", "qwen3_b", "qwen3_sharded"),
-    *("granite", "granite_b", "olmo2", "olmo2_b", "phi4", "smollm3"),
+    *("granite", "granite_b", "olmo2", "olmo2_b", "phi4", "phi4_mini", "smollm3"),
 )
 GELU = (
     *("gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),

@@ -242,6 +242,32 @@ def phi3_b(c: Case) -> None:
     text_golden(c, t)
 
 
+@case
+def phi4_mini(c: Case) -> None:
+    """microsoft/Phi-4-mini-instruct: three quarters of a head are rotated; tied. Its LongRoPE is another case's."""
+    t = c.tok(gpt2_tok())
+    c.model(
+        "Phi3ForCausalLM",
+        T.Phi3Config(
+            vocab_size=len(t),
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            max_position_embeddings=256,
+            original_max_position_embeddings=256,
+            partial_rotary_factor=0.75,
+            sliding_window=256,
+            tie_word_embeddings=True,
+            bos_token_id=t.eos_token_id,
+            eos_token_id=t.eos_token_id,
+            pad_token_id=t.eos_token_id,
+        ),
+    )
+    text_golden(c, t)
+
+
 # ------------------------------------------------------------------ smollm3
 @case
 def smollm3(c: Case) -> None:
