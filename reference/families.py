@@ -35,6 +35,7 @@ FAMILIES = {
     "phi3": "text.phi3",
     "qwen2": "text.qwen2",
     "qwen3": "text.qwen3",
+    "qwen3_moe": "text.qwen3_moe",
     "sam": "vision.sam",
     "siglip": "multimodal.siglip",
     "smollm3": "text.smollm3",
@@ -55,6 +56,7 @@ GGUF_FAMILIES = {
     "phi3": ("text.phi3",),
     "qwen2": ("text.qwen2",),
     "qwen3": ("text.qwen3",),
+    "qwen3moe": ("text.qwen3_moe",),
     "smollm3": ("text.smollm3",),
 }
 """`general.architecture` of a GGUF file -> its families' modules; the first that finds its `holds` reads the file."""

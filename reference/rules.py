@@ -354,6 +354,42 @@ class Split(Rule):
 
 
 @dataclass(frozen=True, slots=True)
+class SplitStack(Split):
+    """The same of a stack of matrices (experts): each is cut by rows. A second spelling, which only is read."""
+
+    written = False
+
+    def shapes(self, *shapes: Shape) -> tuple[Shape, ...]:
+        (shape,) = shapes
+        return tuple((*shape[:1], stop - start, *shape[2:]) for start, stop in self._edges(shape[1:]))
+
+    def saved_shapes(self, *shapes: Shape) -> tuple[Shape, ...]:
+        first = shapes[0]
+        return ((first[0], sum(shape[1] for shape in shapes), *first[2:]),)
+
+    def load(self, *pieces: Tensor) -> tuple[Tensor, ...]:
+        (piece,) = pieces
+        return tuple(piece[:, start:stop] for start, stop in self._edges(tuple(piece.shape[1:])))
+
+    def save(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        import torch
+
+        return (torch.cat(tensors, 1),)
+
+    def load_rows(self, parts: Sequence[Readable], n: int, start: int, stop: int) -> Tensor:
+        first, last = self._edges(parts[0].shape[1:])[n]
+        return parts[0].rows(start, stop)[:, first:last]
+
+    def save_rows(self, parts: Sequence[Readable], n: int, start: int, stop: int) -> Tensor:
+        import torch
+
+        return torch.cat([weight.rows(start, stop) for weight in parts], 1)
+
+    def place(self, infos: Sequence[TensorInfo], n: int) -> TensorInfo | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Stack(Rule):
     """Stored tensors of one shape as one, along a new first axis: the last `*` of `hub` counts them (experts)."""
 

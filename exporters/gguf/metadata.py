@@ -65,13 +65,17 @@ def _general(model: Model, arch: str, tensors: Sequence[GgufTensor]) -> dict[str
         }
     folder = checkpoint.opened or checkpoint.folder
     named = folder.resolve() if Path(checkpoint.name).expanduser().is_dir() else Path(checkpoint.name)
-    return facts_of(folder, named, sum(prod(entry.shape) for entry in tensors), arch)
+    stacks = [entry.shape for entry in tensors if "_exps." in entry.name]
+    return facts_of(folder, named, sum(prod(entry.shape) for entry in tensors), arch, stacks)
 
 
-def facts_of(folder: Path, named: Path, total: int, arch: str) -> dict[str, Any]:
+def facts_of(
+    folder: Path, named: Path, total: int, arch: str, stacks: Sequence[tuple[int, ...]] = ()
+) -> dict[str, Any]:
     """`general.*` from the model card, config.json and generation_config.json in `folder`.
 
     `named` is what the model goes by, `total` its parameters, negative when they are those that an adapter touches.
+    `stacks`: the shapes of the tensors among them that hold all experts of a layer.
     """
     import gguf
 
@@ -83,7 +87,9 @@ def facts_of(folder: Path, named: Path, total: int, arch: str) -> dict[str, Any]
     facts.sampling_penalty_repeat = sampling.get("penalty_repeat")
     facts.name = facts.name or named.name
     if total > 0:
-        facts.size_label = facts.size_label or gguf.size_label(total, 0, 0, 0)
+        shared, one = total - sum(map(prod, stacks)), sum(prod(shape[1:]) for shape in stacks)
+        experts = sum(shape[0] for shape in stacks) // max(1, len(stacks))
+        facts.size_label = facts.size_label or gguf.size_label(total, shared, one, experts)
     collected = gguf.GGUFWriter(None, arch)
     facts.set_gguf_meta_model(collected)
     signed = gguf.GGUFValueType.INT32

@@ -19,6 +19,9 @@ from isoform.exporters.tracing import Type
 TOKENS = "embed.weight"
 """The table of tokens, in every family's vocabulary of names."""
 
+ROUTER = ".router.weight"
+"""Ends the name of the matrix that scores experts. It stays as it is: a rounded score may choose another expert."""
+
 INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy level: its input goes to 8 bits by blocks, as llama.cpp does; the exact levels take up to 50
 times as long on a CPU."""
@@ -65,7 +68,7 @@ def byte_tables(head: str, base: Mapping[str, Lowering], fused: bool) -> dict[st
     blocks = block_tables(Blocks(8), Blocks(8), head, base)
 
     def linear(graph: Graph, out: Types, x: Value, weight: Value, bias: Value | None) -> Value:
-        if weight.name not in graph.parameters:
+        if weight.name not in graph.parameters or _is_router(weight):
             return base["aten::linear"](graph, out, x, weight, bias)
         if fused and _is_table(weight):
             return blocks["aten::linear"](graph, out, x, weight, bias)
@@ -99,5 +102,9 @@ def _is_table(weight: Value) -> bool:
 
 
 def _fits(graph: Graph, weight: Value, form: Blocks) -> bool:
-    """Whether this is a weight as it is stored, in whole blocks."""
-    return weight.name in graph.parameters and matrix(weight)[1] % form.size == 0
+    """Whether this is a weight as it is stored, in whole blocks, and may be rounded."""
+    return weight.name in graph.parameters and matrix(weight)[1] % form.size == 0 and not _is_router(weight)
+
+
+def _is_router(weight: Value) -> bool:
+    return weight.name.endswith(ROUTER)

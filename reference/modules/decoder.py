@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from isoform.reference.modules.attention import Attention, GrowingCache, Heads, MergedAttention
 from isoform.reference.modules.decoder_plan import Classifier, DecoderPlan, Kind
+from isoform.reference.modules.experts import RoutedMLP
 from isoform.reference.modules.layers import (
     Embedding,
     GatedMLP,
@@ -35,7 +36,7 @@ class DecoderLayer(nn.Module):
         attn_norm: RMSNorm | None,
         attn: Attention | MergedAttention,
         mlp_norm: RMSNorm | None,
-        mlp: GatedMLP | MergedMLP,
+        mlp: GatedMLP | MergedMLP | RoutedMLP,
         attn_post_norm: RMSNorm | None = None,
         mlp_post_norm: RMSNorm | None = None,
         *,
@@ -252,10 +253,14 @@ def _layers(plan: DecoderPlan) -> tuple[list[DecoderLayer], tuple[Kind, ...], di
             whole=plan.whole_norms,
         )
 
-    def layer() -> DecoderLayer:
-        mlp = (MergedMLP if plan.merged else GatedMLP)(plan.dim, plan.hidden, plan.act, plan.mlp_bias)
+    def layer(kind: Kind) -> DecoderLayer:
+        mlp: GatedMLP | MergedMLP | RoutedMLP
+        if kind.routed and (experts := plan.experts) is not None:
+            mlp = RoutedMLP(plan.dim, experts.hidden, experts.count, experts.used, experts.normalize)
+        else:
+            mlp = (MergedMLP if plan.merged else GatedMLP)(plan.dim, plan.hidden, plan.act, plan.mlp_bias)
         before, after = norms(plan.pre_norms), norms(plan.post_norms)
         return DecoderLayer(before[0], attention(), before[1], mlp, *after, scale=plan.residual_scale)
 
     ropes = {name: Rope(int(plan.head_dim * rope.partial), rope) for name, rope in plan.ropes.items()}
-    return [layer() for _ in plan.kinds], plan.kinds, ropes, norm()
+    return [layer(kind) for kind in plan.kinds], plan.kinds, ropes, norm()

@@ -12,10 +12,31 @@ from isoform.reference.config import RopeConfig
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a kind of layer sees: rotary positions by name (None: none), and the window (None: everything before)."""
+    """What a kind of layer sees: rotary positions by name (None: none), and the window (None: everything before).
+
+    `routed`: its MLP is one of experts.
+    """
 
     rope: str | None = "rope"
     window: int | None = None
+    routed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """The MLPs of routed layers: `count` experts of a width, of which a token takes `used`.
+
+    `normalize`: the weights of those add up to 1. Raises CheckpointError where a token takes more than there are.
+    """
+
+    count: int
+    used: int
+    hidden: int
+    normalize: bool
+
+    def __post_init__(self) -> None:
+        if self.used > self.count:
+            raise CheckpointError(f"config.json: a token cannot take {self.used} of {self.count} experts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +60,7 @@ class DecoderPlan:
     of each together. `pre_norms`: what attention and MLP read is normed; `post_norms`: what they add is. `merged`: q, k
     and v are one matrix, and so are gate and up. What is added is multiplied by `residual_scale`, and logits are
     divided by `logit_divisor`. `tied`: the head shares the table of tokens. Raises CheckpointError for heads that no
-    attention can have.
+    attention can have. `experts`: those of the layers that are `routed`.
     """
 
     vocab: int
@@ -67,6 +88,7 @@ class DecoderPlan:
     logit_divisor: float = 1.0
     logit_softcap: float = 0.0
     tied: bool = False
+    experts: Routing | None = None
 
     def __post_init__(self) -> None:
         assert not (self.merged and (self.head_norms or self.whole_norms)), "merged q and k have no norms"
@@ -100,15 +122,30 @@ class DecoderPlan:
         merged = {"attn.qkv": queries + 2 * keys}, {"mlp.gate_up": 2 * hidden}
         apart = {"attn.q": queries, "attn.k": keys, "attn.v": keys}, {"mlp.gate": hidden, "mlp.up": hidden}
         reads, rises = merged if self.merged else apart
-        layer = {
+
+        def mlp(kind: Kind) -> dict[str, tuple[int, ...]]:
+            if kind.routed and (experts := self.experts) is not None:
+                up, down = (experts.count, experts.hidden, dim), (experts.count, dim, experts.hidden)
+                return {
+                    "mlp.router.weight": (experts.count, dim),
+                    "mlp.experts.gate.weight": up,
+                    "mlp.experts.up.weight": up,
+                    "mlp.experts.down.weight": down,
+                }
+            return {**linear(dim, self.mlp_bias, rises), **linear(hidden, self.mlp_bias, {"mlp.down": dim})}
+
+        before = {
             **norms(self.pre_norms, {"attn_norm": dim}),
             **linear(dim, self.qkv_bias, reads),
             **linear(queries, self.out_bias, {"attn.out": dim}),
             **norms(self.head_norms or self.whole_norms, {"attn.q_norm": each[0], "attn.k_norm": each[1]}),
             **norms(self.pre_norms, {"mlp_norm": dim}),
-            **linear(dim, self.mlp_bias, rises),
-            **linear(hidden, self.mlp_bias, {"mlp.down": dim}),
-            **norms(self.post_norms, {"attn_post_norm": dim, "mlp_post_norm": dim}),
+        }
+        after = norms(self.post_norms, {"attn_post_norm": dim, "mlp_post_norm": dim})
+        layers = {
+            f"layers.{n}.{name}": shape
+            for n, kind in enumerate(self.kinds)
+            for name, shape in {**before, **mlp(kind), **after}.items()
         }
         if isinstance(head, Classifier):
             name, labels, bias = ("qa", 2, True) if head.kind == "span" else ("classifier", head.labels, head.bias)
@@ -117,7 +154,7 @@ class DecoderPlan:
             top = {"head.weight": (self.vocab, dim)} if head else {}
         return {
             **({"embed.weight": (self.vocab, dim)} if self.has_table(bool(head), embeds) else {}),
-            **{f"layers.{n}.{name}": shape for n in range(len(self.kinds)) for name, shape in layer.items()},
+            **layers,
             "norm.weight": (dim,),
             **top,
         }

@@ -93,6 +93,41 @@ def partial_rotary(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     return torch.cat((rotated, each[..., count:]), -1).flatten(-2)
 
 
+@semantic
+def routed_experts(
+    x: Tensor, scores: Tensor, gate: Tensor, up: Tensor, down: Tensor, used: int, normalize: int
+) -> Tensor:
+    """For each token the gated MLPs of the `used` experts with the highest scores, added by the softmax of the scores.
+
+    The softmax is over all experts, in float32 or wider; with `normalize` the weights of the chosen ones are divided by
+    their sum. Each expert is down @ (silu(gate @ x) * (up @ x)).
+
+    Shapes: x (B, T, C), scores (B, T, E), gate and up (E, I, C), down (E, C, I) -> (B, T, C).
+    """
+    return _branch(_routed)(x, scores, gate, up, down, used, normalize)
+
+
+def _routed(x: Tensor, scores: Tensor, gate: Tensor, up: Tensor, down: Tensor, used: int, normalize: int) -> Tensor:
+    """Expert by expert, over the tokens that take it. A tensor without data takes none, and only has a shape."""
+    tokens = x.flatten(0, 1)
+    y = torch.zeros_like(tokens)
+    if not x.is_meta:
+        wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
+        chances = torch.softmax(scores.flatten(0, 1), -1, dtype=wide)
+        weights, chosen = chances.topk(used, -1)
+        if normalize != 0:
+            weights = weights / weights.sum(-1, keepdim=True)
+        weights = weights.to(x.dtype)
+        for n in range(gate.shape[0]):
+            found = (chosen == n).nonzero()
+            if found.shape[0] > 0:
+                rows, ranks = found[:, 0], found[:, 1]
+                part = tokens[rows]
+                inner = F.silu(F.linear(part, gate[n])) * F.linear(part, up[n])
+                y.index_add_(0, rows, F.linear(inner, down[n]) * weights[rows, ranks].unsqueeze(-1))
+    return y.unflatten(0, x.shape[:2])
+
+
 _T = TypeVar("_T")
 
 

@@ -283,6 +283,17 @@ def every_layer_rotated(module: nn.Module) -> None:
     module.kinds = tuple(replace(kind, rope="rope") for kind in kinds)  # type: ignore[assignment]
 
 
+def route_frozen(module: nn.Module) -> None:
+    """The first experts for every token, as a trace over zeros would choose them."""
+    router, used = part(module, "layers.1.mlp.router"), part(module, "layers.1.mlp").used
+    closed = (torch.arange(router.weight.shape[0]) >= used).float() * -1e4
+
+    def scores(x: Tensor) -> Tensor:
+        return F.linear(x, router.weight) + closed.to(x)
+
+    router.forward = scores
+
+
 LAYER = "model.layers.1"
 NARROW = (*GRAPHS, "gguf f32", "gguf q8_0"), "its rows are no multiple of 256"
 FAULTS: tuple[Fault, ...] = (
@@ -629,6 +640,29 @@ FAULTS: tuple[Fault, ...] = (
         ("onnx f32", "onnx int8", "torchscript f32"),
         "its rows are no whole blocks, and llama.cpp has no such scale",
     ),
+    Fault(
+        "frozen expert route",
+        "tiny qwen3_moe",
+        Definition(route_frozen),
+        (r"^layers\.1\.mlp",),
+        GRAPHS,
+    ),
+    Fault(
+        "two experts exchanged in the file",
+        "tiny qwen3_moe",
+        Checkpoint(swap(f"{LAYER}.mlp.experts.2.down_proj", f"{LAYER}.mlp.experts.5.down_proj")),
+        (r"^layers\.1\.mlp", r"^layers\.1$"),
+        (*GRAPHS, "gguf f32", "gguf q8_0"),
+        "its rows are no multiple of 256",
+    ),
+    Fault(
+        "weights of the experts not divided by their sum",
+        "tiny qwen3_moe",
+        Checkpoint(config=setting(norm_topk_prob=False)),
+        (r"^layers\.0\.mlp",),
+        GRAPHS,
+        "llama.cpp always divides, and the exporter refuses",
+    ),
     # read
     Fault(
         "a merge removed beside the model",
@@ -652,7 +686,6 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 WAITING: Mapping[str, str] = {
-    "frozen expert route": "comes with a mixture of experts",
     "stale cache in GGUF": "llama.cpp keeps the cache; no file can change it",
     "padding ignored in GGUF": "llama.cpp gets rows without their padding; no file can change it",
 }

@@ -65,6 +65,7 @@ TEXT_DECODERS = _listed(
         "phi3": ("phi4", "phi3_b", "phi4_mini"),
         "qwen2": ("qwen2", "qwen2_b", "qwen2_window", "qwen2_yarn"),
         "qwen3": ("qwen3_b", "qwen3_bias", "qwen3_sharded"),
+        "qwen3_moe": ("qwen3_moe", "qwen3_moe_b", "qwen3_moe_window"),
         "smollm3": ("smollm3", "smollm3_b"),
     }
 )

@@ -28,6 +28,7 @@ from isoform.reference.rules import (
     Rename,
     Rule,
     Split,
+    SplitStack,
     Stack,
     Transpose,
     WeightNorm,
@@ -70,6 +71,7 @@ LAWS = {
     "transposed and split": Law(
         Chain(Transpose(HUB, "m.*.qkv"), Split("m.*.qkv", ("l.*.q", "l.*.k", "l.*.v"))), lambda n: ((n, 12),)
     ),
+    "gates and ups of experts": Law(SplitStack(HUB, ("l.*.gate", "l.*.up")), lambda n: ((3, 6, n),)),
     "in order and split": Law(
         Chain(Interleave(HUB, "m.*.qkv", lambda c: (1, c.heads, 3)), Split("m.*.qkv", ("l.*.q", "l.*.k", "l.*.v"))),
         lambda n: ((24, n),),

@@ -24,6 +24,7 @@ from isoform.exporters.onnx.operators.elementwise import (
     silu,
     where,
 )
+from isoform.exporters.onnx.operators.experts import portable_experts, runtime_experts
 from isoform.exporters.onnx.operators.layers import (
     convolution,
     embedding,
@@ -150,6 +151,7 @@ PORTABLE: Mapping[str, Lowering] = {
     "isoform::partial_rotary": rotary(interleaved=True),
     "isoform::rms_norm": rms_norm,
     "isoform::rotary": rotary(interleaved=False),
+    "isoform::routed_experts": portable_experts,
 }
 
 
@@ -159,4 +161,5 @@ RUNTIME: Mapping[str, Lowering] = {
     "isoform::rms_norm": skip_rms_norm,
     "isoform::partial_rotary": rotary(interleaved=True),
     "isoform::rotary": rotary(interleaved=False),
+    "isoform::routed_experts": runtime_experts,
 }

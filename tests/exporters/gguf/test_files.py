@@ -34,7 +34,7 @@ Tiny = Callable[[str], Path]
 
 SILU = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full"),
-    *("qwen2", "qwen2_b", "qwen2_yarn", "qwen3_b", "qwen3_sharded"),
+    *("qwen2", "qwen2_b", "qwen2_yarn", "qwen3_b", "qwen3_moe", "qwen3_sharded"),
     *("granite", "granite_b", "olmo2", "olmo2_b", "phi4", "phi4_mini", "smollm3"),
 )
 GELU = (
@@ -52,6 +52,7 @@ PRE = {
     "phi3": "gpt-2",
     "qwen2": "qwen2",
     "qwen3": "qwen2",
+    "qwen3moe": "qwen2",
     "smollm3": "llama-bpe",
 }
 # What the converter leaves out of the file although the checkpoint has it, so that llama.cpp would compute otherwise.
@@ -212,6 +213,8 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "mistral_b": (None, {}, "sliding window"),
     "qwen2_window": (None, {}, "sliding window"),
     "qwen3_bias": (None, {}, "bias on the attention's output"),
+    "qwen3_moe": (None, {"norm_topk_prob": False}, "norm_topk_prob = false"),
+    "qwen3_moe_window": (None, {}, "layer 0 has none"),
     "gemma2_scalar": (None, {}, "query_pre_attn_scalar = 12"),
     "gemma2": (None, {"attn_logit_softcapping": None}, "leaves a cap out"),
     "gemma2_b": (None, {"layer_types": ["full_attention"] * 3}, "every other layer"),

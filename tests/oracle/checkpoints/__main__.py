@@ -8,7 +8,16 @@ from pathlib import Path
 import torch
 import transformers
 
-from tests.oracle.checkpoints import audio, decoders, gpt2, multimodal, rotary, text, vision  # noqa: F401  their cases register themselves
+from tests.oracle.checkpoints import (  # noqa: F401  their cases register themselves
+    audio,
+    decoders,
+    experts,
+    gpt2,
+    multimodal,
+    rotary,
+    text,
+    vision,
+)
 from tests.oracle.checkpoints.case import CASES, Case
 
 RELOADED = 1e-6  # relative: a mapped file's weights may be aligned otherwise, and take another kernel

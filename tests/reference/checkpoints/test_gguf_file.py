@@ -32,7 +32,7 @@ Tiny = Callable[[str], Path]
 MODELS = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full", "qwen2", "qwen2_b", "qwen3_b"),
     "qwen2_yarn",
-    *("qwen3_sharded", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
+    *("qwen3_moe", "qwen3_sharded", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
     *("distilbert_base", "distilbert_seqcls", "gemma", "gemma_b", "granite", "granite_b", "olmo2", "olmo2_b"),
     *("phi4", "phi4_mini", "smollm3", "gpt2"),
 )

@@ -32,7 +32,7 @@ Tiny = Callable[[str], Path]
 DECODERS = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full", "qwen2", "qwen2_b", "qwen3_b"),
     "qwen2_yarn",
-    *("qwen3_sharded", "gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new"),
+    *("qwen3_moe", "qwen3_sharded", "gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new"),
     *("gpt2", "granite", "granite_b", "olmo2", "olmo2_b", "phi4", "phi4_mini", "smollm3"),
 )
 ENCODERS = ("bert_embed", "bert_seqcls_b", "distilbert_base", "distilbert_seqcls")

@@ -236,7 +236,7 @@ CALLS: list[dict[str, Any]] = [
     "name",
     [
         *("gemma", "gemma2_b", "gemma3_b", "granite", "llama", "llama_b", "mistral_b", "olmo2_b", "qwen2", "qwen3_b"),
-        *("phi3_b", "smollm3_b", "gpt2", "gpt2_b"),
+        *("phi3_b", "smollm3_b", "gpt2", "gpt2_b", "qwen3_moe"),
     ],
 )
 def test_greedy_texts_are_those_of_transformers(name: str, tiny: Tiny) -> None:
