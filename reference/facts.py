@@ -51,7 +51,7 @@ def _of_config(folder: Path, task: str) -> dict[str, Any]:
     """What the card of the family says about the task of a config.json; nothing where no family knows it."""
     data = read_object(folder / "config.json")
     try:
-        family = load_family(data.get("model_type", ""))
+        family = load_family(data.get("model_type", ""), data)
         config = family.config.from_dict(data)
     except UnsupportedModel:
         return {}

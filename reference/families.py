@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
 from typing import Any
 
 from isoform.errors import UnsupportedModel
@@ -44,9 +45,13 @@ FAMILIES = {
     "whisper": "audio.whisper",
 }
 
+VARIANTS = {"gemma3_text": (("use_bidirectional_attention", "text.embedding_gemma"),)}
+"""model_type -> keys of config.json that, where they are set, make another family of it, with its module."""
+
 GGUF_FAMILIES = {
     "bert": ("text.bert", "text.distilbert"),
     "gemma": ("text.gemma",),
+    "gemma-embedding": ("text.embedding_gemma",),
     "gemma2": ("text.gemma2",),
     "gemma3": ("text.gemma3",),
     "granite": ("text.granite",),
@@ -67,9 +72,12 @@ PLUGINS = "isoform.families"
 holds the card as `FAMILY`. Read only for a model_type, or a GGUF architecture, that no table here has."""
 
 
-def load_family(model_type: str) -> Family:
-    """Import one family's card, of this package or of another's. Raises UnsupportedModel for an unknown one."""
-    family = _find(model_type)
+def load_family(model_type: str, config: Mapping[str, Any] = MappingProxyType({})) -> Family:
+    """Import one family's card, of this package or of another's. Raises UnsupportedModel for an unknown one.
+
+    `config` is the config.json, whose switches may make another family of a model_type.
+    """
+    family = _find(model_type, config)
     if family is None:
         raise UnsupportedModel(f"model_type {_unknown(model_type)}")
     return family
@@ -87,11 +95,12 @@ def gguf_family(arch: str, tensors: Collection[str]) -> Family | None:
     return None
 
 
-def _find(model_type: Any) -> Family | None:
+def _find(model_type: Any, config: Mapping[str, Any]) -> Family | None:
     if not isinstance(model_type, str):
         return None
     if model_type in FAMILIES:
-        return _card(FAMILIES[model_type])
+        others = (module for key, module in VARIANTS.get(model_type, ()) if config.get(key))
+        return _card(next(others, FAMILIES[model_type]))
     found = entry_points(group=PLUGINS, name=model_type)
     return _plugin(next(iter(found)), model_type) if found else None
 
@@ -127,8 +136,13 @@ def _card(module: str) -> Family:
 
 def all_families() -> Iterator[Family]:
     """Every card of this package, by module."""
-    for module in sorted(set(FAMILIES.values())):
+    for module in modules():
         yield _card(module)
+
+
+def modules() -> list[str]:
+    """The module of every card of this package."""
+    return sorted({*FAMILIES.values(), *(module for others in VARIANTS.values() for _, module in others)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +162,7 @@ def tower(data: Mapping[str, Any], key: str, default: str) -> Tower:
     """The tower that config.json describes under `key`; `default` is its model_type where the file states none."""
     found = section(data, key)
     model_type = found.get("model_type", default)
-    if (family := _find(model_type)) is None:
+    if (family := _find(model_type, found)) is None:
         file, path = where(found, "model_type")
         raise UnsupportedModel(f"{file}: {path} {_unknown(model_type)}")
     return Tower(family, family.config.from_dict({**found, "model_type": model_type}))
@@ -157,6 +171,6 @@ def tower(data: Mapping[str, Any], key: str, default: str) -> Tower:
 def family_for(checkpoint: Checkpoint) -> Family:
     """The family of a checkpoint's `model_type`. Raises UnsupportedModel with the known ones."""
     model_type = checkpoint.config.get("model_type")
-    if (family := _find(model_type)) is None:
+    if (family := _find(model_type, checkpoint.config)) is None:
         raise UnsupportedModel(f"{checkpoint.name}: model_type {_unknown(model_type)}")
     return family

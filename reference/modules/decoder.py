@@ -25,6 +25,7 @@ from isoform.reference.modules.layers import (
     causal_bias,
     last_token,
     true_positions,
+    window_bias,
 )
 
 
@@ -84,7 +85,7 @@ class DecoderTrunk(nn.Module):
     """Ids or embeddings in, the last hidden state out.
 
     `embeds`: the first input is embeddings (B, T, C) instead of ids, scaled already. `embed` is None then, or the table
-    that the head shares.
+    that the head shares. `both_sides`: tokens see what is behind them too.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class DecoderTrunk(nn.Module):
         *,
         embed_scale: float = 1.0,
         embeds: bool = False,
+        both_sides: bool = False,
     ) -> None:
         super().__init__()
         if embed is not None:
@@ -104,7 +106,7 @@ class DecoderTrunk(nn.Module):
         self.layers, self.norm = nn.ModuleList(layers), norm
         self.ropes = nn.ModuleDict(ropes)
         self.kinds = tuple(kinds)
-        self.embeds, self.embed_scale = embeds, embed_scale
+        self.embeds, self.embed_scale, self.both_sides = embeds, embed_scale, both_sides
 
     def states(
         self,
@@ -125,8 +127,11 @@ class DecoderTrunk(nn.Module):
             position_ids = counted
         x = tokens if self.embeds else scaled(self.embed(tokens), self.embed_scale)
         angles = {name: rope(position_ids, x.dtype) for name, rope in self.ropes.items()}
-        windows = {kind.window for kind in self.kinds}
-        bias = {w: causal_bias(mask, counted, w, x.dtype) for w in sorted(windows, key=lambda w: w or 0)}
+        windows = sorted({kind.window for kind in self.kinds}, key=lambda w: w or 0)
+        if self.both_sides:
+            bias = {w: window_bias(mask, w, x.dtype) for w in windows}
+        else:
+            bias = {w: causal_bias(mask, counted, w, x.dtype) for w in windows}
         caches = caches or [None] * len(self.layers)
         for layer, kind, cache in zip(self.layers, self.kinds, caches, strict=True):
             x = layer(x, None if kind.rope is None else angles[kind.rope], bias[kind.window], cache)
@@ -174,6 +179,14 @@ class DecoderLM(DecoderTrunk):
             if self.logit_softcap:
                 x = torch.tanh(x / self.logit_softcap) * self.logit_softcap
         return x, *(tensor for cache in caches for tensor in cache.present)
+
+
+class DecoderEncoder(DecoderTrunk):
+    """Ids in, the last hidden state out, in one pass without a cache."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Shapes: both inputs (B, T) -> (B, T, C); without a mask there is no padding."""
+        return (self.states(input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask),)
 
 
 class DecoderClassifier(DecoderTrunk):
@@ -228,6 +241,12 @@ def classifier(plan: DecoderPlan, head: Classifier) -> DecoderClassifier:
     """The trunk of a plan with a classifier instead of the head over the vocabulary."""
     embed = Embedding(plan.vocab, plan.dim)
     return DecoderClassifier(embed, *_layers(plan), head=head, dim=plan.dim, embed_scale=plan.embed_scale)
+
+
+def encoder(plan: DecoderPlan) -> DecoderEncoder:
+    """The trunk of a plan alone, whose states nothing is kept of."""
+    embed = Embedding(plan.vocab, plan.dim)
+    return DecoderEncoder(embed, *_layers(plan), embed_scale=plan.embed_scale, both_sides=plan.both_sides)
 
 
 def _layers(plan: DecoderPlan) -> tuple[list[DecoderLayer], tuple[Kind, ...], dict[str, Rope], RMSNorm]:

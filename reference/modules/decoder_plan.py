@@ -60,7 +60,8 @@ class DecoderPlan:
     of each together. `pre_norms`: what attention and MLP read is normed; `post_norms`: what they add is. `merged`: q, k
     and v are one matrix, and so are gate and up. What is added is multiplied by `residual_scale`, and logits are
     divided by `logit_divisor`. `tied`: the head shares the table of tokens. Raises CheckpointError for heads that no
-    attention can have. `experts`: those of the layers that are `routed`.
+    attention can have. `experts`: those of the layers that are `routed`. `both_sides`: an
+    encoder, whose tokens see what is behind them too, in windows at a distance of less than the window.
     """
 
     vocab: int
@@ -89,6 +90,7 @@ class DecoderPlan:
     logit_softcap: float = 0.0
     tied: bool = False
     experts: Routing | None = None
+    both_sides: bool = False
 
     def __post_init__(self) -> None:
         assert not (self.merged and (self.head_norms or self.whole_norms)), "merged q and k have no norms"

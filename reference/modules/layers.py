@@ -110,6 +110,19 @@ def causal_bias(mask: Tensor, positions: Tensor, window: int | None, dtype: torc
     return ((~seen).to(dtype) * hidden(dtype)).unsqueeze(1)
 
 
+def window_bias(mask: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """Hide padding, and what is at a true distance of `window` or more on either side.
+
+    Shapes: mask (B, S) -> (B, 1, S, S), or (B, 1, 1, S) without a window.
+    """
+    if window is None:
+        return padding_bias(mask, dtype)
+    places = true_positions(mask)
+    near = (places.unsqueeze(2) - places.unsqueeze(1)).abs() < window
+    seen = near & (mask != 0).unsqueeze(1)
+    return ((~seen).to(dtype) * hidden(dtype)).unsqueeze(1)
+
+
 def head_size(dim: int, heads: int, name: str = "hidden_size", count: str = "num_attention_heads") -> int:
     """Channels of a head, all of them together being `dim`. Raises CheckpointError when they do not come out even.
 

@@ -84,11 +84,15 @@ class Gemma3Config(Config):
 
 def plan(c: Gemma3Config) -> DecoderPlan:
     if c.use_bidirectional_attention:
-        raise UnsupportedModel("Gemma 3 with use_bidirectional_attention (EmbeddingGemma) is not supported yet")
-    kinds = {"full_attention": Kind("rope"), "sliding_attention": Kind("local_rope", c.sliding_window)}
-    types = layer_types(c, lambda n: (n + 1) % c.sliding_window_pattern != 0)
-    ropes = {"rope": c.rope, "local_rope": c.local_rope}
-    return sandwich_decoder(c, [kinds[kind] for kind in types], ropes, head_norms=True)
+        raise UnsupportedModel("Gemma 3 with use_bidirectional_attention gives vectors of texts, and no next tokens")
+    kinds = kinds_of(c, Kind("rope"), Kind("local_rope", c.sliding_window))
+    return sandwich_decoder(c, kinds, {"rope": c.rope, "local_rope": c.local_rope}, head_norms=True)
+
+
+def kinds_of(c: Gemma3Config, full: Kind, sliding: Kind) -> list[Kind]:
+    """The kind of each layer, of these two."""
+    kinds = {"full_attention": full, "sliding_attention": sliding}
+    return [kinds[kind] for kind in layer_types(c, lambda n: (n + 1) % c.sliding_window_pattern != 0)]
 
 
 RULES: tuple[Rule, ...] = (
@@ -107,19 +111,19 @@ def gguf_fields(c: Gemma3Config) -> dict[str, Any]:
     }
     if c.final_logit_softcapping:
         fields["final_logit_softcapping"] = c.final_logit_softcapping
-    if (period := _period(c)) != 6:
-        fields["attention.sliding_window_pattern"] = period
+    if (every := period(c)) != 6:
+        fields["attention.sliding_window_pattern"] = every
     return fields
 
 
-def _period(c: Gemma3Config) -> int:
+def period(c: Gemma3Config) -> int:
     """Every how many layers one sees all; 0 when the layers follow no such rule."""
 
-    def types(period: int) -> tuple[str, ...]:
-        return layer_types(replace(c, layer_types=()), lambda n: (n + 1) % period != 0)
+    def types(every: int) -> tuple[str, ...]:
+        return layer_types(replace(c, layer_types=()), lambda n: (n + 1) % every != 0)
 
     wanted = layer_types(c, lambda n: (n + 1) % c.sliding_window_pattern != 0)
-    return next((period for period in (6, *range(1, len(wanted) + 2)) if types(period) == wanted), 0)
+    return next((every for every in (6, *range(1, len(wanted) + 2)) if types(every) == wanted), 0)
 
 
 def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -134,14 +138,21 @@ def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
     }
 
 
-def refuse(c: Gemma3Config) -> str:
+def window_refusal(c: Gemma3Config) -> str:
+    """Why llama.cpp would compute another attention, whichever side its tokens see."""
     if c.attn_logit_softcapping:
         return "llama.cpp does not cap the scores of this architecture (attn_logit_softcapping is set)"
     if c.local_rope.kind != "default":
         return "llama.cpp does not scale the rotary positions of this architecture's windowed layers"
     if MORE in rope_scaling_fields(c.rope):
         return "llama.cpp would multiply the angles of the windowed layers by YaRN's attention factor as well"
-    if not _period(c):
+    return ""
+
+
+def refuse(c: Gemma3Config) -> str:
+    if reason := window_refusal(c):
+        return reason
+    if not period(c):
         return "llama.cpp wants windowed layers in a regular pattern (layer_types follows none)"
     return sandwich_refusal(c, 62)
 

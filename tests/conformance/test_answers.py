@@ -33,7 +33,7 @@ ASKED: dict[str, list[Any]] = {
 """What each task of a text encoder is asked; rows of unlike length, so that a batch is padded."""
 
 FLOAT32: dict[str, Any] = {"rtol": 2e-4, "atol": 2e-5}  # a few layers, summed in another order
-GELU: dict[str, Any] = {"rtol": 0, "atol": 1e-2}  # llama.cpp's GELU is a table of half precision; states are up to 4
+GELU: dict[str, Any] = {"rtol": 0, "atol": 2e-2}  # llama.cpp's GELU is a table of half precision; states are up to 4
 
 
 def flat(answer: Any) -> Iterator[Any]:

@@ -18,7 +18,7 @@ import pytest
 from isoform.exporters import gguf, onnx
 from isoform.formats import FLOATS, FORMATS
 from isoform.manifest import Artifact, Manifest
-from isoform.reference.families import FAMILIES
+from isoform.reference.families import modules
 from isoform.reference.model import Model, open_model
 from isoform.validators.check.bundle import Limits, check_bundle
 from isoform.validators.report.records import Report
@@ -95,7 +95,7 @@ def assert_measured(report: Report, artifacts: list[Artifact]) -> None:
 
 def test_every_family_has_two_tiny_checkpoints() -> None:
     listed_here = {original(family) for family in TINIES}
-    assert listed_here == {module.rsplit(".", 1)[-1] for module in FAMILIES.values()}
+    assert listed_here == {module.rsplit(".", 1)[-1] for module in modules()}
     assert all(len(checkpoints) > 1 for checkpoints in TINIES.values())
 
 

@@ -47,6 +47,7 @@ TEXT_ENCODERS = _listed(
             *("distilbert", "distilbert_ner", "distilbert_qa", "distilbert_seqcls"),
             *("distilbert_b", "distilbert_base"),
         ),
+        "embedding_gemma": ("embedding_gemma", "embedding_gemma_b"),
     }
 )
 TEXT_DECODERS = _listed(

@@ -96,7 +96,7 @@ def test_the_common_lists_are_disjoint() -> None:
 @pytest.mark.parametrize("name", listed(TINIES))
 def test_no_family_passes_over_a_key(name: str) -> None:
     data = json.loads((tiny(name) / "config.json").read_text())
-    config = load_family(data["model_type"]).config
+    config = load_family(data["model_type"], data).config
     for place in ("", *(key for key, value in data.items() if key.endswith("_config") and isinstance(value, dict))):
         path = f"{place}.swirl" if place else "swirl"
         damaged = {**data, place: {**data[place], "swirl": 3}} if place else {**data, "swirl": 3}

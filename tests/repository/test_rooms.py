@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from isoform.reference.families import FAMILIES
+from isoform.reference.families import FAMILIES, modules
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("reference", "exporters", "runtimes", "validators", "src/isoform")
@@ -153,7 +153,7 @@ def named_families(text: str, names: set[str]) -> list[str]:
 
 
 def names() -> set[str]:
-    return family_words(iter([*FAMILIES, *(module.rsplit(".", 1)[-1] for module in FAMILIES.values())]))
+    return family_words(iter([*FAMILIES, *(module.rsplit(".", 1)[-1] for module in modules())]))
 
 
 def test_no_family_is_named_where_mechanism_lives() -> None:

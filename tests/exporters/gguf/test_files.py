@@ -39,7 +39,7 @@ SILU = (
 )
 GELU = (
     *("gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
-    *("distilbert_base", "distilbert_seqcls", "gpt2"),
+    *("distilbert_base", "distilbert_seqcls", "embedding_gemma", "gpt2"),
 )
 MODELS = (*SILU, *GELU)
 
@@ -218,6 +218,8 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "gemma2_scalar": (None, {}, "query_pre_attn_scalar = 12"),
     "gemma2": (None, {"attn_logit_softcapping": None}, "leaves a cap out"),
     "gemma2_b": (None, {"layer_types": ["full_attention"] * 3}, "every other layer"),
+    "embedding_gemma": ("feature-extraction", {"query_pre_attn_scalar": 12}, "query_pre_attn_scalar = 12"),
+    "embedding_gemma_b": ("feature-extraction", {}, "every sixth layer"),
     "gemma3_new": (None, {"layer_types": ["full_attention", *["sliding_attention"] * 5]}, "regular pattern"),
     "gemma3_b": (None, {"attn_logit_softcapping": 3.0}, "does not cap the scores"),
     "gemma": (None, {"tie_word_embeddings": False}, "no separate head"),

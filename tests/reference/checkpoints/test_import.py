@@ -35,7 +35,7 @@ DECODERS = (
     *("qwen3_moe", "qwen3_sharded", "gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new"),
     *("gpt2", "granite", "granite_b", "olmo2", "olmo2_b", "phi4", "phi4_mini", "smollm3"),
 )
-ENCODERS = ("bert_embed", "bert_seqcls_b", "distilbert_base", "distilbert_seqcls")
+ENCODERS = ("bert_embed", "bert_seqcls_b", "distilbert_base", "distilbert_seqcls", "embedding_gemma")
 NAMES = (*DECODERS, *ENCODERS)
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 PROMPTS = ("The secret model is", "Hello world, 12 and 345")
