@@ -206,6 +206,56 @@ class Drop(Rule):
 
 
 @dataclass(frozen=True, slots=True)
+class Tail(Rename):
+    """The tensor without its first rows, which the model never reads: saved from elsewhere, they are zeros.
+
+    `skipped` gives their number from the config (RoBERTa's positions begin after the id of padding).
+    """
+
+    skipped: Callable[[Any], int] | int
+
+    identity = False
+
+    def at(self, config: Any) -> Rule:
+        return replace(self, skipped=self.skipped(config)) if callable(self.skipped) else self
+
+    def shapes(self, *shapes: Shape) -> tuple[Shape, ...]:
+        (shape,) = shapes
+        if not shape or shape[0] <= self._count:
+            raise CheckpointError(f"{self.hub} {list(shape)} has no rows after the first {self._count}")
+        return ((shape[0] - self._count, *shape[1:]),)
+
+    def saved_shapes(self, *shapes: Shape) -> tuple[Shape, ...]:
+        (shape,) = shapes
+        return ((shape[0] + self._count, *shape[1:]),)
+
+    def load(self, *pieces: Tensor) -> tuple[Tensor, ...]:
+        return (pieces[0][self._count :],)
+
+    def save(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        import torch
+
+        (tensor,) = tensors
+        return (torch.cat((tensor.new_zeros(self._count, *tensor.shape[1:]), tensor)),)
+
+    def load_rows(self, parts: Sequence[Readable], n: int, start: int, stop: int) -> Tensor:
+        return parts[0].rows(start + self._count, stop + self._count)
+
+    def save_rows(self, parts: Sequence[Readable], n: int, start: int, stop: int) -> Tensor:
+        return _cut(self.save(parts[0].load())[0], start, stop)
+
+    def place(self, infos: Sequence[TensorInfo], n: int) -> TensorInfo | None:
+        (info,) = infos
+        count, row = info.shape[0] - self._count, info.nbytes // info.shape[0]
+        return replace(info, shape=(count, *info.shape[1:]), offset=info.offset + self._count * row, nbytes=count * row)
+
+    @property
+    def _count(self) -> int:
+        assert not callable(self.skipped), "the rule has not met its config"
+        return self.skipped
+
+
+@dataclass(frozen=True, slots=True)
 class Transpose(Rename):
     """The tensor with its last two axes exchanged; a vector as it is (GPT-2's Conv1D stores (in, out))."""
 

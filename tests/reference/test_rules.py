@@ -30,6 +30,7 @@ from isoform.reference.rules import (
     Split,
     SplitStack,
     Stack,
+    Tail,
     Transpose,
     WeightNorm,
     batch_norm,
@@ -67,6 +68,7 @@ LAWS = {
     "split bias": Law(MERGED, lambda n: ((16,),)),
     "split evenly": Law(Split(HUB, ("l.*.gate", "l.*.up")), lambda n: ((6, n),)),
     "stack": Law(Stack("h.*.experts.*.w1", "l.*.experts.gate"), lambda n: ((7, n),) * 3),
+    "tail": Law(Tail(HUB, "l.*.y", lambda c: c.hidden), lambda n: ((8, n),)),
     "weight norm": Law(WeightNorm(HUB, "l.*.y", 0), lambda n: ((5, 1, 1), (5, n, 3)), exact=False),
     "transposed and split": Law(
         Chain(Transpose(HUB, "m.*.qkv"), Split("m.*.qkv", ("l.*.q", "l.*.k", "l.*.v"))), lambda n: ((n, 12),)
@@ -109,6 +111,8 @@ def test_loading_and_saving_undo_each_other(name: str, width: int, seed: int) ->
     loaded = rule.load(*stored)
     again = rule.save(*loaded)
     assert same(rule.load(*again), loaded, law.exact)
+    if isinstance(rule, Tail):  # which saves zeros for what it skips
+        stored = (stored[0].index_fill(0, torch.arange(CONFIG.hidden), 0.0),)
     if not isinstance(rule, WeightNorm):  # whose direction has any length until it is loaded
         assert same(again, stored, law.exact)
     assert tuple(tuple(t.shape) for t in loaded) == rule.shapes(*(tuple(t.shape) for t in stored))
@@ -197,6 +201,7 @@ RULES = (
     Stack("model.h.*.experts.*.w1", "layers.*.experts.gate"),
     Interleave("model.h.*.rotary", "layers.*.rotary", (2, 2, 2)),
     WeightNorm("model.conv", "conv", 0),
+    Tail("model.positions", "positions", 2),
     Alias("model.lm_head", "head"),
     Rename("lm_head", "head"),
     Drop("model.h.*.ids"),
@@ -211,6 +216,7 @@ TENSORS: dict[str, Shape] = {
     **{f"model.h.{n}.rotary.weight": (8, 4) for n in range(2)},
     "model.conv.weight_g": (3, 1),
     "model.conv.weight_v": (3, 4),
+    "model.positions.weight": (6, 4),
     "lm_head.weight": (9, 4),
 }
 
@@ -255,7 +261,10 @@ def test_a_checkpoint_saved_from_its_parameters_has_equal_values(
     again = open_checkpoint(tmp_path / "again")
     assert set(again) == set(checkpoint)
     for key, tensor in again.items():
-        if "conv" not in key:  # the direction takes the length of the weight
+        if "positions" in key:  # the rows that nothing reads are zeros
+            assert torch.equal(tensor[2:], checkpoint[key][2:])
+            assert not tensor[:2].any()
+        elif "conv" not in key:  # the direction takes the length of the weight
             assert torch.equal(tensor, checkpoint[key]), key
     back = map_weights(again, tuple(rule.at(CONFIG) for rule in RULES), "model")
     assert torch.allclose(back["conv.weight"].load(), weights["conv.weight"].load(), rtol=2**-7)  # bfloat16
@@ -276,7 +285,7 @@ def test_every_key_is_accounted_for(stored: Path) -> None:
 def test_parts_of_a_file_are_used_where_they_lie(stored: Path) -> None:
     checkpoint = open_checkpoint(stored)
     weights = map_weights(checkpoint, tuple(rule.at(CONFIG) for rule in RULES), "model")
-    for name in ("embed.weight", "layers.1.q.weight", "layers.1.k.weight", "layers.1.v.bias"):
+    for name in ("embed.weight", "layers.1.q.weight", "layers.1.k.weight", "layers.1.v.bias", "positions.weight"):
         source = weights[name].source
         assert source is not None
         raw = source.path.read_bytes()[source.offset :][: source.nbytes]
@@ -295,6 +304,7 @@ def test_parts_of_a_file_are_used_where_they_lie(stored: Path) -> None:
         ({"model.conv.weight_g": None}, r"lacks model\.conv\.weight_g"),
         ({"model.h.0.qkv.weight": (15, 4)}, r"the rows of model\.h\.\*\.qkv \[15, 4\] do not divide into \[8, 4, 4\]"),
         ({"model.h.0.rotary.weight": (9, 4)}, r"the rows of model\.h\.\*\.rotary \[9, 4\] do not divide"),
+        ({"model.positions.weight": (2, 4)}, r"model\.positions \[2, 4\] has no rows after the first 2"),
         ({"model.lm_head.weight": (9, 4)}, r"lm_head\.weight and .*lm_head\.weight are the same parameter"),
         ({"model.surprise": (1,)}, r"no rule for model\.surprise"),
     ],
