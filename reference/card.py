@@ -23,12 +23,13 @@ class Gguf:
     `fields` gives keys without the leading `{arch}.`, e.g. {"block_count": 12}; keys of the tokenizer are whole.
     `interleaved_rope`: q and k rows are stored so that rotary pairs sit side by side (llama.cpp's NORM rope), permuted
     from the Hub's two halves.
-    `config` turns metadata (with `{arch}.` removed) and tensor shapes back into a config.json; it raises KeyError for
-    what is missing. `extra` are tensors that llama.cpp wants and the checkpoint does not hold, by GGUF name
-    (`rope_freqs.weight`); `config` finds their values in the metadata, under the same name.
+    `config` turns metadata (with `{arch}.` removed, the tokenizer's ids whole) and tensor shapes back into a
+    config.json; it raises KeyError for what is missing. `extra` are tensors that llama.cpp wants and the checkpoint
+    does not hold, by GGUF name (`rope_freqs.weight`); `config` finds their values in the metadata, under the same name.
     `refuse` gives the reason why llama.cpp would not compute what this configuration says, or "".
     `holds`: tensors that every file of this family has. They tell apart the families that llama.cpp runs as one
-    architecture; the last of these holds none that another lacks.
+    architecture; the last of these holds none that another lacks. `vocabularies`: so do the kinds of vocabulary
+    (`tokenizer.ggml.model`) that its files may have; without any, all.
     `large`: llama.cpp takes this configuration for a 70B model, whose values it quantizes with more bits.
     `names`: canonical modules that this architecture calls otherwise than `names.GGUF` has them.
     `file`: how the file's name begins: "model", or "mmproj" for a tower that llama.cpp opens beside a language model.
@@ -39,6 +40,7 @@ class Gguf:
     config: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
     interleaved_rope: bool = False
     holds: tuple[str, ...] = ()
+    vocabularies: tuple[str, ...] = ()
     extra: Callable[[Any], dict[str, Sequence[float]]] = lambda config: {}
     refuse: Callable[[Any], str] = lambda config: ""
     large: Callable[[Any], bool] = lambda config: False

@@ -20,8 +20,13 @@ STEPS = "steps"
 STATED = (
     "audio-classification",
     "automatic-speech-recognition",
+    "feature-extraction",
+    "fill-mask",
     "image-text-to-text",
     "image-to-text",
+    "question-answering",
+    "text-classification",
+    "token-classification",
     "visual-question-answering",
     "zero-shot-image-classification",
 )

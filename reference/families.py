@@ -18,6 +18,7 @@ from isoform.reference.rules import Rule
 FAMILIES = {
     "bert": "text.bert",
     "blip": "multimodal.blip",
+    "camembert": "text.roberta",
     "clip": "multimodal.clip",
     "clip_vision_model": "vision.clip_vision",
     "dinov2": "vision.dinov2",
@@ -37,19 +38,21 @@ FAMILIES = {
     "qwen2": "text.qwen2",
     "qwen3": "text.qwen3",
     "qwen3_moe": "text.qwen3_moe",
+    "roberta": "text.roberta",
     "sam": "vision.sam",
     "siglip": "multimodal.siglip",
     "smollm3": "text.smollm3",
     "vit": "vision.vit",
     "wav2vec2": "audio.wav2vec2",
     "whisper": "audio.whisper",
+    "xlm-roberta": "text.roberta",
 }
 
 VARIANTS = {"gemma3_text": (("use_bidirectional_attention", "text.embedding_gemma"),)}
 """model_type -> keys of config.json that, where they are set, make another family of it, with its module."""
 
 GGUF_FAMILIES = {
-    "bert": ("text.bert", "text.distilbert"),
+    "bert": ("text.roberta", "text.bert", "text.distilbert"),
     "gemma": ("text.gemma",),
     "gemma-embedding": ("text.embedding_gemma",),
     "gemma2": ("text.gemma2",),
@@ -64,7 +67,8 @@ GGUF_FAMILIES = {
     "qwen3moe": ("text.qwen3_moe",),
     "smollm3": ("text.smollm3",),
 }
-"""`general.architecture` of a GGUF file -> its families' modules; the first that finds its `holds` reads the file."""
+"""`general.architecture` of a GGUF file -> its families' modules; the first that finds its `holds` and its kind of
+vocabulary reads the file."""
 
 
 PLUGINS = "isoform.families"
@@ -83,14 +87,20 @@ def load_family(model_type: str, config: Mapping[str, Any] = MappingProxyType({}
     return family
 
 
-def gguf_family(arch: str, tensors: Collection[str]) -> Family | None:
-    """Import the card of the family that reads a GGUF file with these tensors; None for an unknown architecture."""
+def gguf_family(arch: str, tensors: Collection[str], vocabulary: str = "") -> Family | None:
+    """Import the card of the family that reads a GGUF file; None for an unknown architecture.
+
+    `tensors` are the file's, `vocabulary` is its `tokenizer.ggml.model`.
+    """
     if arch in GGUF_FAMILIES:
         cards = (_card(module) for module in GGUF_FAMILIES[arch])
     else:
         cards = (_plugin(entry) for entry in entry_points(group=PLUGINS))
     for card in cards:
-        if card.gguf is not None and card.gguf.arch == arch and set(card.gguf.holds) <= set(tensors):
+        gguf = card.gguf
+        if gguf is None or gguf.arch != arch or not set(gguf.holds) <= set(tensors):
+            continue
+        if not gguf.vocabularies or vocabulary in gguf.vocabularies:
             return card
     return None
 

@@ -190,6 +190,11 @@ class GgufCheckpoint(Checkpoint):
             for key, value in self.metadata.items()
             if key.startswith(f"{gguf.arch}.")
         }
+        fields |= {
+            key: value
+            for key, value in self.metadata.items()
+            if key.startswith("tokenizer.ggml.") and isinstance(value, int | str)
+        }
         fields |= {name: self._stored(self.tensors[name]).tolist() for name in AUXILIARY if name in self.tensors}
         shapes = {name: info.shape for name, info in self.tensors.items()}
         numbers = {name.split(".")[1] for name in shapes if name.startswith("blk.")}
@@ -276,7 +281,8 @@ def _following(shard: Path, first: Path, before: Mapping[str, TensorInfo]) -> Ma
 
 def _family(path: Path, metadata: Mapping[str, Any], tensors: Collection[str]) -> tuple[Family, Gguf]:
     arch = metadata.get("general.architecture")
-    family = gguf_family(arch, tensors) if isinstance(arch, str) else None
+    vocabulary = str(metadata.get("tokenizer.ggml.model", ""))
+    family = gguf_family(arch, tensors, vocabulary) if isinstance(arch, str) else None
     if family is None or family.gguf is None:
         known = ", ".join(sorted(GGUF_FAMILIES))
         raise UnsupportedModel(f"{path}: GGUF architecture {arch!r} is not supported; isoform knows {known}")

@@ -61,6 +61,19 @@ class MaskedHead(nn.Module):
         return y
 
 
+class DeepClassifier(nn.Module):
+    """Two layers over the first token's state, which RoBERTa has in place of a pooler: (B, C) -> (B, `labels`)."""
+
+    def __init__(self, dim: int, labels: int, act: str) -> None:
+        super().__init__()
+        self.dense, self.out = Linear(dim, dim), Linear(dim, labels)
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.act(self.dense(x)))
+        return y
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
     """The sizes of the embeddings: rows of each table (0 positions or types: none) and their `width`.
@@ -80,13 +93,15 @@ class Tables:
 class HeadPlan:
     """Which head: "none", "mask", "token", "sequence" or "span", how many labels it has, and its activations.
 
-    `act` is that of the masked head, `pooled_act` that of the pooled first token before the classifier.
+    `act` is that of the masked head, `pooled_act` that of the first token's state before the last layer of "sequence".
+    `deep`: that state goes through a `DeepClassifier`, and not through the trunk's pooler and a classifier.
     """
 
     kind: str
     labels: int
     act: str
     pooled_act: str = "tanh"
+    deep: bool = False
 
 
 class TextEncoder(nn.Module):
@@ -113,14 +128,17 @@ class TextEncoder(nn.Module):
         self.project = Linear(width, dim) if tables.projected else None
         self.layers = nn.ModuleList(layers)
         self.order = tuple(range(len(layers)) if order is None else order)
-        self.kind = head.kind
+        self.kind, self.deep = head.kind, head.deep
         if head.kind == "mask":
             self.mlm = MaskedHead(dim, width, head.act, eps)
             self.head = Linear(width, tables.vocab)
+        elif head.kind == "sequence" and head.deep:
+            self.classifier: nn.Module = DeepClassifier(dim, head.labels, head.pooled_act)
         elif head.kind == "sequence":
             self.pooler = Linear(dim, dim)
             self.pooled_act = activation(head.pooled_act)
-        if head.kind in ("token", "sequence"):
+            self.classifier = Linear(dim, head.labels)
+        elif head.kind == "token":
             self.classifier = Linear(dim, head.labels)
         elif head.kind == "span":
             self.qa = Linear(dim, 2)
@@ -161,7 +179,8 @@ class TextEncoder(nn.Module):
         if self.kind == "token":
             return (self.classifier(x),)
         if self.kind == "sequence":
-            return (self.classifier(self.pooled_act(self.pooler(first_token(x, attention_mask)))),)
+            first = first_token(x, attention_mask)
+            return (self.classifier(first if self.deep else self.pooled_act(self.pooler(first))),)
         if self.kind == "span":
             start, end = self.qa(x).unbind(-1)
             return start, end

@@ -15,7 +15,7 @@ from isoform.reference.config import Config, with_labels
 from isoform.reference.modules.encoder import HeadPlan, Tables, TextEncoder, encoder_layer
 from isoform.reference.modules.layers import head_size
 from isoform.reference.rules import Drop, Rename, Rule
-from isoform.reference.text.bidirectional import encoder_tasks, layer_rules
+from isoform.reference.text.bidirectional import encoder_fields, encoder_refusal, encoder_tasks, layer_rules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +83,16 @@ RULES: tuple[Rule, ...] = (
 
 
 def gguf_fields(c: BertConfig) -> dict[str, Any]:
-    return {
-        "block_count": c.num_hidden_layers,
-        "context_length": c.max_position_embeddings,
-        "embedding_length": c.hidden_size,
-        "feed_forward_length": c.intermediate_size,
-        "attention.head_count": c.num_attention_heads,
-        "attention.layer_norm_epsilon": c.layer_norm_eps,
-        "attention.causal": False,
-        "tokenizer.ggml.token_type_count": c.type_vocab_size,
-        **({} if c.hidden_act == "gelu" else {"hidden_activation": c.hidden_act}),
-    }
+    return encoder_fields(
+        layers=c.num_hidden_layers,
+        context=c.max_position_embeddings,
+        dim=c.hidden_size,
+        hidden=c.intermediate_size,
+        heads=c.num_attention_heads,
+        eps=c.layer_norm_eps,
+        types=c.type_vocab_size,
+        act=c.hidden_act,
+    )
 
 
 def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -110,12 +109,6 @@ def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
         "layer_norm_eps": fields["attention.layer_norm_epsilon"],
         "hidden_act": fields.get("hidden_activation", "gelu"),
     }
-
-
-def refuse(c: BertConfig) -> str:
-    if c.hidden_act not in ("gelu", "gelu_new", "gelu_pytorch_tanh"):
-        return f"llama.cpp has only the activation gelu for this architecture, not {c.hidden_act}"
-    return ""
 
 
 FAMILY = Family(
@@ -143,7 +136,7 @@ FAMILY = Family(
         fields=gguf_fields,
         config=from_gguf,
         holds=("token_types.weight",),
-        refuse=refuse,
+        refuse=lambda c: encoder_refusal(c.hidden_act),
         tasks=("feature-extraction",),
     ),
 )

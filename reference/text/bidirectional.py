@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from isoform.reference.card import Task
@@ -33,11 +34,13 @@ def encoder_tasks(
     *,
     types: Callable[[Any], bool] = lambda config: True,
     carried: tuple[str, ...] = (),
+    facts: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> tuple[Task, ...]:
     """A task for each kind of head, of the Hub's classes that have it; "none" comes last.
 
     `build` makes the model of a config with that head. `types`: whether the model reads segments (token_type_ids).
-    `carried`: modules that the headless class holds and this one has no use for.
+    `carried`: modules that the headless class holds and this one has no use for. `facts`: those of every task
+    ("context": the most tokens that a text may have, where config.json's number is another).
     """
 
     def signature(c: Any, outputs: Mapping[str, Axes]) -> Signature:
@@ -49,13 +52,14 @@ def encoder_tasks(
 
     def task(kind: str) -> Task:
         name, outputs = OUTPUTS[kind]
-        return Task(
+        made = Task(
             name=name,
             architectures=architectures[kind],
             build=lambda c: build(c, kind),
             signature=lambda c: signature(c, outputs),
             carried=carried if kind == "none" else (),
         )
+        return made if facts is None else replace(made, facts=facts)
 
     return tuple(task(kind) for kind in OUTPUTS)
 
@@ -75,3 +79,30 @@ _LAYER: tuple[Rule, ...] = (
 def layer_rules(trunk: str) -> tuple[Rule, ...]:
     """The rules of BERT's layers under the Hub's name of the trunk."""
     return below(_LAYER, f"{trunk}.encoder.layer.*", "layers.*")
+
+
+def encoder_fields(
+    *, layers: int, context: int, dim: int, hidden: int, heads: int, eps: float, types: int, act: str
+) -> dict[str, Any]:
+    """llama.cpp's metadata of its architecture `bert`, without the prefix.
+
+    It wants at least one segment (`types`), though there may be no tensor of them.
+    """
+    return {
+        "block_count": layers,
+        "context_length": context,
+        "embedding_length": dim,
+        "feed_forward_length": hidden,
+        "attention.head_count": heads,
+        "attention.layer_norm_epsilon": eps,
+        "attention.causal": False,
+        "tokenizer.ggml.token_type_count": types,
+        **({} if act == "gelu" else {"hidden_activation": act}),
+    }
+
+
+def encoder_refusal(act: str) -> str:
+    """Why llama.cpp would compute something else with this activation."""
+    if act in ("gelu", "gelu_new", "gelu_pytorch_tanh"):
+        return ""
+    return f"llama.cpp has only the activation gelu for this architecture, not {act}"

@@ -14,7 +14,7 @@ from isoform.reference.config import Config, with_labels
 from isoform.reference.modules.encoder import HeadPlan, Tables, TextEncoder, encoder_layer
 from isoform.reference.modules.layers import head_size
 from isoform.reference.rules import Drop, Rename, Rule
-from isoform.reference.text.bidirectional import encoder_tasks
+from isoform.reference.text.bidirectional import encoder_fields, encoder_refusal, encoder_tasks
 
 EPS = 1e-12
 """Of every layer norm; config.json does not state it."""
@@ -92,17 +92,16 @@ RULES: tuple[Rule, ...] = (
 
 
 def gguf_fields(c: DistilBertConfig) -> dict[str, Any]:
-    return {
-        "block_count": c.n_layers,
-        "context_length": c.max_position_embeddings,
-        "embedding_length": c.dim,
-        "feed_forward_length": c.hidden_dim,
-        "attention.head_count": c.n_heads,
-        "attention.layer_norm_epsilon": EPS,
-        "attention.causal": False,
-        "tokenizer.ggml.token_type_count": 1,  # llama.cpp wants one, though there is no tensor of them
-        **({} if c.activation == "gelu" else {"hidden_activation": c.activation}),
-    }
+    return encoder_fields(
+        layers=c.n_layers,
+        context=c.max_position_embeddings,
+        dim=c.dim,
+        hidden=c.hidden_dim,
+        heads=c.n_heads,
+        eps=EPS,
+        types=1,
+        act=c.activation,
+    )
 
 
 def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -117,12 +116,6 @@ def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
         "activation": fields.get("hidden_activation", "gelu"),
         "max_position_embeddings": shapes["position_embd.weight"][0],
     }
-
-
-def refuse(c: DistilBertConfig) -> str:
-    if c.activation not in ("gelu", "gelu_new", "gelu_pytorch_tanh"):
-        return f"llama.cpp has only the activation gelu for this architecture, not {c.activation}"
-    return ""
 
 
 FAMILY = Family(
@@ -145,5 +138,11 @@ FAMILY = Family(
     prefix="distilbert",
     heads=("mlm", "head", "pooler", "classifier", "qa"),
     tied=lambda c: {"head.weight": "embed.weight"} if c.tie_word_embeddings else {},
-    gguf=Gguf(arch="bert", fields=gguf_fields, config=from_gguf, refuse=refuse, tasks=("feature-extraction",)),
+    gguf=Gguf(
+        arch="bert",
+        fields=gguf_fields,
+        config=from_gguf,
+        refuse=lambda c: encoder_refusal(c.activation),
+        tasks=("feature-extraction",),
+    ),
 )

@@ -119,7 +119,8 @@ class Pipeline(Attributes, ABC):
         if self.reads_text:
             self.text_tokenizer = TextTokenizer(self.folder, facts)
         self.config: Mapping[str, Any] = read_object(self.folder / "config.json")
-        self.context, self.vocabulary = context_length(self.config), vocabulary_size(self.config)
+        self.context: int | None = facts.get("context", context_length(self.config))
+        self.vocabulary = vocabulary_size(self.config)
         check_call(batch_size, num_workers, on_error, progress)
         self.batch_size, self.on_error, self.progress = batch_size, on_error, progress
         self._check_names(parameters)

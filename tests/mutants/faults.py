@@ -294,6 +294,10 @@ def route_frozen(module: nn.Module) -> None:
     router.forward = scores
 
 
+def classifier_without_activation(module: nn.Module) -> None:
+    part(module, "classifier").act = lambda x: x
+
+
 LAYER = "model.layers.1"
 NARROW = (*GRAPHS, "gguf f32", "gguf q8_0"), "its rows are no multiple of 256"
 FAULTS: tuple[Fault, ...] = (
@@ -618,10 +622,26 @@ FAULTS: tuple[Fault, ...] = (
         "its rows are no whole blocks",
     ),
     Fault(
+        "q and k swapped in the file, RoBERTa",
+        "tiny xlm_roberta_b",
+        Checkpoint(swap("encoder.layer.1.attention.self.query", "encoder.layer.1.attention.self.key")),
+        (r"^layers\.1\.attn\.[qk](\.weight|\.bias)?$",),
+        ("onnx f32", "torchscript f32", "gguf f32"),
+        "its rows are no whole blocks",
+    ),
+    Fault(
         "square matrix transposed, GPT-2",
         "tiny gpt2",
         Checkpoint(on("h.1.attn.c_proj.weight", lambda x: x.T)),
         (r"^layers\.1\.attn\.out(\.weight)?$",),
+        ("onnx f32", "torchscript f32", "gguf f32"),
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "positions one early, RoBERTa",
+        "tiny xlm_roberta_b",
+        Checkpoint(config=setting(pad_token_id=0)),
+        (r"^position_embed(\.weight)?$",),
         ("onnx f32", "torchscript f32", "gguf f32"),
         "its rows are no whole blocks",
     ),
@@ -662,6 +682,27 @@ FAULTS: tuple[Fault, ...] = (
         (r"^layers\.0\.mlp",),
         GRAPHS,
         "llama.cpp always divides, and the exporter refuses",
+    ),
+    Fault(
+        "padding ignored, RoBERTa",
+        "tiny xlm_roberta_qa",
+        Definition(padding_ignored),
+        (r"^position_embed$", r"what goes into layers\.0\.attn\.out"),
+        GRAPHS,
+    ),
+    Fault(
+        "head without its activation, RoBERTa",
+        "tiny roberta",
+        Definition(head_without_activation),
+        (r"what goes into mlm\.norm|^mlm\.norm$",),
+        GRAPHS,
+    ),
+    Fault(
+        "classifier without its activation, RoBERTa",
+        "tiny roberta_seqcls",
+        Definition(classifier_without_activation),
+        (r"classifier\.out$",),
+        GRAPHS,
     ),
     # read
     Fault(

@@ -17,7 +17,8 @@ def oracle_convert(
     outtype: f32, f16, bf16 or q8_0. `pre` is forced as the BPE pre-tokenizer ("gpt-2", "llama-bpe", "qwen2"), since the
     converter recognises it by a hash over the ids of a fixed text, which no freshly trained vocabulary passes; None
     leaves the hash check in place. With `sentencepiece`, a checkpoint whose tokenizer.json came from SentencePiece gets
-    the tokenizer.model that it has on the Hub; without one the converter refuses it or gives every token one score.
+    the tokenizer.model (sentencepiece.bpe.model) that it has on the Hub; without one the converter refuses it or gives
+    every token one score.
     """
     import gguf
     import torch
@@ -37,6 +38,7 @@ def oracle_convert(
             (folder / file.name).symlink_to(file)
         if sentencepiece and not (folder / "tokenizer.model").exists():
             _write_sentencepiece(folder)
+            _write_unigram(folder)
         architecture = get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT)
         found = get_model_class(architecture, mmproj=False)
         forced = {} if pre is None else {"get_vocab_base_pre": lambda self, tokenizer: pre}
@@ -77,3 +79,28 @@ def _write_sentencepiece(folder: Path) -> None:
         elif text.startswith("<0x") and len(text) == 6:
             piece.type = kinds.BYTE
     (folder / "tokenizer.model").write_bytes(proto.SerializeToString())
+
+
+def _write_unigram(folder: Path) -> None:
+    """Write sentencepiece.bpe.model from the tokenizer.json of XLM-RoBERTa, whose vocabulary is that of the model with
+    <pad> before </s> and <mask> at the end."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    path = folder / "tokenizer.json"
+    model = json.loads(path.read_text(encoding="utf-8"))["model"] if path.exists() else {}
+    if model.get("type") != "Unigram" or [piece for piece, _ in model["vocab"][:4]] != [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+    ]:
+        return
+    protocol: Any = sentencepiece_model_pb2
+    proto = protocol.ModelProto()
+    proto.trainer_spec.model_type = protocol.TrainerSpec.UNIGRAM
+    kinds = protocol.ModelProto.SentencePiece
+    for text, kind in (("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)):
+        proto.pieces.add(piece=text, score=0.0, type=kind)
+    for text, score in model["vocab"][4:-1]:
+        proto.pieces.add(piece=text, score=score)
+    (folder / "sentencepiece.bpe.model").write_bytes(proto.SerializeToString())

@@ -32,6 +32,7 @@ Tiny = Callable[[str], Path]
         ("automatic-speech-recognition", "moonshine"),
         ("automatic-speech-recognition", "wav2vec2_ctc"),
         ("feature-extraction", "bert"),
+        ("fill-mask", "roberta"),
         ("image-to-text", "blip_caption"),
         ("zero-shot-image-classification", "siglip"),
     ],

@@ -39,7 +39,8 @@ SILU = (
 )
 GELU = (
     *("gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
-    *("distilbert_base", "distilbert_seqcls", "embedding_gemma", "gpt2"),
+    *("distilbert_base", "distilbert_seqcls", "embedding_gemma", "gpt2", "roberta_seqcls"),
+    "xlm_roberta_b",
 )
 MODELS = (*SILU, *GELU)
 
@@ -60,6 +61,7 @@ FORGOTTEN = {
     "bert_seqcls_b": {"bert.hidden_activation"},
     "gemma2_b": {"gemma2.rope.freq_base"},
     "gemma_b": {"gemma.rope.freq_base"},
+    "roberta_seqcls": {"bert.hidden_activation"},
 }
 
 STRICT = 4.0  # times torch's own float32 error against float64: another order of the same float32 sums
@@ -242,6 +244,7 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "llama_yarn": (None, {}, "YaRN's beta_fast at 32 for this architecture"),
     "qwen2_yarn": (None, {"rope_parameters": {**YARN, "truncate": False}}, "truncate is false"),
     "bert_b": ("feature-extraction", {}, "not relu"),
+    "camembert_ner": ("feature-extraction", {}, "not relu"),
     "distilbert_b": ("feature-extraction", {}, "not relu"),
     "distilbert": (None, {}, "no fill-mask"),
     "bert_ner": (None, {}, "no token-classification"),

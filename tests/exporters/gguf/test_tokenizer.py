@@ -61,6 +61,7 @@ TINY: dict[str, tuple[Excuse, tuple[str, ...]]] = {
     "bert_b": (stripped, ("a▁b",)),
     "bert_ner": (odd_control, ("a▁b", "a\x85b")),
     "bert_ner_b": (odd_control, ("a▁b", "a\x85b")),
+    "camembert_ner": (literal_space_mark, ("▁",)),
     "gemma2": (never, ()),
     "gemma2_b": (never, ()),
     "gemma3_b": (never, ()),
@@ -73,7 +74,9 @@ TINY: dict[str, tuple[Excuse, tuple[str, ...]]] = {
     "qwen2": (decomposed, ("e\u0301",)),
     "qwen2_b": (decomposed, ("e\u0301",)),
     "qwen3_b": (decomposed, ("e\u0301",)),
+    "roberta": (never, ()),
     "t5": (literal_space_mark, ("▁",)),
+    "xlm_roberta_b": (literal_space_mark, ("▁",)),
 }
 
 

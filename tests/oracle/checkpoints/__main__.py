@@ -12,6 +12,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     audio,
     decoders,
     embedding_gemma,
+    encoders,
     experts,
     gpt2,
     multimodal,

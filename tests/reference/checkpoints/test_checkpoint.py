@@ -50,6 +50,10 @@ def distilbert(folder: Path) -> Path:
     return Path(shutil.copytree(tiny("distilbert_seqcls"), folder, dirs_exist_ok=True))
 
 
+def another(name: str, folder: Path) -> Path:
+    return Path(shutil.copytree(tiny(name), folder, dirs_exist_ok=True))
+
+
 def refused(folder: Path | str, kind: type[IsoformError] = CheckpointError) -> str:
     """The message of opening and building; one line, and of this very kind."""
     with pytest.raises(IsoformError) as caught:
@@ -281,6 +285,14 @@ CONFIG: dict[str, tuple[Damage, str]] = {
     "a width that heads do not divide, by other names": (
         lambda f: (distilbert(f), config(n_heads=5)(f)),
         "dim 48 is no multiple of n_heads 5",
+    ),
+    "positions after no padding": (
+        lambda f: (another("roberta", f), config(pad_token_id=None)(f)),
+        "pad_token_id is null",
+    ),
+    "no positions after the padding": (
+        lambda f: (another("roberta", f), config(pad_token_id=129)(f)),
+        "pad_token_id 129 leaves no positions of max_position_embeddings 130",
     ),
     "layers, by another name": (lambda f: (distilbert(f), config(n_layers=10**9)(f)), "asks for 1000000000 layers"),
 }

@@ -70,7 +70,7 @@ def minilm() -> Path:
 
 
 # ------------------------------------------------------------------ feature-extraction
-@pytest.mark.parametrize("name", ["bert", "bert_b", "distilbert_base", "gemma2_b", "gpt2", "qwen2_b"])
+@pytest.mark.parametrize("name", ["bert", "bert_b", "distilbert_base", "gemma2_b", "gpt2", "qwen2_b", "xlm_roberta_b"])
 def test_features_are_those_of_transformers(name: str, tiny: Tiny) -> None:
     texts = [text for text in TEXTS if text or name not in DECODERS or name.startswith("gemma")]
     with ours("feature-extraction", tiny(name)) as pipe:
@@ -91,6 +91,10 @@ def test_a_text_longer_than_the_model_is_refused_or_cut(tiny: Tiny) -> None:
             pipe("word " * 200)
         assert len(pipe("word " * 200, truncation=True)[0]) == 130
         assert len(pipe("word " * 200, tokenize_kwargs={"truncation": True, "max_length": 9})[0]) == 9
+    with ours("feature-extraction", tiny("xlm_roberta_b")) as pipe:  # its first positions are none of a token's
+        with pytest.raises(InputError, match=r"128 positions; pass truncation=True"):
+            pipe("word " * 200)
+        assert len(pipe("word " * 200, truncation=True)[0]) == 128
 
 
 def test_features_can_be_pooled(tiny: Tiny) -> None:
@@ -191,18 +195,19 @@ def test_a_recipe_that_isoform_does_not_compute_is_refused(tiny: Tiny, tmp_path:
 
 
 # ------------------------------------------------------------------ fill-mask
-@pytest.mark.parametrize("name", ["bert", "bert_b", "distilbert", "distilbert_b"])
+@pytest.mark.parametrize("name", ["bert", "bert_b", "distilbert", "distilbert_b", "roberta"])
 def test_masks_are_filled_as_transformers_fills_them(name: str, tiny: Tiny) -> None:
     other = theirs("fill-mask", tiny(name))
+    masked = [text.replace("[MASK]", other.tokenizer.mask_token) for text in MASKED]
     with ours("fill-mask", tiny(name)) as pipe:
-        for text in MASKED:
+        for text in masked:
             same(pipe(text), other(text))
-        same(pipe(MASKED, batch_size=3), [other(text) for text in MASKED])
-        same(pipe(MASKED[:1]), other(MASKED[:1]))
-        same(pipe(MASKED[1], top_k=2), other(MASKED[1], top_k=2))
+        same(pipe(masked, batch_size=3), [other(text) for text in masked])
+        same(pipe(masked[:1]), other(masked[:1]))
+        same(pipe(masked[1], top_k=2), other(masked[1], top_k=2))
         targets = ["cat", "book", "notatoken"]
-        same(pipe(MASKED[0], targets=targets), other(MASKED[0], targets=targets))
-        same(pipe(MASKED[0], targets="cat"), other(MASKED[0], targets="cat"))
+        same(pipe(masked[0], targets=targets), other(masked[0], targets=targets))
+        same(pipe(masked[0], targets="cat"), other(masked[0], targets="cat"))
 
 
 def test_a_text_without_a_mask_is_an_input_error(tiny: Tiny) -> None:
@@ -346,7 +351,9 @@ def test_wrong_requests_are_input_errors(inputs: Any, options: dict[str, Any], m
 
 
 # ------------------------------------------------------------------ classification
-@pytest.mark.parametrize("name", ["bert_seqcls", "bert_seqcls_b", "distilbert_seqcls", "gpt2_seqcls", "qwen2_seqcls"])
+@pytest.mark.parametrize(
+    "name", ["bert_seqcls", "bert_seqcls_b", "distilbert_seqcls", "gpt2_seqcls", "qwen2_seqcls", "roberta_seqcls"]
+)
 def test_texts_are_classified_as_transformers_does(name: str, tiny: Tiny) -> None:
     texts = [text for text in TEXTS if text or name.startswith(("bert", "distilbert"))]
     other = theirs("text-classification", tiny(name))
@@ -392,7 +399,9 @@ def test_scores_follow_the_problem_type(kind: str, tiny: Tiny, tmp_path: Path) -
         same(pipe(TEXTS[0], top_k=None), theirs("text-classification", folder)(TEXTS[0], top_k=None))
 
 
-@pytest.mark.parametrize("name", ["bert_ner", "bert_ner_b", "distilbert_ner", "gemma2_tokcls", "gpt2_ner"])
+@pytest.mark.parametrize(
+    "name", ["bert_ner", "bert_ner_b", "camembert_ner", "distilbert_ner", "gemma2_tokcls", "gpt2_ner"]
+)
 @pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
 def test_tokens_are_classified_as_transformers_does(name: str, strategy: str, tiny: Tiny) -> None:
     texts = [text for text in TEXTS if text]
@@ -418,7 +427,7 @@ def test_a_long_text_is_labelled_in_overlapping_parts(tiny: Tiny, tmp_path: Path
 
 
 # ------------------------------------------------------------------ question-answering
-@pytest.mark.parametrize("name", ["bert_qa", "bert_qa_b", "distilbert_qa", "gpt2_qa", "llama_qa"])
+@pytest.mark.parametrize("name", ["bert_qa", "bert_qa_b", "distilbert_qa", "gpt2_qa", "llama_qa", "xlm_roberta_qa"])
 def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -> None:
     """transformers 5 has no such pipeline; its model's logits and the definition of the task are the oracle."""
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer

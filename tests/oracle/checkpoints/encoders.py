@@ -1,0 +1,82 @@
+"""Tiny RoBERTa, XLM-RoBERTa and CamemBERT: one head each, unlike in sizes and switches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers as T
+
+from tests.oracle.checkpoints.case import Case, case, labels, named
+from tests.oracle.checkpoints.text import text_golden
+from tests.oracle.checkpoints.tokenizers import roberta_tok, unigram
+
+PAIR = ["The <mask> sees a dog.", "Hello"]
+NAMES = named("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+
+
+def _sizes(t: Any, more: int = 0, **options: Any) -> dict[str, Any]:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    return {"vocab_size": len(t) + more, "max_position_embeddings": 130, **sizes, **options}
+
+
+def _golden(c: Case, t: Any, texts: list[str] | None = None) -> None:
+    text_golden(c, t, texts or ["The teacher opens a window.", "Hello"], generate=False, padding=True)
+
+
+# ------------------------------------------------------------------ roberta
+def _roberta(t: Any, more: int = 0, **options: Any) -> dict[str, Any]:
+    ids = {"bos_token_id": t.bos_token_id, "pad_token_id": t.pad_token_id, "eos_token_id": t.eos_token_id}
+    return _sizes(t, more, **{"type_vocab_size": 1, "layer_norm_eps": 1e-5, **ids, **options})
+
+
+def _xlm_tok() -> Any:
+    pieces = [*unigram(420, ("<s>", "<pad>", "</s>", "<unk>")), ("<mask>", 0.0)]
+    return T.XLMRobertaTokenizer(vocab=pieces, model_max_length=512)
+
+
+def _camembert_tok() -> Any:
+    specials = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>")
+    return T.CamembertTokenizer(vocab=[*unigram(380, specials), ("<mask>", 0.0)], model_max_length=512)
+
+
+@case
+def roberta(c: Case) -> None:
+    """FacebookAI/roberta-base."""
+    t = c.tok(roberta_tok())
+    c.model("RobertaForMaskedLM", T.RobertaConfig(**_roberta(t)))
+    _golden(c, t, PAIR)
+
+
+@case
+def roberta_seqcls(c: Case) -> None:
+    """FacebookAI/roberta-large-mnli, with two segments and a GELU by tanh."""
+    t = c.tok(roberta_tok())
+    sizes = _roberta(t, 2, num_attention_heads=2, intermediate_size=64, type_vocab_size=2, hidden_act="gelu_new")
+    c.model("RobertaForSequenceClassification", T.RobertaConfig(**sizes, **labels(3)))
+    _golden(c, t)
+
+
+@case
+def xlm_roberta_b(c: Case) -> None:
+    """FacebookAI/xlm-roberta-base without a head, in another shape."""
+    t = c.tok(_xlm_tok())
+    sizes = _roberta(t, 3, hidden_size=40, num_attention_heads=5, num_hidden_layers=3, intermediate_size=64)
+    c.model("XLMRobertaModel", T.XLMRobertaConfig(**sizes))
+    _golden(c, t)
+
+
+@case
+def xlm_roberta_qa(c: Case) -> None:
+    """deepset/xlm-roberta-base-squad2."""
+    t = c.tok(_xlm_tok())
+    c.model("XLMRobertaForQuestionAnswering", T.XLMRobertaConfig(**_roberta(t)))
+    c.golden(dict(t("what is a cat?", "The cat sees a river.", return_tensors="pt")))
+
+
+@case
+def camembert_ner(c: Case) -> None:
+    """Jean-Baptiste/camembert-ner: relu, positions of another number."""
+    t = c.tok(_camembert_tok())
+    sizes = _roberta(t, hidden_act="relu", max_position_embeddings=90)
+    c.model("CamembertForTokenClassification", T.CamembertConfig(**sizes, **NAMES))
+    _golden(c, t)
