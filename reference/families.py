@@ -25,6 +25,7 @@ FAMILIES = {
     "dinov2_with_registers": "vision.dinov2_registers",
     "distilbert": "text.distilbert",
     "gemma": "text.gemma",
+    "electra": "text.electra",
     "gemma2": "text.gemma2",
     "gemma3_text": "text.gemma3",
     "granite": "text.granite",

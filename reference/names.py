@@ -14,6 +14,7 @@ A model of several parts has these names below `encoder` and `decoder`. A pre-no
 what it reads comes through `conv1`, `conv2`, ... and `position_embed`. A decoder with a memory adds
 `layers.N.cross_norm` and `layers.N.cross.q, .k, .v, .out` between attention and MLP.
 
+An encoder whose embeddings are narrower than its layers has `project` behind them.
 A classifier of two layers is `classifier.dense, .out`.
 
 A vision transformer is a pre-norm encoder after `patch_embed`, `class_token` (`register_tokens`) and `position_embed`.

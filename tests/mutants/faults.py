@@ -298,6 +298,10 @@ def classifier_without_activation(module: nn.Module) -> None:
     part(module, "classifier").act = lambda x: x
 
 
+def without_bias(found: Any, _: nn.Module) -> Callable[..., Any]:
+    return lambda x: F.linear(x, found.weight)
+
+
 LAYER = "model.layers.1"
 NARROW = (*GRAPHS, "gguf f32", "gguf q8_0"), "its rows are no multiple of 256"
 FAULTS: tuple[Fault, ...] = (
@@ -700,6 +704,27 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "classifier without its activation, RoBERTa",
         "tiny roberta_seqcls",
+        Definition(classifier_without_activation),
+        (r"classifier\.out$",),
+        GRAPHS,
+    ),
+    Fault(
+        "embeddings projected without a bias, ELECTRA",
+        "tiny electra_ner",
+        Definition(forward("project", without_bias)),
+        (r"^project(\.bias)?$",),
+        GRAPHS,
+    ),
+    Fault(
+        "head without its activation, ELECTRA",
+        "tiny electra",
+        Definition(head_without_activation),
+        (r"what goes into mlm\.norm|^mlm\.norm$",),
+        GRAPHS,
+    ),
+    Fault(
+        "classifier without its activation, ELECTRA",
+        "tiny electra_seqcls",
         Definition(classifier_without_activation),
         (r"classifier\.out$",),
         GRAPHS,

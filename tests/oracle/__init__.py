@@ -48,6 +48,7 @@ TEXT_ENCODERS = _listed(
             *("distilbert_b", "distilbert_base"),
         ),
         "embedding_gemma": ("embedding_gemma", "embedding_gemma_b"),
+        "electra": ("electra", "electra_ner", "electra_qa", "electra_seqcls", "electra_b"),
         "roberta": ("roberta", "roberta_seqcls", "camembert_ner", "xlm_roberta_qa", "xlm_roberta_b"),
     }
 )

@@ -291,6 +291,11 @@ def stored_besides(tmp_path: Path) -> list[Path]:
             "multiple_choice_head__summary__weight": torch.ones(1, 48),
             "multiple_choice_head__summary__bias": torch.ones(1),
         },
+        "electra": {
+            "electra__embeddings__position_ids": positions.clone(),
+            "discriminator_predictions__dense__weight": torch.ones(32, 32),
+            "discriminator_predictions__dense_prediction__weight": torch.ones(1, 32),
+        },
         "roberta": {
             "roberta__embeddings__position_ids": positions.clone(),
             "lm_head__decoder__weight": heads["roberta"]["roberta.embeddings.word_embeddings.weight"].clone(),

@@ -246,6 +246,7 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "bert_b": ("feature-extraction", {}, "not relu"),
     "camembert_ner": ("feature-extraction", {}, "not relu"),
     "distilbert_b": ("feature-extraction", {}, "not relu"),
+    "electra": ("feature-extraction", {}, "projection behind BERT's embeddings"),
     "distilbert": (None, {}, "no fill-mask"),
     "bert_ner": (None, {}, "no token-classification"),
     "bert": (None, {}, "no fill-mask"),

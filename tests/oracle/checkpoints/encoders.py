@@ -1,4 +1,4 @@
-"""Tiny RoBERTa, XLM-RoBERTa and CamemBERT: one head each, unlike in sizes and switches."""
+"""Tiny RoBERTa, XLM-RoBERTa, CamemBERT and ELECTRA: one head each, unlike in sizes and switches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import transformers as T
 
 from tests.oracle.checkpoints.case import Case, case, labels, named
 from tests.oracle.checkpoints.text import text_golden
-from tests.oracle.checkpoints.tokenizers import roberta_tok, unigram
+from tests.oracle.checkpoints.tokenizers import bert_tok, roberta_tok, unigram
 
 PAIR = ["The <mask> sees a dog.", "Hello"]
 NAMES = named("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -80,3 +80,42 @@ def camembert_ner(c: Case) -> None:
     sizes = _roberta(t, hidden_act="relu", max_position_embeddings=90)
     c.model("CamembertForTokenClassification", T.CamembertConfig(**sizes, **NAMES))
     _golden(c, t)
+
+
+# ------------------------------------------------------------------ electra
+@case
+def electra(c: Case) -> None:
+    """google/electra-small-generator."""
+    t = c.tok(bert_tok(), "ElectraTokenizer")
+    c.model("ElectraForMaskedLM", T.ElectraConfig(**_sizes(t, embedding_size=20, hidden_act="relu")))
+    _golden(c, t, ["The [MASK] sees a dog.", "Hello"])
+
+
+@case
+def electra_b(c: Case) -> None:
+    """The trunk of google/electra-base-discriminator: embeddings as wide as the layers."""
+    t = c.tok(bert_tok(do_lower_case=False), "ElectraTokenizer")
+    sizes = _sizes(t, 2, embedding_size=40, hidden_size=40, num_attention_heads=5, num_hidden_layers=3)
+    c.model("ElectraModel", T.ElectraConfig(**sizes, type_vocab_size=3, layer_norm_eps=1e-6))
+    _golden(c, t)
+
+
+@case
+def electra_seqcls(c: Case) -> None:
+    t = c.tok(bert_tok(), "ElectraTokenizer")
+    c.model("ElectraForSequenceClassification", T.ElectraConfig(**_sizes(t, embedding_size=20), **labels(2)))
+    _golden(c, t)
+
+
+@case
+def electra_ner(c: Case) -> None:
+    t = c.tok(bert_tok(do_lower_case=False), "ElectraTokenizer")
+    c.model("ElectraForTokenClassification", T.ElectraConfig(**_sizes(t, embedding_size=20), **NAMES))
+    _golden(c, t)
+
+
+@case
+def electra_qa(c: Case) -> None:
+    t = c.tok(bert_tok(), "ElectraTokenizer")
+    c.model("ElectraForQuestionAnswering", T.ElectraConfig(**_sizes(t, embedding_size=20)))
+    c.golden(dict(t("what is a cat?", "The cat sees a river.", return_tensors="pt")))
