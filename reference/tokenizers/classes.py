@@ -23,7 +23,8 @@ class TokenizerClass:
     """A class of transformers.
 
     kind: the parts it builds. tokens: its named special tokens, unless a file says otherwise. strips: those of them
-    that take the space before them along. extra: its other special tokens. vocabulary: the files that it was made from
+    that take the space before them along. extra: its other special tokens. segments: the model is told the first of two
+    texts from the second (token_type_ids), unless a file says otherwise. vocabulary: the files that it was made from
     before tokenizer.json. lists: whether the control pieces of a SentencePiece model are special tokens too.
     """
 
@@ -32,6 +33,7 @@ class TokenizerClass:
     padding_side: str = "right"
     strips: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
+    segments: bool = False
     vocabulary: tuple[str, ...] = ()
     lists: bool = True
 
@@ -41,6 +43,8 @@ class TokenizerClass:
             found["strips"] = list(self.strips)
         if self.extra:
             found["extra"] = list(self.extra)
+        if self.segments:
+            found["segments"] = True
         return {**found, **self.kind(settings)}
 
 
@@ -64,7 +68,7 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         tokens=_tokens(bos="[CLS]", eos="[SEP]", unk="<unk>", sep="[SEP]", pad="<pad>", cls="[CLS]", mask="[MASK]"),
         vocabulary=("spiece.model",),
     ),
-    "BertTokenizer": TokenizerClass(kind=parts.word_pieces, tokens=_BERT, vocabulary=_WORDS),
+    "BertTokenizer": TokenizerClass(kind=parts.word_pieces, tokens=_BERT, segments=True, vocabulary=_WORDS),
     "CLIPTokenizer": TokenizerClass(
         kind=parts.lower_case_bytes,
         tokens=_tokens(bos="<|startoftext|>", eos=_END, unk=_END, pad=_END),
@@ -95,13 +99,16 @@ TOKENIZERS: dict[str, TokenizerClass] = {
     "DebertaTokenizer": TokenizerClass(
         kind=parts.byte_level_between_separators,
         tokens={**_BERT, "bos_token": "[CLS]", "eos_token": "[SEP]"},
+        segments=True,
         vocabulary=_MERGES,
     ),
     "DebertaV2Tokenizer": TokenizerClass(
         kind=parts.unigram_in_lines,
         tokens={**_BERT, "bos_token": "[CLS]", "eos_token": "[SEP]"},
+        segments=True,
         vocabulary=("spm.model",),
     ),
+    "DistilBertTokenizer": TokenizerClass(kind=parts.word_pieces, tokens=_BERT, vocabulary=_WORDS),
     "GPT2Tokenizer": TokenizerClass(kind=parts.byte_level, tokens=_GPT2, vocabulary=_MERGES),
     "GPTNeoXTokenizer": TokenizerClass(
         kind=parts.byte_level_composed, tokens={**_GPT2, "pad_token": "<|padding|>"}, vocabulary=_MERGES
@@ -150,8 +157,13 @@ ALIASES: dict[str, str] = {
     **dict.fromkeys(
         (
             *("ConvBertTokenizer", "DPRContextEncoderTokenizer", "DPRQuestionEncoderTokenizer", "DPRReaderTokenizer"),
-            *("DistilBertTokenizer", "ElectraTokenizer", "LayoutLMTokenizer", "LxmertTokenizer", "MobileBertTokenizer"),
-            "SqueezeBertTokenizer",
+            *(
+                "ElectraTokenizer",
+                "LayoutLMTokenizer",
+                "LxmertTokenizer",
+                "MobileBertTokenizer",
+                "SqueezeBertTokenizer",
+            ),
         ),
         "BertTokenizer",
     ),

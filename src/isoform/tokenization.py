@@ -27,7 +27,7 @@ EXTRA = ("extra_special_tokens", "additional_special_tokens")
 """Where other special tokens are listed: transformers 5's name, and the one before."""
 
 PARTS = ("normalizer", "pre_tokenizer", "decoder")
-FACTS = frozenset((*PARTS, "end_of_word", "extra", "frame", "model", "padding_side", "strips", "tokens"))
+FACTS = frozenset((*PARTS, "end_of_word", "extra", "frame", "model", "padding_side", "segments", "strips", "tokens"))
 """The facts of a tokenizer's class that `assemble` and its callers know."""
 
 MOST_ID = 2**24

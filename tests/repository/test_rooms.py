@@ -109,7 +109,7 @@ LIBRARY = re.compile(  # llama.cpp, the C library: its name, its symbols, its pa
     re.IGNORECASE,
 )
 OTHERS = re.compile(  # names that other libraries gave: a file of sentence-transformers, classes of tokenizers
-    r"sentence_bert_config\.json|\bBert(?:Normalizer|PreTokenizer)\b"
+    r"sentence_bert_config\.json|\bBert(?:Normalizer|PreTokenizer)\b|\bRobertaProcessing\b"
 )
 WORD = re.compile(r"[A-Z]?[a-z]+\d*|[A-Z]+\d*")
 

@@ -39,7 +39,8 @@ class TextTokenizer:
     """Texts to ids and back. Safe to share between threads.
 
     `special` holds the named special tokens that are set (`{"bos_token": "<s>", …}`), `max_length` is the longest
-    input in tokens or None, `padding_side` the side that `pad` fills.
+    input in tokens or None, `padding_side` the side that `pad` fills. `segments`: a model that reads token types gets
+    those of the encodings, and zeros otherwise.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -77,6 +78,8 @@ class TextTokenizer:
         stored = str(padding.get("direction") or kind.get("padding_side", "right")).lower()
         self.padding_side: str = values.choice("padding_side", sides, stored)
         self.truncation_side: str = values.choice("truncation_side", sides, "right")
+        names = values.texts("model_input_names")
+        self.segments: bool = "token_type_ids" in names if names else kind.get("segments", False)
         self.cleans_up: bool = values.flag("clean_up_tokenization_spaces", False)
         self._forces_clean_up = values.flag(
             "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False

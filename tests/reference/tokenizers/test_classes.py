@@ -51,6 +51,7 @@ def agrees(folder: Path) -> None:
     rows = ours.encode(TEXTS[3:9], TEXTS[20:26])
     assert [row.ids for row in rows] == pairs["input_ids"]
     assert [row.type_ids for row in rows] == pairs["token_type_ids"]
+    assert ours.segments == ("token_type_ids" in theirs.model_input_names)
 
 
 IN_PYTHON = ("SiglipTokenizer",)

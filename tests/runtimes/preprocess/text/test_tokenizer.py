@@ -51,6 +51,7 @@ def test_ids_and_texts_are_those_of_transformers(name: str, tiny: Tiny) -> None:
     ours, theirs = TextTokenizer(folder, class_facts(folder)), auto_tokenizer(folder)
     assert {n: ours.special.get(n) for n in SPECIAL} == {n: getattr(theirs, n) for n in SPECIAL}
     assert ours.padding_side == theirs.padding_side
+    assert ours.segments == ("token_type_ids" in theirs.model_input_names)
     assert ours.max_length == (theirs.model_max_length if theirs.model_max_length < 10**20 else None)
     texts = TEXTS + [f"{token}a {token} b{token}" for token in ours.special.values()]
     for special in (True, False):
@@ -122,9 +123,14 @@ def test_the_class_that_the_configuration_names_decides_as_in_transformers(tiny:
         ("qwen3_b", {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True}),
         ("bert", {"do_lower_case": False}),
         ("bert", {"strip_accents": False, "tokenize_chinese_chars": False}),
+        ("camembert_ner", {"add_prefix_space": False}),
         ("distilbert", {"do_lower_case": False}),
         ("distilbert", {"tokenizer_class": None, "do_lower_case": False}),
         ("distilbert", {"tokenizer_class": "BertTokenizerFast", "do_lower_case": False}),
+        ("electra", {"do_lower_case": False}),
+        ("electra", {"model_input_names": ["input_ids", "attention_mask"]}),
+        ("roberta", {"add_prefix_space": True}),
+        ("xlm_roberta_b", {"tokenizer_class": None, "add_prefix_space": False}),
     ]
     for n, (name, change) in enumerate(cases):
         folder = tmp_path / str(n)
@@ -134,6 +140,7 @@ def test_the_class_that_the_configuration_names_decides_as_in_transformers(tiny:
         ours, theirs = TextTokenizer(folder, class_facts(folder)), auto_tokenizer(folder)
         texts = [*TEXTS, "<s>a</s> b"]
         assert [row.ids for row in ours.encode(texts)] == theirs(texts)["input_ids"], (name, change)
+        assert ours.segments == ("token_type_ids" in theirs.model_input_names)
 
 
 def test_a_missing_or_broken_tokenizer_says_what_to_do(tiny: Tiny, tmp_path: Path) -> None:
