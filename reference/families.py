@@ -16,6 +16,7 @@ from isoform.reference.config import Config, section, where
 from isoform.reference.rules import Rule
 
 FAMILIES = {
+    "albert": "text.albert",
     "bert": "text.bert",
     "blip": "multimodal.blip",
     "camembert": "text.roberta",

@@ -159,7 +159,7 @@ class Model:
             raise CheckpointError(f"{self.name}: no model can be built from its config.json ({reason})") from error
 
     def _check_layers(self) -> None:
-        layers, held = getattr(self.config, "num_hidden_layers", 1), len(self.checkpoint)
+        layers, held = self.config.stored_layers, len(self.checkpoint)
         if layers > held:  # said before a billion of them are built
             raise CheckpointError(
                 f"{self.name}: config.json asks for {layers} layers, the checkpoint holds {held} tensors"

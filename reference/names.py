@@ -14,8 +14,8 @@ A model of several parts has these names below `encoder` and `decoder`. A pre-no
 what it reads comes through `conv1`, `conv2`, ... and `position_embed`. A decoder with a memory adds
 `layers.N.cross_norm` and `layers.N.cross.q, .k, .v, .out` between attention and MLP.
 
-An encoder whose embeddings are narrower than its layers has `project` behind them.
-A classifier of two layers is `classifier.dense, .out`.
+An encoder whose embeddings are narrower than its layers has `project` behind them. Layers that share their weights are
+`layers.GROUP.inner.N`. A classifier of two layers is `classifier.dense, .out`.
 
 A vision transformer is a pre-norm encoder after `patch_embed`, `class_token` (`register_tokens`) and `position_embed`.
 A branch may end in a scale, `layers.N.attn_scale` and `.mlp_scale`, and a gated MLP may have one matrix for two,

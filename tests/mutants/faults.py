@@ -302,8 +302,24 @@ def without_bias(found: Any, _: nn.Module) -> Callable[..., Any]:
     return lambda x: F.linear(x, found.weight)
 
 
+def groups_in_turn(module: nn.Module) -> None:
+    """Layers 0, 1, 0, 1 instead of 0, 0, 1, 1."""
+    order: Any = module.order
+    module.order = (*order[::2], *order[1::2])  # type: ignore[assignment]
+
+
+def one_run_less(module: nn.Module) -> None:
+    order: Any = module.order
+    module.order = order[:-1]
+
+
+def activation_of_shared_layers(module: nn.Module) -> None:
+    part(module, "layers.0.inner.0.mlp").act = F.gelu
+
+
 LAYER = "model.layers.1"
 NARROW = (*GRAPHS, "gguf f32", "gguf q8_0"), "its rows are no multiple of 256"
+SHARED = "encoder.albert_layer_groups.1.albert_layers.0"
 FAULTS: tuple[Fault, ...] = (
     # stored
     Fault(
@@ -727,6 +743,35 @@ FAULTS: tuple[Fault, ...] = (
         "tiny electra_seqcls",
         Definition(classifier_without_activation),
         (r"classifier\.out$",),
+        GRAPHS,
+    ),
+    Fault(
+        "q and k swapped in the file, ALBERT",
+        "tiny albert_b",
+        Checkpoint(swap(f"{SHARED}.attention.query", f"{SHARED}.attention.key")),
+        (r"^layers\.1\.inner\.0\.attn\.[qk](\.weight|\.bias)?$",),
+        ("onnx f32", "torchscript f32"),
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "groups of layers in turn, ALBERT",
+        "tiny albert_ner",
+        Definition(groups_in_turn),
+        (r"layers\.[01]\.",),
+        GRAPHS,
+    ),
+    Fault(
+        "the last layer not run again, ALBERT",
+        "tiny albert_seqcls",
+        Definition(one_run_less),
+        (r"layers\.0\.|pooler",),
+        GRAPHS,
+    ),
+    Fault(
+        "GELU by erf instead of tanh, ALBERT",
+        "tiny albert",
+        Definition(activation_of_shared_layers),
+        (r"what goes into layers\.0\.inner\.0\.mlp\.down",),
         GRAPHS,
     ),
     # read

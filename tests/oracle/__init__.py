@@ -39,6 +39,7 @@ def _listed(families: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 # config.json, shards. Everything that is parametrised over a modality picks up what is listed here.
 TEXT_ENCODERS = _listed(
     {
+        "albert": ("albert", "albert_ner", "albert_qa", "albert_seqcls", "albert_b"),
         "bert": (
             *("bert", "bert_ner", "bert_qa", "bert_seqcls"),
             *("bert_b", "bert_ner_b", "bert_qa_b", "bert_seqcls_b", "bert_embed"),

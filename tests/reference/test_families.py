@@ -275,8 +275,15 @@ def stored_besides(tmp_path: Path) -> list[Path]:
     embedding = blip["text_decoder.bert.embeddings.word_embeddings.weight"]
     positions = torch.arange(9).unsqueeze(0)
     towers = {f"{name}_model__embeddings__position_ids": positions.clone() for name in ("text", "vision")}
-    heads = {name: load_file(tiny(name) / "model.safetensors") for name in ("roberta",)}
+    heads = {name: load_file(tiny(name) / "model.safetensors") for name in ("albert", "roberta")}
     extra: dict[str, dict[str, Tensor]] = {
+        "albert": {
+            "albert__embeddings__position_ids": positions.clone(),
+            "predictions__decoder__weight": heads["albert"]["albert.embeddings.word_embeddings.weight"].clone(),
+            "predictions__decoder__bias": heads["albert"]["predictions.bias"].clone(),
+            "sop_classifier__classifier__weight": torch.ones(2, 32),
+            "sop_classifier__classifier__bias": torch.ones(2),
+        },
         "blip_vqa": {
             "text_encoder__embeddings__position_ids": positions,
             "text_decoder__bert__embeddings__position_ids": positions.clone(),

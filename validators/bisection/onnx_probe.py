@@ -76,11 +76,12 @@ class OnnxProbe:
 
 
 def _places(graph: Any, modules: set[str]) -> dict[Point, list[str]]:
-    """Point -> the tensors that may be its value."""
+    """Point -> the tensors that may be its value; of a module that runs more than once, those of the first time."""
     weights = {tensor.name for tensor in graph.initializer}
+    again = _second_runs(graph, weights)
     places: dict[Point, list[str]] = {}
     rotations: dict[str, int] = {}
-    for node in graph.node:
+    for n, node in enumerate(graph.node):
         own = [name for name in node.input if name and name not in weights and EXACT not in name]
         scopes = {name: _scope(name, node) for name in node.output if name}
         first = next(iter(scopes.values()), "")
@@ -93,10 +94,33 @@ def _places(graph: Any, modules: set[str]) -> dict[Point, list[str]]:
             places.setdefault(Point(first, "in"), own)
         for name, path in scopes.items():
             while path:
-                if path in modules:  # the last node has the last word, among its outputs the first
-                    places[Point(path)] = [name, *(n for n, scope in scopes.items() if scope == path and n != name)]
+                # The last node has the last word, among its outputs the first.
+                if path in modules and n < again.get(path, len(graph.node)):
+                    others = (other for other, scope in scopes.items() if scope == path and other != name)
+                    places[Point(path)] = [name, *others]
                 path = path.rpartition(".")[0]
     return places
+
+
+def _second_runs(graph: Any, weights: set[str]) -> dict[str, int]:
+    """Module -> the number of the node with which it begins to run a second time; those that run once are left out.
+
+    Layers may share their weights (ALBERT): the operator that takes a weight of its own module comes again then.
+    """
+    scopes = [_scope(node.output[0], node) for node in graph.node]
+    seen: set[tuple[str, str, str]] = set()
+    found: dict[str, int] = {}
+    for n, (path, node) in enumerate(zip(scopes, graph.node, strict=True)):
+        own = {(path, node.op_type, name) for name in node.input if name in weights and name.startswith(f"{path}.")}
+        if path and own & seen:
+            first = n
+            while first and scopes[first - 1] == path:
+                first -= 1
+            while path:
+                found[path] = min(first, found.get(path, first))
+                path = path.rpartition(".")[0]
+        seen |= own
+    return found
 
 
 def _scope(output: str, node: Any) -> str:

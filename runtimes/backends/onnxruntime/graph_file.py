@@ -53,20 +53,23 @@ def nodes(graph: Any) -> Iterator[Any]:
 def _multiply_floats(graph: Any) -> bool:
     """Put a product of floats in the place of every MatMulIntegerToFloat; False where there is none.
 
-    The new values are named `{layer}.Exact.n`; the product keeps its name.
+    The new values are named `{layer}.Exact.n`, counting on where a layer runs again; the product keeps its name.
     """
     from onnx import TensorProto
     from onnx.helper import make_node
 
     quantized = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DynamicQuantizeLinear"}
     found: list[Any] = []
+    counts: dict[str, int] = {}
     for node in graph.node:
         if node.op_type != "MatMulIntegerToFloat" or node.input[0] not in quantized:
             found.append(node)
             continue
         given, data, _, scales, _, zero, *bias = node.input
         (result,) = node.output
-        step = [f"{node.name.rpartition('.')[0]}.Exact.{n}" for n in range(1, 6)]
+        layer = re.sub(r"\.MatMulIntegerToFloat(\.\d+)?$", "", node.name)
+        first = counts[layer] = counts.get(layer, -4) + 5
+        step = [f"{layer}.Exact.{n}" for n in range(first, first + 5)]
         product = step[4] if bias else result
         found += [
             make_node("Cast", [data], [step[0]], name=step[0], to=TensorProto.FLOAT),

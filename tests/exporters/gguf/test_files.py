@@ -247,6 +247,7 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "camembert_ner": ("feature-extraction", {}, "not relu"),
     "distilbert_b": ("feature-extraction", {}, "not relu"),
     "electra": ("feature-extraction", {}, "projection behind BERT's embeddings"),
+    "albert_b": (None, {}, "layers share their weights"),
     "distilbert": (None, {}, "no fill-mask"),
     "bert_ner": (None, {}, "no token-classification"),
     "bert": (None, {}, "no fill-mask"),

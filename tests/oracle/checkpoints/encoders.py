@@ -1,4 +1,4 @@
-"""Tiny RoBERTa, XLM-RoBERTa, CamemBERT and ELECTRA: one head each, unlike in sizes and switches."""
+"""Tiny RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA and ALBERT: one head each, unlike in sizes and switches."""
 
 from __future__ import annotations
 
@@ -118,4 +118,53 @@ def electra_ner(c: Case) -> None:
 def electra_qa(c: Case) -> None:
     t = c.tok(bert_tok(), "ElectraTokenizer")
     c.model("ElectraForQuestionAnswering", T.ElectraConfig(**_sizes(t, embedding_size=20)))
+    c.golden(dict(t("what is a cat?", "The cat sees a river.", return_tensors="pt")))
+
+
+# ------------------------------------------------------------------ albert
+def _albert_tok(**options: Any) -> Any:
+    pieces = unigram(400, ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
+    return T.AlbertTokenizer(vocab=pieces, model_max_length=512, **options)
+
+
+def _albert(t: Any, more: int = 0, **options: Any) -> dict[str, Any]:
+    return _sizes(t, more, **{"embedding_size": 20, "num_hidden_layers": 4, **options})
+
+
+@case
+def albert(c: Case) -> None:
+    """albert/albert-base-v2: one layer that runs four times."""
+    t = c.tok(_albert_tok())
+    c.model("AlbertForMaskedLM", T.AlbertConfig(**_albert(t)))
+    _golden(c, t, ["The [MASK] sees a dog.", "Hello"])
+
+
+@case
+def albert_b(c: Case) -> None:
+    """Three groups of two layers over seven runs, embeddings as wide as the layers, the trunk with its pooler."""
+    t = c.tok(_albert_tok(do_lower_case=False, keep_accents=True))
+    sizes = {"embedding_size": 40, "hidden_size": 40, "num_attention_heads": 5, "hidden_act": "gelu"}
+    groups = {"num_hidden_layers": 7, "num_hidden_groups": 3, "inner_group_num": 2}
+    c.model("AlbertModel", T.AlbertConfig(**_albert(t, 3, **sizes, **groups, type_vocab_size=3)))
+    _golden(c, t)
+
+
+@case
+def albert_seqcls(c: Case) -> None:
+    t = c.tok(_albert_tok())
+    c.model("AlbertForSequenceClassification", T.AlbertConfig(**_albert(t), **labels(2)))
+    _golden(c, t)
+
+
+@case
+def albert_ner(c: Case) -> None:
+    t = c.tok(_albert_tok())
+    c.model("AlbertForTokenClassification", T.AlbertConfig(**_albert(t, num_hidden_groups=2), **NAMES))
+    _golden(c, t)
+
+
+@case
+def albert_qa(c: Case) -> None:
+    t = c.tok(_albert_tok())
+    c.model("AlbertForQuestionAnswering", T.AlbertConfig(**_albert(t, hidden_size=24, num_attention_heads=2)))
     c.golden(dict(t("what is a cat?", "The cat sees a river.", return_tensors="pt")))

@@ -286,6 +286,14 @@ CONFIG: dict[str, tuple[Damage, str]] = {
         lambda f: (distilbert(f), config(n_heads=5)(f)),
         "dim 48 is no multiple of n_heads 5",
     ),
+    "groups of layers": (
+        lambda f: (another("albert", f), config(num_hidden_groups=5)(f)),
+        "num_hidden_groups 5 is more than num_hidden_layers 4",
+    ),
+    "layers that share their weights": (
+        lambda f: (another("albert", f), config(num_hidden_layers=10**9)(f)),
+        "1000000000 layers of 1 are more than 1000",
+    ),
     "positions after no padding": (
         lambda f: (another("roberta", f), config(pad_token_id=None)(f)),
         "pad_token_id is null",
@@ -297,7 +305,7 @@ CONFIG: dict[str, tuple[Damage, str]] = {
     "layers, by another name": (lambda f: (distilbert(f), config(n_layers=10**9)(f)), "asks for 1000000000 layers"),
 }
 UNSUPPORTED: dict[str, tuple[Damage, str]] = {
-    "model_type": (config(model_type="perceiver"), "model_type 'perceiver' is not supported; isoform knows bert,"),
+    "model_type": (config(model_type="perceiver"), "model_type 'perceiver' is not supported; isoform knows albert,"),
     "no model_type": (without("model_type"), "model_type None is not supported"),
     "model_type is a list": (config(model_type=["llama"]), "model_type ['llama'] is not supported"),
     "architecture": (config(architectures=["LlamaForTokenClassification"]), "'LlamaForTokenClassification' is not"),

@@ -71,7 +71,8 @@ def minilm() -> Path:
 
 # ------------------------------------------------------------------ feature-extraction
 @pytest.mark.parametrize(
-    "name", ["bert", "bert_b", "distilbert_base", "gemma2_b", "gpt2", "qwen2_b", "xlm_roberta_b", "electra_b"]
+    "name",
+    ["bert", "bert_b", "distilbert_base", "gemma2_b", "gpt2", "qwen2_b", "xlm_roberta_b", "electra_b", "albert_b"],
 )
 def test_features_are_those_of_transformers(name: str, tiny: Tiny) -> None:
     texts = [text for text in TEXTS if text or name not in DECODERS or name.startswith("gemma")]
@@ -197,7 +198,7 @@ def test_a_recipe_that_isoform_does_not_compute_is_refused(tiny: Tiny, tmp_path:
 
 
 # ------------------------------------------------------------------ fill-mask
-@pytest.mark.parametrize("name", ["bert", "bert_b", "distilbert", "distilbert_b", "electra", "roberta"])
+@pytest.mark.parametrize("name", ["albert", "bert", "bert_b", "distilbert", "distilbert_b", "electra", "roberta"])
 def test_masks_are_filled_as_transformers_fills_them(name: str, tiny: Tiny) -> None:
     other = theirs("fill-mask", tiny(name))
     masked = [text.replace("[MASK]", other.tokenizer.mask_token) for text in MASKED]
@@ -363,6 +364,7 @@ def test_wrong_requests_are_input_errors(inputs: Any, options: dict[str, Any], m
         "qwen2_seqcls",
         "roberta_seqcls",
         "electra_seqcls",
+        "albert_seqcls",
     ],
 )
 def test_texts_are_classified_as_transformers_does(name: str, tiny: Tiny) -> None:
@@ -411,7 +413,17 @@ def test_scores_follow_the_problem_type(kind: str, tiny: Tiny, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "name", ["bert_ner", "bert_ner_b", "camembert_ner", "distilbert_ner", "gemma2_tokcls", "gpt2_ner", "electra_ner"]
+    "name",
+    [
+        "bert_ner",
+        "bert_ner_b",
+        "camembert_ner",
+        "distilbert_ner",
+        "gemma2_tokcls",
+        "gpt2_ner",
+        "electra_ner",
+        "albert_ner",
+    ],
 )
 @pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
 def test_tokens_are_classified_as_transformers_does(name: str, strategy: str, tiny: Tiny) -> None:
@@ -439,7 +451,8 @@ def test_a_long_text_is_labelled_in_overlapping_parts(tiny: Tiny, tmp_path: Path
 
 # ------------------------------------------------------------------ question-answering
 @pytest.mark.parametrize(
-    "name", ["bert_qa", "bert_qa_b", "distilbert_qa", "gpt2_qa", "llama_qa", "xlm_roberta_qa", "electra_qa"]
+    "name",
+    ["bert_qa", "bert_qa_b", "distilbert_qa", "gpt2_qa", "llama_qa", "xlm_roberta_qa", "electra_qa", "albert_qa"],
 )
 def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -> None:
     """transformers 5 has no such pipeline; its model's logits and the definition of the task are the oracle."""

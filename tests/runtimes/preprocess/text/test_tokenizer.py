@@ -121,6 +121,7 @@ def test_the_class_that_the_configuration_names_decides_as_in_transformers(tiny:
         ("llama", {"tokenizer_class": "LlamaTokenizerFast"}),
         ("qwen2", {"tokenizer_class": "LlamaTokenizerFast"}),
         ("qwen3_b", {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True}),
+        ("albert", {"do_lower_case": False, "keep_accents": True}),
         ("bert", {"do_lower_case": False}),
         ("bert", {"strip_accents": False, "tokenize_chinese_chars": False}),
         ("camembert_ner", {"add_prefix_space": False}),
