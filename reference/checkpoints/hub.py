@@ -7,10 +7,12 @@ from pathlib import Path
 
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.checkpoint import SIDECARS, first_line
-from isoform.sentence_modules import module_folders, transformer_folder
+from isoform.sentence_modules import WEIGHTED, module_folders, transformer_folder
 
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+
+_MODULES = ("[0-9]*_*/config.json", "sentence_*_config.json")  # of sentence-transformers: small files
 
 
 def download(
@@ -31,7 +33,7 @@ def download(
                 token=token,
                 cache_dir=cache_dir,
                 local_files_only=offline,
-                allow_patterns=[*SIDECARS, "README.md", *patterns],  # the model card holds licence and tags
+                allow_patterns=[*SIDECARS, *_MODULES, "README.md", *patterns],  # the model card holds licence and tags
             )
         )
 
@@ -39,14 +41,13 @@ def download(
         raise CheckpointError(f"{repo} does not exist; give a folder, a .gguf file or a Hub id such as org/name")
     try:
         folder = fetch(_SAFETENSORS, revision)
-        model = transformer_folder(folder)
-        for place in module_folders(folder):  # by commit, so that every fetch sees the same files
-            names = SIDECARS if place == model else ("config.json",)
-            folder = fetch(_below(place, (*names, "sentence_*_config.json", *_SAFETENSORS)), folder.name)
-            if not _found(folder / place, _SAFETENSORS):
-                folder = fetch(_below(place, _PICKLES), folder.name)
-        if not _found(folder / model, _SAFETENSORS) and not model:
-            folder = fetch(_PICKLES, folder.name)
+        model, modules = transformer_folder(folder), module_folders(folder)
+        heavy = [place for place, kind in modules.items() if kind in WEIGHTED or not re.match(r"\d+_", place)]
+        if heavy:  # by commit, so that every fetch sees the same files
+            folder = fetch(_below(heavy, (*(SIDECARS if model else ("config.json",)), *_SAFETENSORS)), folder.name)
+        bare = [place for place in dict.fromkeys((model, *heavy)) if not _found(folder / place, _SAFETENSORS)]
+        if bare:
+            folder = fetch(_below(bare, _PICKLES), folder.name)
         weightless = not _found(folder / model, _PICKLES + _SAFETENSORS)
         ggufs = _ggufs(repo, folder.name, token) if weightless and not offline else []
     except CheckpointError:
@@ -62,8 +63,8 @@ def download(
     return folder
 
 
-def _below(place: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{place}/{pattern}" for pattern in patterns)
+def _below(places: list[str], patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{place}/{pattern}" if place else pattern for place in places for pattern in patterns)
 
 
 def _found(folder: Path, patterns: tuple[str, ...]) -> bool:

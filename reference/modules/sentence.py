@@ -150,17 +150,7 @@ class SentenceEncoder(nn.Module):
         self._modules = {**trunk._modules, "sentence": SentenceHead(steps)}
         self._pools_layers = any(isinstance(step, LayerPooling) for step in steps)
         if self._pools_layers:
-            layers = getattr(trunk, "layers", None)
-            if not isinstance(layers, nn.ModuleList):
-                raise UnsupportedModel("WeightedLayerPooling over a model without a plain list of layers")
-            for step in steps:
-                if isinstance(step, LayerPooling) and step.layers != (held := len(layers)):
-                    raise CheckpointError(
-                        f"{step.folder}/config.json: the module weighs {step.layers} layers, the model has {held}"
-                    )
-            layers[0].register_forward_pre_hook(lambda module, inputs: _see(inputs[0]))
-            for layer in layers:
-                layer.register_forward_hook(lambda module, inputs, output: _see(output))
+            _watch(trunk, steps)
 
     def forward(self, *inputs: Any, **named: Any) -> tuple[Tensor, ...]:
         """The inputs of the model -> its states (B, T, C), the vectors (B, E), then its other outputs."""
@@ -186,6 +176,22 @@ class SentenceEncoder(nn.Module):
             if name == "_trunk":
                 raise
             return getattr(self._trunk[0], name)
+
+
+def _watch(trunk: nn.Module, steps: Sequence[Module]) -> None:
+    """Note the states before the first layer and after each, in every pass that asks for them."""
+    layers = getattr(trunk, "layers", None)
+    plain = isinstance(layers, nn.ModuleList) and getattr(trunk, "plain_layers", True)
+    if not isinstance(layers, nn.ModuleList) or not plain or len(getattr(trunk, "order", layers)) != len(layers):
+        raise UnsupportedModel("WeightedLayerPooling is not computed over shared layers, or ones with a convolution")
+    for step in steps:
+        if isinstance(step, LayerPooling) and step.layers != (held := len(layers)):
+            raise CheckpointError(
+                f"{step.folder}/config.json: the module weighs {step.layers} layers, the model has {held}"
+            )
+    layers[0].register_forward_pre_hook(lambda module, inputs: _see(inputs[0]))
+    for layer in layers:
+        layer.register_forward_hook(lambda module, inputs, output: _see(output))
 
 
 def _see(state: Any) -> None:

@@ -28,6 +28,9 @@ ACTIVATIONS = ("ELU", "GELU", "Identity", "LeakyReLU", "ReLU", "SiLU", "Sigmoid"
 EMBEDDER = "SentenceTransformer"
 """The model_type of config_sentence_transformers.json whose vectors are those of texts."""
 
+WEIGHTED = ("Dense", "LayerNorm", "Transformer", "WeightedLayerPooling")
+"""The kinds of modules that have weights in their folders."""
+
 _PREFIX = "sentence_transformers."
 _OLD_KEYS = {  # of a pooling's config.json, one switch per mode
     "pooling_mode_cls_token": "cls",
@@ -162,13 +165,16 @@ def transformer_folder(root: Path) -> str:
     return ""
 
 
-def module_folders(root: Path) -> tuple[str, ...]:
-    """The folders below `root` that modules.json names, the model's among them where it has one."""
+def module_folders(root: Path) -> dict[str, str]:
+    """The folders below `root` that modules.json names, the model's among them, with the kinds of their modules."""
     path = root / NAME
     if not path.is_file():
-        return ()
-    places = (inside(str(module.get("path") or ""), path) for module in read_list(path))
-    return tuple(dict.fromkeys(place for place in places if place))
+        return {}
+    kinds = {
+        inside(str(module.get("path") or ""), path): str(module.get("type", "")).rsplit(".", 1)[-1]
+        for module in read_list(path)
+    }
+    return {place: kind for place, kind in kinds.items() if place}
 
 
 def read_sentence_modules(folder: Path) -> SentenceModules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.opening import open_checkpoint
@@ -38,8 +39,6 @@ REST = {
 
 def as_bin(files: dict[str, bytes]) -> dict[str, bytes]:
     """The same repository as it was before safetensors."""
-    import io
-
     stream = io.BytesIO()
     torch.save(load(files["model.safetensors"]), stream)
     rest = {name: content for name, content in files.items() if name != "model.safetensors"}
@@ -57,6 +56,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         "org/sharded": Repository({**REST, **files_of(tiny("qwen3_sharded"))}),
         "org/old": Repository({**REST, **as_bin(llama)}),
         "org/secret": Repository(llama, token="hf_secret"),
+        "org/dense": Repository(with_dense(files_of(tiny("bert_embed")))),
+        "org/inner": Repository(with_dense(files_of(tiny("bert_embed")), inner="0_Transformer/")),
         "org/gated": Repository(llama, token="hf_gated", gated=True),
         "org/weightless": Repository({"config.json": llama["config.json"]}),
         "org/ggufs": Repository(
@@ -72,6 +73,25 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with serve(repositories) as served:
         point_at(served, monkeypatch, tmp_path)
         yield served
+
+
+def with_dense(files: dict[str, bytes], inner: str = "") -> dict[str, bytes]:
+    """A repository with a Dense module; with the model in a folder of its own its weights are pickled."""
+    weights = {"linear.weight": torch.ones(3, 40), "linear.bias": torch.ones(3)}
+    kinds = {inner: "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense"}
+    listed = [
+        {"idx": n, "name": str(n), "path": place.rstrip("/"), "type": f"sentence_transformers.models.{kind}"}
+        for n, (place, kind) in enumerate(kinds.items())
+    ]
+    pickled = io.BytesIO()
+    torch.save(weights, pickled)
+    stored = {"pytorch_model.bin": pickled.getvalue()} if inner else {"model.safetensors": save(weights)}
+    return {
+        **{name if "/" in name else f"{inner}{name}": held for name, held in files.items() if name != "modules.json"},
+        "modules.json": json.dumps(listed).encode(),
+        "2_Dense/config.json": b'{"in_features": 40, "out_features": 3}',
+        **{f"2_Dense/{name}": content for name, content in stored.items()},
+    }
 
 
 def refused(source: str, **options: object) -> str:
@@ -91,6 +111,18 @@ def test_only_the_files_that_a_model_needs_are_fetched(hub: Hub) -> None:
     assert hub.fetched() == expected | {"model.safetensors", "README.md"}
     assert opened.name == "org/bert"
     assert torch.equal(opened.module()(IDS)[0], open_model(tiny("bert_embed")).module()(IDS)[0])
+
+
+@pytest.mark.parametrize("name", ["org/dense", "org/inner"])
+def test_the_modules_of_sentence_transformers_are_fetched_with_their_weights(hub: Hub, name: str) -> None:
+    opened = open_model(name)
+    dense = {"2_Dense/config.json", f"2_Dense/{'pytorch_model.bin' if name == 'org/inner' else 'model.safetensors'}"}
+    assert dense <= hub.fetched()
+    vectors = opened.module()(IDS)[1]
+    assert vectors.shape == (1, 3)
+    hub.requests.clear()
+    assert torch.equal(open_model(name, offline=True).module()(IDS)[1], vectors)
+    assert hub.requests == []
 
 
 def test_shards_are_fetched_with_their_index(hub: Hub) -> None:
