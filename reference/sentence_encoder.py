@@ -22,7 +22,7 @@ from isoform.reference.checkpoints.pickle_file import PickleCheckpoint
 from isoform.reference.checkpoints.safetensors_file import SafetensorsCheckpoint
 from isoform.reference.checkpoints.safetensors_writer import WEIGHTS, HubTensor, write_safetensors
 from isoform.reference.rules import Rename, Rule
-from isoform.sentence_modules import NAME, SENTENCE, Dense, LayerNorm, LayerPooling, SentenceModules
+from isoform.sentence_modules import NAME, SENTENCE, Dense, LayerNorm, LayerPooling, SentenceModules, modules_root
 from isoform.signature import BATCH, Port, Signature
 
 if TYPE_CHECKING:
@@ -75,9 +75,11 @@ class SentenceCheckpoint(Checkpoint):
 
     def __init__(self, model: Checkpoint, modules: SentenceModules) -> None:
         self.name, self.folder, self.config = model.name, model.folder, model.config
-        self.canonical, self._model, self._modules = model.canonical, model, modules
+        self.canonical, self.opened, self._model, self._modules = model.canonical, model.opened, model, modules
+        # Not the folder that links to it: what the manifest says of files is relative to the real one.
+        self._real = (modules_root(model.opened) if model.opened is not None else None) or modules.root
         self._folders = {
-            step.folder: _open(modules.root / step.folder, model.name)
+            step.folder: _open(self._real / step.folder, model.name)
             for step in modules.steps
             if isinstance(step, Weighted)
         }
@@ -116,7 +118,7 @@ class SentenceCheckpoint(Checkpoint):
     @property
     def root(self) -> Path:
         """See `Checkpoint.root`."""
-        return self._modules.root if self._modules.transformer else self._model.root
+        return self._real if self._modules.transformer else self._model.root
 
     def folder_of(self, key: str) -> str:
         """See `Checkpoint.folder_of`."""

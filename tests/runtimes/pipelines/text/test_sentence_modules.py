@@ -144,6 +144,22 @@ def test_the_old_layout_has_the_model_in_a_folder_of_its_own(tiny: Tiny, tmp_pat
     assert api.check(tmp_path / "bundle").same
 
 
+@pytest.mark.parametrize("inner", ["", "0_Transformer"])
+def test_a_vocabulary_alone_serves_with_modules_behind_it(inner: str, tiny: Tiny, tmp_path: Path) -> None:
+    """As repositories were before tokenizer.json."""
+    folder = folder_with(tmp_path, tiny("bert_embed"), pooling("mean"), dense(), inner=inner)
+    pieces = json.loads((folder / inner / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / inner / "vocab.txt").write_text("\n".join(sorted(pieces, key=pieces.__getitem__)) + "\n")
+    vectors = expected(folder)
+    (folder / inner / "tokenizer.json").unlink()
+    with api.pipeline("sentence-similarity", folder) as pipe:
+        np.testing.assert_allclose(pipe(list(TEXTS)), vectors, **CLOSE)
+    api.export(folder, tmp_path / "bundle", to="onnx")
+    assert api.check(tmp_path / "bundle").same
+    with api.pipeline("sentence-similarity", tmp_path / "bundle") as pipe:
+        np.testing.assert_allclose(pipe(list(TEXTS)), vectors, **CLOSE)
+
+
 def _with_weights(bundle: Path, source: Path) -> Path:
     """A bundle beside the weights of its source: what sentence-transformers opens with its torch backend."""
     copy = bundle.with_name("opened")
