@@ -35,7 +35,7 @@ class TextEncoder(OneGraph):
         roles: dict[str | None, NDArray[Any]] = {
             "tokens": padded.input_ids,
             "mask": padded.attention_mask,
-            "token_types": padded.token_type_ids if self.tokenizer.segments else np.zeros_like(padded.input_ids),
+            "token_types": padded.token_type_ids if self.text_tokenizer.segments else np.zeros_like(padded.input_ids),
             "positions": np.maximum(padded.attention_mask.cumsum(1) - 1, 0),
         }
         states = {state.input: np.zeros(state.shape(len(batch)), np.float32) for state in signature.states}
