@@ -45,9 +45,7 @@ def exported_facts(path: Path, folder: Path, task: str) -> dict[str, Any]:
     A manifest of version 1 stores none, and a bare graph has no manifest.
     """
     manifest = Manifest.read(path) if path.is_dir() else None
-    stored = {} if manifest is None else dict(manifest.facts)
-    if "rebuild" in stored.get("tokenizer", {}):  # by name, as older bundles have it: the same class says it in parts
-        del stored["tokenizer"]
+    stored = {} if manifest is None else manifest.facts
     facts = {**class_facts(folder), **stored, STEPS: {} if manifest is None else manifest.steps}
     return facts if stored or task not in STATED else {**facts, **_of_config(folder, task)}
 

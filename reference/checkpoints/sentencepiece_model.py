@@ -125,6 +125,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 128:
             return value, at
         shift += 7
+        if shift > 63:
+            raise IndexError(f"a number of more than 64 bits at byte {at}")
 
 
 def white_space_map() -> bytes:

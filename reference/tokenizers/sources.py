@@ -7,6 +7,7 @@ one kind of file.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ def rebuilt(folder: Path) -> dict[str, str] | None:
     if name and row is None:
         return None
     files = (MODEL,) if row is None or (folder / MODEL).is_file() else row.vocabulary
-    if not any((folder / file).is_file() for file in files):
+    if not any((folder / file).is_file() for file in files) or _is_tiktoken(folder / files[0]):
         return None
     if missing := next((file for file in files if not (folder / file).is_file()), None):
         others = ", ".join(file for file in files if file != missing)
@@ -74,6 +75,14 @@ def rebuilt(folder: Path) -> dict[str, str] | None:
         "tokenizer.json": json.dumps(data, ensure_ascii=False),
         CONFIG: json.dumps(config, ensure_ascii=False, indent=2),
     }
+
+
+def _is_tiktoken(path: Path) -> bool:
+    """Whether a tokenizer.model is tiktoken's: lines of a token in base64 and its rank."""
+    if path.name != MODEL or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return re.fullmatch(rb"[A-Za-z0-9+/]+=* \d+\r?\n", file.readline(1000)) is not None
 
 
 _FIELDS = {

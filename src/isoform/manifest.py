@@ -174,7 +174,7 @@ class Manifest:
                 wires=_wires(data.get("wires", {})),
                 steps=dict(data.get("steps", {})),
                 loop=data.get("loop", "tokens"),
-                facts=dict(data.get("facts", {})),
+                facts=_facts(data.get("facts", {})),
                 serves=dict(data.get("serves", {})),
                 notes=[str(note) for note in data.get("notes", ())],
             )
@@ -184,6 +184,15 @@ class Manifest:
             return manifest
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(f"{path} is not a manifest ({error!r}); export the model again") from None
+
+
+def _facts(data: Any) -> dict[str, Any]:
+    """The facts, but for those of a tokenizer that name a way of rebuilding it, as older bundles have them: the same
+    class says it in parts, and it is found from the bundle's own files."""
+    facts = dict(data)
+    if "rebuild" in facts.get("tokenizer", {}):
+        del facts["tokenizer"]
+    return facts
 
 
 def _wires(data: Any) -> dict[str, str]:

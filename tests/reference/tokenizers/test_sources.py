@@ -252,6 +252,10 @@ def test_what_cannot_be_rebuilt_is_left_alone(tmp_path: Path) -> None:
     (folder / "vocab.json").write_text("{}")
     change(folder / "tokenizer_config.json", tokenizer_class="MarianTokenizer")
     assert rebuilt(folder) is None, "there is no such class"
+    folder = save("LlamaTokenizer", tmp_path / "b")
+    strip(folder)
+    (folder / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
+    assert rebuilt(folder) is None, "it is tiktoken's"
 
 
 @pytest.mark.parametrize(
@@ -272,7 +276,7 @@ def test_what_cannot_be_rebuilt_is_left_alone(tmp_path: Path) -> None:
         ("GPT2Tokenizer", "merges.txt", None, "has vocab.json and no merges.txt"),
         ("T5Tokenizer", "spiece.model", b"", "spiece.model holds no pieces"),
         ("T5Tokenizer", "spiece.model", b"\x0a\x20\x0a", "spiece.model: the SentencePiece model of 3 bytes is damaged"),
-        ("LlamaTokenizer", "tokenizer.model", b"\x80" * 40, "tokenizer.model: the SentencePiece model"),
+        ("LlamaTokenizer", "tokenizer.model", b"\x80" * 2**20, "tokenizer.model: the SentencePiece model"),
     ],
 )
 def test_a_damaged_vocabulary_is_said_in_one_line(
