@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from isoform.errors import IsoformError
+import pytest
+
+from isoform.errors import CheckpointError, IsoformError
 from isoform.exporters.gguf.tokenizer import tokenizer_files, tokenizer_metadata
 from isoform.reference.classes import class_facts
 from isoform.reference.tokenizers.ends import stated_ends
@@ -151,3 +153,46 @@ def test_a_damaged_file_is_an_answer_or_one_line(tiny: Tiny, tmp_path: Path) -> 
             raise AssertionError(f"damage {n}: {what}: {type(error).__name__}: {error}") from error
         shutil.rmtree(folder)
     assert DAMAGES * 0.2 < refused < DAMAGES * 0.9, "damages of both kinds"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("cls_token", ["a"], r"cls_token is \['a'\], not a text, or an object with content"),
+        ("pad_token", {"lstrip": True}, r"pad_token\.content is None, not a text"),
+        ("sep_token", {"content": "x", "rstrip": "y"}, r"sep_token\.rstrip is 'y', not true or false"),
+        ("strip_accents", 3, r"strip_accents is 3, not true or false"),
+        ("added_tokens_decoder", "x", r"added_tokens_decoder is 'x', not an object"),
+        ("added_tokens_decoder", {"0": "x"}, r"added_tokens_decoder\.0 is 'x', not an object"),
+        ("added_tokens_decoder", {"-1": {"content": "x"}}, r"added_tokens_decoder\.-1 is .*, not at an id from 0"),
+        ("extra_special_tokens", [3], r"extra_special_tokens is 3, not|extra_special_tokens is \[3\], not"),
+        ("model_max_length", "512", r"model_max_length is '512', not a whole number"),
+        ("padding_side", "middle", r"padding_side is 'middle', not one of 'left', 'right'"),
+        ("tokenizer_class", 3, r"tokenizer_class is 3, not a text"),
+        ("chat_template", 3, r"chat_template is 3, not a text, or a list of objects with name and template"),
+        ("chat_template", [{"name": "default"}], r"chat_template is .*, not a text, or a list of objects"),
+    ],
+)
+def test_a_setting_of_another_type_names_file_key_and_value(
+    key: str, value: Any, message: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny("bert"), tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors")))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    change(folder / "tokenizer_config.json", **{key: value})
+    with pytest.raises(CheckpointError, match=rf"tokenizer_config\.json: {message}"):
+        use(folder)
+
+
+def test_a_named_token_that_is_taken_away_is_said(tiny: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny("bert"), tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors")))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cls_token": None}))
+    with pytest.raises(CheckpointError, match="cls_token is None, not a token, which the tokenizer's class needs"):
+        use(folder)
+
+
+def test_a_template_that_is_no_text_is_said(tiny: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny("qwen2"), tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors")))
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe{{ messages }}")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja is not UTF-8 text"):
+        use(folder)
