@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from isoform.errors import CheckpointError
 from isoform.reference.checkpoints.checkpoint import SIDECARS, Checkpoint, first_line, read_json
+from isoform.reference.checkpoints.ctranslate2_checkpoint import CTranslate2Checkpoint, is_ctranslate2
 from isoform.reference.checkpoints.pickle_file import PickleCheckpoint
 from isoform.reference.checkpoints.safetensors_file import SafetensorsCheckpoint, read_header
 from isoform.reference.tokenizers.sources import rebuilt
@@ -119,6 +120,8 @@ def _weights(folder: Path, name: str) -> Checkpoint:
         raise CheckpointError(f"{name} has no config.json; {hint}")
     if not isinstance(config, dict):
         raise CheckpointError(f"{name}: config.json holds a {type(config).__name__}, not an object; fetch it again")
+    if is_ctranslate2(folder):
+        return CTranslate2Checkpoint(folder, name)
     if (folder / "model.safetensors").is_file():
         return SafetensorsCheckpoint(folder, name, config, None)
     if (shards := _read_index(folder / "model.safetensors.index.json")) is not None:
