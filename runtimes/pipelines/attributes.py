@@ -16,11 +16,13 @@ from isoform.errors import InputError
 from isoform.runtimes.generation.settings import model_settings
 from isoform.runtimes.pipelines.model_view import ConfigView, GenerationView, ModelView
 from isoform.runtimes.preprocess.settings_view import ProcessorView
+from isoform.runtimes.preprocess.text.facade.characters import CharactersFacade
 from isoform.runtimes.preprocess.text.facade.tokenizer import TokenizerFacade
 from isoform.whole import whole_folder
 
 if TYPE_CHECKING:
     from isoform.runtimes.pipelines.origin import Origin
+    from isoform.runtimes.preprocess.text.ctc_vocabulary import CtcVocabulary
     from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
     from isoform.runtimes.session import Session
 
@@ -40,6 +42,7 @@ class Attributes:
     config: Mapping[str, Any]
     origin: Origin
     text_tokenizer: TextTokenizer
+    characters: CtcVocabulary
 
     def __repr__(self) -> str:
         origin = self.origin
@@ -75,8 +78,10 @@ class Attributes:
         return self.dtype
 
     @cached_property
-    def tokenizer(self) -> TokenizerFacade | None:
+    def tokenizer(self) -> TokenizerFacade | CharactersFacade | None:
         """The tokenizer with transformers' methods; None for a model that reads and writes no text."""
+        if hasattr(self, "characters"):
+            return CharactersFacade(self.characters, self.folder, self.origin.name or str(self.folder))
         if not hasattr(self, "text_tokenizer"):
             return None
         return TokenizerFacade(

@@ -58,6 +58,7 @@ class AutomaticSpeechRecognition(Pipeline):
             from isoform.runtimes.pipelines.audio.ctc import CtcRecognizer
 
             self._ctc = CtcRecognizer(session, self.folder, self.facts)
+            self.characters = self._ctc.vocabulary
         elif reader == "text":
             from isoform.runtimes.pipelines.audio.waveform_writer import WaveformWriter
 

@@ -52,7 +52,7 @@ class CtcRecognizer:
 
     def __init__(self, session: Session, folder: Path, facts: Mapping[str, Any]) -> None:
         self._model = WaveformModel(session, folder, facts)
-        self._vocabulary = CtcVocabulary(folder, facts)
+        self.vocabulary = CtcVocabulary(folder, facts)
         self._rate = self._model.settings.sampling_rate
 
     def recognize(
@@ -84,12 +84,12 @@ class CtcRecognizer:
 
     def _answer(self, heard: _Frames, timestamps: Literal["char", "word"] | None) -> dict[str, Any]:
         ids = np.concatenate(heard.ids).tolist() if heard.ids else []
-        answer: dict[str, Any] = {"text": self._vocabulary.text(ids)}
+        answer: dict[str, Any] = {"text": self.vocabulary.text(ids)}
         if timestamps:
             step = self._model.stride
             answer["chunks"] = [
                 {"text": span.text, "timestamp": (span.start * step / self._rate, span.end * step / self._rate)}
-                for span in self._vocabulary.spans(ids, timestamps)
+                for span in self.vocabulary.spans(ids, timestamps)
             ]
         return {**answer, **{name: [value] * heard.pieces for name, value in heard.extra.items()}}
 

@@ -28,7 +28,10 @@ class Span:
 
 
 class CtcVocabulary:
-    """Frames' best characters to text. `blank` is the token that stands for none."""
+    """Frames' best characters to text. `blank` is the token that stands for none.
+
+    `ids` holds every name with its id, `special` the special tokens by name; `listed` ids are in vocab.json.
+    """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """`facts` of the model, of which "characters" names the special tokens.
@@ -60,6 +63,11 @@ class CtcVocabulary:
         special = [text_of(token) for token in named.values() if token]
         special += [text_of(token) for token in (delimiter, *read.extra()) if token]
         self._tokens = _by_id(ids, {index: token.content for index, token in read.added.items()}, special)
+        self.listed: int = len({*ids.values()})
+        self.ids: Mapping[str, int] = {token: index for index, token in self._tokens.items()} | ids
+        self.special: Mapping[str, str] = {name: text_of(token) for name, token in named.items() if token} | (
+            {"word_delimiter_token": delimiter} if delimiter else {}
+        )
         self.blank: str | None = named["pad_token"] and text_of(named["pad_token"])
         self._unknown: str = text_of(named["unk_token"]) if named["unk_token"] else ""
         self._delimiter: str = delimiter
@@ -70,9 +78,23 @@ class CtcVocabulary:
     def __len__(self) -> int:
         return len(self._tokens)
 
+    def token(self, index: int) -> str:
+        """The token of an id; the unknown token for an id without one."""
+        return self._tokens.get(int(index), self._unknown)
+
+    def spelled(self, text: str) -> list[str]:
+        """The characters of a text as the vocabulary spells them."""
+        return list((text.upper() if self._lowers else text).replace(" ", self._delimiter))
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of frames' ids (T,)."""
-        text = "".join(span.text for span in self.characters(ids)).strip()
+        return self.joined([self.token(index) for index in ids])
+
+    def joined(self, tokens: Sequence[str], *, grouped: bool = True) -> str:
+        """The text of frames' tokens; `grouped`: repeated tokens are one."""
+        kept = [token for token, _ in groupby(tokens)] if grouped else tokens
+        text = "".join(self._space if token == self._delimiter else token for token in kept if token != self.blank)
+        text = text.strip()
         text = text.lower() if self._lowers else text
         return clean_up(text) if self._cleans_up else text
 
@@ -85,7 +107,7 @@ class CtcVocabulary:
         """What is not blank, in the vocabulary's own case; repeated ids are one."""
         found: list[Span] = []
         start = 0
-        for token, run in groupby(self._tokens.get(int(index), self._unknown) for index in ids):
+        for token, run in groupby(self.token(index) for index in ids):
             end = start + sum(1 for _ in run)
             if token != self.blank:
                 found.append(Span(self._space if token == self._delimiter else token, start, end))

@@ -427,9 +427,9 @@ def test_a_processor_brings_all_its_parts(task: str, name: str, inputs: str, tin
     with ours(task, folder) as first:
         expected = first(given, **options)
         several = [{"processor": processor}, {"processor": folder}]
+        part = "feature_extractor" if inputs == "sound" else "image_processor"
         if first.tokenizer is not None:
-            several.append({"tokenizer": first.tokenizer, "image_processor": first.image_processor})
-            several.append({"tokenizer": processor.tokenizer, "image_processor": processor.image_processor})
+            several += [{"tokenizer": one.tokenizer, part: getattr(one, part)} for one in (first, processor)]
         for components in several:
             with ours(task, folder, **components) as pipe:
                 assert pipe(given, **options) == expected
