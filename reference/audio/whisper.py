@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoform.errors import CheckpointError
+from isoform.alignment_heads import listed_heads
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoints.checkpoint import Checkpoint
 from isoform.reference.config import Config, with_labels
@@ -65,21 +65,16 @@ class WhisperConfig(Config):
     classifier_proj_size: int = 256
     num_labels: int = 2
     alignment_heads: tuple[tuple[int, int], ...] = ()
-    """(layer, head) pairs of generation_config.json whose attention follows the sound word by word."""
+    """(layer, head) pairs of generation_config.json whose attention follows the sound word by word.
+
+    Only those that the decoder has: without the others a text can be made all the same, and the times of words can."""
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> WhisperConfig:
         config = cls.from_dict(checkpoint.config)
-        found = (checkpoint.read_json("generation_config.json") or {}).get("alignment_heads") or ()
-        layers, heads = config.decoder_layers, config.decoder_attention_heads
-        try:
-            pairs = tuple((int(layer), int(head)) for layer, head in found)
-        except (TypeError, ValueError):
-            raise CheckpointError(f"generation_config.json: alignment_heads is {found!r}, not pairs") from None
-        if outside := [(a, b) for a, b in pairs if not (0 <= a < layers and 0 <= b < heads)]:
-            raise CheckpointError(
-                f"generation_config.json: alignment head {outside[0]} is none of {layers} layers with {heads} heads"
-            )
+        settings = checkpoint.read_json("generation_config.json")
+        found = settings.get("alignment_heads") if isinstance(settings, Mapping) else None
+        pairs, _ = listed_heads(found, config.decoder_layers, config.decoder_attention_heads)
         return replace(config, alignment_heads=pairs)
 
     @classmethod

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isoform.alignment_heads import listed_heads
 from isoform.errors import CheckpointError, InputError
 from isoform.json_files import read_object
 from isoform.runtimes.generation.settings import GenerationConfig, model_settings, resolve
@@ -35,7 +36,8 @@ class SpeechModel:
     task_to_id: Mapping[str, int]
     forced: tuple[int | None, ...]  # the tokens after the first, where no language or task is asked for
     prev_sot_token_id: int | None
-    alignment_heads: bool
+    alignment_heads: bool  # whether there is one that the decoder has
+    absent_heads: tuple[Any, ...]  # entries that are no head of it
 
     @classmethod
     def read(cls, folder: Path) -> SpeechModel:
@@ -50,30 +52,45 @@ class SpeechModel:
                 raise CheckpointError(f"{where}: {name} is {value!r}, not a whole number; fetch the model's own file")
             return value
 
-        def table(name: str) -> dict[str, int]:
-            value = settings.get(name) or {}
-            if not isinstance(value, dict) or not all(isinstance(one, int) for one in value.values()):
-                raise CheckpointError(f"{where}: {name} is {value!r:.60}, not an object of token ids")
+        rows = number("vocab_size", config)
+
+        def token(name: str, *sources: Mapping[str, Any]) -> int:
+            value = number(name, *sources)
+            if not 0 <= value < rows:
+                raise CheckpointError(f"{where}: {name} is {value}, and the model has logits for {rows} tokens")
             return value
 
-        suppressed: Sequence[int] = settings.get("suppress_tokens") or ()
-        before = settings.get("prev_sot_token_id", suppressed[-2] if len(suppressed) >= 2 else None)
+        def table(name: str) -> dict[str, int]:
+            """Those of the entries for which the model has logits; a text needs no other."""
+            value = settings.get(name) or {}
+            if not isinstance(value, dict) or not all(type(one) is int for one in value.values()):
+                raise CheckpointError(f"{where}: {name} is {value!r:.60}, not an object of token ids")
+            return {key: one for key, one in value.items() if 0 <= one < rows}
+
+        heads, absent = listed_heads(
+            settings.get("alignment_heads"),
+            *(number(name, config, default=0) for name in ("decoder_layers", "decoder_attention_heads")),
+        )
+        suppressed = settings.get("suppress_tokens")
+        held = suppressed if isinstance(suppressed, list) and len(suppressed) >= 2 else [None] * 2
+        before = settings.get("prev_sot_token_id", held[-2])
         no_timestamps = settings.get("no_timestamps_token_id")
         return cls(
             settings=settings,
-            decoder_start_token_id=number("decoder_start_token_id", settings, config),
-            eos_token_id=number("eos_token_id", settings, config),
-            no_timestamps_token_id=None if no_timestamps is None else number("no_timestamps_token_id", settings),
-            vocab_size=number("vocab_size", config),
+            decoder_start_token_id=token("decoder_start_token_id", settings, config),
+            eos_token_id=token("eos_token_id", settings, config),
+            no_timestamps_token_id=None if no_timestamps is None else token("no_timestamps_token_id", settings),
+            vocab_size=rows,
             positions=number("max_target_positions", config, default=448),
             window=number("max_source_positions", config, default=1500),
             median_filter_width=number("median_filter_width", config, default=7),
             multilingual=settings.get("is_multilingual"),
             lang_to_id=table("lang_to_id"),
             task_to_id=table("task_to_id"),
-            forced=_forced(settings.get("forced_decoder_ids") or config.get("forced_decoder_ids") or (), where),
-            prev_sot_token_id=before,
-            alignment_heads=bool(settings.get("alignment_heads")),
+            forced=_forced(settings.get("forced_decoder_ids") or config.get("forced_decoder_ids") or (), where, rows),
+            prev_sot_token_id=before if type(before) is int and 0 <= before < rows else None,
+            alignment_heads=bool(heads),
+            absent_heads=absent,
         )
 
     @property
@@ -82,7 +99,7 @@ class SpeechModel:
         return self.vocab_size + 1 if self.no_timestamps_token_id is None else self.no_timestamps_token_id + 1
 
 
-def _forced(pairs: Any, where: str) -> tuple[int | None, ...]:
+def _forced(pairs: Any, where: str, rows: int) -> tuple[int | None, ...]:
     """[[1, a], [2, b], …] -> (a, b, …)."""
     try:
         places = [int(place) for place, _ in pairs]
@@ -93,6 +110,8 @@ def _forced(pairs: Any, where: str) -> tuple[int | None, ...]:
         return ()
     if places != list(range(1, len(places) + 1)):
         raise CheckpointError(f"{where}: forced_decoder_ids leave a gap: {pairs!r:.60}")
+    if not all(token is None or (type(token) is int and 0 <= token < rows) for token in tokens):
+        raise CheckpointError(f"{where}: forced_decoder_ids are {pairs!r:.60}, and the model has {rows} tokens")
     return tokens
 
 

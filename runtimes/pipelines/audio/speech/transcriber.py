@@ -8,6 +8,7 @@ recording's text does not depend on those it is transcribed with.
 from __future__ import annotations
 
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -146,11 +147,8 @@ class Transcriber:
                 "return_timestamps=True, or chunk_length_s="
                 f"{self.features.chunk_length} to read it in chunks without them"
             )
-        if given == "word" and not self.model.alignment_heads:
-            raise InputError(
-                "the times of words come from the model's alignment_heads, which its generation_config.json does not "
-                "name; pass return_timestamps=True for those of segments"
-            )
+        if given == "word":
+            self._check_heads()
         settings = read_call(self.model, asked, timestamps=bool(given))
         by_time = replace(settings, timestamps=True) if any(long) else settings
         cut = _Cut.of(chunk_length_s, stride_length_s, self.features.sampling_rate) if chunk_length_s else None
@@ -183,6 +181,22 @@ class Transcriber:
         return SoundTokens(tokens, times, stride)
 
     # ------------------------------------------------------------------ windows
+    def _check_heads(self) -> None:
+        """InputError where no head tells the times of words; a warning where some of those listed do not exist."""
+        absent = ", ".join(str(head) for head in self.model.absent_heads[:3])
+        if not self.model.alignment_heads:
+            said = f"names {absent}, which the decoder does not have" if absent else "does not name"
+            raise InputError(
+                "the times of words come from the model's alignment_heads, which its generation_config.json "
+                f"{said}; pass return_timestamps=True for those of segments"
+            )
+        if absent:
+            warnings.warn(
+                f"generation_config.json lists alignment heads that the decoder does not have ({absent}); the times of "
+                "words come from the others",
+                stacklevel=3,
+            )
+
     def _read(
         self,
         recordings: Sequence[NDArray[np.float32]],

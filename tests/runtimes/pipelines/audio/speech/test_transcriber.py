@@ -299,6 +299,12 @@ def test_the_model_says_what_it_cannot_do(folder: Path, tmp_path: Path) -> None:
 
     refused: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({"alignment_heads": None}, {"return_timestamps": "word"}, "alignment_heads"),
+        (
+            {"alignment_heads": [[9, 0], [0, 99]]},
+            {"return_timestamps": "word"},
+            r"names \[9, 0\], \[0, 99\]",
+        ),
+        ({"lang_to_id": {"<|en|>": 10**6}}, {"language": "en"}, "no lang_to_id"),
         ({"is_multilingual": False}, {"language": "en"}, "English only"),
         ({"is_multilingual": False}, {"task": "translate"}, "English only"),
         ({"lang_to_id": None}, {"language": "en"}, "no lang_to_id"),
@@ -313,9 +319,29 @@ def test_the_model_says_what_it_cannot_do(folder: Path, tmp_path: Path) -> None:
         ({"forced_decoder_ids": [[1, 5], [3, 6]]}, "leave a gap"),
         ({"forced_decoder_ids": 5}, "not pairs"),
         ({"decoder_start_token_id": "x"}, "decoder_start_token_id is 'x'"),
+        ({"decoder_start_token_id": 10**6}, "decoder_start_token_id is 1000000, and the model has logits for"),
+        ({"eos_token_id": -1}, "eos_token_id is -1, and the model has logits for"),
+        ({"no_timestamps_token_id": 10**6}, "no_timestamps_token_id is 1000000"),
+        ({"forced_decoder_ids": [[1, 10**6]]}, "and the model has"),
+        ({"lang_to_id": {"<|en|>": "x"}}, "not an object of token ids"),
     ]
     for changes, message in broken:
         with pytest.raises(CheckpointError, match=message):
             changed(**changes)
     path.write_text(json.dumps(settings))
     assert SpeechModel.read(folder).alignment_heads
+
+
+def test_alignment_heads_that_exist_serve_beside_others_that_do_not(
+    hearing: tuple[Any, Transcriber], folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folder, tmp_path / "model")
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text())
+    heads = settings["alignment_heads"]
+    path.write_text(json.dumps({**settings, "alignment_heads": [*heads, [9, 0]]}))
+    found = Transcriber(speech(hearing[0].model), folder, TextTokenizer(folder, class_facts(folder)))
+    assert found.transcribe(sound(2.0), **SHORT) == hearing[1].transcribe(sound(2.0), **SHORT)
+    with pytest.warns(UserWarning, match=r"alignment heads that the decoder does not have \(\[9, 0\]\)"):
+        words = found.transcribe(sound(2.0), return_timestamps="word", **SHORT)
+    assert words == hearing[1].transcribe(sound(2.0), return_timestamps="word", **SHORT)
