@@ -17,6 +17,7 @@ import numpy as np
 
 from isoform.errors import InputError, UnsupportedModel
 from isoform.runtimes.preprocess.audio.waveform import number, padding_of, read_settings
+from isoform.runtimes.preprocess.known_settings import account_settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,10 @@ PIECE = 1 << 20  # samples held at a time
 FLOOR = 1e-10  # power below this counts as this
 RANGE = 8.0  # of log10 power below the loudest value; what is quieter is raised to it
 HIGHEST = 8000.0  # Hz, the last corner of the filter bank whatever the sampling rate
+
+
+LARGEST = {"feature_size": 2**10, "sampling_rate": 2**20, "hop_length": 2**16, "chunk_length": 300, "n_fft": 2**16}
+"""The greatest value of each size: a window of the model is made of them before any sound is heard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +67,16 @@ class LogMelSettings:
             raise UnsupportedModel(
                 f"{where}: dither={data['dither']!r} adds noise, so that no two runs agree; set it to 0"
             )
-        names = ("feature_size", "sampling_rate", "hop_length", "chunk_length", "n_fft")
-        whole = {name: number(data, name, getattr(cls(), name), where, least=1) for name in names}
+        account_settings(
+            data,
+            where,
+            read=("dither", "padding_value", "return_attention_mask", *LARGEST),
+            harmless=("mel_filters", "n_samples", "nb_max_frames"),  # computed of the others
+            only={"padding_side": ("right",)},
+        )
+        whole = {
+            name: number(data, name, getattr(cls(), name), where, least=1, most=most) for name, most in LARGEST.items()
+        }
         masked = bool(data.get("return_attention_mask", False))
         return cls(**whole, padding_value=padding_of(data, where), return_attention_mask=masked)
 

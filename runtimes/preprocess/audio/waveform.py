@@ -15,6 +15,7 @@ import numpy as np
 
 from isoform.errors import CheckpointError
 from isoform.json_files import read_object
+from isoform.runtimes.preprocess.known_settings import account_settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,11 +38,11 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], str]:
     )
 
 
-def number(data: Mapping[str, Any], name: str, default: int, where: str, *, least: int = 0) -> int:
-    """A whole number of a JSON object. Raises CheckpointError when it is something else or less than `least`."""
+def number(data: Mapping[str, Any], name: str, default: int, where: str, *, least: int = 0, most: int = 2**20) -> int:
+    """A whole number of a JSON object. Raises CheckpointError when it is something else or out of the bounds."""
     value = data.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0 or value < least:
-        raise CheckpointError(f"{where}: {name} is {value!r}, not a whole number of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value % 1 != 0:
+        raise CheckpointError(f"{where}: {name} is {value!r:.40}, not a whole number from {least} to {most}")
     return int(value)
 
 
@@ -69,7 +70,13 @@ class WaveformSettings:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str = "preprocessor_config.json") -> WaveformSettings:
-        """Raises CheckpointError for a value that does not fit."""
+        """Raises CheckpointError for a value that does not fit, UnsupportedModel for a setting that is not known."""
+        account_settings(
+            data,
+            where,
+            read=("do_normalize", "padding_side", "padding_value", "return_attention_mask", "sampling_rate"),
+            only={"feature_size": (1,)},
+        )
         if data.get("padding_side", "right") != "right":
             raise CheckpointError(f"{where}: padding_side is {data['padding_side']!r}; sound is padded on the right")
         return cls(

@@ -19,12 +19,24 @@ from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.json_files import read_object
 from isoform.runtimes.devices import cpus
 from isoform.runtimes.preprocess.image.pictures import load_image
+from isoform.runtimes.preprocess.known_settings import account_settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
 FILES = ("processor_config.json", "preprocessor_config.json")
+READ = (
+    *("crop_size", "default_to_square", "do_center_crop", "do_convert_rgb", "do_normalize", "do_rescale", "do_resize"),
+    *("image_mean", "image_std", "resample", "rescale_factor", "size", "use_square_size"),
+)
+UNREAD = ("image_seq_length", "image_token")  # of texts with pictures
+ONLY: Mapping[str, tuple[Any, ...]] = {
+    "data_format": ("channels_first",),
+    "do_flip_channel_order": (False,),
+    "do_pad": (False,),
+    "do_reduce_labels": (False,),
+}
 LARGEST = 2**28  # values of a resized picture: a narrow one may become very long
 
 
@@ -50,6 +62,7 @@ class ImageSettings:
         kind: Mapping[str, Any] = facts.get("image_processor", {"refused": "it describes no image processor"})
         if "refused" in kind:
             raise UnsupportedModel(f"{folder}: {kind['refused']}")
+        account_settings(found, str(folder / FILES[1]), read=READ, harmless=UNREAD, only=ONLY)
         stated = {key: False if value is None and key.startswith("do_") else value for key, value in found.items()}
         given = {**kind} | {key: value for key, value in stated.items() if value is not None}
         if found.get("use_square_size"):
