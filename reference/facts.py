@@ -26,6 +26,7 @@ STATED = (
     "image-to-text",
     "question-answering",
     "text-classification",
+    "text-generation",
     "token-classification",
     "visual-question-answering",
     "zero-shot-image-classification",

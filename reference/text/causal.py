@@ -85,12 +85,13 @@ def causal_tasks(
     sequence: tuple[str, ...] = (),
     token: tuple[str, ...] = (),
     span: tuple[str, ...] = (),
+    facts: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> tuple[Task, ...]:
     """text-generation with the head, feature-extraction without; `plan` makes the decoder of a config.
 
     `sequence`, `token` and `span` are the architectures that classify texts or tokens, or answer questions. Their graph
     has no cache, and pads by the mask: transformers finds the last token by `pad_token_id`, which is why it refuses a
-    batch without one.
+    batch without one. `facts` are those of text-generation.
     """
 
     def build(c: Any, head: bool) -> nn.Module:
@@ -115,6 +116,8 @@ def causal_tasks(
             shapes=lambda c: plan(c).shapes(head),
         )
 
+    generation = task("text-generation", causal, logits, True)
+
     def of_texts(c: Any) -> Classifier:
         return Classifier(kind="sequence", labels=c.num_labels, pad=c.pad_token_id)
 
@@ -122,7 +125,7 @@ def causal_tasks(
         return Classifier(kind="token", labels=c.num_labels, bias=True)
 
     return (
-        task("text-generation", causal, logits, True),
+        generation if facts is None else replace(generation, facts=facts),
         *_classifier("text-classification", plan, sequence, of_texts),
         *_classifier("token-classification", plan, token, of_tokens),
         *_classifier("question-answering", plan, span, lambda c: Classifier(kind="span")),

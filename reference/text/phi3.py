@@ -100,6 +100,11 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+def facts(c: Phi3Config) -> dict[str, Any]:
+    """Beyond the original length every token has other angles, those before too: the Hub's code begins anew there."""
+    return {"recompute_beyond": c.rope.original_max_position_embeddings} if c.rope.kind == "longrope" else {}
+
+
 def gguf_fields(c: Phi3Config) -> dict[str, Any]:
     fields = decoder_fields(c)
     for name in ("attention.key_length", "attention.value_length"):
@@ -144,6 +149,7 @@ FAMILY = Family(
         ("Phi3Model",),
         sequence=("Phi3ForSequenceClassification",),
         token=("Phi3ForTokenClassification",),
+        facts=facts,
     ),
     parts=causal_parts(plan),
     prefix="model",

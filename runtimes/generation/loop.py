@@ -20,6 +20,7 @@ import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.processors import Processor, processors
+from isoform.runtimes.generation.recomputing import RecomputingDecoder
 from isoform.runtimes.generation.rules import NO_RULES, CallersRules
 from isoform.runtimes.generation.searches import BeamSearch, Decode, Search, TextRow, TokenSearch, longest
 from isoform.runtimes.session import Session
@@ -46,6 +47,7 @@ def generate(
     rules: Rules | None = None,
     callers: CallersRules = NO_RULES,
     keep_chances: bool = False,
+    recompute_beyond: int | None = None,
     seen: Callable[[list[TextRow]], None] | None = None,
 ) -> list[TextRow]:
     """Continue every prompt; each gives `num_return_sequences` rows, in order.
@@ -53,8 +55,9 @@ def generate(
     `session` makes a decoder, or is one that has not begun, with a row for each prompt. Without a port for a mask, the
     prompts must be of one length. `context` is the model's greatest number of positions: a longer prompt is an
     InputError, and a row that fills it ends. `decode` turns ids into text, for `stop_strings`. `first_row` numbers the
-    rows of a call made in batches, for their random numbers. `callers` are rules of the caller's own. `seen` is called
-    with the rows after every token.
+    rows of a call made in batches, for their random numbers. `callers` are rules of the caller's own.
+    `recompute_beyond`: a text of more tokens is computed anew from its beginning, once. `seen` is called with the rows
+    after every token.
     """
     for rows in steps(
         session,
@@ -66,6 +69,7 @@ def generate(
         rules=rules,
         callers=callers,
         keep_chances=keep_chances,
+        recompute_beyond=recompute_beyond,
     ):
         if seen is not None:
             seen(rows)
@@ -83,6 +87,7 @@ def steps(
     rules: Rules | None = None,
     callers: CallersRules = NO_RULES,
     keep_chances: bool = False,
+    recompute_beyond: int | None = None,
 ) -> Iterator[list[TextRow]]:
     """`generate`, token by token: yields the rows (the same objects, growing) after each step."""
     count, width = config.num_return_sequences, config.num_beams
@@ -120,7 +125,7 @@ def steps(
     requests = [Request(search, [n // count if shared else n]) for n, search in enumerate(searches)]
     fed = prompts if width > 1 or shared else [row.prompt for row in rows]
     scheduler = Scheduler(requests, fed, config, context=context)
-    decoder = _decoder(session, fed)
+    decoder = _decoder(session, fed, recompute_beyond)
     while (feed := scheduler.schedule()) is not None:
         if feed.rows is not None:
             decoder.select(feed.rows)
@@ -130,7 +135,7 @@ def steps(
         yield rows
 
 
-def _decoder(session: Session | Decoder, prompts: Sequence[Sequence[int]]) -> Decoder:
+def _decoder(session: Session | Decoder, prompts: Sequence[Sequence[int]], beyond: int | None) -> Decoder:
     """The decoder that the prompts are fed to, with one row each."""
     if not isinstance(session, Session):
         return session
@@ -138,7 +143,9 @@ def _decoder(session: Session | Decoder, prompts: Sequence[Sequence[int]]) -> De
         raise InputError(
             "this model does not generate text: it has no key/value cache; export or open it for text-generation"
         )
-    return session.decoder(len(prompts))
+    return (
+        session.decoder(len(prompts)) if beyond is None else RecomputingDecoder(session.decoder, len(prompts), beyond)
+    )
 
 
 @dataclass(slots=True)

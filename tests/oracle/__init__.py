@@ -112,7 +112,7 @@ MULTIMODAL = _listed(
 )
 TINIES = TEXT | AUDIO | VISION | MULTIMODAL
 # Their angles depend on the longest row of a batch, so what holds of rows alone does not hold of them.
-LONGER = ("llama_dynamic", "llama_longrope")
+LONGER = ("llama_dynamic", "llama_longrope", "phi3_longrope")
 # Of these only the tokenizer serves.
 TOKENIZERS = ("bart", "mixtral", "modernbert", "t5")
 

@@ -318,6 +318,7 @@ class TextGeneration(BatchPipeline):
             decode=self.text_tokenizer.decode,
             first_row=first,
             callers=call.rules,
+            recompute_beyond=self.facts.get("recompute_beyond"),
         )
 
     def _streamed(self, prompt: Prompt, call: _GenerationCall, number: int, streamer: Any) -> list[TextRow]:

@@ -268,6 +268,37 @@ def phi4_mini(c: Case) -> None:
     text_golden(c, t)
 
 
+@case
+def phi3_longrope(c: Case) -> None:
+    """microsoft/Phi-3.5-mini-instruct: LongRoPE in the old spelling; the answer crosses the original length."""
+    t = c.tok(llama_tok())
+    text = "The small cat reads"
+    original = len(t(text)["input_ids"]) + 3
+    factors = {"short_factor": [1.0 + n / 8 for n in range(8)], "long_factor": [1.0 + n for n in range(8)]}
+    c.model(
+        "Phi3ForCausalLM",
+        T.Phi3Config(
+            vocab_size=len(t),
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=4 * original,
+            original_max_position_embeddings=original,
+            rope_parameters=rope("longrope", 10000.0, original_max_position_embeddings=original, **factors),
+            bos_token_id=t.bos_token_id,
+            eos_token_id=t.eos_token_id,
+            pad_token_id=t.eos_token_id,
+        ),
+    )
+    old_spelling(c)
+    config = json.loads((c.folder / "config.json").read_text(encoding="utf-8"))
+    scaling = {key: value for key, value in config["rope_scaling"].items() if key in factors}
+    write_json(c.folder, "config.json", {**config, "rope_scaling": {"type": "longrope", **scaling}})
+    text_golden(c, t, text)
+
+
 # ------------------------------------------------------------------ smollm3
 @case
 def smollm3(c: Case) -> None:

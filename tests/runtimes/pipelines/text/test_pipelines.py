@@ -258,6 +258,21 @@ def test_greedy_texts_are_those_of_transformers(name: str, tiny: Tiny) -> None:
             assert pipe(PROMPTS[0], **options) == expected[0], call
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
+def test_a_text_that_outgrows_its_original_length_begins_anew(options: dict[str, Any], tiny: Tiny) -> None:
+    """Phi-3 with LongRoPE: all angles change there, so that transformers computes the cache again."""
+    folder, prompts = tiny("phi3_longrope"), PROMPTS[:2]
+    call = {**GREEDY, "max_new_tokens": 14, **options}
+    other = theirs("text-generation", folder)
+    expected = [other(prompt, **call) for prompt in prompts]
+    with ours("text-generation", folder) as pipe:
+        original = pipe.facts["recompute_beyond"]
+        assert all(len(row.ids) <= original < len(row.ids) + 14 for row in pipe.tokenizer.encode(prompts))
+        assert pipe(prompts, batch_size=1, **call) == expected
+        pipe.facts = {**pipe.facts, "recompute_beyond": None}
+        assert pipe(prompts, batch_size=1, **call) != expected
+
+
 @pytest.mark.parametrize("name", ["gemma3_b", "llama3_instruct", "mistral_full", "qwen2", "qwen3_b"])
 def test_conversations_go_on_as_in_transformers(name: str, tiny: Tiny) -> None:
     other = theirs("text-generation", tiny(name))
