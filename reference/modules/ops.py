@@ -108,7 +108,7 @@ def routed_experts(
 
 
 def _routed(x: Tensor, scores: Tensor, gate: Tensor, up: Tensor, down: Tensor, used: int, normalize: int) -> Tensor:
-    """Expert by expert, over the tokens that take it. A tensor without data takes none, and only has a shape."""
+    """Each expert that is taken, over its tokens. A tensor without data takes none, and only has a shape."""
     tokens = x.flatten(0, 1)
     y = torch.zeros_like(tokens)
     if not x.is_meta:
@@ -118,13 +118,14 @@ def _routed(x: Tensor, scores: Tensor, gate: Tensor, up: Tensor, down: Tensor, u
         if normalize != 0:
             weights = weights / weights.sum(-1, keepdim=True)
         weights = weights.to(x.dtype)
-        for n in range(gate.shape[0]):
-            found = (chosen == n).nonzero()
-            if found.shape[0] > 0:
-                rows, ranks = found[:, 0], found[:, 1]
-                part = tokens[rows]
-                inner = F.silu(F.linear(part, gate[n])) * F.linear(part, up[n])
-                y.index_add_(0, rows, F.linear(inner, down[n]) * weights[rows, ranks].unsqueeze(-1))
+        taken = torch.bincount(chosen.flatten(), minlength=gate.shape[0]).nonzero()
+        for n in range(taken.shape[0]):
+            expert = int(taken[n])
+            found = (chosen == expert).nonzero()
+            rows, ranks = found[:, 0], found[:, 1]
+            part = tokens[rows]
+            inner = F.silu(F.linear(part, gate[expert])) * F.linear(part, up[expert])
+            y.index_add_(0, rows, F.linear(inner, down[expert]) * weights[rows, ranks].unsqueeze(-1))
     return y.unflatten(0, x.shape[:2])
 
 
