@@ -283,6 +283,10 @@ def every_layer_rotated(module: nn.Module) -> None:
     module.kinds = tuple(replace(kind, rope="rope") for kind in kinds)  # type: ignore[assignment]
 
 
+def one_side_seen(module: nn.Module) -> None:
+    module.both_sides = False  # type: ignore[assignment]
+
+
 def route_frozen(module: nn.Module) -> None:
     """The first experts for every token, as a trace over zeros would choose them."""
     router, used = part(module, "layers.1.mlp.router"), part(module, "layers.1.mlp").used
@@ -679,6 +683,20 @@ FAULTS: tuple[Fault, ...] = (
         (r"what goes into layers\.1\.attn\.out",),
         ("onnx f32", "onnx int8", "torchscript f32"),
         "its rows are no whole blocks, and llama.cpp has no such scale",
+    ),
+    Fault(
+        "one side seen instead of both",
+        "tiny embedding_gemma_b",
+        Definition(one_side_seen),
+        (r"what goes into layers\.0\.attn\.out",),
+        GRAPHS,
+    ),
+    Fault(
+        "window one token longer to both sides",
+        "tiny embedding_gemma_b",
+        Definition(window_one_longer),
+        (r"what goes into layers\.0\.attn\.out",),
+        GRAPHS,
     ),
     Fault(
         "frozen expert route",
