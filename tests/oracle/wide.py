@@ -25,7 +25,8 @@ def wide(family: str, folder: Path, seed: int = 0, dtype: str = "float32", **con
     for path in base.glob("*token*.json"):
         shutil.copyfile(path, folder / path.name)
     settings: dict[str, Any] = {**json.loads((base / "config.json").read_text()), "num_hidden_layers": 8, **SMALL_SHAPE}
-    settings |= {"head_dim": 64, "max_window_layers": 8, "dtype": dtype, "query_pre_attn_scalar": 64} | config
+    own = {"max_window_layers": 8, "query_pre_attn_scalar": 64}  # where the family has such a setting
+    settings |= {"head_dim": 64, "dtype": dtype, **{key: own[key] for key in own if key in settings}} | config
     if settings.get("layer_types"):
         settings["layer_types"] = (
             ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(settings["num_hidden_layers"])]
