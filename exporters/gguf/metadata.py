@@ -12,7 +12,7 @@ from isoform.exporters.gguf.tokenizer import SENTENCEPIECE_FILES, tokenizer_file
 from isoform.exporters.gguf.writer import Signed
 from isoform.reference.checkpoints.checkpoint import Checkpoint
 from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
-from isoform.sentence_modules import Pooling, modules_root, read_sentence_modules
+from isoform.sentence_modules import Dense, LayerNorm, Pooling, modules_root, read_sentence_modules
 
 if TYPE_CHECKING:
     from isoform.exporters.gguf.tensors import GgufTensor
@@ -101,7 +101,11 @@ def facts_of(
 
 
 def _pooling(model: Model) -> int | None:
-    """llama.cpp's number for the pooling that sentence-transformers does, or None without one."""
+    """llama.cpp's number for the pooling that sentence-transformers does, or None without one.
+
+    None as well where modules with weights follow, which the file does not hold: what is pooled is no text's vector
+    yet, and a reader of the file must not take it for one.
+    """
     if isinstance(model.checkpoint, GgufCheckpoint):
         for key, value in model.checkpoint.metadata.items():
             if key.endswith(".pooling_type"):
@@ -111,7 +115,7 @@ def _pooling(model: Model) -> int | None:
         return None
     steps = read_sentence_modules(model.checkpoint.folder).steps
     modes = next((step.modes for step in steps if isinstance(step, Pooling)), ())
-    if not modes:
+    if not modes or any(isinstance(step, Dense | LayerNorm) for step in steps):
         return None
     if len(modes) > 1 or modes[0] not in POOLING:
         raise UnsupportedExport(

@@ -321,6 +321,24 @@ def test_a_pooling_that_llama_cpp_lacks_is_refused(tiny: Tiny, tmp_path: Path) -
         write(open_model(folder), tmp_path, ["f32"])
 
 
+def test_a_file_that_lacks_modules_with_weights_names_no_pooling(tiny: Tiny, tmp_path: Path) -> None:
+    """Read again it gives the states of tokens, and no vector that skipped the Dense module."""
+    folder = shutil.copytree(tiny("bert_embed"), tmp_path / "copy")
+    modules = json.loads((folder / "modules.json").read_text())
+    dense = {"idx": 9, "name": "9", "path": "9_Dense", "type": "sentence_transformers.models.Dense"}
+    (folder / "modules.json").write_text(json.dumps([*modules, dense]))
+    (folder / "9_Dense").mkdir()
+    settings = {"in_features": 40, "out_features": 3, "activation_function": "torch.nn.modules.linear.Identity"}
+    (folder / "9_Dense" / "config.json").write_text(json.dumps({**settings, "bias": False}))
+    save_file({"linear.weight": torch.ones(3, 40)}, folder / "9_Dense" / "model.safetensors")
+    model = open_model(folder)
+    assert [port.name for port in model.signature.outputs] == ["last_hidden_state", "sentence_embedding"]
+    write(model, tmp_path, ["f32"])
+    assert "bert.pooling_type" not in read_gguf(tmp_path / path_of("f32")).metadata
+    again = open_model(tmp_path / path_of("f32"))
+    assert [port.name for port in again.signature.outputs] == ["last_hidden_state"]
+
+
 # ------------------------------------------------------------------ how it is written
 def test_progress_goes_up_to_the_total(tiny: Tiny, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
