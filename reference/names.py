@@ -16,6 +16,7 @@ what it reads comes through `conv1`, `conv2`, ... and `position_embed`. A decode
 
 An encoder whose embeddings are narrower than its layers has `project` behind them. Layers that share their weights are
 `layers.GROUP.inner.N`. A classifier of two layers is `classifier.dense, .out`.
+A table of distances is `distance_embed` with `distance_norm`; `layers.N.attn.place_k, .place_q` project it.
 
 A vision transformer is a pre-norm encoder after `patch_embed`, `class_token` (`register_tokens`) and `position_embed`.
 A branch may end in a scale, `layers.N.attn_scale` and `.mlp_scale`, and a gated MLP may have one matrix for two,

@@ -264,6 +264,27 @@ def large_epsilon(module: nn.Module) -> None:
     part(module, "layers.1.out_norm").eps = 1e-3
 
 
+def distances_one_late(module: nn.Module) -> None:
+    table = part(module, "buckets")
+    table.numbers = table.numbers.roll(1)
+
+
+def every_distance_a_bucket(module: nn.Module) -> None:
+    """The far distances all in the last bucket, and none on a logarithmic scale."""
+    table, last = part(module, "buckets"), int(part(module, "buckets").numbers.max())
+    table.numbers = (torch.arange(table.far, -table.far - 1, -1) + last // 2 + 1).clamp(0, last)
+
+
+def without_its_norm(module: nn.Module) -> None:
+    part(module, "distance_norm").forward = lambda x: x
+
+
+def places_exchanged(module: nn.Module) -> None:
+    """In one layer the distances of keys are projected like those of queries."""
+    attention = part(module, "layers.1.attn")
+    attention.place_k.forward = lambda x: F.linear(x, attention.place_q.weight, attention.place_q.bias)
+
+
 def head_without_activation(module: nn.Module) -> None:
     part(module, "mlm").act = lambda x: x
 
@@ -527,6 +548,58 @@ FAULTS: tuple[Fault, ...] = (
         "wide llama",
         Definition(activation(F.gelu)),
         (r"what goes into layers\.1\.mlp\.down",),
+        GRAPHS,
+    ),
+    # distances
+    Fault(
+        "distances one late, MPNet",
+        "tiny mpnet_b",
+        Definition(distances_one_late),
+        (r"^distance_embed$", r"^buckets$", r"layers\.0\.attn\.out$"),
+        ("onnx f32", "onnx int8", "torchscript f32"),
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "padding ignored, MPNet",
+        "tiny mpnet_seqcls",
+        Definition(padding_ignored),
+        (r"^position_embed$", r"layers\.0\.attn\.out$"),
+        GRAPHS,
+    ),
+    Fault(
+        "head without its activation, MPNet",
+        "tiny mpnet",
+        Definition(head_without_activation),
+        (r"what goes into mlm\.norm|^mlm\.norm$",),
+        GRAPHS,
+    ),
+    Fault(
+        "no logarithm of distances, DeBERTa",
+        "tiny deberta_b",
+        Definition(every_distance_a_bucket),
+        (r"^buckets$", r"layers\.0\.attn\.out$"),
+        ("onnx f32", "onnx int8", "torchscript f32"),
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "table of distances without its norm, DeBERTa",
+        "tiny deberta",
+        Definition(without_its_norm),
+        (r"^distance_norm(\.weight)?$", r"layers\.0\.attn\.[qk]$", r"layers\.0\.attn\.out$"),
+        GRAPHS,
+    ),
+    Fault(
+        "places exchanged, DeBERTa",
+        "tiny deberta_seqcls",
+        Definition(places_exchanged),
+        (r"layers\.1\.attn\.place_k(\.weight)?$", r"layers\.1\.attn\.out$"),
+        GRAPHS,
+    ),
+    Fault(
+        "padding ignored, DeBERTa",
+        "tiny deberta_seqcls",
+        Definition(padding_ignored),
+        (r"layers\.0\.attn\.out$", r"^embed_norm$"),
         GRAPHS,
     ),
     # a family's own: its keys, its heads

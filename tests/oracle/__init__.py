@@ -44,6 +44,7 @@ TEXT_ENCODERS = _listed(
             *("bert", "bert_ner", "bert_qa", "bert_seqcls"),
             *("bert_b", "bert_ner_b", "bert_qa_b", "bert_seqcls_b", "bert_embed"),
         ),
+        "deberta": ("deberta", "deberta_b", "deberta_seqcls", "deberta_ner", "deberta_qa", "deberta_mask"),
         "distilbert": (
             *("distilbert", "distilbert_ner", "distilbert_qa", "distilbert_seqcls"),
             *("distilbert_b", "distilbert_base"),
@@ -51,6 +52,7 @@ TEXT_ENCODERS = _listed(
         "embedding_gemma": ("embedding_gemma", "embedding_gemma_b"),
         "electra": ("electra", "electra_ner", "electra_qa", "electra_seqcls", "electra_b"),
         "roberta": ("roberta", "roberta_seqcls", "camembert_ner", "xlm_roberta_qa", "xlm_roberta_b"),
+        "mpnet": ("mpnet", "mpnet_b", "mpnet_seqcls", "mpnet_ner", "mpnet_qa"),
     }
 )
 TEXT_DECODERS = _listed(

@@ -276,6 +276,7 @@ def stored_besides(tmp_path: Path) -> list[Path]:
     positions = torch.arange(9).unsqueeze(0)
     towers = {f"{name}_model__embeddings__position_ids": positions.clone() for name in ("text", "vision")}
     heads = {name: load_file(tiny(name) / "model.safetensors") for name in ("albert", "roberta")}
+    mpnet = load_file(tiny("mpnet") / "model.safetensors")
     extra: dict[str, dict[str, Tensor]] = {
         "albert": {
             "albert__embeddings__position_ids": positions.clone(),
@@ -291,7 +292,18 @@ def stored_besides(tmp_path: Path) -> list[Path]:
             "text_decoder__cls__predictions__decoder__bias": blip["text_decoder.cls.predictions.bias"].clone(),
         },
         "clip": towers,
+        "deberta": {
+            "deberta__embeddings__position_ids": positions.clone(),
+            "mask_predictions__dense__weight": torch.ones(32, 32),
+            "mask_predictions__LayerNorm__weight": torch.ones(32),
+            "mask_predictions__classifier__weight": torch.ones(1, 32),
+        },
         "distilbert": {"distilbert__embeddings__position_ids": positions},
+        "mpnet": {
+            "mpnet__embeddings__position_ids": positions.clone(),
+            "lm_head__decoder__weight": mpnet["mpnet.embeddings.word_embeddings.weight"].clone(),
+            "lm_head__decoder__bias": mpnet["lm_head.bias"].clone(),
+        },
         "gpt2": {
             "h__0__attn__bias": torch.ones(1, 1, 128, 128).tril(),
             "h__0__attn__masked_bias": torch.tensor(-1e4),

@@ -16,6 +16,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     experts,
     gpt2,
     multimodal,
+    relatives,
     rotary,
     text,
     vision,

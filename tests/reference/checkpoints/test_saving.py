@@ -266,7 +266,7 @@ def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_names_lead_back_to_the_hubs_spelling(name: str) -> None:
     opened = open_model(tiny(name))
-    rules, prefix = opened.family.rules, opened.family.prefix
+    rules, prefix = opened.rules, opened.family.prefix
     for canonical, (key, rule) in hub_names(opened.all_weights, rules).items():
         found = find(key, rules, prefix)
         assert found is not None
