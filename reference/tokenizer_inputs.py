@@ -1,21 +1,40 @@
-"""Which tokenizers of the Hub give the token types of a text (0 for the first of a pair, 1 for the second)."""
+"""What the tokenizers of the Hub answer with: ids, token types (which of two texts a token is from), and a mask."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from isoform.json_files import read_object
 from isoform.reference.tokenizers.classes import tokenizer_class
 
-TYPED = frozenset(("BertTokenizer", "CanineTokenizer", "DebertaTokenizer", "DebertaV2Tokenizer", "MarkupLMTokenizer"))
-"""The classes of transformers 5 whose calls give token_type_ids; `model_input_names` of a file overrules them."""
+_TYPES_FIRST = ("input_ids", "token_type_ids", "attention_mask")
+_MASK_FIRST = ("input_ids", "attention_mask", "token_type_ids")
+
+INPUTS: Mapping[str, tuple[str, ...]] = {
+    "BertTokenizer": _TYPES_FIRST,
+    "CanineTokenizer": _MASK_FIRST,
+    "ConvBertTokenizer": _TYPES_FIRST,
+    "DPRContextEncoderTokenizer": _TYPES_FIRST,
+    "DPRQuestionEncoderTokenizer": _TYPES_FIRST,
+    "DebertaTokenizer": _MASK_FIRST,
+    "DebertaV2Tokenizer": _MASK_FIRST,
+    "ElectraTokenizer": _TYPES_FIRST,
+    "FNetTokenizer": ("input_ids", "token_type_ids"),
+    "LayoutLMTokenizer": _TYPES_FIRST,
+    "LxmertTokenizer": _TYPES_FIRST,
+    "MobileBertTokenizer": _TYPES_FIRST,
+    "SqueezeBertTokenizer": _TYPES_FIRST,
+}
+"""Class of transformers 5 -> its `model_input_names`, where they are not those of `USUAL`."""
+
+USUAL = ("input_ids", "attention_mask")
 
 
-def gives_types(folder: Path) -> bool:
-    """Whether the tokenizer in a folder gives token_type_ids without being asked."""
+def input_names(folder: Path) -> tuple[str, ...]:
+    """The `model_input_names` of the tokenizer in a folder: those of its file, else those of its class."""
     settings = read_object(folder / "tokenizer_config.json")
-    names = settings.get("model_input_names")
-    if isinstance(names, list):
-        return "token_type_ids" in names
-    declared = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
-    return declared in TYPED or tokenizer_class(folder) in TYPED
+    stated = settings.get("model_input_names")
+    if isinstance(stated, list) and all(isinstance(name, str) for name in stated):
+        return tuple(stated)
+    return INPUTS.get(tokenizer_class(folder), USUAL)

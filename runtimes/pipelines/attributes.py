@@ -88,7 +88,7 @@ class Attributes:
             self.text_tokenizer,
             self.folder,
             name_or_path=self.origin.name or str(self.folder),
-            typed=self.origin.typed,
+            input_names=self.origin.inputs,
             template=getattr(self, "chat_template", None),
         )
 

@@ -16,14 +16,14 @@ class Origin:
     """`name` is the model as the caller gave it, `dtype` the form's ("f32", "q8_0"), `device` "cpu" or "cuda:N".
 
     `config`: reads config.json with the defaults of its format; None where no family knows it. `count`: counts the
-    parameters. `save`: writes the model into a new folder, whole or not at all. `typed`: its tokenizer gives
-    token_type_ids. `again`: what opens the same model, None where nothing does any more.
+    parameters. `save`: writes the model into a new folder, whole or not at all. `inputs`: what its tokenizer
+    gives. `again`: what opens the same model, None where nothing does any more.
     """
 
     name: str = ""
     device: str = "cpu"
     dtype: str = "f32"
-    typed: bool = False
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     config: Callable[[], Any] | None = None
     count: Callable[[], int] | None = None
     save: Callable[[Path], None] | None = None

@@ -269,7 +269,7 @@ def _origin(
     source: Source, asked: Request, form: str, facts: Mapping[str, Any], given: Mapping[str, Any], folder: Path
 ) -> Any:
     from isoform.reference.families import load_family
-    from isoform.reference.tokenizer_inputs import gives_types
+    from isoform.reference.tokenizer_inputs import input_names
     from isoform.runtimes.pipelines.origin import Origin
 
     opened = source.opened
@@ -291,7 +291,7 @@ def _origin(
         name=source.name,
         device=asked.device,
         dtype=form,
-        typed=gives_types(folder),
+        inputs=input_names(folder),
         config=config,
         count=None if opened is None else count,
         again=source.again,

@@ -42,17 +42,17 @@ class TokenizerFacade(TokenNames):
         folder: Path,
         *,
         name_or_path: str = "",
-        typed: bool = False,
+        input_names: Sequence[str] = ("input_ids", "attention_mask"),
         template: ChatTemplate | None = None,
     ) -> None:
-        """`typed`: a call gives token_type_ids unless it says otherwise. `template`: the chat template in use."""
+        """`input_names`: what a call gives unless it says otherwise. `template`: the chat template in use."""
         super().__init__(text, folder)
         self.__dict__.update(
             _folder=folder,
             _template=template or ChatTemplate.read(folder, text.special),
             name_or_path=name_or_path,
             is_fast=True,
-            model_input_names=["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
+            model_input_names=list(input_names),
         )
 
     # ------------------------------------------------------------------ settings
@@ -157,7 +157,7 @@ class TokenizerFacade(TokenNames):
         self._pad_rows(flat, padding, max_length, pad_to_multiple_of, padding_side)
         wanted = {
             "token_type_ids": _asked(return_token_type_ids, "token_type_ids" in self.model_input_names),
-            "attention_mask": _asked(return_attention_mask, True),
+            "attention_mask": _asked(return_attention_mask, "attention_mask" in self.model_input_names),
             "special_tokens_mask": return_special_tokens_mask,
             "offset_mapping": return_offsets_mapping,
             "length": return_length,
@@ -226,7 +226,7 @@ class TokenizerFacade(TokenNames):
             raise InputError(f"there are no input_ids to pad, only {', '.join(data) or 'nothing'}")
         one = bool(data["input_ids"]) and not isinstance(data["input_ids"][0], list)
         rows = {key: [value] if one else value for key, value in data.items()}
-        if _asked(return_attention_mask, True):
+        if _asked(return_attention_mask, "attention_mask" in self.model_input_names):
             rows.setdefault("attention_mask", [[1] * len(ids) for ids in rows["input_ids"]])
         kind = _PADDINGS.get(padding, "longest")
         if kind:

@@ -11,12 +11,12 @@ import pytest
 
 from isoform.errors import InputError
 from isoform.reference.classes import class_facts
-from isoform.reference.tokenizer_inputs import gives_types
+from isoform.reference.tokenizer_inputs import input_names
 from isoform.runtimes.preprocess.text.facade.tokenizer import TokenizerFacade
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 Tiny = Callable[[str], Path]
-NAMES = ("bert", "distilbert", "gemma2", "llama", "llama3_instruct", "qwen2", "whisper", "bart", "t5")
+NAMES = ("bert", "distilbert", "gemma2", "llama", "llama3_instruct", "qwen2", "whisper", "bart", "siglip", "t5")
 TEXT = "The small cat's book, naïve 東京 🙂!"
 TEXTS = ["The small cat", "", "every teacher knows this: " * 3, "a"]
 CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi there"}]
@@ -24,7 +24,7 @@ CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "
 
 def ours(folder: Path) -> TokenizerFacade:
     text = TextTokenizer(folder, class_facts(folder))
-    return TokenizerFacade(text, folder, name_or_path=str(folder), typed=gives_types(folder))
+    return TokenizerFacade(text, folder, name_or_path=str(folder), input_names=input_names(folder))
 
 
 def theirs(folder: Path) -> Any:
@@ -137,6 +137,17 @@ def test_rows_are_padded_as_transformers_pads_them(name: str, options: dict[str,
         assert set(a) == set(b)
         for key in b:
             np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_the_inputs_of_every_class_are_those_of_transformers() -> None:
+    import transformers
+
+    from isoform.reference.tokenizer_inputs import INPUTS, USUAL
+    from isoform.reference.tokenizers.classes import ALIASES, TOKENIZERS
+
+    for name in (*TOKENIZERS, *ALIASES):
+        if (kind := getattr(transformers, name, None)) is not None and hasattr(kind, "model_input_names"):
+            assert INPUTS.get(name, USUAL) == tuple(kind.model_input_names), name
 
 
 def test_a_special_token_can_be_set_by_text_and_by_id(tiny: Tiny) -> None:
