@@ -17,6 +17,7 @@ from typing import Any
 
 from isoform.errors import InputError, IsoformError
 from isoform.json_files import read_object
+from isoform.sentence_modules import modules_root
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -88,9 +89,11 @@ class StagedFolder:
         self._staging = TemporaryDirectory(prefix="isoform-")
         self.folder = Path(self._staging.name) / "model"
         self.folder.mkdir()
-        for path in folder.iterdir():
-            if path.is_dir() or path.suffix in (".json", ".jinja", ".model", ".txt", ".md"):
-                _link(path, self.folder / path.name)
+        if (root := modules_root(folder)) is not None and root != folder:  # the older layout: the model is inside
+            _link_small(root, self.folder, without=folder)
+            self.folder /= folder.name
+            self.folder.mkdir()
+        _link_small(folder, self.folder)
 
     def space(self, name: str) -> Path:
         """A new empty folder beside the model's."""
@@ -116,6 +119,13 @@ class StagedFolder:
 
     def close(self) -> None:
         self._staging.cleanup()
+
+
+def _link_small(source: Path, target: Path, without: Path | None = None) -> None:
+    """Links to the folders and small files in a folder."""
+    for path in source.iterdir():
+        if path != without and (path.is_dir() or path.suffix in (".json", ".jinja", ".model", ".txt", ".md")):
+            _link(path, target / path.name)
 
 
 def _link(source: Path, target: Path) -> None:

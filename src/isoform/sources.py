@@ -160,8 +160,6 @@ def task_of(source: Source, asked: Request) -> str:
         found = Manifest.read(source.path).task
     elif source.opened is not None:
         found = source.opened.task.name
-    elif (source.folder / "modules.json").is_file():
-        found = "feature-extraction"
     else:
         on_hub = not source.path.exists()
         if on_hub and not source.checkpoint.config.get("architectures"):

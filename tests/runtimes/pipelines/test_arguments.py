@@ -681,3 +681,25 @@ def test_components_and_arguments_reach_every_backend(
         with ours("text-classification", source, tokenizer=settings, backend=backend, device=-1, threads=1) as pipe:
             close(pipe(long, truncation=True), expected)
             assert pipe.tokenizer.model_max_length == 6
+
+
+def test_a_tokenizer_leaves_the_modules_of_a_sentence_model_where_they_are(tiny: Tiny, tmp_path: Path) -> None:
+    stored = tiny("bert_embed")
+    shutil.copytree(stored, tmp_path / "new")
+    old = tmp_path / "old" / "0_Transformer"
+    old.parent.mkdir()
+    shutil.copytree(stored, old)
+    for name in ("modules.json", "1_Pooling", "config_sentence_transformers.json"):
+        if (old / name).exists():
+            shutil.move(old / name, old.parent / name)
+    modules = json.loads((old.parent / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (old.parent / "modules.json").write_text(json.dumps(modules))
+    options: dict[str, Any] = {"pooling": "model"}
+    with ours("feature-extraction", stored) as pipe:
+        expected = pipe(TEXT, **options)
+    for folder in (tmp_path / "new", tmp_path / "old"):
+        for components in ({}, {"tokenizer": stored}):
+            with ours(model=folder, **components) as pipe:
+                assert pipe.task == "feature-extraction"
+                assert pipe(TEXT, **options) == expected
