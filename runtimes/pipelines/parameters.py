@@ -38,5 +38,5 @@ def beyond(token: str | None, index: int, rows: int) -> str:
     """What to say of a token that the model's embedding has no row for."""
     return (
         f"the tokenizer gives {token!r} the id {index}, and the model's embedding has {rows} rows; leave that token "
-        "out, or take the tokenizer that the model was trained with"
+        "out, or take the model's own tokenizer"
     )
