@@ -205,6 +205,8 @@ def test_a_negative_or_empty_token_of_the_model_is_none(
     import json
     import shutil
 
+    if file == "config.json" and ids == {"pad_token_id": []}:
+        pytest.skip("a list is no number of config.json, which has a typed reader of its own")
     folder = Path(shutil.copytree(tiny(NAME), tmp_path / "model"))
     if file == "config.json":
         (folder / "generation_config.json").unlink(missing_ok=True)
