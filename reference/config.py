@@ -58,12 +58,6 @@ class Config:
         return found if isinstance(found, int) else None
 
     @property
-    def stored_layers(self) -> int:
-        """How many layers have tensors of their own; families whose layers share them override it."""
-        found = getattr(self, "num_hidden_layers", 1)
-        return found if isinstance(found, int) else 1
-
-    @property
     def picture(self) -> int | None:
         """The longer side of the pictures that the model was made for, in pixels; None where config.json has none."""
         found = getattr(self, "image_size", None)

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.manifest import WHOLE
 from isoform.progress import Progress
+from isoform.reference.bounds import check_sizes
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.checkpoints.checkpoint import Checkpoint, first_line
 from isoform.reference.checkpoints.opening import HUB_OPTIONS, open_checkpoint
@@ -142,7 +143,6 @@ class Model:
     def _shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Every parameter of this task's module, tied ones included, in its order."""
         if self.task.shapes is not None:
-            self._check_layers()
             return self.task.shapes(self.config)
         return {name: tuple(p.shape) for name, p in self._shape().named_parameters(remove_duplicate=False)}
 
@@ -150,20 +150,12 @@ class Model:
         """The module, all of it but its buffers on the meta device."""
         import torch
 
-        self._check_layers()
         try:
             with torch.device("meta"):
                 return self._build()
         except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
             reason = first_line(error)
             raise CheckpointError(f"{self.name}: no model can be built from its config.json ({reason})") from error
-
-    def _check_layers(self) -> None:
-        layers, held = self.config.stored_layers, len(self.checkpoint)
-        if layers > held:  # said before a billion of them are built
-            raise CheckpointError(
-                f"{self.name}: config.json asks for {layers} layers, the checkpoint holds {held} tensors"
-            )
 
     def _build(self) -> nn.Module:
         return self.task.built(self.config)
@@ -402,6 +394,7 @@ def open_model(source: str | Path | Checkpoint, task: str | None = None, **hub: 
             f"{checkpoint.name} is quantized ({method!r}), which no family can use; take its BF16 or F16 checkpoint"
         )
     config = family.config.from_checkpoint(checkpoint)
+    check_sizes(checkpoint.name, config, checkpoint)
     headless, notes = family.tasks[-1], list[str]()
     embeds = not headless.parts and headless.name == EMBEDDING and modules_root(checkpoint.folder) is not None
     embeds = embeds and read_sentence_modules(checkpoint.folder).embeds

@@ -65,10 +65,6 @@ class AlbertConfig(Config):
         return found
 
     @property
-    def stored_layers(self) -> int:
-        return self.num_hidden_groups * self.inner_group_num
-
-    @property
     def order(self) -> tuple[int, ...]:
         """The group that each layer runs; the Hub's code divides in floating point."""
         size = self.num_hidden_layers / self.num_hidden_groups
