@@ -64,7 +64,7 @@ class MPNet(TextEncoder):
         super().__init__(
             Tables(vocab=c.vocab_size, positions=c.context, types=0, width=dim, dim=dim),
             [encoder_layer(*sizes, c.hidden_act, c.layer_norm_eps) for _ in range(c.num_hidden_layers)],
-            HeadPlan(kind=head, labels=c.num_labels, act="gelu"),  # the masked head's is fixed
+            HeadPlan(kind=head, labels=c.num_labels, act="gelu", deep=True),  # the masked head's is fixed
             c.layer_norm_eps,
         )
         self.distance_embed = Embedding(BUCKETS, heads)
@@ -90,14 +90,14 @@ RULES: tuple[Rule, ...] = (
     Rename("mpnet.encoder.layer.*.output.dense", "layers.*.mlp.down"),
     Rename("mpnet.encoder.layer.*.output.LayerNorm", "layers.*.out_norm"),
     Rename("mpnet.encoder.relative_attention_bias", "distance_embed"),
-    Rename("mpnet.pooler.dense", "trunk_pooler"),  # which no head reads
+    Rename("mpnet.pooler.dense", "pooler"),  # which no head reads
     Rename("lm_head.dense", "mlm.dense"),
     Rename("lm_head.layer_norm", "mlm.norm"),
     Rename("lm_head.bias", "head.bias"),
     Rename("lm_head.decoder.weight", "head.weight"),
     Drop("lm_head.decoder.bias"),  # the same as lm_head.bias
-    Rename("classifier.dense", "pooler"),
-    Rename("classifier.out_proj", "classifier"),
+    Rename("classifier.dense", "classifier.dense"),
+    Rename("classifier.out_proj", "classifier.out"),
     Rename("classifier", "classifier"),
     Rename("qa_outputs", "qa"),
     Drop("mpnet.embeddings.position_ids"),  # 0, 1, 2, ... in files of transformers before 4.31
@@ -119,10 +119,10 @@ FAMILY = Family(
             "none": ("MPNetModel",),
         },
         types=lambda c: False,
-        carried=("trunk_pooler",),
+        carried=("pooler",),
     ),
     prefix="mpnet",
-    heads=("trunk_pooler", "pooler", "mlm", "head", "classifier", "qa"),
+    heads=("pooler", "mlm", "head", "classifier", "qa"),
     tied=lambda c: {"head.weight": "embed.weight"} if c.tie_word_embeddings else {},
     no_gguf="llama.cpp has no MPNet: none of its encoders adds a bias by distance",
 )
