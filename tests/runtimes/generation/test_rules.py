@@ -30,6 +30,7 @@ from transformers import (
 import isoform
 from isoform.errors import InputError
 from isoform.runtimes.generation.rules import LogitsRule, StopRule, is_transformers
+from isoform.runtimes.generation.settings import context_length, vocabulary_size
 from tests import oracle
 
 NAME, PROMPT = "llama_b", "the cat sat"
@@ -252,3 +253,12 @@ def test_a_token_beyond_the_embedding_is_named(tiny: Tiny, tmp_path: Path) -> No
             pipe("x [PAD] y")
         with pytest.raises(InputError, match=r"input 1 .*\[PAD\]"):
             pipe(["x", "x [PAD] y"])
+
+
+def test_the_rows_of_an_embedding_are_no_positions() -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1000}
+    config = {"vocab_size": 300, "max_position_embeddings": 1000, "rope_scaling": scaling}
+    assert (vocabulary_size(config), context_length(config)) == (300, 4000)
+    assert vocabulary_size({"vocab_size": 300, "text_config": {"vocab_size": 302}}) == 302
+    assert vocabulary_size({"vocab_size": 300, "text_config": {}}) == 300
+    assert vocabulary_size({}) is None

@@ -81,8 +81,12 @@ def test_features_are_those_of_transformers(name: str, tiny: Tiny) -> None:
         same(pipe(texts[0]), other(texts[0]))
         for batch_size in (1, 4):
             same(pipe(texts, batch_size=batch_size), [other(text) for text in texts])
-        array = pipe(texts[0], return_tensors=True)
+        array = pipe(texts[0], return_tensors="np")
         assert array.dtype == np.float32
+        assert torch.equal(pipe(texts[0], return_tensors=True), torch.from_numpy(array))
+        assert torch.equal(pipe(texts[0], return_tensors="pt"), torch.from_numpy(array))
+        with pytest.raises(InputError, match="return_tensors='tf' is not True"):
+            pipe(texts[0], return_tensors="tf")
         np.testing.assert_allclose(array, other(texts[0], return_tensors=True).numpy(), **CLOSE)
         short = {"truncation": True, "tokenize_kwargs": {"max_length": 5}}
         same(pipe(texts[0], **short), other(texts[0], tokenize_kwargs={"max_length": 5, "truncation": True}))

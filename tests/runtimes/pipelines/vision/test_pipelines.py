@@ -88,7 +88,7 @@ def test_image_feature_extraction_is_transformers(name: str) -> None:
             for mine, other in zip(ours, theirs("image-feature-extraction", name)(pictures(), **options), strict=True):
                 assert np.shape(mine) == np.shape(other)
                 np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
-        tensor = pipe(drawn(), return_tensors=True)
+        tensor = pipe(drawn(), return_tensors="np")
         assert tensor.dtype == np.float32
         assert tensor.tolist() == pipe(drawn())
 
