@@ -271,7 +271,7 @@ def test_a_text_that_outgrows_its_original_length_begins_anew(options: dict[str,
     expected = [other(prompt, **call) for prompt in prompts]
     with ours("text-generation", folder) as pipe:
         original = pipe.facts["recompute_beyond"]
-        assert all(len(row.ids) <= original < len(row.ids) + 14 for row in pipe.tokenizer.encode(prompts))
+        assert all(len(row.ids) <= original < len(row.ids) + 14 for row in pipe.text_tokenizer.encode(prompts))
         assert pipe(prompts, batch_size=1, **call) == expected
         pipe.facts = {**pipe.facts, "recompute_beyond": None}
         assert pipe(prompts, batch_size=1, **call) != expected
