@@ -421,22 +421,23 @@ def pipeline(
     The arguments are those of transformers' `pipeline()`, in its order. What has no meaning here is accepted where it
     changes no answer, and refused by name where it would.
 
-    task: a name or an alias ("ner", "sentiment-analysis"). Without one, the model says it: the bundle's manifest, the
-        checkpoint's architecture or modules.json, or the Hub's pipeline_tag.
-    model: without one, transformers' default checkpoint of the task. A module is one that `isoform.load` gave, and runs
-        as it is; a model object of transformers is saved into a temporary folder first.
-    tokenizer, feature_extractor, image_processor, processor: a folder, a Hub id, an object of transformers, or the
-        attribute of another pipeline, instead of the model's own.
-    config: accepted where it says the same as the model's config.json.
-    device: "cpu" unless given; a number is a GPU, or the CPU where there is none at all. device_map: one device, or
-        "auto" (a GPU where there is one).
-    dtype: float32 unless given, also for checkpoints in another; "auto" is the stored one, which transformers takes
-        unless told otherwise. A bundle has the form of that dtype, or it is an error.
-    backend: "auto" or one of torch, torchscript, onnxruntime, llamacpp; a checkpoint is exported into isoform's cache
-        first when the backend needs a form of it. threads: of the session, all cores by default.
-    revision, token, cache_dir, offline (or local_files_only): for Hub ids.
-    progress: True for a bar on the terminal, False for none, or a function; a terminal shows one after two seconds.
-    parameters: batch_size, on_error, and what else holds for every call (max_new_tokens, top_k, …).
+    * `task`: a name or an alias ("ner", "sentiment-analysis"). Without one, the model says it: the bundle's
+      manifest, the checkpoint's architecture or modules.json, or the Hub's pipeline_tag.
+    * `model`: without one, transformers' default checkpoint of the task. A module is one that `isoform.load` gave,
+      and runs as it is; a model object of transformers is saved into a temporary folder first.
+    * `tokenizer`, `feature_extractor`, `image_processor`, `processor`: a folder, a Hub id, an object of
+      transformers, or the attribute of another pipeline, instead of the model's own.
+    * `config`: accepted where it says the same as the model's config.json.
+    * `device`: "cpu" unless given; a number is a GPU, or the CPU where there is none at all. device_map: one
+      device, or "auto" (a GPU where there is one).
+    * `dtype`: float32 unless given, also for checkpoints in another; "auto" is the stored one, which transformers
+      takes unless told otherwise. A bundle has the form of that dtype, or it is an error.
+    * `backend`: "auto" or one of torch, torchscript, onnxruntime, llamacpp; a checkpoint is exported into isoform's
+      cache first when the backend needs a form of it. threads: of the session, all cores by default.
+    * `revision`, `token`, `cache_dir`, `offline` (or `local_files_only`): for Hub ids.
+    * `progress`: True for a bar on the terminal, False for none, or a function; a terminal shows one after two
+      seconds.
+    * `parameters`: batch_size, on_error, and what else holds for every call (max_new_tokens, top_k, …).
     """
     from isoform.export_cache import cached_form
     from isoform.make_pipeline import make_pipeline
