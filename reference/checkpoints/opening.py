@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import weakref
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from isoform.errors import CheckpointError
-from isoform.reference.checkpoints.checkpoint import SIDECARS, Checkpoint, first_line, read_json
+from isoform.reference.checkpoints.checkpoint import Checkpoint, first_line, read_json
 from isoform.reference.checkpoints.ctranslate2_checkpoint import CTranslate2Checkpoint, is_ctranslate2
+from isoform.reference.checkpoints.linked_folder import linked
 from isoform.reference.checkpoints.pickle_file import PickleCheckpoint
 from isoform.reference.checkpoints.safetensors_file import SafetensorsCheckpoint, read_header
 from isoform.reference.tokenizers.sources import rebuilt
@@ -76,35 +75,10 @@ def _open_folder(folder: Path, name: str) -> Checkpoint:
     where = checkpoint.folder  # below `folder` where sentence-transformers stored the model so
     if (files := rebuilt(where)) is not None:
         inner = where.relative_to(folder)
-        made = _beside(folder, inner, files)
+        made = linked(folder, inner, files)
         checkpoint.folder, checkpoint.opened = made / inner, where
         weakref.finalize(checkpoint, shutil.rmtree, made, ignore_errors=True)
     return checkpoint
-
-
-def _beside(folder: Path, inner: Path, files: Mapping[str, str]) -> Path:
-    """A temporary folder that holds `files` at `inner`, and links to everything else of `folder`."""
-    made = Path(tempfile.mkdtemp(prefix="isoform-"))
-    for place in dict.fromkeys((Path(), inner)):
-        (made / place).mkdir(exist_ok=True)
-        for path in (folder / place).absolute().iterdir():
-            if place == inner and path.name in files:
-                continue
-            if place != inner and path.name == inner.name:
-                continue
-            _link(path, made / place / path.name)
-    for name, content in files.items():
-        (made / inner / name).write_text(content, encoding="utf-8")
-    return made
-
-
-def _link(path: Path, target: Path) -> None:
-    """A link, or a copy of a small file on a system without links: the others are not read there."""
-    try:
-        target.symlink_to(path, target_is_directory=path.is_dir())
-    except OSError:
-        if path.name in SIDECARS:
-            shutil.copyfile(path, target)
 
 
 def _weights(folder: Path, name: str) -> Checkpoint:

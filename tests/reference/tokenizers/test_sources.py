@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from isoform.errors import CheckpointError
-from isoform.reference.checkpoints.opening import _beside
+from isoform.reference.checkpoints.linked_folder import linked
 from isoform.reference.checkpoints.sentencepiece_model import white_space_map
 from isoform.reference.classes import class_facts
 from isoform.reference.tokenizers.classes import TOKENIZERS
@@ -44,7 +44,7 @@ def agrees(folder: Path, texts: tuple[str, ...] = (), *, decodes: bool = True) -
 
     files = rebuilt(folder)
     assert files is not None
-    made = _beside(folder, Path(), files)
+    made = linked(folder, Path(), files)
     try:
         ours = TextTokenizer(made, class_facts(made))
         again = AutoTokenizer.from_pretrained(made)
