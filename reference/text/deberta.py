@@ -44,6 +44,7 @@ class DebertaConfig(Config):
     embedding_size: int | None = None
     num_hidden_layers: int = 24
     num_attention_heads: int = 24
+    attention_head_size: int | None = None
     intermediate_size: int = 6144
     hidden_act: str = "gelu"
     max_position_embeddings: int = 512
@@ -86,6 +87,10 @@ class DebertaConfig(Config):
             raise UnsupportedModel(f"{file}: {path} has {unknown[0]!r}; isoform knows {', '.join(TERMS)}")
         if found.pooler_hidden_size not in (None, found.hidden_size):
             raise UnsupportedModel(f"{file}: pooler_hidden_size {found.pooler_hidden_size} is not hidden_size")
+        if found.attention_head_size not in (None, size := found.hidden_size // found.num_attention_heads):
+            raise UnsupportedModel(
+                f"{file}: attention_head_size {found.attention_head_size} is not hidden_size / heads, {size}"
+            )
         if (found.conv_kernel_size or 1) % 2 == 0:
             raise CheckpointError(f"{file}: a convolution over {found.conv_kernel_size} positions has no middle")
         middle = (found.position_buckets or 4) // 2

@@ -67,7 +67,7 @@ def read_settings(folder: Path) -> TokenizerSettings:
     else:
         older = JsonObject.read(folder / "special_tokens_map.json")
         _check_tokens(older)
-        # As transformers has it, a token that only the older file lists under the older name is not special here.
+        # As in transformers, a token that only the older file lists under the older name is not special here.
         extra = older.get(EXTRA[0]) or values.get(EXTRA[0]) or values.get(EXTRA[1])
         values = JsonObject(values.path, {**values, **older})
         names = {text_of(values[name]) for name in SPECIAL if values.get(name)}

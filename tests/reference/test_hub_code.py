@@ -33,6 +33,8 @@ TRAINING = (
     ),
     *("apply_spec_augment", "mask_feature_length", "mask_feature_min_masks", "mask_feature_prob", "mask_time_length"),
     *("mask_time_min_masks", "mask_time_prob", "use_mask_token"),
+    *("attn_pdrop", "classifier_dropout_prob", "embd_pdrop", "resid_pdrop"),
+    *("cls_dropout", "pooler_dropout"),
 )
 INITIAL = (
     "initializer_range",
@@ -44,16 +46,21 @@ INITIAL = (
 )
 LOSSES = (
     *("contrastive_logits_temperature", "ctc_loss_reduction", "ctc_zero_infinity", "diversity_loss_weight"),
-    *("label_smoothing", "problem_type"),
+    *("label_smoothing", "problem_type", "router_aux_loss_coef"),
 )
-OUTPUTS = ("use_cache", "is_encoder_decoder", "num_labels")
-KERNELS = ("chunk_size_feed_forward", "pad_head_dim_to_multiple_of")
+OUTPUTS = (
+    *("use_cache", "is_encoder_decoder", "num_labels"),
+    *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict"),
+)
+KERNELS = ("chunk_size_feed_forward", "pad_head_dim_to_multiple_of", "reorder_and_upcast_attn")
 TOKENS = (  # the generation loop and the padding of an embedding in training
     *("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "sep_token_id"),
 )
 OTHER_HEADS = (  # of classes that no family here has
     *("codevector_dim", "num_codevector_groups", "num_codevectors_per_group", "proj_codevector_dim"),
     *("tdnn_dilation", "tdnn_dim", "tdnn_kernel", "xvector_output_dim"),
+    *("summary_activation", "summary_first_dropout", "summary_last_dropout", "summary_proj_to_labels"),
+    *("summary_type", "summary_use_proj"),  # of ELECTRA's and GPT-2's choice among answers
     *("apply_layernorm", "reshape_hidden_states", "encoder_stride", "image_text_hidden_size", "projection_dim"),
 )
 STATED_TWICE = (
@@ -109,6 +116,12 @@ def defaults(model_type: str) -> dict[str, Any]:
     return data
 
 
+def modules(model_type: str) -> tuple[str, ...]:
+    """The files of transformers that compute a model."""
+    name = model_type.replace("-", "_")
+    return MODULES.get(model_type, (f"models/{name}/modeling_{name}.py",))
+
+
 @cache
 def reads(path: Path) -> set[str]:
     """The attributes of anything called a config that a module reads."""
@@ -140,8 +153,7 @@ def test_no_key_that_the_hubs_code_computes_with_is_called_harmless(model_type: 
     known = [known_keys(one) for one in configs(config)]
     checked = {key for one in known for key in (*one.read, *one.only)}
     harmless = {key for one in known for key in one.harmless}
-    paths = MODULES.get(model_type, (f"models/{model_type}/modeling_{model_type}.py",))
-    read = {name for path in paths for name in reads(HUB / path)} - OWN - ELSEWHERE.get(model_type, set())
+    read = {name for path in modules(model_type) for name in reads(HUB / path)} - OWN - ELSEWHERE.get(model_type, set())
     passed_over = read - checked
     assert passed_over <= HARMLESS | ABSENT, sorted(passed_over - HARMLESS - ABSENT)
     assert not passed_over & ABSENT & harmless
@@ -167,6 +179,6 @@ def test_what_every_decoder_of_the_hub_reads_beside_its_module_is_checked() -> N
 @pytest.mark.parametrize("name", sorted(HARMLESS))
 def test_every_reason_is_needed(name: str) -> None:
     """A key that no module reads any more needs no reason."""
-    paths = {path for one in FAMILIES for path in MODULES.get(one, (f"models/{one}/modeling_{one}.py",))}
+    paths = {path for one in FAMILIES for path in modules(one)}
     if name not in set().union(*(reads(HUB / path) for path in paths)):
         pytest.fail(f"no module of a family reads {name}; leave it out")

@@ -308,7 +308,7 @@ UNSUPPORTED: dict[str, tuple[Damage, str]] = {
     "model_type": (config(model_type="perceiver"), "model_type 'perceiver' is not supported; isoform knows albert,"),
     "no model_type": (without("model_type"), "model_type None is not supported"),
     "model_type is a list": (config(model_type=["llama"]), "model_type ['llama'] is not supported"),
-    "architecture": (config(architectures=["LlamaForTokenClassification"]), "'LlamaForTokenClassification' is not"),
+    "architecture": (config(architectures=["LlamaForMultipleChoice"]), "'LlamaForMultipleChoice' is not"),
     "architectures of numbers": (config(architectures=[1]), "1 is not supported"),
     "activation": (config(hidden_act="mish"), "activation 'mish' is not supported"),
     "activation, by another name": (
@@ -374,7 +374,7 @@ def test_what_no_family_holds_is_refused(damage: Damage, said: str, folder: Path
 
 
 def test_a_task_that_the_family_lacks_is_refused(folder: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="llama has no task 'fill-mask'; it has text-generation, feature-extr"):
+    with pytest.raises(UnsupportedModel, match="llama has no task 'fill-mask'; it has text-generation, text-class"):
         open_model(folder, task="fill-mask")
 
 
