@@ -285,7 +285,7 @@ def test_a_model_without_a_tokenizer_is_measured_on_the_cases(tmp_path: Path) ->
 
 
 def test_encoders_are_measured_by_their_states(tmp_path: Path) -> None:
-    model = open_model(tiny("bert_embed"), "feature-extraction")
+    model = open_model(tiny("bert_embed"), "feature-extraction").trunk
     [artifact] = gguf.write(model, tmp_path, ["q8_0"])
     path = tmp_path / artifact.files[0].path
     truth = Truth(model, token_cases(model))
