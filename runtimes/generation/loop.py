@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from isoform.runtimes.session import Decoder
 
 
+_PADDING = 0
+"""The token fed where no text is: every model has it, unlike some models' own, and nothing reads what it gives."""
+
 Rules = Callable[[int], Sequence[Processor]]
 """The length of a prompt -> processors of the model's own, which act after the settings' and before sampling."""
 
@@ -182,7 +185,6 @@ class Scheduler:
         """`prompts` has one for each row of the batch."""
         self._requests, self._single = requests, config.num_beams == 1
         self._deadline = None if config.max_time is None else monotonic() + config.max_time
-        self._filler = config.pad_token_id if config.pad_token_id is not None else min(config.eos_token_id or (0,))
         self._ids, self._mask = _pad_left(prompts)
         self._next, self._lengths = np.empty((len(prompts), 1), np.int64), self._mask.sum(1)
         self._most = maxsize if context is None else context
@@ -203,7 +205,7 @@ class Scheduler:
                 going = True
                 tokens += request.search.tokens
             elif self._single:  # rows that ended are fed padding until the last one has; their logits are not read
-                tokens += [self._filler] * len(request.rows)
+                tokens += [_PADDING] * len(request.rows)
             else:  # beams leave the batch
                 request.rows = []
         if not going:
@@ -250,9 +252,9 @@ class Scheduler:
 
 
 def _pad_left(prompts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """ids and mask (B, T); padding is token 0."""
+    """ids and mask (B, T)."""
     shape = len(prompts), max(map(len, prompts))
-    ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    ids, mask = np.full(shape, _PADDING, np.int64), np.zeros(shape, np.int64)
     for n, prompt in enumerate(prompts):
         ids[n, shape[1] - len(prompt) :] = prompt
         mask[n, shape[1] - len(prompt) :] = 1

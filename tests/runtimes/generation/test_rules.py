@@ -231,6 +231,21 @@ def test_a_token_of_the_model_that_makes_no_sense_names_its_file(tiny: Tiny, tmp
         isoform.pipeline("text-generation", folder)
 
 
+def test_padding_beyond_the_embedding_is_never_fed(tiny: Tiny, tmp_path: Path) -> None:
+    import shutil
+
+    prompts = ["the cat", "a house by the river", "x"]
+    with isoform.pipeline("text-generation", tiny(NAME)) as plain:
+        rows = plain(prompts, return_tensors=True, **GREEDY)
+        end = rows[0][0]["generated_token_ids"][-2]  # ends the first text before the others
+        expected = plain(prompts, eos_token_id=end, **GREEDY)
+        assert expected[0] != plain(prompts[0], **GREEDY)
+    folder = Path(shutil.copytree(tiny(NAME), tmp_path / "model"))
+    (folder / "generation_config.json").write_text('{"pad_token_id": 9999}', encoding="utf-8")
+    with isoform.pipeline("text-generation", folder) as pipe:
+        assert pipe(prompts, eos_token_id=end, **GREEDY) == expected
+
+
 def test_a_token_beyond_the_embedding_is_named(tiny: Tiny, tmp_path: Path) -> None:
     import json
     import shutil
