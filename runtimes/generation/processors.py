@@ -321,7 +321,7 @@ def _forbid(scores: NDArray[np.float32], tokens: Any) -> NDArray[np.float32]:
 
 
 def _inside(tokens: Sequence[int], scores: NDArray[np.float32]) -> list[int]:
-    return [token for token in tokens if token < len(scores)]
+    return [token for token in tokens if 0 <= token < len(scores)]
 
 
 def _positive(name: str, value: float | None) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
 from isoform.errors import CheckpointError, InputError
 from isoform.json_files import read_object
 from isoform.runtimes.generation.context import stretched
+from isoform.runtimes.generation.other_settings import HARMLESS, UNSUPPORTED, unsupported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,40 +65,6 @@ class GenerationConfig:
 
 NAMES = frozenset(spec.name for spec in fields(GenerationConfig))
 
-# Settings that isoform does not have, with the values that change nothing.
-_REFUSED: dict[str, tuple[Any, ...]] = {
-    "assistant_early_exit": (None,),
-    "assistant_model": (None,),
-    "assistant_tokenizer": (None,),
-    "constraints": (None,),
-    "custom_generate": (None,),
-    "diversity_penalty": (None, 0),
-    "dola_layers": (None,),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "encoder_repetition_penalty": (None, 1),
-    "force_words_ids": (None,),
-    "guidance_scale": (None, 1),
-    "negative_prompt_attention_mask": (None,),
-    "negative_prompt_ids": (None,),
-    "num_beam_groups": (None, 1),
-    "penalty_alpha": (None, 0),
-    "prompt_lookup_num_tokens": (None,),
-    "token_healing": (None, False),
-    "use_mtp": (None, False),
-    "watermarking_config": (None,),
-}
-# Settings that do not change the text: how it is computed, and what else is returned.
-# fmt: off
-_HARMLESS = frozenset((
-    "_from_model_config", "assistant_confidence_threshold", "assistant_ensemble_weight",
-    "assistant_lookbehind", "cache_config", "cache_implementation", "compile_config",
-    "decoder_start_token_id", "disable_compile", "is_assistant", "low_memory",
-    "max_cache_len", "max_matching_ngram_size", "num_assistant_tokens",
-    "num_assistant_tokens_schedule", "output_attentions", "output_hidden_states", "output_logits",
-    "output_scores", "prefill_chunk_size", "return_dict_in_generate", "speculation_type",
-    "synced_gpus", "target_lookbehind", "tokenizer", "transformers_version", "use_cache",
-))
-# fmt: on
 _RETURNED = ("output_attentions", "output_hidden_states", "output_logits", "output_scores")
 _DEFAULTS: dict[str, Any] = {"do_sample": False, "num_return_sequences": 1, "top_k": 50}
 _NEUTRAL: dict[str, Any] = {
@@ -106,7 +74,7 @@ _NEUTRAL: dict[str, Any] = {
     "num_beams": 1,
     "num_return_sequences": 1,
 }
-_TUPLES = ("bad_words_ids", "begin_suppress_tokens", "exponential_decay_length_penalty", "suppress_tokens")
+_SETS = ("begin_suppress_tokens", "suppress_tokens")
 _ONE_OR_MORE = ("eos_token_id", "forced_eos_token_id", "stop_strings")
 _WHOLE = ("max_new_tokens", "max_length", "min_new_tokens", "min_length", "no_repeat_ngram_size", "top_k")
 
@@ -138,25 +106,24 @@ def resolve(
 ) -> GenerationConfig:
     """The settings of a call: what is `asked` wins over the model's, those over `defaults`; asking None is "off".
 
-    InputError for a name nobody knows, and for what isoform cannot do. Unknown names in the model's own file are left
-    alone: repositories keep notes of other programs there.
+    InputError for a name nobody knows, and for what isoform cannot do. `model_file` accounts for names in the model's
+    own file.
     """
     model, defaults = dict(model or {}), dict(defaults or {})
     asked = {**settings_of(asked.get("generation_config")), **asked}
     asked.pop("generation_config", None)
-    unknown = [name for name in asked if name not in NAMES and name not in _REFUSED and name not in _HARMLESS]
+    unknown = [name for name in asked if name not in NAMES and name not in UNSUPPORTED and name not in HARMLESS]
     if unknown:
         raise InputError(f"{_suggest(unknown[0])}; generation knows {', '.join(sorted(NAMES))}")
     if "max_length" in {**model, **asked}:
         defaults.pop("max_new_tokens", None)  # a default must not override a length that somebody chose
     merged = {**_DEFAULTS, **defaults, **model, **asked}
-    for name, neutral in _REFUSED.items():
-        if name in merged and merged[name] not in neutral:
-            where = "asked for" if name in asked else "set by the model's generation_config.json"
-            raise InputError(
-                f"{name}={merged[name]!r} is {where}, and isoform decodes greedily, by sampling and by beams; "
-                f"pass {name}={neutral[-1]!r}"
-            )
+    for name, neutral in unsupported(merged, asked):
+        where = "asked for" if name in asked else "set by the model's generation_config.json"
+        raise InputError(
+            f"{name}={merged[name]!r:.60} is {where}, and isoform decodes greedily, by sampling and by beams; "
+            f"pass {name}={neutral!r}"
+        )
     for name in _RETURNED:
         if asked.get(name) and asked.get("return_dict_in_generate"):
             raise InputError(f"{name}={asked[name]!r} would add numbers that isoform does not keep; leave it out")
@@ -183,17 +150,18 @@ def _typed(name: str, value: Any) -> Any:
             if name == "stop_strings" and not all(isinstance(one, str) and one for one in value):
                 raise TypeError
             if name != "stop_strings":
-                if not all(isinstance(one, int) and not isinstance(one, bool) for one in value):
-                    raise TypeError
-                value = tuple(one for one in value if one >= 0)  # a negative id is no token: none
+                value = tuple(one for one in map(_token, value) if one >= 0)  # a negative id is no token: none
             return value or None
         if name == "sequence_bias":
             pairs = value.items() if isinstance(value, Mapping) else value
-            return tuple((tuple(int(i) for i in ids), float(bias)) for ids, bias in pairs) or None
+            return tuple((_sequence(ids), float(bias)) for ids, bias in pairs) or None
         if name == "bad_words_ids":
-            return tuple(tuple(int(i) for i in word) for word in value) or None
-        if name in _TUPLES:
-            return tuple(value) or None
+            return tuple(_sequence(word) for word in value) or None
+        if name in _SETS:
+            return tuple(one for one in map(_token, value) if one >= 0) or None
+        if name == "exponential_decay_length_penalty":
+            start, factor = value
+            return _token(start), float(factor)
         if name == "early_stopping":
             if not isinstance(value, bool) and value != "never":
                 raise TypeError
@@ -216,8 +184,22 @@ def _typed(name: str, value: Any) -> Any:
                 raise TypeError
             return value if value >= 0 else None  # a negative id is no token: none
         return float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}={given!r} is not a value that generation understands") from None
+    except (OverflowError, TypeError, ValueError):
+        raise InputError(f"{name}={given!r:.200} is not a value that generation understands") from None
+
+
+def _token(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return index(value)
+
+
+def _sequence(ids: Any) -> tuple[int, ...]:
+    """The ids of a sequence of tokens, of which there is one at least."""
+    found = tuple(map(_token, ids))
+    if not found or min(found) < 0:
+        raise ValueError
+    return found
 
 
 def _suggest(name: str) -> str:

@@ -63,7 +63,7 @@ class AutomaticSpeechRecognition(Pipeline):
             from isoform.runtimes.pipelines.audio.waveform_writer import WaveformWriter
 
             self.text_tokenizer = TextTokenizer(self.folder, self.facts)
-            self._writer = WaveformWriter(several, self.folder, self.text_tokenizer)
+            self._writer = WaveformWriter(several, self.folder, self.text_tokenizer, self._generation())
         elif reader == "timestamps":
             from isoform.runtimes.pipelines.audio.speech.transcriber import Transcriber
 

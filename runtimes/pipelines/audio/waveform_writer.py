@@ -6,7 +6,7 @@ one after the other, as transformers' pipeline does it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from isoform.errors import CheckpointError, InputError
 from isoform.json_files import read_object
 from isoform.progress import Progress
 from isoform.runtimes.generation.loop import generate
-from isoform.runtimes.generation.settings import context_length, model_settings, resolve
+from isoform.runtimes.generation.model_file import account_file, account_ids
+from isoform.runtimes.generation.settings import context_length, model_settings, resolve, vocabulary_size
 from isoform.runtimes.pipelines.audio.ctc import chunks
 from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.audio.recordings import audio_blocks, load_audio, name_of
@@ -36,11 +37,16 @@ TOGETHER = 8  # rows of the decoder at a time, beams included
 class WaveformWriter:
     """Recordings to texts, over an open session and the folder with the model's files."""
 
-    def __init__(self, session: PartsSession, folder: Path, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self, session: PartsSession, folder: Path, tokenizer: TextTokenizer, asked: Collection[str] = ()
+    ) -> None:
+        """`asked`: the names of the settings that every call has."""
         self._session, self._tokenizer = session, tokenizer
         self.settings = WaveformSettings.read(folder)
         config = read_object(folder / "config.json")
         self._model = model_settings(folder)
+        account_file(folder, self._model)
+        account_ids(folder, self._model, asked, vocabulary_size(config))
         start = self._model.get("decoder_start_token_id", config.get("decoder_start_token_id"))
         if not isinstance(start, int):
             raise CheckpointError(f"{folder}/config.json: decoder_start_token_id is {start!r}, not a token's number")

@@ -17,6 +17,7 @@ import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.loop import steps
+from isoform.runtimes.generation.model_file import account_file, account_ids
 from isoform.runtimes.generation.rules import CallersRules, is_transformers, read_rules
 from isoform.runtimes.generation.searches import TextRow
 from isoform.runtimes.generation.settings import GenerationConfig, model_settings, resolve, settings_of
@@ -118,6 +119,8 @@ class TextGeneration(BatchPipeline):
             raise InputError("text-generation needs a decoder with a key/value cache; this model is not one")
         self.chat_template = ChatTemplate.read(self.folder, self.text_tokenizer.special)
         self.settings = model_settings(self.folder)
+        account_file(self.folder, self.settings)
+        account_ids(self.folder, self.settings, self._generation(), self.vocabulary)
         if "eos_token_id" not in self.settings and (end := self.text_tokenizer.token_id("eos_token")) is not None:
             self.settings["eos_token_id"] = end
         self._defaults: dict[str, Any] = dict(DEFAULTS)
@@ -283,6 +286,7 @@ class TextGeneration(BatchPipeline):
         else:
             raise InputError(f"text-generation takes {self._takes()}, not {item!r:.80}")
         ids = self._ids(text, options)
+        self._check_begin(ids, settings.bos_token_id)
         if o.handle_long_generation == "hole":
             ids = self._with_room(ids, settings)
         return Prompt(item, ids, continues)
@@ -295,6 +299,14 @@ class TextGeneration(BatchPipeline):
         (row,) = self.text_tokenizer.encode([text], **options)
         self._check_ids(row.ids)
         return list(row.ids)
+
+    def _check_begin(self, ids: list[int], begin: int | None) -> None:
+        """InputError for an empty prompt whose place takes a token that the model's embedding has no row for."""
+        if not ids and begin is not None and self.vocabulary is not None and begin >= self.vocabulary:
+            raise InputError(
+                f"an empty text begins with bos_token_id={begin}, and the model's embedding has {self.vocabulary} "
+                "rows; pass another bos_token_id"
+            )
 
     def _with_room(self, ids: list[int], settings: GenerationConfig) -> list[int]:
         """The end of the prompt, cut so that the new tokens fit into the model ("hole")."""

@@ -10,6 +10,7 @@ from typing import Any
 from isoform.alignment_heads import listed_heads
 from isoform.errors import CheckpointError, InputError
 from isoform.json_files import read_object
+from isoform.runtimes.generation.model_file import account_file
 from isoform.runtimes.generation.settings import GenerationConfig, model_settings, resolve
 from isoform.runtimes.pipelines.audio.speech.languages import CODES, LANGUAGES
 
@@ -17,6 +18,15 @@ TASKS = ("translate", "transcribe")
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "num_beams": 5}
 """Those of transformers' pipeline, where neither the call nor the model says otherwise."""
 CONDITIONS = ("first-segment", "all-segments")
+_READ = frozenset(
+    (
+        *("alignment_heads", "compression_ratio_threshold", "condition_on_prev_tokens", "forced_decoder_ids"),
+        *("is_multilingual", "lang_to_id", "language", "logprob_threshold", "max_initial_timestamp_index"),
+        *("no_speech_threshold", "no_timestamps_token_id", "prev_sot_token_id", "prompt_condition_type"),
+        *("return_segments", "return_timestamps", "return_token_timestamps", "task", "task_to_id"),
+    )
+)
+"""The keys of generation_config.json that only speech models have; what a call returns is fixed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +53,7 @@ class SpeechModel:
     def read(cls, folder: Path) -> SpeechModel:
         """Raises CheckpointError for files that are missing or do not fit."""
         config, settings = read_object(folder / "config.json"), model_settings(folder)
+        account_file(folder, settings, read=_READ)
         where = f"{folder}/generation_config.json"
 
         def number(name: str, *sources: Mapping[str, Any], default: int | None = None) -> int:
