@@ -62,7 +62,7 @@ POINTWISE: dict[str, Body] = {
     "amax": lambda x, ids: x * ids.amax((0, 1)) + x.amax(-1, keepdim=True),
     "bitwise": lambda x, ids: (((ids > 1) & ~(ids >= 4)) | (ids == 5)).unsqueeze(-1).to(x.dtype) * x,
     "bitwise_names": lambda x, ids: torch.bitwise_or(torch.bitwise_and(x < 1, x > 0), x < -1).to(x.dtype),
-    "chunk": lambda x, ids: torch.cat(x.chunk(2, -1)[::-1], -1) + torch.cat(x.chunk(3, -1), -1),
+    "chunk": lambda x, ids: torch.cat(x.chunk(2, -1)[::-1], -1),
     "clamp": lambda x, ids: x.clamp(-0.5, 0.5) + x.clamp(min=0.1) + x.clamp(max=0.2) + x.clamp_min(0.3),
     "compare": lambda x, ids: ((x < 0.5) | (x >= ids.unsqueeze(-1)) | (x <= -1) | (x != x)).to(x.dtype),
     "contiguous": lambda x, ids: x.transpose(1, 2).contiguous().detach().transpose(1, 2),
