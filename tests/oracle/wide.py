@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from isoform.reference.families import all_families
+from isoform.reference.families import load_family
 from isoform.reference.weights import hub_names
 from tests.oracle import tiny
 
@@ -34,7 +34,7 @@ def wide(family: str, folder: Path, seed: int = 0, dtype: str = "float32", **con
             else ["full_attention"] * settings["num_hidden_layers"]
         )
     (folder / "config.json").write_text(json.dumps(settings))
-    card = next(card for card in all_families() if settings["model_type"] in card.model_types)
+    card = load_family(settings["model_type"])
     task = next(task for task in card.tasks if task.name == "text-generation")
     typed = card.config.from_dict(settings)
     with torch.device("meta"):
