@@ -36,6 +36,7 @@ REQUESTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "sentence-similarity": (lambda: {"source_sentence": TEXT, "sentences": [TEXT, "An old house."]}, {}),
     "text-classification": (lambda: TEXT, {}),
     "text-generation": (lambda: TEXT, SHORT),
+    "text-ranking": (lambda: {"query": "Where does it sleep?", "documents": [TEXT, "An old house."]}, {}),
     "token-classification": (lambda: TEXT, {}),
     "visual-question-answering": (lambda: {"image": _picture(), "question": "What is it?"}, {"max_new_tokens": 2}),
     "zero-shot-image-classification": (_picture, LABELS),
@@ -46,6 +47,10 @@ OF_PIPELINE: dict[str, Callable[[Any], Any]] = {
     "fill-mask": lambda pipe: f"A small {pipe.tokenizer.mask_token or ''} sleeps in the old house.",
 }
 """Task -> its input, from the opened pipeline."""
+
+
+BESIDES = frozenset(("text-ranking",))
+"""Tasks that only some models of the task that serves them are made for: where one is not served, nothing is missing."""
 
 
 def answer(pipe: Any, task: str) -> Any:

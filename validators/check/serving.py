@@ -15,10 +15,12 @@ def served(folder: Path) -> dict[str, str]:
     A model whose task no pipeline serves gives its own task with that reason.
     """
     from isoform.runtimes.pipelines import TASKS
+    from isoform.validators.cases.requests import BESIDES
 
     manifest = Manifest.read(folder)
     tasks = [name for name, (_, _, served) in TASKS.items() if served == manifest.task]
     found = {task: _reason(folder, manifest, task) for task in tasks}
+    found = {task: reason for task, reason in found.items() if not reason or task not in BESIDES}
     manifest.serves = found or {manifest.task: f"isoform has no pipeline for {manifest.task} yet; use the session"}
     with suppress(OSError):  # the check's own result says that nothing can be kept there
         manifest.write(folder)
