@@ -50,7 +50,7 @@ OF_PIPELINE: dict[str, Callable[[Any], Any]] = {
 
 
 BESIDES = frozenset(("text-ranking",))
-"""Tasks that only some models of the task that serves them are made for: where one is not served, nothing is missing."""
+"""Tasks that only some models of their task are made for: where one is not served, nothing is missing."""
 
 
 def answer(pipe: Any, task: str) -> Any:
