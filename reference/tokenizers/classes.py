@@ -257,6 +257,28 @@ def refusal(name: str) -> str:
     )
 
 
+def _other_pattern(folder: Path) -> str | None:
+    """Why the pattern by which tokenizer.json cuts words is not the one that counts; None where it is."""
+    config, settings = JsonObject.read(folder / "config.json"), JsonObject.read(folder / "tokenizer_config.json")
+    if not settings.flag(_PATTERN, False) or config.text("model_type", _PATTERNED[0]) not in _PATTERNED:
+        return None
+    major = config.text("transformers_version", "0").partition(".")[0]
+    stored = JsonObject.read(folder / "tokenizer.json")
+    count = len(stored.object("model").get("vocab") or ()) + len(stored.items_of("added_tokens"))
+    if (major.isdecimal() and int(major) >= 5) or count <= _PATTERN_SIZE:
+        return None
+    return (
+        f"tokenizer_config.json: {_PATTERN} = True replaces a pattern of tokenizer.json, which isoform takes as it "
+        "stands; write the tokenizer anew with transformers (AutoTokenizer.from_pretrained(…).save_pretrained(…)) and "
+        "take the key out"
+    )
+
+
+_PATTERN, _PATTERN_SIZE = "fix_mistral_regex", 100_000
+_PATTERNED = ("mistral", "mistral3", "voxtral", "ministral", "pixtral")
+"""The model types in whose larger vocabularies transformers replaces it, where transformers 4 wrote config.json."""
+
+
 def tokenizer_facts(folder: Path) -> Facts | None:
     """What the folder's tokenizer class makes of its tokenizer.json (`isoform.tokenization`); None without a tokenizer.
 
@@ -266,6 +288,8 @@ def tokenizer_facts(folder: Path) -> Facts | None:
     if not present and not (folder / "tokenizer_config.json").is_file():
         return None
     name = tokenizer_class(folder)
+    if present and (reason := _other_pattern(folder)) is not None:
+        return {"refused": reason}
     if not name:
         return AS_STORED if present else None
     found = find_class(name)

@@ -26,6 +26,9 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls
 EXTRA = ("extra_special_tokens", "additional_special_tokens")
 """Where other special tokens are listed: transformers 5's name, and the one before."""
 
+OWN = "model_specific_special_tokens"
+"""Where special tokens under names of the model's own are listed, unless another key lists some."""
+
 PARTS = ("normalizer", "pre_tokenizer", "decoder")
 FACTS = frozenset((*PARTS, "end_of_word", "extra", "frame", "model", "padding_side", "segments", "strips", "tokens"))
 """The facts of a tokenizer's class that `assemble` and its callers know."""
@@ -46,12 +49,19 @@ class TokenizerSettings:
         """The special tokens by name, as they are spelled; the class's where the files are silent, None for none."""
         return {name: self.values.get(name, defaults.get(name)) for name in SPECIAL}
 
+    def own(self) -> dict[str, Any]:
+        """The special tokens that only this model has, by name ("image_token"), in transformers' order."""
+        listed = self.values.get(EXTRA[0]) or self.values.get(EXTRA[1])
+        others = {name: token for name, token in self.values.items() if _is_other(name)}
+        plain = {name: token for name, token in others.items() if isinstance(token, str)}
+        named = plain | dict(listed if isinstance(listed, Mapping) else {})
+        objects = {name: token for name, token in others.items() if _is_object(token)}
+        return objects | (named or dict(self.values.object(OWN)))
+
     def extra(self, default: Sequence[Any] = ()) -> list[Any]:
-        """The special tokens without a name of their own."""
-        listed = self.values.get(EXTRA[0]) or self.values.get(EXTRA[1]) or default
-        found = list(listed.values()) if isinstance(listed, Mapping) else list(listed)
-        others = (v for k, v in self.values.items() if k.endswith("_token") and k not in SPECIAL)
-        return found + [value for value in others if isinstance(value, str)]
+        """The special tokens without a name."""
+        listed = self.values.get(EXTRA[0]) or self.values.get(EXTRA[1])
+        return list(default if not listed or isinstance(listed, Mapping) else listed)
 
 
 def read_settings(folder: Path) -> TokenizerSettings:
@@ -69,7 +79,8 @@ def read_settings(folder: Path) -> TokenizerSettings:
         _check_tokens(older)
         # As in transformers, a token that only the older file lists under the older name is not special here.
         extra = older.get(EXTRA[0]) or values.get(EXTRA[0]) or values.get(EXTRA[1])
-        values = JsonObject(values.path, {**values, **older})
+        objects = {k: {**v, _TYPE: _OBJECT} for k, v in older.items() if _is_other(k) and isinstance(v, Mapping)}
+        values = JsonObject(values.path, {**values, **older, **objects})
         names = {text_of(values[name]) for name in SPECIAL if values.get(name)}
         names |= {text_of(token) for token in extra} if isinstance(extra, list) else set()
         found = JsonObject.read(folder / "added_tokens.json")
@@ -86,10 +97,27 @@ def _index(listed: JsonObject, key: str) -> int:
     return int(key)
 
 
+_TYPE, _OBJECT = "__type", "AddedToken"
+
+
+def _is_other(name: str) -> bool:
+    return name.endswith("_token") and name not in SPECIAL
+
+
+def _is_object(token: Any) -> bool:
+    """Whether a token is an object that transformers reads as one where none is expected."""
+    return isinstance(token, Mapping) and token.get(_TYPE) == _OBJECT
+
+
 def _check_tokens(values: JsonObject) -> None:
     """Every token is a text or an object with `content`."""
-    for name in SPECIAL:
-        _check_token(values, name, values.get(name))
+    for name, token in values.items():
+        if name in SPECIAL or (_is_other(name) and _is_object(token)):
+            _check_token(values, name, token)
+    for name, token in (own := values.object(OWN)).items():
+        if name in SPECIAL or token is None:
+            raise values.wrong(OWN, "an object of tokens under other names")
+        _check_token(own, name, token)
     for name in EXTRA:
         listed = values.get(name)
         if listed is not None and not isinstance(listed, list | dict):
@@ -296,7 +324,8 @@ def _add_tokens(
     known |= {token.content for token in wanted}
     plain: set[str] = set()  # an object of the same text comes after a plain text, and its flags count
     listed = {repr(token) for token in wanted}
-    for entry in (*named.values(), *settings.extra(extra)):
+    own = settings.own()
+    for entry in (*named.values(), *own.values(), *settings.extra(extra)):
         if not entry or text_of(entry) in known or (isinstance(entry, str) and entry in plain):
             continue
         token = _added_token(entry, special=True)
@@ -305,7 +334,7 @@ def _add_tokens(
         if repr(token) not in listed:
             listed.add(repr(token))
             wanted.append(token)
-    names = {text_of(token) for token in named.values() if token}
+    names = {text_of(token) for token in (*named.values(), *own.values()) if token}
     tokenizer.add_tokens(
         [_added_token({**_fields(t), "special": True}) if t.content in names and not t.special else t for t in wanted]
     )  # with an empty list too: it also applies a new normalizer to the tokens that are there

@@ -61,7 +61,7 @@ class CtcVocabulary:
         named = read.named(kind["tokens"])
         delimiter = settings.text("word_delimiter_token", "|")
         special = [text_of(token) for token in named.values() if token]
-        special += [text_of(token) for token in (delimiter, *read.extra()) if token]
+        special += [text_of(token) for token in (delimiter, *read.own().values(), *read.extra()) if token]
         self._tokens = _by_id(ids, {index: token.content for index, token in read.added.items()}, special)
         self.listed: int = len({*ids.values()})
         self.ids: Mapping[str, int] = {token: index for index, token in self._tokens.items()} | ids

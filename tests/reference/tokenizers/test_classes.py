@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from isoform.errors import InputError, UnsupportedModel
+from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.reference.classes import class_facts
 from isoform.reference.tokenizers.classes import _CORRECTED, _REGISTERED, ALIASES, STORED, TOKENIZERS, tokenizer_class
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
@@ -31,14 +31,14 @@ TEXTS = [
 ]
 
 
-def agrees(folder: Path) -> None:
+def agrees(folder: Path, *more: str) -> None:
     """Ids, offsets, pairs and texts are those of transformers."""
     from transformers import AutoTokenizer
 
     ours, theirs = TextTokenizer(folder, class_facts(folder)), AutoTokenizer.from_pretrained(folder)
     assert ours.special == {n: getattr(theirs, n) for n in ours.special}
     assert ours.padding_side == theirs.padding_side
-    texts = TEXTS + [f"{token}a {token} B{token}" for token in ours.special.values()]
+    texts = [*TEXTS, *more] + [f"{token}a {token} B{token}" for token in ours.special.values()]
     for special in (True, False):
         expected = theirs(texts, add_special_tokens=special, return_offsets_mapping=True)
         rows = ours.encode(texts, add_special_tokens=special)
@@ -63,6 +63,98 @@ def test_a_class_builds_what_transformers_builds(name: str, tmp_path: Path) -> N
     agrees(save(name, tmp_path / "plain"))
     for n, settings in enumerate(SETTINGS.get(name, [])):
         agrees(save(name, tmp_path / str(n), **settings))
+
+
+IDLE: dict[str, Any] = {
+    "_spm_precompiled_charsmap": None,  # from tokenizer.json
+    "additional_special_tokens": None,  # see the test of special tokens
+    "args": None,
+    "clean_up_tokenization_spaces": False,
+    "errors": "ignore",
+    "kwargs": {"x": 1},
+    "merges": None,
+    "merges_file": "x.txt",
+    "normalizer_file": "x.json",
+    "return_token_type_ids": False,
+    "swirl": 3,
+    "use_default_system_prompt": True,
+    "vocab": None,
+    "vocab_file": "x.txt",
+}
+"""Settings of tokenizer_config.json, with values that change nothing; one is of no class."""
+
+WRITTEN = {
+    **dict.fromkeys(("add_prefix_space", "keep_accents", "legacy", "predict_timestamps", "split_by_punct"), True),
+    **dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars", "trim_offsets"), False),
+    "extra_ids": 3,
+    "language": "en",
+    "task": "translate",
+    "unk_id": 2,
+}
+"""Settings that some class reads."""
+
+
+@pytest.mark.parametrize("name", [name for name in TOKENIZERS if name not in IN_PYTHON])
+def test_every_setting_that_transformers_has_for_a_class_counts_as_it_does_there(name: str, tmp_path: Path) -> None:
+    import inspect
+
+    import transformers
+
+    theirs = inspect.signature(getattr(transformers, name).__init__).parameters
+    assert {key for key in theirs if key != "self" and not key.endswith("_token")} <= IDLE.keys() | WRITTEN.keys()
+    agrees(save(name, tmp_path / "idle", **IDLE))
+    agrees(save(name, tmp_path / "written", **WRITTEN))
+
+
+OBJECT = {"content": "<boi>", "lstrip": True}
+OWN: list[dict[str, Any]] = [
+    {"boi_token": "<boi>"},
+    {"boi_token": {**OBJECT, "__type": "AddedToken"}},
+    {"boi_token": OBJECT},
+    {"model_specific_special_tokens": {"boi_token": "<boi>"}},
+    {"model_specific_special_tokens": {"boi_token": {**OBJECT, "__type": "AddedToken"}, "eoi_token": "<eoi>"}},
+    {"model_specific_special_tokens": {"boi_token": "<boi>"}, "eoi_token": "<eoi>"},
+    {"extra_special_tokens": {"boi_token": "<boi>"}},
+    {"extra_special_tokens": ["<boi>"]},
+    {"additional_special_tokens": ["<boi>"]},
+    {"additional_special_tokens": ["<boi>"], "extra_special_tokens": {}},
+    {"boi_token": "<boi>", "extra_special_tokens": ["<eoi>"]},
+]
+
+
+@pytest.mark.parametrize("settings", OWN)
+@pytest.mark.parametrize("name", ["GPT2Tokenizer", "T5Tokenizer"])
+def test_special_tokens_under_any_name_are_added(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    agrees(save(name, tmp_path, **settings), "a <boi> b<boi>c", "<eoi><boi> <eoi>")
+
+
+@pytest.mark.parametrize("token", ["<boi>", {**OBJECT, "normalized": False}])
+def test_special_tokens_of_the_older_file_are_added(token: Any, tmp_path: Path) -> None:
+    folder = save("GPT2Tokenizer", tmp_path)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"boi_token": token}))
+    agrees(folder, "a <boi> b<boi>c")
+
+
+@pytest.mark.parametrize("own", [["<boi>"], {"bos_token": "<boi>"}, {"boi_token": 3}, {"boi_token": None}])
+def test_special_tokens_that_are_none_are_one_line(own: Any, tmp_path: Path) -> None:
+    folder = save("GPT2Tokenizer", tmp_path, model_specific_special_tokens=own)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: model_specific_special_tokens"):
+        TextTokenizer(folder, class_facts(folder))
+
+
+@pytest.mark.parametrize("config", [{}, {"model_type": "mistral"}, {"transformers_version": "4.57.3"}])
+def test_a_pattern_that_is_not_the_files_is_refused(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save("GPT2Tokenizer", tmp_path, fix_mistral_regex=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    agrees(folder)  # a small vocabulary keeps its pattern
+    monkeypatch.setattr("isoform.reference.tokenizers.classes._PATTERN_SIZE", 9)
+    with pytest.raises(UnsupportedModel, match=r"fix_mistral_regex = True replaces a pattern .*take the key out"):
+        TextTokenizer(folder, class_facts(folder))
+    for other in ({"transformers_version": "5.1.0"}, {"model_type": "llama"}):
+        (folder / "config.json").write_text(json.dumps({**config, **other}))
+        TextTokenizer(folder, class_facts(folder))
 
 
 @pytest.mark.parametrize("name", [name for name in TOKENIZERS if name not in IN_PYTHON])

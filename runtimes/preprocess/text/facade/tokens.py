@@ -31,7 +31,8 @@ class TokenNames:
     changed: bool
 
     def __init__(self, text: TextTokenizer, folder: Path) -> None:
-        extra = [text_of(token) for token in read_settings(folder).extra()]
+        settings = read_settings(folder)
+        extra = [text_of(token) for token in (*settings.own().values(), *settings.extra())]
         self.__dict__.update(_text=text, _extra=extra, changed=False)
 
     # ------------------------------------------------------------------ special tokens
