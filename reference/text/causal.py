@@ -17,24 +17,6 @@ from isoform.signature import BATCH, LENGTH, Axis, Port, Signature, decoder_sign
 if TYPE_CHECKING:
     from torch import nn
 
-DECODER_HARMLESS = frozenset(
-    (
-        "is_decoder",  # such a model has no other direction, whatever this says
-        "is_llama_config",
-        "max_sequence_length",
-        "multiple_of",
-    )
-)
-"""Keys that change no number in a decoder."""
-
-DECODER_ONLY: Mapping[str, tuple[Any, ...]] = {
-    "is_causal": (True,),
-    "rope_interleaved": (False, None),
-    "use_bidirectional_attention": (False, None),
-    "use_mrope": (False, None),
-}
-"""Keys that would make another decoder: one that sees both sides, or rotates other pairs of channels."""
-
 TRUNK: tuple[Rule, ...] = (
     Rename("model.embed_tokens", "embed"),
     Rename("model.layers.*.self_attn.q_proj", "layers.*.attn.q"),

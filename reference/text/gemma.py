@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from isoform.reference.card import Family, Gguf
-from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.config import RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.rules import Fold, Rule
 from isoform.reference.text.causal import (
-    DECODER_HARMLESS,
-    DECODER_ONLY,
     HEADS,
     TRUNK,
     causal_parts,
@@ -26,14 +24,13 @@ from isoform.reference.text.causal import (
     tied_head,
     with_head,
 )
+from isoform.reference.text.decoder_config import DecoderConfig
 from isoform.reference.text.rope_scaling import rope_refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GemmaConfig(Config):
-    harmless = DECODER_HARMLESS
+class GemmaConfig(DecoderConfig):
     only: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **DECODER_ONLY,
         "hidden_activation": (None, "gelu_pytorch_tanh"),  # what an older reader preferred to hidden_act
     }
 
@@ -59,14 +56,6 @@ class GemmaConfig(Config):
         if found.get("hidden_act") == "gelu":  # the first releases say so and mean the approximation
             found["hidden_act"] = "gelu_pytorch_tanh"
         return super(GemmaConfig, cls).from_dict(found)
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_key_value_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim
 
 
 def plan(c: GemmaConfig) -> DecoderPlan:

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from isoform.reference.card import Family, Gguf
-from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.config import RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Rule
 from isoform.reference.text.causal import (
-    DECODER_HARMLESS,
-    DECODER_ONLY,
     HEADS,
     TRUNK,
     causal_parts,
@@ -26,6 +24,7 @@ from isoform.reference.text.causal import (
     tied_head,
     with_head,
 )
+from isoform.reference.text.decoder_config import DecoderConfig
 from isoform.reference.text.sandwich import (
     SANDWICH,
     sandwich_decoder,
@@ -35,9 +34,8 @@ from isoform.reference.text.sandwich import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gemma2Config(Config):
-    harmless = DECODER_HARMLESS | {"hidden_act"}  # an old name, which the Hub's code does not read
-    only = DECODER_ONLY
+class Gemma2Config(DecoderConfig):
+    harmless = frozenset(("hidden_act",))  # an old name, which the Hub's code does not read
 
     vocab_size: int = 256000
     hidden_size: int = 2304
@@ -63,14 +61,6 @@ class Gemma2Config(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         return super(Gemma2Config, cls).from_dict({**with_head(data), "rope": read_rope(data, context=8192)})
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_key_value_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim
 
 
 def plan(c: Gemma2Config) -> DecoderPlan:

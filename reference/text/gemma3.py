@@ -11,12 +11,10 @@ from typing import Any, Self
 
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
-from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.config import RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.rules import Fold, Rule
 from isoform.reference.text.causal import (
-    DECODER_HARMLESS,
-    DECODER_ONLY,
     HEADS,
     TRUNK,
     causal_parts,
@@ -27,6 +25,7 @@ from isoform.reference.text.causal import (
     tied_head,
     with_head,
 )
+from isoform.reference.text.decoder_config import DecoderConfig
 from isoform.reference.text.rope_scaling import MORE, rope_scaling_fields
 from isoform.reference.text.sandwich import (
     SANDWICH,
@@ -37,10 +36,9 @@ from isoform.reference.text.sandwich import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gemma3Config(Config):
+class Gemma3Config(DecoderConfig):
     reads = frozenset(("rope_local_base_freq",))
-    harmless = DECODER_HARMLESS | {"_sliding_window_pattern", "hidden_act"}  # layer_types says the pattern
-    only = DECODER_ONLY
+    harmless = frozenset(("_sliding_window_pattern", "hidden_act"))  # layer_types says the pattern
 
     vocab_size: int = 262208
     hidden_size: int = 2304
@@ -72,14 +70,6 @@ class Gemma3Config(Config):
         windowed = {**data, "rope_theta": data.get("rope_local_base_freq"), "rope_scaling": None}
         local = read_rope(windowed, "sliding_attention", context=131072)
         return super(Gemma3Config, cls).from_dict({**with_head(data), "rope": rope, "local_rope": local})
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_key_value_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim
 
 
 def plan(c: Gemma3Config) -> DecoderPlan:

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from isoform.reference.card import Family, Gguf
-from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.config import RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
-    DECODER_HARMLESS,
-    DECODER_ONLY,
     HEADS,
     NORMS,
     TRUNK,
@@ -27,6 +25,7 @@ from isoform.reference.text.causal import (
     plain_decoder,
     tied_head,
 )
+from isoform.reference.text.decoder_config import DecoderConfig
 
 MULTIPLIERS = {
     "attention_multiplier": "attention.scale",
@@ -38,10 +37,7 @@ MULTIPLIERS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GraniteConfig(Config):
-    harmless = DECODER_HARMLESS
-    only = DECODER_ONLY
-
+class GraniteConfig(DecoderConfig):
     vocab_size: int = 32000
     hidden_size: int = 4096
     intermediate_size: int = 11008
@@ -64,14 +60,6 @@ class GraniteConfig(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         return super(GraniteConfig, cls).from_dict({**data, "rope": read_rope(data)})
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_key_value_heads or self.num_attention_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 def plan(c: GraniteConfig) -> DecoderPlan:

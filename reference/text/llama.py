@@ -13,11 +13,9 @@ from typing import Any, Self
 
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
-from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.config import RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
-    DECODER_HARMLESS,
-    DECODER_ONLY,
     HEADS,
     NORMS,
     TRUNK,
@@ -30,13 +28,11 @@ from isoform.reference.text.causal import (
     tied_head,
     with_head,
 )
+from isoform.reference.text.decoder_config import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaConfig(Config):
-    harmless = DECODER_HARMLESS
-    only = DECODER_ONLY
-
+class LlamaConfig(DecoderConfig):
     model_type: str = "llama"
     vocab_size: int
     hidden_size: int
@@ -60,14 +56,6 @@ class LlamaConfig(Config):
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         window = data.get("sliding_window") if data.get("model_type") == "mistral" else None
         return super(LlamaConfig, cls).from_dict({**with_head(data), "rope": read_rope(data), "sliding_window": window})
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_key_value_heads or self.num_attention_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 def plan(c: LlamaConfig) -> DecoderPlan:

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from isoform.reference.card import Family, Gguf
-from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.config import RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.rules import Rename, Rule
 from isoform.reference.text.causal import (
-    DECODER_HARMLESS,
-    DECODER_ONLY,
     HEAD_NORMS,
     HEADS,
     TRUNK,
@@ -28,13 +26,11 @@ from isoform.reference.text.causal import (
     tied_head,
     with_head,
 )
+from isoform.reference.text.decoder_config import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Olmo2Config(Config):
-    harmless = DECODER_HARMLESS
-    only = DECODER_ONLY
-
+class Olmo2Config(DecoderConfig):
     vocab_size: int = 50304
     hidden_size: int = 4096
     intermediate_size: int = 11008
@@ -54,14 +50,6 @@ class Olmo2Config(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         return super(Olmo2Config, cls).from_dict({**with_head(data), "rope": read_rope(data)})
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_key_value_heads or self.num_attention_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 def plan(c: Olmo2Config) -> DecoderPlan:

@@ -12,12 +12,10 @@ from typing import Any, ClassVar, Self
 
 from isoform.errors import UnsupportedModel
 from isoform.reference.card import Family, Gguf
-from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.config import RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.rules import Rename, Rule
 from isoform.reference.text.causal import (
-    DECODER_HARMLESS,
-    DECODER_ONLY,
     HEADS,
     NORMS,
     causal_parts,
@@ -29,13 +27,12 @@ from isoform.reference.text.causal import (
     tied_head,
     with_head,
 )
+from isoform.reference.text.decoder_config import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Phi3Config(Config):
-    harmless = DECODER_HARMLESS
+class Phi3Config(DecoderConfig):
     only: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **DECODER_ONLY,
         "attention_bias": (False, None),
         "full_attn_mod": (1, None),
         "interpolate_factor": (1, None),
@@ -74,14 +71,6 @@ class Phi3Config(Config):
         if rope.kind not in ("default", "longrope"):
             raise UnsupportedModel(f"Phi-3 has no rotary scaling {rope.kind!r}, only longrope")
         return super(Phi3Config, cls).from_dict({**found, "rope": rope})
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_key_value_heads or self.num_attention_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 def plan(c: Phi3Config) -> DecoderPlan:

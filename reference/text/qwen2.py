@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from isoform.reference.card import Family, Gguf
-from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.config import RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan
 from isoform.reference.text.causal import (
-    DECODER_HARMLESS,
-    DECODER_ONLY,
     HEADS,
     NORMS,
     TRUNK,
@@ -28,13 +26,11 @@ from isoform.reference.text.causal import (
     upper_windows,
     with_head,
 )
+from isoform.reference.text.decoder_config import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Qwen2Config(Config):
-    harmless = DECODER_HARMLESS
-    only = DECODER_ONLY
-
+class Qwen2Config(DecoderConfig):
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -57,14 +53,6 @@ class Qwen2Config(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         return super(Qwen2Config, cls).from_dict({**with_head(data), "rope": read_rope(data, context=32768)})
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_key_value_heads or self.num_attention_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 def plan(c: Qwen2Config) -> DecoderPlan:

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from isoform.reference.card import Family, Gguf
-from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.config import RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan, Routing
 from isoform.reference.rules import Alias, Rename, Rule, SplitStack, Stack
 from isoform.reference.text.causal import (
-    DECODER_HARMLESS,
-    DECODER_ONLY,
     HEAD_NORMS,
     HEADS,
     NORMS,
@@ -29,15 +27,18 @@ from isoform.reference.text.causal import (
     tied_head,
     with_head,
 )
+from isoform.reference.text.decoder_config import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Qwen3MoeConfig(Config):
-    harmless = DECODER_HARMLESS | {
-        "max_window_layers",  # of Qwen3: here a window is for all layers or none
-        *("output_router_logits", "router_aux_loss_coef"),
-    }
-    only: ClassVar[Mapping[str, tuple[Any, ...]]] = {**DECODER_ONLY, "hidden_act": ("silu",)}
+class Qwen3MoeConfig(DecoderConfig):
+    harmless = frozenset(
+        (
+            "max_window_layers",  # of Qwen3: here a window is for all layers or none
+            *("output_router_logits", "router_aux_loss_coef"),
+        )
+    )
+    only: ClassVar[Mapping[str, tuple[Any, ...]]] = {"hidden_act": ("silu",)}
     aliases: ClassVar[Mapping[str, str]] = {"num_local_experts": "num_experts"}
 
     vocab_size: int = 151936
@@ -66,14 +67,6 @@ class Qwen3MoeConfig(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         return super(Qwen3MoeConfig, cls).from_dict({**with_head(data), "rope": read_rope(data)})
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_key_value_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
     def hidden_act(self) -> str:

@@ -11,11 +11,9 @@ from typing import Any, Self
 
 from isoform.errors import CheckpointError
 from isoform.reference.card import Family, Gguf
-from isoform.reference.config import Config, RopeConfig, read_rope
+from isoform.reference.config import RopeConfig, read_rope
 from isoform.reference.modules.decoder_plan import DecoderPlan, Kind
 from isoform.reference.text.causal import (
-    DECODER_HARMLESS,
-    DECODER_ONLY,
     HEADS,
     NORMS,
     TRUNK,
@@ -29,14 +27,12 @@ from isoform.reference.text.causal import (
     tied_head,
     with_head,
 )
+from isoform.reference.text.decoder_config import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SmolLM3Config(Config):
+class SmolLM3Config(DecoderConfig):
     """`no_rope_layers` has a 1 for a layer with rotary positions, 0 for one without."""
-
-    harmless = DECODER_HARMLESS
-    only = DECODER_ONLY
 
     vocab_size: int = 128256
     hidden_size: int = 2048
@@ -65,14 +61,6 @@ class SmolLM3Config(Config):
         return super(SmolLM3Config, cls).from_dict(
             {**with_head(data), "rope": read_rope(data, theta=2e6, context=32768)}
         )
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_key_value_heads or self.num_attention_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 def rotates(c: SmolLM3Config) -> list[bool]:

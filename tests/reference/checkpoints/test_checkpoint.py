@@ -251,7 +251,7 @@ CONFIG: dict[str, tuple[Damage, str]] = {
     "a vocabulary without end": (config(vocab_size=10**30), "vocab_size is 1000000000000000000000000000000,"),
     "a model without end": (
         config(hidden_size=2**31 - 1, vocab_size=2**31 - 1, head_dim=2**30, num_attention_heads=2**30),
-        "config.json: vocab_size is 2147483647, and the checkpoint holds",
+        "config.json: hidden_size is 2147483647, and the checkpoint holds",
     ),
     "another width": (config(hidden_size=32), "config.json asks for [459, 32]"),
     "eps is not a number": (config(rms_norm_eps=float("nan")), "rms_norm_eps is nan, which is no valid float"),
