@@ -112,7 +112,7 @@ def make_bundle(honest: Model, form: str, plant: Plant | None, folder: Path) -> 
     artifact = replace(
         artifact,
         files=tuple(describe(bundle / file.path, bundle) for file in artifact.files),
-        signature=honest.signature,
+        signature=(honest.trunk if form.startswith("gguf") else honest).signature,
     )
     for path in honest.checkpoint.sidecars():
         kept = beside if isinstance(plant, Checkpoint) and plant.beside else source
