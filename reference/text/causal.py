@@ -202,9 +202,10 @@ def plain_decoder(
 
 def upper_windows(c: Any) -> list[int | None]:
     """Qwen's windows, when switched on: by `layer_types`, or on the layers from `max_window_layers` on."""
-    if not c.use_sliding_window or c.sliding_window is None:
-        return [None] * c.num_hidden_layers
-    types = layer_types(c, lambda n: n >= c.max_window_layers)
+    switched_on = c.use_sliding_window and c.sliding_window is not None
+    types = layer_types(c, lambda n: switched_on and n >= c.max_window_layers)
+    if not switched_on and "sliding_attention" in types:
+        raise CheckpointError("config.json: layer_types holds sliding_attention, and no sliding window is switched on")
     return [c.sliding_window if kind == "sliding_attention" else None for kind in types]
 
 

@@ -48,8 +48,12 @@ class WaveformWriter:
         account_file(folder, self._model)
         account_ids(folder, self._model, asked, vocabulary_size(config))
         start = self._model.get("decoder_start_token_id", config.get("decoder_start_token_id"))
-        if not isinstance(start, int):
-            raise CheckpointError(f"{folder}/config.json: decoder_start_token_id is {start!r}, not a token's number")
+        rows = config.get("vocab_size")
+        if type(start) is not int or start < 0 or (isinstance(rows, int) and start >= rows):
+            raise CheckpointError(
+                f"{folder}: decoder_start_token_id is {start!r:.60}, and the model has logits for {rows} tokens; "
+                "correct generation_config.json or config.json"
+            )
         self._start, self._context = start, context_length(config)
         encoder = session.part(session.taking("sound")).signature
         sound, self._mask = encoder.port("sound"), encoder.port("mask")

@@ -603,7 +603,7 @@ def test_weights_stay_in_the_file_and_are_read_when_used(tmp_path: Path) -> None
     """200 MB of float32: opening reads headers only, the module is the map itself, releasing gives the pages back."""
     shape = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 6, "vocab_size": 16000}
     data = {**json.loads((tiny("qwen2") / "config.json").read_text()), **shape}
-    data |= {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64}
+    data |= {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64, "layer_types": None}
     (tmp_path / "config.json").write_text(json.dumps(data))
     from isoform.reference.text.qwen2 import FAMILY
     from isoform.reference.weights import hub_names
