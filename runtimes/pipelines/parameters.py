@@ -37,6 +37,6 @@ def merged(own: Mapping[str, Any], call: Mapping[str, Any], names: Sequence[str]
 def beyond(token: str | None, index: int, rows: int) -> str:
     """What to say of a token that the model's embedding has no row for."""
     return (
-        f"the tokenizer gives {token!r} the id {index}, and the model's embedding has {rows} rows; leave that token "
-        "out, or take the model's own tokenizer"
+        f"the tokenizer gives {token!r:.60} the id {index}, and the model's embedding has {rows} rows; leave that "
+        "token out, or take the model's own tokenizer"
     )

@@ -115,4 +115,5 @@ class FillMask(TextEncoder):
             ids += row.ids[:1]
         if not ids:
             raise InputError(f"targets={targets!r} holds no token of the vocabulary; give at least one")
+        self._check_ids(ids)
         return np.unique(np.array(ids, np.int64))
