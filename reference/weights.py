@@ -116,6 +116,13 @@ def map_weights(checkpoint: Checkpoint, rules: Sequence[Rule], prefix: str, othe
             "and save the model again"
         )
     if unknown:
+        owner = unknown[0].partition(".")[0] + "."
+        below = (key[len(owner) :] for key in unknown if key.startswith(owner))
+        if len([key for key in below if find(key, rules, prefix, other)]) == len(unknown) == len(checkpoint):
+            raise CheckpointError(
+                f"{checkpoint.name}: all keys are below {owner!r}, the model's name in the class that saved it; save "
+                "that model alone, or take the prefix off the keys"
+            )
         raise CheckpointError(f"{checkpoint.name}: no rule for {_list(unknown)}; not a checkpoint of this architecture")
     weights: dict[str, Weight] = {}
     for (rule, names), group in groups.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 PREFIXES = {
+    "_checkpoint_wrapped_module.": "activation checkpointing",
     "_forward_module.": "Lightning",
     "_fsdp_wrapped_module.": "FSDP",
     "_orig_mod.": "torch.compile",
@@ -17,7 +18,7 @@ PREFIXES = {
 }
 """A prefix of keys -> who puts it there. Taken off where the key has no rule with it and one without it."""
 
-INSIDE = ("_fsdp_wrapped_module.", "_orig_mod.")
+INSIDE = ("_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_orig_mod.")
 """Those that also stand within a key, where a part of the model was wrapped."""
 
 LEFT_OUT = {"v_head.": "the value head of TRL's reinforcement learning, which predicts no token"}
