@@ -190,6 +190,11 @@ class Transcriber:
                 "the times of words come from the model's alignment_heads, which its generation_config.json "
                 f"{said}; pass return_timestamps=True for those of segments"
             )
+        if (width := self.model.median_filter_width) < 1 or width % 2 == 0:
+            raise InputError(
+                "the times of words are smoothed over an odd number of positions, and median_filter_width of "
+                f"config.json is {width}; correct the file, or pass return_timestamps=True for those of segments"
+            )
         if absent:
             warnings.warn(
                 f"generation_config.json lists alignment heads that the decoder does not have ({absent}); the times of "
