@@ -90,7 +90,7 @@ def image_processor_facts(folder: Path) -> Facts | None:
     if kind is None:
         kind = f"{_BY_MODEL.get(str(read_object(folder / 'config.json').get('model_type')), '')}ImageProcessor"
     name = str(kind).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
-    reason = f"the image processor {kind!r} is not supported; {', '.join(IMAGE_PROCESSORS)} are"
+    reason = f"the image processor {kind!r:.60} is not supported; {', '.join(IMAGE_PROCESSORS)} are"
     return IMAGE_PROCESSORS.get(name, {"refused": reason})
 
 

@@ -16,7 +16,17 @@ from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.modules.layers import Linear, first_token
-from isoform.sentence_modules import SENTENCE, TOKENS, Dense, LayerNorm, LayerPooling, Module, Normalize, Pooling
+from isoform.sentence_modules import (
+    SENTENCE,
+    TOKENS,
+    Dense,
+    LayerNorm,
+    LayerPooling,
+    Module,
+    Normalize,
+    Pooling,
+    Truncate,
+)
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "ELU": lambda x: torch.where(x > 0, x, torch.exp(x.clamp(max=0)) - 1),
@@ -104,6 +114,8 @@ class SentenceHead(nn.Module):
                 values[step.target] = self.get_submodule(name_of(n, step))(values[step.source])
             elif isinstance(step, LayerNorm):
                 values[SENTENCE] = self.get_submodule(name_of(n, step))(values[SENTENCE])
+            elif isinstance(step, Truncate):
+                values[SENTENCE] = values[SENTENCE][:, : step.size]
             else:
                 values[TOKENS] = self.get_submodule(name_of(n, step))(layers)
         return values[SENTENCE]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isoform.errors import CheckpointError, InputError
-from isoform.json_files import read_object
+from isoform.json_files import is_there, read_object
 from isoform.runtimes.generation.context import stretched
 from isoform.runtimes.generation.other_settings import HARMLESS, UNSUPPORTED, unsupported
 
@@ -82,7 +82,7 @@ _WHOLE = ("max_new_tokens", "max_length", "min_new_tokens", "min_length", "no_re
 def model_settings(folder: Path) -> dict[str, Any]:
     """The settings that the model comes with: generation_config.json, else the token ids of config.json."""
     path = folder / "generation_config.json"
-    if path.is_file():
+    if is_there(path):
         settings = read_object(path)
     else:
         config = read_object(folder / "config.json")

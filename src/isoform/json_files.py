@@ -168,6 +168,18 @@ def _bounds(least: float | None, most: float | None) -> str:
     return f" of at least {least}" if least is not None else f" of at most {most}" if most is not None else ""
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file. CheckpointError for a folder of that name, or a link to nothing.
+
+    Links to nothing are left where the files of the Hub's cache were cleared away; to pass over one changes the model.
+    """
+    if path.is_file():
+        return True
+    if path.is_symlink() or path.exists():
+        raise CheckpointError(f"{path} is a folder or a broken link, not a file; fetch it again")
+    return False
+
+
 def read_text(path: Path) -> str:
     """A UTF-8 text file, or CheckpointError."""
     try:
@@ -211,7 +223,7 @@ def _check_surrogates(path: Path, data: Any) -> None:
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object, empty when the file is missing; CheckpointError when it is anything else."""
-    if not path.is_file():
+    if not is_there(path):
         return {}
     data = read_value(path)
     if not isinstance(data, dict):

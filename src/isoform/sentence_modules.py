@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.json_files import read_list, read_object
+from isoform.json_files import is_there, read_list, read_object
 
 NAME = "modules.json"
 EMBEDDING = "feature-extraction"
@@ -27,6 +27,9 @@ ACTIVATIONS = ("ELU", "GELU", "Identity", "LeakyReLU", "ReLU", "SiLU", "Sigmoid"
 
 EMBEDDER = "SentenceTransformer"
 """The model_type of config_sentence_transformers.json whose vectors are those of texts."""
+
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+"""How vectors are compared: the last two are distances below zero. Other names are those of other kinds of models."""
 
 WEIGHTED = ("Dense", "LayerNorm", "Transformer", "WeightedLayerPooling")
 """The kinds of modules that have weights in their folders."""
@@ -92,7 +95,14 @@ class LayerPooling:
     layers: int
 
 
-Module = Pooling | Dense | Normalize | LayerNorm | LayerPooling
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """The first `size` channels, which config_sentence_transformers.json asks for as `truncate_dim`."""
+
+    size: int
+
+
+Module = Pooling | Dense | Normalize | LayerNorm | LayerPooling | Truncate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +122,7 @@ class SentenceModules:
     lowercase: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    similarity: str = "cosine"  # one of `SIMILARITIES`
 
     @property
     def include_prompt(self) -> bool:
@@ -135,6 +146,8 @@ class SentenceModules:
                 sizes[step.target] = sizes[step.source]
             elif isinstance(step, LayerNorm):
                 self._fits(step.folder, step.size, sizes[SENTENCE])
+            elif isinstance(step, Truncate):
+                sizes[SENTENCE] = min(step.size, sizes[SENTENCE])
         return sizes[SENTENCE]
 
     def _fits(self, folder: str, wanted: int, given: int) -> None:
@@ -146,10 +159,10 @@ class SentenceModules:
 
 def modules_root(folder: Path) -> Path | None:
     """The folder whose modules.json describes the model in `folder`: itself, or the one above ("0_Transformer")."""
-    if (folder / NAME).is_file():
+    if is_there(folder / NAME):
         return folder
     above = folder.parent
-    if (above / NAME).is_file() and transformer_folder(above) == folder.name:
+    if is_there(above / NAME) and transformer_folder(above) == folder.name:
         return above
     return None
 
@@ -157,7 +170,7 @@ def modules_root(folder: Path) -> Path | None:
 def transformer_folder(root: Path) -> str:
     """The folder of the model below that of modules.json, "" when it is the same; "" without such a file."""
     path = root / NAME
-    if not path.is_file():
+    if not is_there(path):
         return ""
     for module in read_list(path):
         if str(module.get("type", "")).rsplit(".", 1)[-1] == "Transformer":
@@ -168,7 +181,7 @@ def transformer_folder(root: Path) -> str:
 def module_folders(root: Path) -> dict[str, str]:
     """The folders below `root` that modules.json names, the model's among them, with the kinds of their modules."""
     path = root / NAME
-    if not path.is_file():
+    if not is_there(path):
         return {}
     kinds = {
         inside(str(module.get("path") or ""), path): str(module.get("type", "")).rsplit(".", 1)[-1]
@@ -189,6 +202,8 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
         "prompts": {name: text for name, text in prompts.items() if isinstance(text, str)},
         "default_prompt": settings.get("default_prompt_name"),
     }
+    if settings.get("similarity_fn_name") in SIMILARITIES:
+        values["similarity"] = settings["similarity_fn_name"]
     if root is None:
         return SentenceModules(**values)
     path, steps, refusal = root / NAME, list[Module](), ""
@@ -235,6 +250,8 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
             written.add(target)
     if not refusal and SENTENCE not in written:
         refusal = f"{path} lists no Pooling module, so that a text has no vector"
+    if settings.get("truncate_dim") is not None:
+        steps.append(Truncate(_count(settings, "truncate_dim", root / "config_sentence_transformers.json")))
     return SentenceModules(**values, steps=() if refusal else tuple(steps), refusal=refusal)
 
 
@@ -259,13 +276,13 @@ def _ports(step: Module) -> tuple[str, str]:
         return TOKENS, SENTENCE
     if isinstance(step, LayerPooling):
         return TOKENS, TOKENS
-    return (SENTENCE, SENTENCE) if isinstance(step, LayerNorm) else (step.source, step.target)
+    return (SENTENCE, SENTENCE) if isinstance(step, LayerNorm | Truncate) else (step.source, step.target)
 
 
 def _pooling(place: str, path: Path) -> Pooling:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, which says how to pool; fetch the whole repository")
-    config = read_object(path)
+    config = _known(path, "pooling_mode", "include_prompt", *_SIZES, *_OLD_KEYS)
     modes = config.get("pooling_mode")
     if modes is None:
         modes = [mode for key, mode in _OLD_KEYS.items() if config.get(key)] or ["mean"]
@@ -276,7 +293,7 @@ def _pooling(place: str, path: Path) -> Pooling:
 
 
 def _dense(place: str, path: Path) -> Dense:
-    config = read_object(path)
+    config = _known(path, "in_features", "out_features", "bias", "activation_function", "use_residual", *_PORTS)
     name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     name = "Identity" if name is None else name
     kind = str(name).rsplit(".", 1)[-1]
@@ -297,15 +314,15 @@ def _dense(place: str, path: Path) -> Dense:
 
 
 def _normalize(place: str, path: Path) -> Normalize:
-    return Normalize(*_names(read_object(path), path))
+    return Normalize(*_names(_known(path, *_PORTS), path))
 
 
 def _layer_norm(place: str, path: Path) -> LayerNorm:
-    return LayerNorm(place, _count(read_object(path), "dimension", path))
+    return LayerNorm(place, _count(_known(path, "dimension"), "dimension", path))
 
 
 def _layer_pooling(place: str, path: Path) -> LayerPooling:
-    config = read_object(path)
+    config = _known(path, "num_hidden_layers", "layer_start", *_SIZES)
     return LayerPooling(
         place, _count(config, "layer_start", path, 4, least=0), _count(config, "num_hidden_layers", path, 12)
     )
@@ -319,6 +336,21 @@ _READERS: Mapping[str, Any] = {
     "Pooling": _pooling,
     "WeightedLayerPooling": _layer_pooling,
 }
+
+
+_PORTS = ("module_input_name", "module_output_name")
+_SIZES = ("embedding_dimension", "word_embedding_dimension")  # of the states, which the model itself says
+
+
+def _known(path: Path, *keys: str) -> dict[str, Any]:
+    """The settings of a module. Raises UnsupportedModel for one that is set and none of `keys`, like the library."""
+    config = read_object(path)
+    if unknown := [key for key, value in config.items() if key not in keys and value not in (None, False)]:
+        raise UnsupportedModel(
+            f"{path}: {unknown[0]} = {config[unknown[0]]!r:.60} is not known for this module and may change its "
+            "results; take the key out if it changes nothing"
+        )
+    return config
 
 
 def _names(config: Mapping[str, Any], path: Path) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from isoform.sentence_modules import (
     Normalize,
     Pooling,
     SentenceModules,
+    Truncate,
     read_sentence_modules,
 )
 
@@ -84,6 +85,8 @@ class Recipe:
                 values[step.target] = _dense(step, self.weights[step.folder], values[step.source])
             elif isinstance(step, LayerNorm):
                 values[SENTENCE] = _layer_norm(self.weights[step.folder], values[SENTENCE])
+            elif isinstance(step, Truncate):
+                values[SENTENCE] = values[SENTENCE][: step.size]
             elif isinstance(step, LayerPooling):
                 raise UnsupportedModel(
                     f"{self.modules.root / step.folder} weighs the states of every layer, and this form or call gives "
@@ -114,6 +117,17 @@ def pool(states: Floats, mode: str, skip: int = 0) -> Floats:
 def normalize(vector: Floats) -> Floats:
     """Over the last axis, to length 1."""
     return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), np.float32(1e-12))
+
+
+def similarity(name: str, one: Floats, other: Floats) -> float:
+    """How near two vectors (E,) are, by one of `SIMILARITIES`; more is nearer."""
+    if name == "euclidean":
+        return -float(np.linalg.norm(one - other))
+    if name == "manhattan":
+        return -float(np.abs(one - other).sum())
+    if name == "cosine":
+        one, other = normalize(one), normalize(other)
+    return float(one @ other)
 
 
 def _dense(step: Dense, weights: Mapping[str, Floats], x: Floats) -> Floats:

@@ -11,7 +11,7 @@ import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import InputPiece
-from isoform.runtimes.pipelines.text.pooling import Recipe, normalize
+from isoform.runtimes.pipelines.text.pooling import Recipe, normalize, similarity
 from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
 from isoform.sentence_modules import SENTENCE
 
@@ -42,7 +42,8 @@ class SentenceSimilarity(TextEncoder):
 
     A text gives its embedding, a float32 array (C,); a list of texts gives (N, C), what
     `SentenceTransformer.encode` gives. The Hub's form, {"source_sentence": text, "sentences": [texts]}, gives the list
-    of cosine similarities of the source to each sentence; a list of such objects gives a list of lists.
+    of the source's similarities to each sentence, by cosine unless the model's files name another function; a list of
+    such objects gives a list of lists.
     A text that is too long is cut, as sentence-transformers does.
     """
 
@@ -93,8 +94,8 @@ class SentenceSimilarity(TextEncoder):
         """See `BatchPipeline.finish`."""
         vectors = [self._vector(piece.output, call.skip) for piece in pieces]
         if isinstance(item, Mapping):
-            source, *others = map(normalize, vectors)
-            return [float(source @ other) for other in others]
+            source, *others = vectors
+            return [similarity(self.modules.similarity, source, other) for other in others]
         return normalize(vectors[0]) if call.normalized else vectors[0]
 
     def _vector(self, output: Mapping[str, Any], skip: int) -> Any:

@@ -69,7 +69,7 @@ class ImageSettings:
             given["size"] = given["size"] if isinstance(given["size"], int) else 224
             given["default_to_square"] = True
         try:
-            return cls(
+            read = cls(
                 size=_size(given["size"], given.get("default_to_square", True)) if given["do_resize"] else None,
                 resample=_whole(given["resample"], 5),
                 crop=_crop(given["crop_size"]) if given.get("do_center_crop") else None,
@@ -81,6 +81,11 @@ class ImageSettings:
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise CheckpointError(f"{folder}: the settings of its image processor make no sense ({reason})") from None
+        if isinstance(read.mean, tuple) and isinstance(read.std, tuple) and len(read.mean) != len(read.std):
+            raise CheckpointError(
+                f"{folder}: image_mean has {len(read.mean)} numbers, image_std has {len(read.std)}; correct the file"
+            )
+        return read
 
 
 def _described(folder: Path) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
-from isoform.json_files import JsonObject, read_text
+from isoform.json_files import JsonObject, is_there, read_text
 from isoform.runtimes.preprocess.text.tool_schemas import tool_schema
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ChatTemplate:
         files = sorted((folder / "additional_chat_templates").glob("*.jinja"))
         named = [("default", folder / "chat_template.jinja")] + [(path.stem, path) for path in files]
         for name, path in named:
-            if path.is_file():
+            if is_there(path):
                 templates[name] = read_text(path)
         if not templates:
             files_of_old = (JsonObject.read(folder / name) for name in ("tokenizer_config.json", "chat_template.json"))
