@@ -133,6 +133,8 @@ def export_and_check(
     given: dict[str, Any] = {"gguf": gguf, "onnx": onnx, "torchscript": torchscript}
     options = {name: _options(bundle.FORMATS[name].options, given[name], loose[name], dtype) for name in FORMATS}
     for name in FORMATS:
+        if not {name, "all"} & {*formats}:
+            _check_unused(name, bundle.FORMATS[name].options, given[name], loose[name], dtype)
         bundle.FORMATS[name].check_request(options[name])
     folder = Path(out).expanduser()
     bundle.check_target(folder, overwrite)
@@ -166,6 +168,15 @@ def _served(folder: Path, progress: Progress | None) -> dict[str, str]:
     if progress is not None:
         progress("open its pipelines", 0, 0)
     return served(folder)
+
+
+def _check_unused(name: str, kind: type, given: Any, loose: Mapping[str, Any], dtype: str) -> None:
+    """Raise InputError for an option of a format that is not written."""
+    spelled = {"types": f"--{name}-type", "overrides": "--override", "link": "--weights link"}
+    set_ = [key for key, value in loose.items() if value not in (getattr(kind(), key), dtype, (dtype,))]
+    if given is not None or set_:
+        option = f"{name}=" if given is not None else spelled.get(set_[0], f"--{set_[0].replace('_', '-')}")
+        raise InputError(f"{option} is for {name}, which --to does not name; add {name} to --to, or leave it out")
 
 
 def _options(kind: type, given: Any, loose: Mapping[str, Any], dtype: str) -> Any:

@@ -47,17 +47,21 @@ def options(
 def export(
     source: Annotated[str, typer.Argument(help="A checkpoint folder, a .gguf file or a Hub id.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    to: Annotated[str, typer.Option(help="onnx, gguf, torchscript (several with commas) or all.")] = "all",
+    to: Annotated[
+        list[str] | None, typer.Option(help="onnx, gguf, torchscript (several with commas, or repeated) or all.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="The task, when not the checkpoint's own.")] = None,
     dtype: Annotated[str, typer.Option(help="f32, f16 or bf16, of every format without types of its own.")] = "f32",
     onnx_type: Annotated[
-        str, typer.Option(help="ONNX: f32, f16, int8, q8_0, q4_0, …; several with commas, dtype when none.")
-    ] = "",
+        list[str] | None,
+        typer.Option(help="ONNX: f32, f16, int8, q8_0, q4_0, …; several with commas, dtype when none."),
+    ] = None,
     portable: Annotated[bool, typer.Option("--portable", help="ONNX: standard operators only.")] = False,
     weights: Annotated[str, typer.Option(help="ONNX: copy them, or link the checkpoint's own files.")] = "copy",
     gguf_type: Annotated[
-        str, typer.Option(help="llama.cpp's: f32, f16, q8_0, q4_k_m, …; several with commas, dtype when none.")
-    ] = "",
+        list[str] | None,
+        typer.Option(help="llama.cpp's: f32, f16, q8_0, q4_k_m, …; several with commas, dtype when none."),
+    ] = None,
     override: Annotated[
         list[str] | None, typer.Option(help="GGUF: regex=type for the tensors whose names it is found in.")
     ] = None,
@@ -76,13 +80,13 @@ def export(
         manifest, report = api.export_and_check(
             source,
             out,
-            to=to,
+            to=",".join(to or ["all"]),
             task=task,
             dtype=dtype,
-            onnx_types=onnx_type,
+            onnx_types=",".join(onnx_type or ()),
             portable=portable,
             weights=weights,
-            gguf_types=gguf_type,
+            gguf_types=",".join(gguf_type or ()),
             override=override or (),
             split_max_size=split_max_size,
             imatrix=imatrix,
