@@ -28,7 +28,7 @@ class DecodingGraph(Protocol):
     device: tuple[str, int]
     cache: str | None  # how it grows: IN_PLACE, GROWS or unknown
     trims: bool  # whether START is an input
-    follows: bool  # whether MASK_END is one, too
+    follows: bool  # whether MASK_END is one
     ragged: bool  # whether ROW_GAPS is one
 
     @property
@@ -60,7 +60,7 @@ class OnnxRuntimeDecoder(GraphDecoder):
         self._plain = session.types.get(session.signature.results[0].name) == "float32"
         ports = {port.role: (session.types[port.name], len(port.axes)) for port in self._ports.inputs}
         usual = ports == dict.fromkeys(("tokens", "mask", "positions"), ("int64", 2))
-        alike = usual and self._plain and session.follows and session.device[0] == "cpu"
+        alike = usual and self._plain and session.trims and session.follows and session.device[0] == "cpu"
         self._follows = self._in_place and alike  # whether the steps of single tokens read and fill the same arrays
         self._token: NDArray[np.int64] | None = None  # where the last step's tokens were, if they can be followed
         self._followed: Followed | None = None

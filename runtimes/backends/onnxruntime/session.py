@@ -20,6 +20,7 @@ from isoform.runtimes.backends.onnxruntime.graph_file import (
 )
 from isoform.runtimes.backends.onnxruntime.library import (
     GROWS,
+    MASK_END,
     ROW_GAPS,
     SETTINGS,
     START,
@@ -118,7 +119,7 @@ class OnnxRuntimeSession:
         self.types = {port.name: _type(path, port) for port in session.get_inputs()}
         self.types |= {port.name: _TYPES[port.type] for port in session.get_outputs() if port.type in _TYPES}
         self.settings = {name: np.array([value]) for name, value in SETTINGS.items() if name in self.types}
-        self.trims, self.follows = START in self.settings, len(self.settings) == len(SETTINGS)
+        self.trims, self.follows = START in self.settings, MASK_END in self.settings
         self.types |= {port.name: _TYPES[port.type] for port in session.get_overridable_initializers()}
         self.ragged = ROW_GAPS in self.types
         self.cache = session.get_modelmeta().custom_metadata_map.get(CACHE)
