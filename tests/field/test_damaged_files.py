@@ -73,6 +73,7 @@ def test_a_damaged_file_is_one_line_with_its_name(name: str, file: str, damage: 
             "image_mean has 2 numbers",
         ),
         ("vit_cls", "preprocessor_config.json", {"image_processor_type": "a" * 3000}, "is not supported"),
+        ("vit_cls", "preprocessor_config.json", {"image_mean": ["a" * 3000] * 3}, "image processor"),
         ("vit_cls", "preprocessor_config.json", {"size": 10**400}, "preprocessor|image processor"),
         ("llama_b", "generation_config.json", {"temperature": float("nan")}, "temperature"),
         ("llama_b", "tokenizer_config.json", {"bos_token": ["a"]}, "bos_token is"),

@@ -79,8 +79,10 @@ class ImageSettings:
                 convert=bool(given.get("do_convert_rgb")),
             )
         except (KeyError, OverflowError, TypeError, ValueError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise CheckpointError(f"{folder}: the settings of its image processor make no sense ({reason})") from None
+            reason = f"{error} is missing" if isinstance(error, KeyError) else f"{error!s:.200}"
+            raise CheckpointError(
+                f"{folder}: the settings of its image processor make no sense ({reason!s:.200})"
+            ) from None
         if isinstance(read.mean, tuple) and isinstance(read.std, tuple) and len(read.mean) != len(read.std):
             raise CheckpointError(
                 f"{folder}: image_mean has {len(read.mean)} numbers, image_std has {len(read.std)}; correct the file"
