@@ -281,7 +281,17 @@ class GraphDecoder(ABC):
             self._truncate(slots)
         self._mask, self._places, self._slots = mask[:, :slots], self._places[:, :slots], slots
         self._at = np.where(self._mask, self._places, -1).max(1, initial=-1)
+        if not slots:
+            self._unshare()
         self._tidy()
+
+    def _unshare(self) -> None:
+        """Give each row what it reads for itself: a first step computes from it by row."""
+        rows = np.arange(len(self))
+        if self._held and not np.array_equal(self._owner, rows):
+            self._held = {name: array[self._owner] for name, array in self._held.items()}
+            self._reorder(rows, self._owner, 0)
+            self._owner = rows
 
     def _tidy(self) -> None:
         """Pack the slots if too many of them are holes."""

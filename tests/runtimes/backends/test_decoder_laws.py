@@ -202,6 +202,19 @@ def test_rows_with_encoder_states_give_what_each_gives_alone(backend: str, name:
         assert np.abs(got - want).max() <= FLOAT32 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("name", SPEECH)
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_rows_that_share_encoder_states_begin_anew_alone(backend: str, name: str) -> None:
+    session, encoded = speech(name, backend)
+    decoder = session.decoder(encoded.select(np.array([1])))
+    decoder.step(np.array([[7, 8]]))
+    decoder.select(np.array([0, 0]))
+    decoder.rewind(2)
+    ids = np.array([[9, 10], [11, 12]])
+    want = session.decoder(encoded.select(np.array([1, 1]))).step(ids)
+    assert np.abs(decoder.step(ids) - want).max() <= FLOAT32 * np.abs(want).max()
+
+
 @pytest.mark.parametrize("backend", GRAPHS)
 def test_rows_without_a_mask_are_grouped_by_length(backend: str) -> None:
     session, encoded = speech("whisper_b", backend)
