@@ -56,6 +56,8 @@ def open_checkpoint(
     except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
         reason = getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"{source} cannot be opened ({reason})") from None
+    if (is_file or is_folder) and revision not in (None, "main"):
+        raise CheckpointError(f"{source} is on this machine and has no revision {revision!r}; leave it out")
     if is_file:
         if path.suffix == ".gguf":
             from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint

@@ -385,6 +385,12 @@ def test_a_head_that_the_checkpoint_lacks_is_refused(folder: Path) -> None:
 
 
 # ------------------------------------------------------------------ what is no checkpoint at all
+def test_a_folder_has_no_revision(folder: Path) -> None:
+    open_model(folder, revision="main")  # what scripts pass along
+    with pytest.raises(CheckpointError, match="has no revision 'v2'; leave it out"):
+        open_model(folder, revision="v2")
+
+
 def test_a_path_that_is_no_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "llamacpp").mkdir()
