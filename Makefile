@@ -42,7 +42,7 @@ test-clients: venv
 
 # The pages of docs/ as a site in site/. Strict: a broken link or an unknown name of the API is an error.
 docs: venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt ".[docs]"
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[docs]"
 	$(BIN)/zensical build --strict
 
 check: venv
