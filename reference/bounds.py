@@ -14,7 +14,7 @@ from isoform.reference.checkpoints.checkpoint import Checkpoint
 SMALL = 4096
 """A size that is no danger, whatever the checkpoint holds: of pictures, kernels, strides."""
 
-COUNTS = re.compile(r".*(_layers|_depth|^n_layers)|num_multimask_outputs")
+COUNTS = re.compile(r".*(_layers|_depth)|n_layers?|num_multimask_outputs")
 """Fields that count modules, each of which has a tensor."""
 
 FREE = re.compile(r".*(position|token|_id$|_index$|sliding_window|max_window_layers).*")

@@ -202,8 +202,13 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
         "prompts": {name: text for name, text in prompts.items() if isinstance(text, str)},
         "default_prompt": settings.get("default_prompt_name"),
     }
-    if settings.get("similarity_fn_name") in SIMILARITIES:
-        values["similarity"] = settings["similarity_fn_name"]
+    if (name := settings.get("similarity_fn_name")) is not None:
+        if name not in SIMILARITIES:
+            raise UnsupportedModel(
+                f"{root or folder}/config_sentence_transformers.json: similarity_fn_name {name!r:.60} is none of "
+                f"{', '.join(SIMILARITIES)}"
+            )
+        values["similarity"] = name
     if root is None:
         return SentenceModules(**values)
     path, steps, refusal = root / NAME, list[Module](), ""
@@ -219,13 +224,15 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
         if not name.startswith(_PREFIX):
             refusal = refusal or f"{path} lists {name or 'a module without a type'}, which is code of another package"
         elif kind == "Transformer":
-            first = _transformer_settings(root / place)
+            file, first = _transformer_settings(root / place)
             limit = first.get("max_seq_length")
+            limited = limit is not None and not (type(limit) is int and limit <= 0)  # which means none
             values |= {
                 "transformer": place,
-                "max_length": limit if isinstance(limit, int) and limit > 0 else None,
+                "max_length": _count(first, "max_seq_length", file) if limited else None,
                 "lowercase": bool(first.get("do_lower_case")),
             }
+            refusal = refusal or _other_transformer(first, file)
             task = first.get("transformer_task") or EMBEDDING
             if task != EMBEDDING:
                 values["embeds"] = False
@@ -263,11 +270,27 @@ def inside(name: str, path: Path) -> str:
     return "" if not parts.parts else parts.as_posix()
 
 
-def _transformer_settings(folder: Path) -> dict[str, Any]:
+def _transformer_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     """sentence_bert_config.json, which old versions named after the model's type."""
     plain = folder / "sentence_bert_config.json"
     found = [plain] if plain.is_file() else sorted(folder.glob("sentence_*_config.json"))
-    return read_object(found[0]) if found else {}
+    return (found[0], read_object(found[0])) if found else (plain, {})
+
+
+_TRANSFORMER = ("max_seq_length", "do_lower_case", "transformer_task", "unpad_inputs")  # the last saves time alone
+_USUAL = {
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": TOKENS,
+}
+"""Settings of a Transformer module -> what the library writes for a model whose states are its token embeddings."""
+
+
+def _other_transformer(settings: Mapping[str, Any], path: Path) -> str:
+    """Why the states would be other ones: a setting of the Transformer module that isoform does not know; or ""."""
+    for key, value in settings.items():
+        if value and key not in _TRANSFORMER and value != _USUAL.get(key):
+            return f"{path}: {key} = {value!r:.60} is not known and may change the embeddings"
+    return ""
 
 
 def _ports(step: Module) -> tuple[str, str]:

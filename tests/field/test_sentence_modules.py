@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import isoform as package
+from isoform.errors import IsoformError
 from tests.field.making import Change, isoform, keys, refused
 from tests.oracle import tiny
 from tests.runtimes.pipelines.text.test_sentence_modules import dense, folder_with, make, pooling
@@ -108,3 +109,30 @@ def test_a_module_that_is_not_computed_is_named(change: Change, said: str, tmp_p
     folder = folder_with(tmp_path, tiny("bert_embed"), pooling("mean"), dense())
     change(folder)
     assert said in refused("run", "sentence-similarity", folder, "x")
+
+
+@pytest.mark.parametrize(
+    ("file", "setting", "value"),
+    [
+        (SENTENCES, "similarity_fn_name", "jaccard"),
+        ("sentence_bert_config.json", "max_seq_length", "long"),
+        ("sentence_bert_config.json", "processing_kwargs", {"text": {"truncation": False}}),
+        ("sentence_bert_config.json", "query_expansion", {"length": 32}),
+        ("sentence_bert_config.json", "module_output_name", "other"),
+    ],
+)
+def test_a_setting_of_the_transformer_that_is_not_computed_is_named(
+    file: str, setting: str, value: Any, tmp_path: Path
+) -> None:
+    folder = folder_with(tmp_path, tiny("bert_embed"), pooling("mean"))
+    keys(file, **{setting: value})(folder)
+    with pytest.raises(IsoformError, match=setting):
+        vectors(folder)
+
+
+def test_what_sentence_transformers_saves_is_read(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = folder_with(tmp_path / "made", tiny("bert_embed"), pooling("mean"))
+    SentenceTransformer(str(folder), device="cpu").save(str(tmp_path / "saved"))
+    np.testing.assert_allclose(vectors(tmp_path / "saved"), vectors_of_sentence_transformers(folder), atol=2e-5)

@@ -116,3 +116,12 @@ def test_damaged_settings_are_read_or_refused_in_one_line(
             raise AssertionError(f"{file}: {what} ends in {type(error).__name__}") from error
         assert time.perf_counter() - start < SECONDS, what
     assert refused or (file, open_) == ("generation_config.json", built)  # whose settings no graph needs
+
+
+def test_more_layers_than_tensors_are_refused_before_they_are_built(tmp_path: Path) -> None:
+    folder = tmp_path / "gpt2"
+    shutil.copytree(tiny("gpt2"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_layer": 90_000}))
+    with pytest.raises(IsoformError, match=r"asks for 90000 layers \(n_layer\)"):
+        open_model(folder)
