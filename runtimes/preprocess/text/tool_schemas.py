@@ -16,16 +16,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from isoform.errors import InputError
 
-_TYPES: Mapping[Any, str] = {
-    int: "integer",
-    float: "number",
-    str: "string",
-    bool: "boolean",
-    type(None): "null",
-    list: "array",
-    tuple: "array",
-    dict: "object",
-}
 _SCALARS: Mapping[type, str] = {
     int: "integer",
     float: "number",
@@ -33,6 +23,7 @@ _SCALARS: Mapping[type, str] = {
     bool: "boolean",
     type(None): "null",
 }
+_TYPES: Mapping[Any, str] = {**_SCALARS, list: "array", tuple: "array", dict: "object"}
 _SECTION = re.compile(r"(?m)^[ \t]*(Args|Returns|Raises):[ \t]*$")
 _ARGUMENT = re.compile(r"^([ \t]*)(\w+):[ \t]*(.*)$")
 _CHOICES = re.compile(r"\(choices:\s*(.*?)\)\s*$", re.IGNORECASE)
