@@ -1,0 +1,1 @@
+"""Which backend and form run a model fastest on this machine: measured, kept, and chosen from."""
