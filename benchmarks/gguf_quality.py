@@ -30,13 +30,13 @@ from isoform.runtimes.open import open_session
 from isoform.validators.cases.prose import TEXT, prose_rows
 from isoform.validators.levels.deployment import Loss, measure, session_run
 from isoform.validators.levels.weights import check_weights
-from isoform.validators.truth.answers import Answers, imitation
+from isoform.validators.truth.answers import PassageAnswers, imitation
 from isoform.validators.truth.tolerances import BUDGETS
 
 
 def rows(model: Model, types: list[str], text: str, folder: Path) -> list[dict[str, Any]]:
     """One row of the table per type; a file is removed as soon as it has been measured."""
-    answers = Answers(model, prose_rows(model, text))
+    answers = PassageAnswers(model, prose_rows(model, text))
     found = []
     for kind in types:
         start = time.process_time()

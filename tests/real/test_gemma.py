@@ -83,10 +83,10 @@ def test_torch_quantized_alike_loses_what_llamacpp_loses(source: Path, kind: str
     from isoform.runtimes.open import open_session
     from isoform.validators.cases.prose import prose_rows
     from isoform.validators.levels.deployment import measure, session_run
-    from isoform.validators.truth.answers import Answers, imitation
+    from isoform.validators.truth.answers import PassageAnswers, imitation
 
     model = open_model(source)
-    answers = Answers(model, prose_rows(model)[:2])
+    answers = PassageAnswers(model, prose_rows(model)[:2])
     [artifact] = gguf.write(model, tmp_path, [kind])
     path = tmp_path / artifact.files[0].path
     with open_session(path, "llamacpp", signature=model.signature) as session:

@@ -121,10 +121,10 @@ def wired_cases(model: WiredModel, cases: Mapping[str, Sequence[Case]], seed: in
     token, count = model.placeholders
     starts = np.random.default_rng(seed).integers(0, model.config.vocabulary or 1, 3)
     prompts = [np.array([start, *[token] * count], np.int64) for start in starts]
-    three = [_inputs(model, cases, n) for n in range(3)]
+    three = [row_inputs(model, cases, n) for n in range(3)]
     module = model.module()
     rows = tuple(_row(model, module, media, prompt) for media, prompt in zip(three, prompts, strict=True))
-    lone = _row(model, module, _inputs(model, cases, None), prompts[0])
+    lone = _row(model, module, row_inputs(model, cases, None), prompts[0])
     found = [
         Case(GROUP, (lone,), detail=f"one row, length {len(lone)}", natural=True),
         Case(GROUP, rows, detail=f"batch of 3, length {len(rows[0])}"),
@@ -136,7 +136,7 @@ def wired_cases(model: WiredModel, cases: Mapping[str, Sequence[Case]], seed: in
     return found
 
 
-def _inputs(model: WiredModel, cases: Mapping[str, Sequence[Case]], n: int | None) -> dict[str, NDArray[Any]]:
+def row_inputs(model: WiredModel, cases: Mapping[str, Sequence[Case]], n: int | None) -> dict[str, NDArray[Any]]:
     """What the parts are given for row `n` of their batches, or for a natural row, by port.
 
     The main part's tokens are chosen later.

@@ -8,7 +8,7 @@ token that is chosen, and how the reference's own continuation would have gone o
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,10 @@ from isoform.errors import IsoformError, ParityError
 from isoform.signature import LENGTH
 from isoform.validators.cases.case import Case, Row
 from isoform.validators.levels.packed import imitate
-from isoform.validators.report.evidence import Sampler
 from isoform.validators.report.records import Report, Result, Skip
 from isoform.validators.report.subject import Subject
-from isoform.validators.truth.answers import Answers, Run, by_position, imitation
-from isoform.validators.truth.distances import kl_divergence, log_softmax
+from isoform.validators.truth.answers import PassageAnswers, Run, by_position, imitation
+from isoform.validators.truth.losses import Loss
 from isoform.validators.truth.tolerances import BUDGETS, QUANTIZED, Tolerance, budget_of
 
 if TYPE_CHECKING:
@@ -31,85 +30,10 @@ if TYPE_CHECKING:
     from isoform.validators.truth.reference import Truth
 
 LEVEL = "deployment"
-CLEAR = 0.1  # by this much in probability the reference must prefer its token, for another choice to count
 NO_GRAPH = "activations are quantized too, so no float tolerance fits; see the deployment level"
 Imitation = tuple[Run, AbstractContextManager[Any]]
 """Torch with the weights of quantized files, and the context in which it rounds activations as the backend does."""
 SHOWN = 64  # positions whose divergence the report shows
-_PIECE = 2**21  # logits compared at a time
-
-
-@dataclass
-class Choices:
-    """How often another token is chosen at so many positions, and how often the reference clearly prefers its own."""
-
-    positions: int = 0
-    other: int = 0
-    clear: int = 0
-
-    @property
-    def clear_share(self) -> float:
-        return self.clear / self.positions if self.positions else 0.0
-
-    @property
-    def alike_share(self) -> float:
-        return 1 - self.other / self.positions if self.positions else 1.0
-
-
-@dataclass
-class Loss:
-    """What an artifact loses against the reference: on a text (`kl` in nats per position, `text`), along the
-    reference's own continuations (`greedy`), and for hidden states the squared error over the squared size."""
-
-    kl: list[float] = field(default_factory=list)
-    text: Choices = field(default_factory=Choices)
-    greedy: Choices = field(default_factory=Choices)
-    error: float = 0.0
-    size: float = 0.0
-    sample: Sampler = field(default_factory=Sampler)
-
-    @property
-    def mean_kl(self) -> float:
-        return sum(self.kl) / len(self.kl) if self.kl else 0.0
-
-    @property
-    def nmse(self) -> float:
-        return self.error / self.size if self.size else float(self.error > 0)
-
-    def metrics(self, logits: bool) -> dict[str, float]:
-        if not logits:
-            return {"nmse": self.nmse}
-        found = {"kl": self.mean_kl, "top1": self.text.clear_share}
-        return found | ({"greedy": self.greedy.clear_share} if self.greedy.positions else {})
-
-    def note(self, metric: str) -> str:
-        """The plain numbers behind a metric."""
-        if metric not in ("top1", "greedy"):
-            return ""
-        choices = self.text if metric == "top1" else self.greedy
-        return f"{choices.positions - choices.other} of {choices.positions} tokens alike"
-
-    def add(self, got: NDArray[Any], want: NDArray[Any], *, greedy: bool) -> None:
-        """Logits (positions, V); of continuations only the choices count."""
-        import numpy as np
-
-        step = max(1, _PIECE // want.shape[-1])
-        choices = self.greedy if greedy else self.text
-        for start in range(0, len(want), step):
-            mine, theirs = np.asarray(got[start : start + step]), np.asarray(want[start : start + step])
-            if not greedy:
-                self.kl += kl_divergence(mine, theirs).tolist()
-            chance = np.exp(log_softmax(theirs))
-            taken = np.take_along_axis(chance, mine.argmax(-1)[:, None], -1)[:, 0]
-            choices.positions += len(theirs)
-            choices.other += int(np.count_nonzero(mine.argmax(-1) != theirs.argmax(-1)))
-            choices.clear += int(np.count_nonzero(chance.max(-1) - taken >= CLEAR))
-
-    def add_states(self, got: NDArray[Any], want: NDArray[Any]) -> None:
-        import numpy as np
-
-        self.error += float(np.square(got.astype(np.float64) - want).sum())
-        self.size += float(np.square(want.astype(np.float64)).sum())
 
 
 class Wrong(ParityError):
@@ -120,11 +44,11 @@ class Wrong(ParityError):
         self.metric, self.value = metric, value
 
 
-def measure(run: Run, answers: Answers, around: AbstractContextManager[Any] | None = None) -> Loss:
+def measure(run: Run, answers: PassageAnswers, around: AbstractContextManager[Any] | None = None) -> Loss:
     """Run every passage alone, in one pass. Raises Wrong for an output of another shape or not finite."""
     import numpy as np
 
-    loss = Loss()
+    loss = Loss(answers.kind)
     with around or nullcontext():
         for passage, want in answers:
             got = run(passage.row)
@@ -137,17 +61,14 @@ def measure(run: Run, answers: Answers, around: AbstractContextManager[Any] | No
             if wrong := int(np.count_nonzero(~np.isfinite(got))):
                 raise Wrong("nonfinite", wrong, f"{answers.port}: NaN or infinity in {wrong} of {got.size} values")
             loss.sample.add(got, want)
-            if answers.are_logits:
-                known = len(loss.kl)
-                loss.add(got, want, greedy=passage.greedy)
-                if known == 0:  # the first passage
-                    loss.sample.kl = [(n, max(0.0, float(f"{nats:.6g}"))) for n, nats in enumerate(loss.kl[:SHOWN])]
-            else:
-                loss.add_states(got, want)
+            known = len(loss.kl)
+            loss.add(got, want, greedy=passage.greedy)
+            if known == 0:  # the first passage
+                loss.sample.kl = [(n, max(0.0, float(f"{nats:.6g}"))) for n, nats in enumerate(loss.kl[:SHOWN])]
     return loss
 
 
-def session_run(session: Session, answers: Answers) -> Run:
+def session_run(session: Session, answers: PassageAnswers) -> Run:
     """A row alone through a session."""
 
     def run(row: Row) -> NDArray[Any]:
@@ -202,12 +123,11 @@ def check_deployment(
         except Wrong as error:  # a kernel for integers may hide what is no number
             result(error.metric, error.value, 0, f"torch with the weights of the file: {error}")
             return report
-    logits = answers.are_logits
-    for metric, value in loss.metrics(logits).items():
+    for metric, value in loss.metrics().items():
         budget: Tolerance = getattr(budgets, metric)
         limit, notes = budget.value, [budget.unit, loss.note(metric)]
         if allowed is not None:
-            own = allowed.metrics(logits)[metric]
+            own = allowed.metrics()[metric]
             limit = limit if budget.is_chosen else max(limit, QUANTIZED.value * own)
             over = f", over {dtype}'s budget of {budget.value:.2g}" if limit > budget.value else ""
             notes.append(f"torch quantized alike: {own:.2g}{over}")

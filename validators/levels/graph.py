@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from isoform.reference.model import Model
     from isoform.runtimes.session import Decoder, Session
+    from isoform.signature import Signature
+    from isoform.validators.truth.reference import Noise
 
 LEVEL = "graph"
 ENOUGH = 32  # values: the mean over fewer is as uncertain as their maximum, and says no more
@@ -64,12 +66,56 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Limits:
-    """`deviates`: the backend's known deviation sets them."""
+class Bounds:
+    """The limits of an output. `deviates`: the backend's known deviation sets them."""
 
     max_abs: float
     rms: float
     deviates: bool
+
+
+def bounds(own: Noise, known: Noise | None, dtype: str, scale: float, rms: float) -> Bounds:
+    """What an output may be off whose largest value is `scale` and whose root mean square is `rms`.
+
+    `own` is torch's error in the dtype, `known` its error with the backend's deviation.
+    """
+    ulp = 2.0 ** (1 - DIGITS[dtype])
+    max_abs = tolerance.GRAPH_MAX.value * max(own.max_abs, tolerance.FLOOR_MAX.value * ulp * scale)
+    mean = tolerance.GRAPH_RMS.value * max(own.rms, tolerance.FLOOR_RMS.value * ulp * rms)
+    if known is None:
+        return Bounds(max_abs, mean, False)
+    wide_max, wide_mean = tolerance.DEVIATION.value * known.max_abs, tolerance.DEVIATION.value * known.rms
+    return Bounds(max(max_abs, wide_max), max(mean, wide_mean), wide_max > max_abs or wide_mean > mean)
+
+
+Step = Callable[[dict[str, "NDArray[Any]"], bool], "NDArray[Any]"]
+
+
+def decoding(session: Any, signature: Signature, case: Case) -> tuple[Step, Callable[[NDArray[Any]], None]]:
+    """How to take a step of a case (inputs, whether all logits are asked for), and how to choose rows."""
+    import numpy as np
+
+    names = {port.role: port.name for port in signature.given}
+    tokens = names["tokens"] if "tokens" in names else names["embeddings"]
+    decoder: Decoder
+    if hasattr(session, "decoder_of"):  # parts wired together
+        decoder = session.decoder_of(case.inputs(signature))
+        return lambda feed, every: decoder.step(feed[tokens], last=None if every else 1), decoder.select
+    if reads_states(signature):
+        decoder = session.decoder(case.encoder_inputs(signature))
+        return lambda feed, every: decoder.step(feed[tokens], last=None if every else 1), decoder.select
+    decoder = session.decoder(len(case.rows))
+    token = np.zeros((len(case.rows), 1), np.int64)
+
+    def step(feed: dict[str, NDArray[Any]], every: bool) -> NDArray[Any]:
+        ids, mask, positions = (feed[name] for name in (tokens, names["mask"], names["positions"]))
+        new = mask[:, -ids.shape[1] :]
+        if every or ids.shape != token.shape or ids.shape == mask.shape or not new.all():
+            return decoder.step(ids, mask=new, positions=positions, last=None if every else 1)
+        token[:] = ids
+        return decoder.step(token)  # as generation does it: a token alone, in the array of the one before
+
+    return step, lambda rows: decoder.select(rows)
 
 
 @dataclass
@@ -127,7 +173,7 @@ class _Check:
         import numpy as np
 
         case, order = self.case, np.arange(len(self.case.rows))
-        step, select = self._decoder()
+        step, select = decoding(self.session, self.truth.model.signature, case)
         before = case.mask.cumsum(1) - case.mask  # real tokens left of each slot
         for slots, whole in case.steps(self.truth.model.signature):
             if slots.start and case.order and len(order) != len(case.order):
@@ -145,37 +191,6 @@ class _Check:
                 if got.shape[1] != len(shown):
                     raise ParityError(f"a step over {len(shown)} slots gives {got.shape[1]}")
                 yield 0, r, got[r][[slot - shown.start for slot in kept]], want
-
-    def _decoder(self) -> tuple[Callable[[dict[str, NDArray[Any]], bool], NDArray[Any]], Callable[..., None]]:
-        """How to take a step (inputs, whether all logits are asked for), and how to choose rows."""
-        import numpy as np
-
-        signature = self.truth.model.signature
-        names = {port.role: port.name for port in signature.given}
-        tokens = names["tokens"] if "tokens" in names else names["embeddings"]
-        session: Any = self.session
-        decoder: Decoder
-        if hasattr(session, "decoder_of"):  # parts wired together
-            decoder = session.decoder_of(self.case.inputs(signature))
-            return lambda feed, every: decoder.step(feed[tokens], last=None if every else 1), decoder.select
-        if reads_states(signature):
-            decoder = session.decoder(self.case.encoder_inputs(signature))
-            return lambda feed, every: decoder.step(feed[tokens], last=None if every else 1), decoder.select
-        decoder = session.decoder(len(self.case.rows))
-        token = np.zeros((len(self.case.rows), 1), np.int64)
-
-        def step(feed: dict[str, NDArray[Any]], every: bool) -> NDArray[Any]:
-            ids, mask, positions = (feed[name] for name in (tokens, names["mask"], names["positions"]))
-            new = mask[:, -ids.shape[1] :]
-            if every or ids.shape != token.shape or ids.shape == mask.shape or not new.all():
-                return decoder.step(ids, mask=new, positions=positions, last=None if every else 1)
-            token[:] = ids
-            return decoder.step(token)  # as generation does it: a token alone, in the array of the one before
-
-        def select(rows: NDArray[Any]) -> None:
-            decoder.select(rows)
-
-        return step, select
 
     def _judge(self, parts: list[tuple[int, int, NDArray[Any], NDArray[Any]]]) -> None:
         """One result per metric: the output nearest to its limit; the cache's ports have metrics of their own."""
@@ -218,17 +233,11 @@ class _Check:
             known = [REASONS[self.session.backend]] if entry.deviates else []
             self._result(name, entry.value, entry.limit, "; ".join(known + entry.notes))
 
-    def _limits(self, n: int, scale: float, rms: float) -> _Limits:
+    def _limits(self, n: int, scale: float, rms: float) -> Bounds:
         """The limits of an output whose largest value is `scale` and whose root mean square is `rms`."""
-        ulp = 2.0 ** (1 - DIGITS[self.dtype])
         own = self.truth.noise(n, self.case.rows, self.dtype)
-        max_abs = tolerance.GRAPH_MAX.value * max(own.max_abs, tolerance.FLOOR_MAX.value * ulp * scale)
-        mean = tolerance.GRAPH_RMS.value * max(own.rms, tolerance.FLOOR_RMS.value * ulp * rms)
-        if self.session.backend not in REASONS:
-            return _Limits(max_abs, mean, False)
-        known = self.truth.deviation(n, self.session.backend)
-        wide_max, wide_mean = tolerance.DEVIATION.value * known.max_abs, tolerance.DEVIATION.value * known.rms
-        return _Limits(max(max_abs, wide_max), max(mean, wide_mean), wide_max > max_abs or wide_mean > mean)
+        known = self.truth.deviation(n, self.session.backend) if self.session.backend in REASONS else None
+        return bounds(own, known, self.dtype, scale, rms)
 
     @property
     def _subject(self) -> Subject:

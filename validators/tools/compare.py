@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import InputError, IsoformError
 from isoform.formats import DIGITS
 from isoform.progress import Progress
+from isoform.signature import LENGTH
 from isoform.validators.cases.case import LONG, SHORT, Case, Row
 from isoform.validators.cases.registry import cases_of
-from isoform.validators.levels.deployment import Loss
 from isoform.validators.tools.sides import Side, find_side
 from isoform.validators.truth import tolerances as tolerance
 from isoform.validators.truth.deviations import REASONS
 from isoform.validators.truth.distances import choices, difference
+from isoform.validators.truth.losses import Loss
 
 if TYPE_CHECKING:
     import numpy as np
@@ -243,23 +244,21 @@ def _judge(
     rms = float(np.sqrt(sum(gap.rms**2 * gap.size for gap in gaps) / size))
     size_rms = float(np.sqrt(sum(gap.size_rms**2 * gap.size for gap in gaps) / size))
     largest = max(gap.max_abs for gap in gaps)
-    budgets = [budget for side in sides if (budget := tolerance.budget_of(side.dtype)) is not None]
     quantized = [side.dtype for side in sides if side.dtype not in DIGITS]
+    budgets = [budget for dtype in quantized if (budget := tolerance.budget_of(dtype)) is not None]
     if len(budgets) < len(quantized):
         raise InputError(f"no budget is known for {' and '.join(quantized)}; compare what has one")
     highest, mean = (None, None) if quantized else limits(max(gap.scale for gap in gaps), size_rms)
     found.metrics += [Metric("max_abs", largest, highest), Metric("rms", rms, mean, f"of values of {size_rms:.3g}")]
-    loss, logits = Loss(), signature.outputs[0].role == "logits"
+    tokens = signature.outputs[0].role == "logits" and all(one.ndim == 2 for one, _ in pairs)
+    loss = Loss("text" if tokens else "values")
 
     def allowed(name: str) -> float:
         budget = sum(getattr(budget, name).value for budget in budgets)
         return max(budget, tolerance.QUANTIZED.value * alike.get(name, 0.0))
 
     for one, other in pairs:
-        if logits and one.ndim == 2:
-            loss.add(other, one, greedy=False)
-        elif not logits:
-            loss.add_states(other, one)
+        loss.add(other, one)
     if loss.kl:
         turned = sum(choices(other, one, 0.0)[0] for one, other in pairs)
         note = f"{loss.text.positions - turned} of {loss.text.positions} positions"
@@ -282,18 +281,16 @@ def _quantized_alike(sides: Sequence[Side], reference: Model | None, cases: Sequ
     for side in sides:
         if reference is None or side.dtype in DIGITS or side.format not in ("gguf", "onnx"):
             continue
-        loss, module = Loss(), reference.module()
+        module = reference.module()
         run, rounding = (imitate if side.format == "onnx" else imitation)(reference, side.path)
-        logits = reference.signature.outputs[0].role == "logits"
+        port = reference.signature.outputs[0]
+        loss = Loss("text" if port.role == "logits" and LENGTH in port.axes else "values")
         for row in dict.fromkeys(row for case in cases if not case.optional for row in case.rows):
             want = run_alone(reference, module, row)
             with rounding:
                 got = run(row)
-            if logits and want.ndim == 2:
-                loss.add(got, want, greedy=False)
-            else:
-                loss.add_states(got, want)
-        for name, value in loss.metrics(bool(loss.kl)).items():
+            loss.add(got, want)
+        for name, value in loss.metrics().items():
             lost[name] = lost.get(name, 0.0) + value
     return lost
 

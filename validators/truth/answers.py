@@ -16,6 +16,7 @@ from isoform.signature import LENGTH
 from isoform.validators.cases.case import Case, Row
 from isoform.validators.cases.encoder_states import reads_prose
 from isoform.validators.cases.prose import TEXT, prose_rows
+from isoform.validators.truth.losses import kind_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +43,7 @@ Run = Callable[[Row], "NDArray[Any]"]
 """A row alone -> the first output for it, (T, …)."""
 
 
-class Answers:
+class PassageAnswers:
     """The reference's first output, in float32, at the asked positions of every passage."""
 
     def __init__(self, model: Model, rows: Sequence[Row] | None = None, text: str = TEXT) -> None:
@@ -51,7 +52,7 @@ class Answers:
 
         self.model = model
         self.port = model.signature.outputs[0].name
-        self.are_logits = model.signature.outputs[0].role == "logits"
+        self.kind = kind_of(model, model.signature.outputs[0])
         given = list(rows) if rows is not None else prose_rows(model, text)
         self.passages = [Passage(row, slice(None) if row.media else slice(0, len(row))) for row in given]
         self._file = tempfile.TemporaryFile(prefix="isoform-")  # noqa: SIM115  closed with the object
@@ -62,7 +63,7 @@ class Answers:
             self._keep(run_alone(model, module, passage.row)[passage.asked])
         if model.signature.states and reads_prose(model.signature):
             prompts = [row.tokens[:PROMPT] for row in given if len(row) >= PROMPT][:PROMPTS]
-            for tokens, logits in _continued(model, module, np.stack(prompts)) if prompts else ():
+            for tokens, logits in greedy(model, module, np.stack(prompts), NEW) if prompts else ():
                 row = Row(tokens, np.zeros_like(tokens))
                 self.passages.append(Passage(row, slice(PROMPT - 1, len(tokens)), greedy=True))
                 self._keep(logits)
@@ -98,10 +99,10 @@ def by_position(model: Model, output: NDArray[Any]) -> NDArray[Any]:
     return output[None] if len(port.axes) == 2 and LENGTH not in port.axes else output
 
 
-def _continued(
-    model: Model, module: nn.Module, prompts: NDArray[np.int64]
+def greedy(
+    model: Model, module: nn.Module, prompts: NDArray[np.int64], new: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Each prompt (T,) with `NEW` - 1 greedy tokens behind it, and the logits (NEW, V) that chose them and one more."""
+    """Each prompt (T,) with `new` - 1 greedy tokens behind it, and the logits (new, V) that chose them and one more."""
     import numpy as np
     import torch
 
@@ -112,7 +113,7 @@ def _continued(
     case = Case("", tuple(Row(row, np.zeros_like(row)) for row in prompts))
     fed = {name: torch.from_numpy(array) for name, array in case.inputs(signature).items()}
     with torch.inference_mode():
-        for _ in range(NEW):
+        for _ in range(new):
             outputs = dict(zip(names, module(*fed.values()), strict=True))
             logits = outputs[names[0]]
             steps.append(logits[:, -1].numpy())
@@ -130,7 +131,7 @@ def _continued(
                 for port in signature.inputs
             }
     for n in range(batch):
-        yield tokens[n, : length + NEW - 1].numpy(), np.stack([step[n] for step in steps])
+        yield tokens[n, : length + new - 1].numpy(), np.stack([step[n] for step in steps])
 
 
 def imitation(model: Model, path: Path) -> tuple[Run, AbstractContextManager[Any]]:

@@ -5,6 +5,8 @@ A value that is not finite, on either side, is never equal to anything; neither 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,3 +119,44 @@ def kl_divergence(got: NDArray[Any], want: NDArray[Any]) -> NDArray[np.float64]:
 
     p, q = log_softmax(want), log_softmax(got)
     return (np.exp(p) * (p - q)).sum(-1)
+
+
+def log_probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Of labels: log-softmax over the last axis; of a single label, the logarithm of its sigmoid."""
+    import numpy as np
+
+    return -np.logaddexp(0, -logits.astype(np.float64)) if logits.shape[-1] == 1 else log_softmax(logits)
+
+
+def cosine_distance(got: NDArray[Any], want: NDArray[Any]) -> float:
+    """1 less the cosine of the angle between two vectors; from a vector of zeros it is 0 to another and 1 elsewhere."""
+    import numpy as np
+
+    mine, theirs = (np.asarray(x, np.float64).reshape(-1) for x in (got, want))
+    sizes = [float(np.linalg.norm(x)) for x in (mine, theirs)]
+    if min(sizes) == 0:
+        return float(max(sizes) > 0)
+    gap = mine / sizes[0] - theirs / sizes[1]
+    return float(np.dot(gap, gap)) / 2
+
+
+def edit_distance(got: Sequence[Any], want: Sequence[Any]) -> int:
+    """How many entries must be put in, left out or replaced to make `got` of `want` (Levenshtein)."""
+    before = list(range(len(got) + 1))
+    for n, wanted in enumerate(want, 1):
+        row = [n]
+        for m, found in enumerate(got, 1):
+            row.append(min(before[m] + 1, row[-1] + 1, before[m - 1] + (found != wanted)))
+        before = row
+    return before[-1]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
+    return re.findall(r"\w+(?:['’]\w+)*", text.lower())
+
+
+def word_error_rate(got: str, want: str) -> float:
+    """Words put in, left out or replaced, per word of `want`; case and punctuation do not count."""
+    mine, theirs = words_of(got), words_of(want)
+    return edit_distance(mine, theirs) / len(theirs) if theirs else float(bool(mine))

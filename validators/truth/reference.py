@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from isoform.reference.model import Model
-    from isoform.validators.truth.answers import Answers
+    from isoform.validators.truth.answers import PassageAnswers
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +94,19 @@ class Truth:
             }
 
     @cached_property
-    def answers(self) -> Answers:
+    def answers(self) -> PassageAnswers:
         """The reference on a text; on the rows of the cases when the model has no tokenizer to read one."""
         from isoform.validators.cases.encoder_states import reads_prose
         from isoform.validators.cases.prose import TEXT, prose_rows
-        from isoform.validators.truth.answers import Answers
+        from isoform.validators.truth.answers import PassageAnswers
 
         reads = reads_prose(self.model.signature)
-        found = Answers(self.model, prose_rows(self.model, self.text or TEXT)[: self.passages] if reads else [])
+        found = PassageAnswers(self.model, prose_rows(self.model, self.text or TEXT)[: self.passages] if reads else [])
         self.reads_text = bool(found.passages)
         if self.reads_text:
             return found
         rows = dict.fromkeys(row for case in self.cases if not case.optional for row in case.rows)
-        return Answers(self.model, list(rows))
+        return PassageAnswers(self.model, list(rows))
 
     def _run(
         self, dtype: torch.dtype, mode: AbstractContextManager[Any], module: nn.Module | None = None

@@ -50,7 +50,8 @@ def chosen(values: Mapping[str, float]) -> Iterator[None]:
 def known() -> dict[str, Tolerance]:
     """Every tolerance by its name."""
     single = [value for value in globals().values() if isinstance(value, Tolerance)]
-    budgets = [getattr(budget, field.name) for budget in BUDGETS.values() for field in fields(budget)]
+    every = (*BUDGETS.values(), *PRECISIONS.values())
+    budgets = [getattr(budget, field.name) for budget in every for field in fields(budget)]
     return {tolerance.name: tolerance for tolerance in (*single, *budgets)}
 
 
@@ -180,25 +181,41 @@ ROUNDING = {
 SMALLER = 4.0  # 8 bits cost a model of 270M twice the figure for 8B, and other models may be worse off
 
 
+BFLOAT16 = 1e-3
+"""Nats that a model of 135M loses in bf16, with weights, activations and logits of 8 significant bits: measured (f16
+has 3 bits more and loses 1.7e-5, the 64th part)."""
+BFLOAT16_NMSE = 1.5e-4
+"""The squared error over the squared size of the states of a sentence encoder of 6 layers in bf16: measured."""
+ROW_BYTES_NMSE = 5.2e-3
+"""The same with weights and activations in bytes that have one scale per row: measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a quantization may always cost; more only where torch, quantized in the same way, loses more as well.
+    """What a lower precision may always cost. A check allows a quantized file more only where torch, quantized in the
+    same way, loses more as well; `prove` never does.
 
     That exception stays because a budget is a figure for other models: where the weights themselves cost more, the file
     is still what its type says, and the result's note names the budget that it is over. A budget that the user has
     chosen is a gate without exception.
 
     `kl` and `top1` are measured on a text, `greedy` along the reference's own continuations of it, `nmse` on hidden
-    states.
+    states, `outputs` on what a head makes of them where that is no text, `cosine` on the vectors that stand for a row,
+    `labels` and `scores` on classifiers of texts, pictures and sound, `words` on transcripts.
     """
 
     kl: Tolerance
     top1: Tolerance
     greedy: Tolerance
     nmse: Tolerance
+    outputs: Tolerance
+    cosine: Tolerance
+    labels: Tolerance
+    scores: Tolerance
+    words: Tolerance
 
 
-def _budget(mix: str, base: str) -> Budget:
+def _of_ggml(mix: str, base: str) -> Budget:
     """`base` is ggml's type of most tensors."""
     if base in ("TQ1_0", "TQ2_0"):  # exact on the models that they are made for; what is left are the activations
         figure, source, rounding = (
@@ -213,31 +230,64 @@ def _budget(mix: str, base: str) -> Budget:
         rounding = ROUNDING[base]
         figure = round(PUBLISHED["q4_0"] * (rounding / ROUNDING["Q4_0"]) ** 2, 4)
         source = f"q4_0's figure times the ratio of the squared rounding errors; times {SMALLER:g} for smaller models"
-    kl = SMALLER * figure
+    squared = f"rounding of normally distributed values is {rounding} of their size; squared, and the layers add up"
+    return _budget(mix, SMALLER * figure, source, 4 * rounding**2, squared)
+
+
+def _budget(name: str, kl: float, source: str, nmse: float, squared: str) -> Budget:
+    """The budget of a divergence and an error of hidden states, with the reasons for both; the rest follows."""
     choice = round(0.14 * kl**0.5, 4)
     turned = (
         "a closer choice is a near tie, which rounding may turn; a clear one should mostly stand. How many turn grows "
         "with the square root of the divergence, and is 1 % for q8_0"
     )
     return Budget(
-        Tolerance(f"{mix}.kl", "nats, mean over positions", kl, source),
+        Tolerance(f"{name}.kl", "nats, mean over positions", kl, source),
         Tolerance(
-            f"{mix}.top1",
+            f"{name}.top1",
             "share of positions where the reference prefers another token by 0.1 in probability or more",
             choice,
             turned,
         ),
         Tolerance(
-            f"{mix}.greedy",
+            f"{name}.greedy",
             "share of the reference's greedy tokens that it prefers by 0.1 or more, and the artifact would not choose",
             2 * choice,
             f"{turned}; twice that, for few tokens are counted and a chosen token is likelier than one of a text",
         ),
+        Tolerance(f"{name}.nmse", "squared error over squared size of the outputs", nmse, squared),
         Tolerance(
-            f"{mix}.nmse",
-            "squared error over squared size of the outputs",
-            4 * rounding**2,
-            f"rounding of normally distributed values is {rounding} of their size; squared, and the layers add up",
+            f"{name}.outputs",
+            "squared error over squared size of what a head gives",
+            4 * nmse,
+            "a head adds the states up, and what they have in common may cancel: labels of random models were at up to "
+            "twice the states' limit",
+        ),
+        Tolerance(
+            f"{name}.cosine",
+            "cosine distance of the vectors that stand for a row, mean over rows",
+            nmse / 2,
+            "an error at right angles to a vector has half its squared share as cosine distance, and a mean over many "
+            "slots loses less",
+        ),
+        Tolerance(
+            f"{name}.labels",
+            "share of answers where the reference prefers another label by 0.1 in probability or more",
+            choice,
+            f"{turned}; a label is chosen as a token is",
+        ),
+        Tolerance(
+            f"{name}.scores",
+            "difference of a label's probability, the largest",
+            round(min(1.0, (2 * kl) ** 0.5), 4),
+            "no probability differs by more than the root of half the divergence (Pinsker), of which a row may have "
+            "four times the mean",
+        ),
+        Tolerance(
+            f"{name}.words",
+            "word errors per word of the reference's transcript, but for those that begin with a near tie",
+            2 * choice,
+            "as greedy: a word is a token or two that were chosen",
         ),
     )
 
@@ -254,20 +304,67 @@ _BASES = {
 }
 _SAME = ("q8_0", "q6_k", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl", "iq4_xs", "iq3_xxs", "iq2_xxs", "iq1_m", "iq1_s")
 BUDGETS = {
-    mix: _budget(mix, base) for mix, base in (_BASES | {mix: mix.upper() for mix in (*_SAME, "tq1_0", "tq2_0")}).items()
+    mix: _of_ggml(mix, base)
+    for mix, base in (_BASES | {mix: mix.upper() for mix in (*_SAME, "tq1_0", "tq2_0")}).items()
 }
 """Quantization -> its budget; an artifact of a dtype that has none is not shown to be the same."""
 
+PRECISIONS = {
+    "bf16": _budget(
+        "bf16",
+        SMALLER * BFLOAT16,
+        f"{BFLOAT16:g} was measured on a model of 135M; {SMALLER:g} times that for larger logits, which are rounded to "
+        "8 bits as well",
+        SMALLER * BFLOAT16_NMSE,
+        f"{BFLOAT16_NMSE:g} was measured on an encoder of 6 layers, each of which rounds its activations; others are "
+        f"{SMALLER:g} times as deep",
+    ),
+    "f16": _budget(
+        "f16",
+        SMALLER * BFLOAT16 / 64,
+        "bf16's, with 3 bits more: the error is an eighth, and the divergence grows with its square",
+        SMALLER * BFLOAT16_NMSE / 64,
+        "bf16's, with 3 bits more",
+    ),
+    "int8": _budget(
+        "int8",
+        SMALLER * PUBLISHED["q8_0"],
+        "as q8_0: whatever has 8 bits is called high quality, and users know what q8_0 costs",
+        2 * ROW_BYTES_NMSE,
+        f"{ROW_BYTES_NMSE:g} was measured on an encoder of 6 layers, whose similarities it moves by 0.007 and whose "
+        "order of 19,900 pairs of sentences it keeps to a rank correlation of 0.998; no more than twice that",
+    ),
+}
+"""What a session may cost that `prove` looks at, where that is not the budget of the weights' type: floats in the
+settings that they ship with, and all that has 8 bits, activations with one scale per row as well."""
+
+_WEIGHTS = {"int8w": "q8_0", "int4w": "q4_0"}
+"""Weight-only dtype of the torch backend -> ggml's type with as many bits."""
+
 
 def budget_of(dtype: str) -> Budget | None:
-    """The budget of a GGUF mix, or of an ONNX type: that of ggml's type with as many bits and a scale per 32 values."""
-    from isoform.exporters.onnx.types import onnx_type
+    """The budget of quantized weights: of a GGUF mix, a weight-only dtype of the torch backend, or an ONNX type.
 
-    if dtype in BUDGETS:
-        return BUDGETS[dtype]
+    An ONNX type has that of ggml's type with as many bits and a scale per 32 values.
+    """
+    from isoform.exporters.onnx.types import onnx_type
+    from isoform.quality import plain_dtype
+
+    plain = plain_dtype(dtype)
+    if (found := BUDGETS.get(_WEIGHTS.get(plain, plain))) is not None:
+        return found
     try:
-        kind = onnx_type(dtype)
+        kind = onnx_type(plain)
     except InputError:
         return None
     bits = 8 if kind.int8 else kind.bits
     return BUDGETS[f"q{bits}_0"] if bits else None
+
+
+def proof_budget_of(dtype: str) -> Budget | None:
+    """The budget of a session, which nothing that was measured may widen."""
+    from isoform.quality import plain_dtype
+
+    plain = plain_dtype(dtype)
+    found = PRECISIONS.get(plain) or budget_of(plain)
+    return PRECISIONS["int8"] if found is BUDGETS["q8_0"] else found

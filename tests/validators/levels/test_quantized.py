@@ -22,11 +22,12 @@ from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
 from isoform.validators.cases.case import Case
 from isoform.validators.cases.prose import ROWS, TEXT, WINDOW, prose_rows, read_text
 from isoform.validators.cases.text import token_cases
-from isoform.validators.levels.deployment import Loss, check_deployment, measure, session_run
+from isoform.validators.levels.deployment import check_deployment, measure, session_run
 from isoform.validators.levels.weights import check_weights
 from isoform.validators.report.records import Report
-from isoform.validators.truth.answers import NEW, PROMPTS, Answers, imitation, run_alone
+from isoform.validators.truth.answers import NEW, PROMPTS, PassageAnswers, imitation, run_alone
 from isoform.validators.truth.deviations import HALVES, WIDE, activations
+from isoform.validators.truth.losses import Loss
 from isoform.validators.truth.reference import Truth
 from isoform.validators.truth.tolerances import BUDGETS, IMPORTANCE, QUANTIZED, ROUNDING, budget_of
 from tests.oracle import tiny
@@ -44,8 +45,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture(scope="module")
-def answers(model: Model) -> Answers:
-    return Answers(model)
+def answers(model: Model) -> PassageAnswers:
+    return PassageAnswers(model)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def _importance(model: Model, folder: Path) -> Path:
 # ------------------------------------------------------------------ deployment
 @pytest.mark.parametrize("kind", FAST)
 def test_torch_quantized_alike_loses_what_llamacpp_loses(
-    model: Model, answers: Answers, written: Callable[[str], Path], kind: str
+    model: Model, answers: PassageAnswers, written: Callable[[str], Path], kind: str
 ) -> None:
     with LlamaCppSession(written(kind), model.signature, threads=1) as session:
         loss = measure(session_run(session, answers), answers)
@@ -217,7 +218,7 @@ def test_torch_quantized_alike_loses_what_llamacpp_loses(
         assert measure(run, answers).mean_kl < 0.95 * alike.mean_kl
 
 
-def test_the_reference_itself_loses_nothing(model: Model, answers: Answers) -> None:
+def test_the_reference_itself_loses_nothing(model: Model, answers: PassageAnswers) -> None:
     module = model.module()
     loss = measure(lambda row: run_alone(model, module, row), answers)
     assert loss.mean_kl < 1e-9
@@ -226,7 +227,7 @@ def test_the_reference_itself_loses_nothing(model: Model, answers: Answers) -> N
     assert loss.greedy.positions == NEW * PROMPTS
 
 
-def test_the_continuations_are_the_references_greedy_ones(model: Model, answers: Answers) -> None:
+def test_the_continuations_are_the_references_greedy_ones(model: Model, answers: PassageAnswers) -> None:
     module = model.module()
     continued = [passage for passage in answers.passages if passage.greedy]
     assert len(continued) == PROMPTS
@@ -292,9 +293,11 @@ def test_encoders_are_measured_by_their_states(tmp_path: Path) -> None:
     with LlamaCppSession(path, model.signature, threads=1) as session:
         report = check_deployment(session, path, "q8_0", truth)
     assert report.same
-    assert [result.metric for result in report.results] == ["nmse"]
+    assert [result.metric for result in report.results] == ["nmse", "cosine"]
     wrong = TorchSession(model, result=lambda states: states * np.float32(1.02))
     assert failed(check_deployment(wrong, path, "q8_0", truth)).keys() == {"nmse"}
+    turned = TorchSession(model, result=lambda states: np.roll(states, 1, -1))
+    assert failed(check_deployment(turned, path, "q8_0", truth)).keys() == {"nmse", "cosine"}
 
 
 # ------------------------------------------------------------------ activations, text, budgets
