@@ -31,7 +31,7 @@ from isoform.validators.cases.prose import TEXT, prose_rows
 from isoform.validators.levels.deployment import Loss, measure, session_run
 from isoform.validators.levels.weights import check_weights
 from isoform.validators.truth.answers import PassageAnswers, imitation
-from isoform.validators.truth.tolerances import BUDGETS
+from isoform.validators.truth.budgets import BUDGETS
 
 
 def rows(model: Model, types: list[str], text: str, folder: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import IsoformError
-from isoform.quality import plain_dtype
+from isoform.quality import quality_of
 from isoform.validators.cases.case import real
 from isoform.validators.check.known_answers import Answers, Known, outputs_of, reference_answers, whole
 from isoform.validators.check.transcripts import continued, word_errors
@@ -22,6 +22,7 @@ from isoform.validators.levels.graph import bounds, decoding
 from isoform.validators.report.records import Report, Result, use
 from isoform.validators.report.subject import Subject
 from isoform.validators.truth import tolerances as tolerance
+from isoform.validators.truth.budgets import proof_budget_of
 from isoform.validators.truth.deviations import REASONS, deviation
 from isoform.validators.truth.distances import Difference, difference
 from isoform.validators.truth.losses import Kind, Loss, kind_of
@@ -41,13 +42,15 @@ Pair = tuple["Port", "NDArray[Any]", "NDArray[Any]"]
 """An output port, and of one row what the session gives there and what the reference gives."""
 
 
-def prove(session: Session, model: Model, dtype: str, answers: Answers | None = None) -> Report:
+def prove(session: Session, model: Model, dtype: str, answers: Answers | None = None, quality: str = "") -> Report:
     """Whether a session may stand in for a model (`Report.same`); `dtype` is its form's ("bf16", "f32-portable").
 
-    `answers` are the reference's (`reference_answers`), shared by all sessions of a model. Whatever the session does
-    wrong (an exception, another shape, no number) is a failed result.
+    `answers` are the reference's (`reference_answers`), shared by all sessions of a model. `quality`: it must be as
+    good as this; without it, as its dtype is meant to be. Whatever the session does wrong (an exception, another shape,
+    no number) is a failed result.
     """
-    proof = _Proof(session, model, dtype, answers or reference_answers(model))
+    quality = quality or quality_of(dtype)
+    proof = _Proof(session, model, dtype, answers or reference_answers(model), quality)
     try:
         proof.run()
     except Wrong as error:
@@ -73,6 +76,7 @@ class _Proof:
     model: Model
     dtype: str
     answers: Answers
+    quality: str
 
     def __post_init__(self) -> None:
         self.report = Report()
@@ -84,10 +88,10 @@ class _Proof:
 
     def run(self) -> None:
         self.session = wired(self.session, self.target)
-        if plain_dtype(self.dtype) == "f32":
+        if self.quality == "exact":
             self._exact()
             return
-        budget = tolerance.proof_budget_of(self.dtype)
+        budget = proof_budget_of(self.dtype, self.quality)
         if budget is None:
             self.result("error", 1, 0, f"no budget is known for {self.dtype}")
             return

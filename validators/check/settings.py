@@ -7,7 +7,7 @@ memory = "8G"                        # for all cells that run at once
 jobs = 2
 baseline = "parity.json"
 
-[tolerances]                         # names as in a report's notes and validators/truth/tolerances.py
+[tolerances]                         # names as in a report's notes, and validators/truth/{tolerances,budgets}.py
 "graph.rms" = 3.0
 "q8_0.kl" = 0.002
 
@@ -172,7 +172,7 @@ class _SettingsReader:
         return found
 
     def tolerances(self, table: Mapping[str, Any]) -> dict[str, float]:
-        from isoform.validators.truth.tolerances import known
+        from isoform.validators.truth.budgets import known
 
         names = known()
         for name, value in table.items():

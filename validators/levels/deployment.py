@@ -20,8 +20,9 @@ from isoform.validators.levels.packed import imitate
 from isoform.validators.report.records import Report, Result, Skip
 from isoform.validators.report.subject import Subject
 from isoform.validators.truth.answers import PassageAnswers, Run, by_position, imitation
+from isoform.validators.truth.budgets import BUDGETS, budget_of
 from isoform.validators.truth.losses import Loss
-from isoform.validators.truth.tolerances import BUDGETS, QUANTIZED, Tolerance, budget_of
+from isoform.validators.truth.tolerances import QUANTIZED, Tolerance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,6 +21,7 @@ from isoform.validators.cases.case import LONG, SHORT, Case, Row
 from isoform.validators.cases.registry import cases_of
 from isoform.validators.tools.sides import Side, find_side
 from isoform.validators.truth import tolerances as tolerance
+from isoform.validators.truth.budgets import budget_of
 from isoform.validators.truth.deviations import REASONS
 from isoform.validators.truth.distances import choices, difference
 from isoform.validators.truth.losses import Loss
@@ -245,7 +246,7 @@ def _judge(
     size_rms = float(np.sqrt(sum(gap.size_rms**2 * gap.size for gap in gaps) / size))
     largest = max(gap.max_abs for gap in gaps)
     quantized = [side.dtype for side in sides if side.dtype not in DIGITS]
-    budgets = [budget for dtype in quantized if (budget := tolerance.budget_of(dtype)) is not None]
+    budgets = [budget for dtype in quantized if (budget := budget_of(dtype)) is not None]
     if len(budgets) < len(quantized):
         raise InputError(f"no budget is known for {' and '.join(quantized)}; compare what has one")
     highest, mean = (None, None) if quantized else limits(max(gap.scale for gap in gaps), size_rms)

@@ -18,7 +18,8 @@ from isoform.runtimes.open import open_session
 from isoform.validators.check import known_answers
 from isoform.validators.check.proof import Answers, prove, reference_answers, worst_by_metric
 from isoform.validators.report.records import Report
-from isoform.validators.truth.tolerances import chosen, known, proof_budget_of
+from isoform.validators.truth.budgets import known, proof_budget_of
+from isoform.validators.truth.tolerances import chosen
 from tests.exports import artifact_of, exported, file_of
 from tests.oracle import tiny
 
@@ -176,6 +177,20 @@ def test_a_session_of_another_model_is_a_failed_result() -> None:
     with open_session(model("bert_embed"), "torch") as session:
         assert not prove(session, model("llama"), "bf16", answers("llama")).same
         assert not prove(session, model("whisper_b"), "bf16", answers("whisper_b")).same
+
+
+def test_a_lower_quality_allows_more() -> None:
+    noise = np.random.default_rng(0).standard_normal(2**20).astype(np.float32)
+
+    def off(x: NDArray[Any]) -> NDArray[Any]:
+        return x + np.float32(0.01 * x.std()) * noise[: x.size].reshape(x.shape)
+
+    session: Any = Changed(open_session(model("bert_embed"), "torch"), every(off))
+    given = (model("bert_embed"), "f32", answers("bert_embed"))
+    passed = {quality: prove(session, *given, quality).same for quality in ("", "exact", "high", "small")}
+    assert passed == {"": False, "exact": False, "high": True, "small": True}
+    assert not prove(session, model("bert_embed"), "f16", answers("bert_embed")).same
+    assert not prove(session, model("bert_embed"), "q8_0", answers("bert_embed"), "exact").same
 
 
 def test_a_dtype_without_a_budget_is_not_proven() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from isoform.errors import InputError
 from isoform.validators.check.settings import duration, read_settings, size
+from isoform.validators.truth import budgets
 from isoform.validators.truth import tolerances as tolerance
 
 WHOLE = """
@@ -98,7 +99,7 @@ def test_sizes_are_read(text: str, count: int) -> None:
 
 
 def test_a_chosen_tolerance_holds_while_it_lasts_and_names_are_unique() -> None:
-    known = tolerance.known()
+    known = budgets.known()
     assert all(name == entry.name for name, entry in known.items())
     before = tolerance.GRAPH_RMS.value
     with tolerance.chosen({"graph.rms": 1.5}):

@@ -26,10 +26,11 @@ from isoform.validators.levels.deployment import check_deployment, measure, sess
 from isoform.validators.levels.weights import check_weights
 from isoform.validators.report.records import Report
 from isoform.validators.truth.answers import NEW, PROMPTS, PassageAnswers, imitation, run_alone
+from isoform.validators.truth.budgets import BUDGETS, ROUNDING, budget_of
 from isoform.validators.truth.deviations import HALVES, WIDE, activations
 from isoform.validators.truth.losses import Loss
 from isoform.validators.truth.reference import Truth
-from isoform.validators.truth.tolerances import BUDGETS, IMPORTANCE, QUANTIZED, ROUNDING, budget_of
+from isoform.validators.truth.tolerances import IMPORTANCE, QUANTIZED
 from tests.oracle import tiny
 from tests.oracle.wide import wide
 from tests.validators.torch_session import TorchSession
