@@ -19,6 +19,7 @@ from isoform.exporters.format import Format
 from isoform.formats import FORMATS as ORDER
 from isoform.manifest import NAME, File, Manifest, describe
 from isoform.progress import Progress
+from isoform.reference.checkpoints.stored import stored_dtype
 from isoform.reference.classes import class_facts
 from isoform.reference.tokenizers.ends import CONFIG, stated_ends
 from isoform.whole import FULL, CannotStage, NoSpace, free_bytes, whole_folder
@@ -154,7 +155,7 @@ def _undone_on_error(part: Path) -> Iterator[None]:
 
 
 def _source(model: Model, report: Progress, hashed: bool) -> dict[str, object]:
-    """The checkpoint's name, where it lies, and size and hash of its weight files.
+    """The checkpoint's name, where it lies, its stored dtype, and size and hash of its weight files.
 
     Hashing takes as long as converting: unless it is `hashed`, a file has the time of its last change instead, or the
     hash that the Hub's cache names it by.
@@ -167,7 +168,12 @@ def _source(model: Model, report: Progress, hashed: bool) -> dict[str, object]:
         report(f"hashing {file.name}", n, len(files))
         found.append(describe(file, base) if hashed else _described(file, base))
     report("hashing", len(files), len(files))
-    return {"name": model.name, "path": str(path.absolute()), "files": [file.to_json() for file in found]}
+    return {
+        "name": model.name,
+        "path": str(path.absolute()),
+        "dtype": stored_dtype(model.checkpoint),
+        "files": [file.to_json() for file in found],
+    }
 
 
 def _described(path: Path, base: Path) -> File:

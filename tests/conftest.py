@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches the network; a test of the Hub starts its own server
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers of pytest-xdist already share the cores
+os.environ.setdefault("ISOFORM_MEASURE", "never")  # the tests of measuring say when
 
 import pytest
 

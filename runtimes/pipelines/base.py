@@ -29,7 +29,7 @@ from isoform.runtimes.pipelines.attributes import Attributes
 from isoform.runtimes.pipelines.calling import READ, Answers, all_or_error, each, in_batches, is_readable, listed
 from isoform.runtimes.pipelines.origin import Origin
 from isoform.runtimes.pipelines.parameters import beyond, check_call, merged
-from isoform.runtimes.pipelines.reporting import counted, heard, reporting
+from isoform.runtimes.pipelines.reporting import Clock, counted, heard, reporting
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Encoding
 
+    from isoform.runtimes.choose.choose import Choice
     from isoform.runtimes.session import Session
     from isoform.signature import Role
 
@@ -75,6 +76,8 @@ class Pipeline(Attributes, ABC):
 
     `progress` is True for a bar on the terminal, False for none, or a function (see `Progress`); without it a terminal
     shows a bar after two seconds. `num_workers` changes nothing.
+
+    `chosen` says what runs the model and why, where `isoform.pipeline` made it (`runtimes.choose.choose.Choice`).
 
     Close it, or use it as a context manager: it closes its session.
     """
@@ -123,6 +126,8 @@ class Pipeline(Attributes, ABC):
         self.vocabulary = vocabulary_size(self.config)
         check_call(batch_size, num_workers, on_error, progress)
         self.batch_size, self.on_error, self.progress = batch_size, on_error, progress
+        self.clock = Clock()
+        self.chosen: Choice | None = None
         self._check_names(parameters)
         self._parameters = parameters
 
@@ -146,12 +151,12 @@ class Pipeline(Attributes, ABC):
         call = self._call(self._together(parameters))
         quiet = self._writes_itself(call)
         if self._is_one(inputs):
-            with reporting(progress, quiet=quiet) as report, heard(report):
+            with reporting(progress, quiet=quiet) as report, heard(report), self.clock.running():
                 answer = next(iter(self.answers([inputs], size, call)))
             return self._shaped(answer, inputs, parameters)
         if isinstance(inputs, list | tuple):
             answers = (each if on_error == "return" else all_or_error)(self, inputs, size, call)
-            with reporting(progress, quiet=quiet) as report, heard(report):
+            with reporting(progress, quiet=quiet) as report, heard(report), self.clock.running():
                 answers = counted(answers, len(inputs), report if self.counts else None)
                 return self._shaped(listed(answers), inputs, parameters)
         if not is_readable(inputs):
@@ -161,7 +166,7 @@ class Pipeline(Attributes, ABC):
 
         def answered(items: Iterator[Any]) -> Iterator[Any]:
             with reporting(progress, quiet=quiet) as report:
-                yield from counted(in_batches(self, items, size, read, call), total, report)
+                yield from counted(self.clock.timed(in_batches(self, items, size, read, call)), total, report)
 
         return Answers(inputs, answered, returns=on_error == "return")
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from time import perf_counter
 from typing import Any
 
 from isoform.progress import Progress
@@ -37,6 +38,31 @@ def heard(report: Progress | None) -> Iterator[None]:
 def reporter() -> Progress | None:
     """What is told how much of the work of this thread's call is done."""
     return _reporter.get()
+
+
+class Clock:
+    """Counts the seconds that a pipeline spends in calls."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += perf_counter() - start
+
+    def timed(self, answers: Iterator[Any]) -> Iterator[Any]:
+        """The same answers; what happens between them is not counted."""
+        while True:
+            with self.running():
+                try:
+                    answer = next(answers)
+                except StopIteration:
+                    return
+            yield answer
 
 
 def counted(answers: Iterator[Any], total: int, report: Progress | None) -> Iterator[Any]:

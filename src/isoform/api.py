@@ -423,6 +423,7 @@ def pipeline(
     *,
     framework: str | None = None,
     backend: str = "auto",
+    quality: str | None = None,
     threads: int | None = None,
     progress: bool | Progress | None = None,
     **parameters: Any,
@@ -443,12 +444,22 @@ def pipeline(
       device, or "auto" (a GPU where there is one).
     * `dtype`: float32 unless given, also for checkpoints in another; "auto" is the stored one, which transformers
       takes unless told otherwise. A bundle has the form of that dtype, or it is an error.
-    * `backend`: "auto" or one of torch, torchscript, onnxruntime, llamacpp; a checkpoint is exported into isoform's
-      cache first when the backend needs a form of it. threads: of the session, all cores by default.
+    * `quality`: how close to float32 the answers are. "exact" is float32; "high" admits 16-bit floats and 8-bit
+      integers as well, "small" also 4 bits, and nothing runs whose cost was not measured to be within the budget of its
+      quality. Without it: "high" for a model that is stored in 16 bits, "exact" for others.
+    * `backend`: "auto" or one of torch, torchscript, onnxruntime, openvino, llamacpp; a checkpoint is exported into
+      isoform's cache first when the backend needs a form of it. "auto" is the fastest that was measured on this machine
+      (below), and torch or the bundle's first form until then. `threads`: of the session, all cores by default.
     * `revision`, `token`, `cache_dir`, `offline` (or `local_files_only`): for Hub ids.
     * `progress`: True for a bar on the terminal, False for none, or a function; a terminal shows one after two
       seconds.
     * `parameters`: batch_size, on_error, and what else holds for every call (max_new_tokens, top_k, …).
+
+    `pipe.chosen` says what runs the model and why. A device, a dtype or a backend that is asked for is what runs. Of
+    others, the candidates (backend, form, precision, threads) that the quality admits are measured, each in a process
+    of its own, for up to a minute: when `isoform bench` is run, or when a pipeline is made of a model that has spent
+    30 s in calls so far. Measurements are kept in the user's cache folder, for one model, task, quality, machine and
+    set of versions. ISOFORM_MEASURE=never measures nothing, =always measures when nothing is kept.
     """
     from isoform.export_cache import cached_form
     from isoform.make_pipeline import make_pipeline
@@ -493,6 +504,7 @@ def pipeline(
         ),
         parameters=parameters,
         cached=cached_form,
+        quality=quality,
     )
 
 

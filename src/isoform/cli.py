@@ -275,6 +275,9 @@ def run(
     backend: Annotated[str, typer.Option(help="auto, torch, torchscript, onnxruntime or llamacpp.")] = "auto",
     device: Device = "cpu",
     dtype: Annotated[str | None, typer.Option(help="f32, f16 or bf16, of a checkpoint.")] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="exact, high (16-bit floats, 8 bits) or small (4 bits); the model's own.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs that run together.")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="A parameter of the pipeline: max_new_tokens=20.")
@@ -283,6 +286,7 @@ def run(
     form: Annotated[str, typer.Option("--format", help="Of a transcript: text, srt or vtt.")] = "text",
     json: Json = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each answer, at once.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what runs the model, and why.")] = False,
 ) -> None:
     """Run a pipeline over texts, recordings or pictures. Exit code 2 when an input has no answer."""
     from isoform import api, run_inputs, show
@@ -298,8 +302,12 @@ def run(
     total = run_inputs.count_inputs(arguments, kind)
     with (
         show.progress() as progress,
-        api.pipeline(task, model, backend=backend, device=device, dtype=dtype, progress=progress) as pipe,
+        api.pipeline(
+            task, model, backend=backend, device=device, dtype=dtype, quality=quality, progress=progress
+        ) as pipe,
     ):
+        if verbose:
+            print(pipe.chosen, file=sys.stderr)
         if form != "text":
             text = api.subtitles(pipe, arguments[0], form, parameters, progress=progress)
             print(text)

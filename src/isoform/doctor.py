@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from isoform.runtimes.choose.machine import memory, processor, said
 
 UNITS = {
     "AVX2": ("avx2",),
@@ -43,12 +43,12 @@ def examine(*, hub: bool = True) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "processor": {
-            "name": _processor(),
+            "name": processor(),
             "cores": os.cpu_count() or 1,
             "threads to use": cpus(),
             "units": _units(),
         },
-        "memory": _memory(),
+        "memory": memory(),
         "gpus": _gpus(gpus()),
         "backends": {state.backend: state.detail if state.ready else "" for state in available()},
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
@@ -59,24 +59,6 @@ def examine(*, hub: bool = True) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------ probes
-def _processor() -> str:
-    """Its name as the system says it."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.partition(":")[0].strip().lower() in ("model name", "hardware"):
-                return line.partition(":")[2].strip()
-    return _said("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or "not known"
-
-
-def _said(*command: str) -> str:
-    """What a program of the system prints, or ""."""
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.strip() if found.returncode == 0 else ""
-
-
 def _units() -> list[str]:
     """The instructions of `UNITS` that the processor has; empty where the system does not tell."""
     flags: set[str] = set()
@@ -85,31 +67,17 @@ def _units() -> list[str]:
             if line.partition(":")[0].strip().lower() in ("flags", "features"):
                 flags |= set(line.partition(":")[2].lower().split())
     except OSError:
-        spoken = _said("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features")
+        spoken = said("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features")
         flags = set(spoken.lower().replace(".", "").split())
         if platform.machine().lower() in ("arm64", "aarch64"):
             flags.add("neon")  # part of the architecture
     return [name for name, spellings in UNITS.items() if flags & set(spellings)]
 
 
-def _memory() -> dict[str, int | None]:
-    """Bytes in all and free; the limit of a container counts as all."""
-    total = free = None
-    try:
-        stated = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
-        total, free = (int(stated[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        total = min(total, int(limit)) if limit.isdecimal() else total
-    except (OSError, KeyError, ValueError, IndexError):
-        said = _said("sysctl", "-n", "hw.memsize")
-        total = total or (int(said) if said.isdecimal() else None)
-    return {"all": total, "free": free if total is None or free is None else min(free, total)}
-
-
 def _gpus(count: int) -> list[str]:
     """The names of the GPUs that the driver sees."""
-    said = _said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader") if count else ""
-    return said.splitlines() or ["not known"] * count
+    listed = said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader") if count else ""
+    return listed.splitlines() or ["not known"] * count
 
 
 def _version(package: str) -> str:

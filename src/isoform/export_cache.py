@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,15 +26,26 @@ def cache_folder() -> Path:
         raise InputError(f"there is no cache folder ({error}); set ISOFORM_CACHE to one") from None
 
 
+def content_key(about: str, files: Iterable[Path]) -> str:
+    """A name for something made from these files, which changes when one of them does."""
+    key = hashlib.sha256(about.encode())
+    for path in files:
+        state = path.stat()
+        key.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return key.hexdigest()[:24]
+
+
+def form_folder(model: Model, form: str, dtype: str) -> Path:
+    """Where the bundle of one form of a model is kept, or would be."""
+    made = f"{version('isoform')} {model.task.name} {form} {dtype}"
+    return cache_folder() / content_key(made, (*model.checkpoint.files(), *model.checkpoint.sidecars()))
+
+
 def cached_form(model: Model, form: str, dtype: str, progress: Progress | None) -> Path:
     """The bundle of one form of a model in the cache, written when it is not there or its source has changed."""
     from isoform.exporters import bundle
 
-    key = hashlib.sha256(f"{version('isoform')} {model.task.name} {form} {dtype}".encode())
-    for path in (*model.checkpoint.files(), *model.checkpoint.sidecars()):
-        state = path.stat()
-        key.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
-    folder = cache_folder() / key.hexdigest()[:24]
+    folder = form_folder(model, form, dtype)
     if not (folder / "isoform.json").is_file():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError
-from isoform.formats import FORMAT_OF
 from isoform.json_files import read_object
+from isoform.open_candidate import Cached
+from isoform.open_chosen import Opener, Wish
 from isoform.progress import Progress
 from isoform.sources import Kept, Source, default_model, find_source, for_task, task_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from isoform.reference.model import Model
+    from isoform.runtimes.choose.records import Candidate
     from isoform.runtimes.pipelines.arguments import Request
     from isoform.runtimes.pipelines.base import Pipeline
     from isoform.runtimes.pipelines.components import StagedFolder
-    from isoform.runtimes.session import Session
 
 COMPONENTS = ("processor", "tokenizer", "feature_extractor", "image_processor")
 """In the order in which they are put in: a part of a processor may be replaced."""
@@ -39,11 +37,14 @@ def make_pipeline(
     progress: Progress | None,
     request: Callable[[Callable[[], int]], Request],
     parameters: dict[str, Any],
-    cached: Callable[[Model, str, str, Progress | None], Path],
+    cached: Cached,
+    quality: str | None = None,
+    candidate: Candidate | None = None,
 ) -> Pipeline:
     """See `isoform.pipeline`. `request` reads the arguments of opening, given a count of GPUs.
 
-    `parameters` are what is left for the pipeline, and `cached` gives the bundle of one form of a model.
+    `parameters` are what is left for the pipeline, and `cached` gives the bundle of one form of a model. A `candidate`
+    is what runs the model, whatever else might.
     """
     from isoform.runtimes import open as backends
     from isoform.runtimes import pipelines
@@ -72,10 +73,27 @@ def make_pipeline(
             kept.things.append(staged)
             facts = {**facts, **_stage(staged, given, chosen, source.name, asked)}
             folder = staged.folder
-        session, form = _session(source, pipelines.model_task(chosen), asked, backend, threads, progress, cached)
+        wish = Wish(
+            task=chosen,
+            served=pipelines.model_task(chosen),
+            asked=asked,
+            backend=backend,
+            quality=quality,
+            threads=threads,
+            several=(parameters.get("batch_size") or 1) != 1,
+            candidate=candidate,
+        )
+        opened = Opener(source, wish, cached, progress, parameters.get("progress")).open()
         kept.things.append(source.opened)
-        origin = _origin(source, asked, form, facts, given, folder)
-        return pipelines.build_pipeline(chosen, session, folder, facts=facts, keep=kept, origin=origin, **parameters)
+        origin = _origin(source, asked, opened.dtype, facts, given, folder)
+        pipe = pipelines.build_pipeline(
+            chosen, opened.session, folder, facts=facts, keep=kept, origin=origin, **parameters
+        )
+        pipe.chosen = opened.choice
+        if opened.spent is not None:
+            opened.spent.follow(pipe)
+            kept.things.append(opened.spent)
+        return pipe
     except BaseException:
         kept.close()
         raise
@@ -181,87 +199,6 @@ def _stage(staged: StagedFolder, given: Mapping[str, Any], task: str, model: str
         staged.put(name, component.folder)
         facts |= component.facts
     return facts
-
-
-# ------------------------------------------------------------------ the session
-def _session(
-    source: Source,
-    served: str,
-    asked: Request,
-    backend: str,
-    threads: int | None,
-    progress: Progress | None,
-    cached: Callable[[Model, str, str, Progress | None], Path],
-) -> tuple[Session, str]:
-    """A session of the model, and the name of its form's dtype."""
-    from isoform.runtimes import open as backends
-
-    place: dict[str, Any] = {"device": asked.device, "threads": threads}
-    opened, dtype = source.opened, asked.dtype
-    if opened is None:
-        wanted = None if dtype == "auto" else dtype
-        if wanted is not None and source.path.suffix == ".onnx":
-            raise InputError(f"{source.name} runs in the dtype that it was written in; leave dtype={wanted} out")
-        session, _ = backends.open_path(source.path, backend, task=served, dtype=wanted, **place)
-        return session, wanted or _form(source.path, session.backend)
-    if source.module is not None:
-        return _module_session(source.module, opened, asked, backend, threads)
-    if source.native and backend in ("auto", "llamacpp"):
-        if dtype not in (None, "auto"):
-            raise InputError(f"{source.name} runs in the dtype that it was written in, not {dtype}; leave dtype out")
-        session = backends.open_session(source.path, "llamacpp", signature=opened.trunk.signature, **place)
-        return session, "f32"
-    if dtype == "auto" or (dtype is None and source.as_stored):
-        dtype = stored_dtype(opened)
-    dtype = dtype or "f32"
-    if backend in ("auto", "torch"):
-        return backends.open_session(opened, "torch", dtype=dtype, **place), dtype
-    folder = cached(opened, FORMAT_OF[backend], dtype, progress)
-    session, _ = backends.open_path(folder, backend, task=served, **place)
-    return session, dtype
-
-
-def _form(path: Path, backend: str) -> str:
-    """The dtype of the form that a bundle opens on a backend when none is asked for."""
-    from isoform.manifest import NAME, Manifest
-
-    if not (path / NAME).is_file() or backend not in FORMAT_OF:
-        return "f32"
-    forms = [form.dtype for form in Manifest.read(path).artifacts if form.format == FORMAT_OF[backend]]
-    return forms[0] if forms else "f32"
-
-
-def _module_session(
-    module: nn.Module, opened: Model, asked: Request, backend: str, threads: int | None
-) -> tuple[Session, str]:
-    from isoform.runtimes import open as backends
-    from isoform.runtimes.pipelines.arguments import dtype_name
-
-    if backend not in ("auto", "torch"):
-        raise InputError(f"a torch module runs on the torch backend, not on {backend}; give its folder instead")
-    first = next(module.parameters())
-    dtype = dtype_name(first.dtype) or "f32"
-    if asked.dtype not in (None, "auto", dtype):
-        raise InputError(f"the module is in {dtype}, not {asked.dtype}; load it with dtype={asked.dtype!r}")
-    device = str(first.device)
-    if asked.given_device and asked.device != device:
-        from isoform.runtimes.backends.torch.session import torch_device
-
-        module.to(torch_device(asked.device))
-        device = asked.device
-    session = backends.open_session(opened, "torch", dtype=dtype, device=device, threads=threads, module=module)
-    return session, dtype
-
-
-def stored_dtype(model: Model) -> str:
-    """The float dtype of a checkpoint: what config.json states, else that of its first tensor of floats."""
-    names = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-    checkpoint = model.checkpoint
-    stated = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
-    if (found := names.get(str(stated).removeprefix("torch."))) is not None:
-        return found
-    kinds = (checkpoint.info(key).dtype.lower() for key in checkpoint)
-    return next((kind for kind in kinds if kind in names.values()), "f32")
 
 
 # ------------------------------------------------------------------ what attributes need

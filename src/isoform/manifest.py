@@ -80,7 +80,8 @@ class Artifact:
 
 @dataclass(slots=True, kw_only=True)
 class Manifest:
-    """`source` is {"name", "path", "files": [File…]} of the weights; `missing` says why a format was not written.
+    """`source` is {"name", "path", "dtype", "files": [File…]} of the weights, the dtype being the stored one (manifests
+    of before have none); `missing` says why a format was not written.
 
     `wires` connect the parts and host `steps` (name -> settings), see `isoform.wiring`; `loop` names the loop that
     decodes; `facts` are what preprocessing and pipelines must know of the model. `serves`: pipeline task -> "", or why

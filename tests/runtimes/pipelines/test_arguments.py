@@ -59,7 +59,7 @@ def test_every_argument_of_transformers_is_there_and_in_its_place() -> None:
         name for name, one in inspect.signature(isoform.pipeline).parameters.items() if one.kind is not one.VAR_KEYWORD
     ]
     assert found[: len(expected)] == expected
-    assert found[len(expected) :] == ["framework", "backend", "threads", "progress"]
+    assert found[len(expected) :] == ["framework", "backend", "quality", "threads", "progress"]
 
 
 # ------------------------------------------------------------------ the forms that are accepted

@@ -1,0 +1,173 @@
+"""Measures one candidate in a process of its own: reads a job from standard input, writes a measurement to its file.
+
+Nothing that goes wrong here reaches who asked: an error of isoform becomes the measurement's, and anything else ends
+the process, whose last words are reported.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from isoform.errors import IsoformError
+from isoform.progress import Progress
+from isoform.runtimes.choose.choose import request_seconds
+from isoform.runtimes.choose.measure import stopped
+from isoform.runtimes.choose.records import Candidate, Measurement, Timing
+from isoform.whole import whole_file
+
+if TYPE_CHECKING:
+    from isoform.reference.model import Model
+    from isoform.runtimes.pipelines.base import Pipeline
+    from isoform.workloads import Workload
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    candidate = Candidate.from_json(job["candidate"])
+    try:
+        measurement = measured(job, candidate)
+    except IsoformError as error:
+        measurement = Measurement(candidate=candidate, error=" ".join(str(error).split()))
+    with whole_file(Path(job["answer"])) as part:
+        part.write_text(json.dumps(measurement.to_json()), encoding="utf-8")
+
+
+def measured(job: Mapping[str, Any], candidate: Candidate) -> Measurement:
+    """Open the candidate, time its workloads in rounds, and prove it.
+
+    Of the job: `model` (a folder), `task`, `rounds`, `least` (seconds of a round), `timing` (seconds for all rounds),
+    `workloads` (names, or null for those of a choice), `use`, `slowest` (see `measure.Job`), `prove`, `proof` (what is
+    known already) and `answers` (the file of the reference's answers, for all candidates of a model).
+    """
+    from isoform.workloads import SHORT, workloads_of
+
+    exporting = [0.0]
+    start = perf_counter()
+    with opened(job, candidate, exporting) as pipe:
+        load = perf_counter() - start - exporting[0]
+        names = job["workloads"] or SHORT
+        workloads = {name: work for name, work in workloads_of(pipe).items() if name in names}
+        start = perf_counter()
+        for work in workloads.values():  # the first pass makes buffers, and compiles
+            work.run()
+            if work is next(iter(workloads.values())):
+                first = perf_counter() - start
+        rates: dict[str, list[float]] = {name: [] for name in workloads}
+        start = perf_counter()
+        found = Measurement(candidate=candidate, load_seconds=load, first_seconds=first, peak_bytes=peak_bytes())
+        for _ in range(job["rounds"]):
+            for name, work in workloads.items():
+                rates[name].append(_rate(work, job["least"]))
+            found = replace(found, timings=timings(rates, workloads))
+            seconds = request_seconds(found.timings, job["use"])
+            if job["slowest"] and seconds and seconds > job["slowest"]:
+                return stopped(found, seconds, job["slowest"])
+            if perf_counter() - start > job["timing"]:
+                break
+        if job["proof"] is not None:
+            known = {name: (value, limit) for name, (value, limit) in job["proof"].items()}
+            found = replace(found, proof=known)
+        elif job["prove"]:
+            found = replace(found, proof=proof(job, candidate, pipe))
+        return replace(found, peak_bytes=peak_bytes())
+
+
+def opened(job: Mapping[str, Any], candidate: Candidate, exporting: list[float]) -> Pipeline:
+    """The pipeline of a candidate; seconds of exporting its form are added to `exporting`."""
+    from isoform.export_cache import cached_form
+    from isoform.make_pipeline import make_pipeline
+    from isoform.runtimes.pipelines.arguments import Request
+
+    def cached(model: Model, form: str, dtype: str, progress: Progress | None) -> Path:
+        start = perf_counter()
+        folder = cached_form(model, form, dtype, progress)
+        exporting[0] += perf_counter() - start
+        return folder
+
+    return make_pipeline(
+        job["task"],
+        job["model"],
+        config=None,
+        components={},
+        backend=candidate.backend,
+        threads=candidate.threads,
+        progress=None,
+        request=lambda gpus: Request(),
+        parameters={"progress": False},
+        cached=cached,
+        candidate=candidate,
+    )
+
+
+def timings(rates: Mapping[str, Iterable[float]], workloads: Mapping[str, Workload]) -> dict[str, Timing]:
+    """The median rate of each workload, and how far the rounds differ."""
+    found = {}
+    for name, taken in rates.items():
+        if rounds := sorted(taken):
+            rate, spread = rounds[len(rounds) // 2], rounds[-1] / rounds[0]
+            found[name] = Timing(rate=rate, unit=workloads[name].unit, spread=spread)
+    return found
+
+
+def _rate(work: Workload, least: float) -> float:
+    """Items per second, over as many passes as take `least` seconds."""
+    items = seconds = 0.0
+    while not seconds or seconds < least:
+        more, spent = work.run()
+        items, seconds = items + more, seconds + max(spent, 1e-9)
+    return items / seconds
+
+
+def proof(job: Mapping[str, Any], candidate: Candidate, pipe: Pipeline) -> dict[str, tuple[float, float]]:
+    """What a candidate costs against the reference: of each metric the result nearest to its limit.
+
+    A candidate that nothing can be measured of is unproven.
+    """
+    from isoform.quality import plain_dtype
+    from isoform.reference.model import open_model
+    from isoform.runtimes.pipelines import model_task
+
+    model = open_model(job["source"], model_task(job["task"]))
+    dtype = candidate.precision if candidate.precision not in ("", "f32") else plain_dtype(candidate.dtype)
+    report = proving().prove(pipe.session, model, dtype, answers(Path(job["answers"]), model))
+    return dict(proving().worst_by_metric(report)) or {"unmeasured": (1.0, 0.0)}
+
+
+def answers(path: Path, model: Model) -> Any:
+    """The reference's answers: computed by the first candidate that needs them, and read by the others."""
+
+    with suppress(OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
+        return pickle.loads(path.read_bytes())  # noqa: S301  a file of our own, in a folder that only we may read
+    found = proving().reference_answers(model)
+    with suppress(OSError, pickle.PicklingError, TypeError, AttributeError), whole_file(path) as part:
+        part.write_bytes(pickle.dumps(found))
+    return found
+
+
+def proving() -> Any:
+    """What proves a session."""
+    return import_module("isoform.validators.check.proof")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far; 0 where the system does not say it."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    own, others = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return int(max(own, others)) * unit
+
+
+if __name__ == "__main__":
+    main()
