@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from isoform.bench_report import BenchReport
     from isoform.exporters import gguf, onnx, torchscript
     from isoform.manifest import Manifest
     from isoform.runtimes.pipelines.base import Pipeline
@@ -549,6 +550,37 @@ def bench(pipe: Pipeline, inputs: Sequence[Any], *, seconds: float = 2.0) -> flo
         pipe(list(inputs))
         passes += 1
     return passes * len(inputs) / (perf_counter() - start if passes else spent)
+
+
+def bench_model(
+    source: str | Path,
+    task: str | None = None,
+    *,
+    quality: str | None = None,
+    backends: Sequence[str] | None = None,
+    threads: int | None = None,
+    seconds: float = 60.0,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """The candidates for a model on this machine (backend, form, precision, threads), their speeds and the choice.
+
+    `source` and `task` are those of `pipeline`, and so is `quality`. Measured are all that the quality admits, or those
+    of some `backends`, each in a process of its own, for `seconds` in all. What was measured before is read from the
+    user's cache folder, unless `again`.
+    """
+    from isoform.benching import bench_model as measured
+
+    return measured(
+        str(source),
+        task,
+        quality=quality,
+        backends=backends,
+        threads=threads,
+        seconds=seconds,
+        again=again,
+        progress=progress,
+    )
 
 
 def _several(name: str, value: str | Sequence[str], known: Sequence[str]) -> list[str]:

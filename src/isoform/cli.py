@@ -342,6 +342,52 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 @app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="A bundle, checkpoint folder, Hub id or .gguf file.")],
+    task: Annotated[str | None, typer.Option(help="The task, when not the model's own.")] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="exact, high (16-bit floats, 8 bits) or small (4 bits); the model's own.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Measure only these: several with commas, or repeated.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of every candidate; all cores when not said.")] = None,
+    seconds: Annotated[float, typer.Option(help="For all candidates together.")] = 60.0,
+    why: Annotated[bool, typer.Option("--why", help="Say what is chosen and why, and why not the others.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure even where measurements are kept.")] = False,
+    json: Json = False,
+    png: Annotated[Path | None, typer.Option(help="Draw bars there, with the machine's limits.")] = None,
+) -> None:
+    """Measure what runs a model fastest here, as a share of what the machine can do."""
+    from isoform import api, bench_chart, show, show_bench
+
+    if why and json:
+        raise InputError("--why prints sentences and --json prints everything; pass one of them")
+    if png is not None:
+        bench_chart.check_chart(png)
+    names = [name for text in backend or () for name in text.split(",")]
+    with show.progress() as progress:
+        report = api.bench_model(
+            model,
+            task,
+            quality=quality,
+            backends=names or None,
+            threads=threads,
+            seconds=seconds,
+            again=again,
+            progress=progress,
+        )
+    if png is not None:
+        bench_chart.draw(report, png)
+    if json:
+        show.json(report.to_json())
+    elif why:
+        show_bench.why(report)
+    else:
+        show_bench.bench(report)
+
+
+@app.command()
 def inspect(
     path: Annotated[str, typer.Argument(help="A checkpoint, bundle, .gguf or .onnx.")], json: Json = False
 ) -> None:
