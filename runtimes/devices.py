@@ -8,14 +8,46 @@ import os
 from isoform.errors import InputError
 
 
+def check_device(device: str) -> None:
+    """Raises InputError for a name that no backend knows."""
+    if not _is_indexed(device, "gpu") and device != "npu":
+        parse_device(device)
+
+
 def parse_device(device: str) -> int | None:
-    """The index of a GPU, or None for the CPU. Raises InputError unless it is "cpu", "cuda" or "cuda:N"."""
-    kind, colon, index = device.partition(":")
+    """The index of a CUDA GPU, or None for the CPU. Raises InputError unless it is "cpu", "cuda" or "cuda:N"."""
     if device == "cpu":
         return None
-    if kind == "cuda" and (index.isdecimal() or not colon):
-        return int(index or 0)
-    raise InputError(f"device {device!r} is none of cpu, cuda, cuda:N")
+    if _is_indexed(device, "cuda"):
+        return int(device.partition(":")[2] or 0)
+    if _is_indexed(device, "gpu") or device == "npu":
+        raise InputError(
+            f"device {device!r} is one of OpenVINO's; pass backend='openvino', or a device cpu, cuda, cuda:N"
+        )
+    raise InputError(f"device {device!r} is none of cpu, cuda, cuda:N (and with OpenVINO gpu, gpu:N, npu)")
+
+
+def openvino_device(device: str) -> str:
+    """OpenVINO's name of a device: "gpu:1" -> "GPU.1". Raises InputError for a device that is not OpenVINO's."""
+    if device in ("cpu", "npu") or _is_indexed(device, "gpu"):
+        return device.upper().replace(":", ".")
+    if _is_indexed(device, "cuda"):
+        raise InputError(
+            f"device {device!r} is not one of OpenVINO's, which runs on cpu, gpu, gpu:N and npu (Intel's); use "
+            "backend='onnxruntime' or 'torch' for it"
+        )
+    raise InputError(f"device {device!r} is none of cpu, gpu, gpu:N, npu")
+
+
+def _is_indexed(device: str, kind: str) -> bool:
+    """Whether it is "kind" or "kind:N"."""
+    name, colon, index = device.partition(":")
+    return name == kind and (index.isdecimal() or not colon)
+
+
+def accelerators() -> bool:
+    """Whether the system has drivers of GPUs or NPUs that OpenVINO may use. Loads no library."""
+    return os.name == "nt" or any(map(os.path.isdir, ("/dev/accel", "/dev/dri")))
 
 
 def cpus() -> int:

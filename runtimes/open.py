@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError
-from isoform.formats import FORMAT_OF
+from isoform.formats import FORMAT_OF, readable
 from isoform.manifest import Artifact, Manifest
-from isoform.runtimes.devices import gpus, parse_device
+from isoform.runtimes.devices import accelerators, check_device, gpus
 from isoform.signature import Signature
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class BackendState:
 def available() -> list[BackendState]:
     """The state of every backend. Loads a library only to ask it about a GPU that is there."""
     count = gpus()
-    return [_torch("torch", count), _torch("torchscript", count), _onnxruntime(count), _llamacpp()]
+    return [_torch("torch", count), _torch("torchscript", count), _onnxruntime(count), _openvino(), _llamacpp()]
 
 
 def _devices(count: int) -> list[str]:
@@ -48,7 +48,7 @@ def _devices(count: int) -> list[str]:
 def usable_gpus(backend: str) -> int:
     """How many GPUs a backend can use here; "auto" stands for the first that `open_path` tries."""
     count = gpus()
-    if not count:
+    if not count or backend == "openvino":
         return 0
     name = PREFERENCE[0] if backend == "auto" else backend
     if name == "llamacpp":
@@ -80,6 +80,17 @@ def _onnxruntime(count: int) -> BackendState:
     return BackendState("onnxruntime", False, "pip install onnxruntime-gpu (or onnxruntime)", [])
 
 
+def _openvino() -> BackendState:
+    if (found := _version("openvino")) is None:
+        return BackendState("openvino", False, "pip install isoform[openvino]", [])
+    names = ["cpu"]
+    if accelerators():
+        from isoform.runtimes.backends.openvino.library import devices
+
+        names = devices()
+    return BackendState("openvino", bool(names), f"openvino {found}", names)
+
+
 def _llamacpp() -> BackendState:
     if (found := _version("xllamacpp")) is None:
         return BackendState("llamacpp", False, "pip install xllamacpp", [])
@@ -104,14 +115,16 @@ def open_session(
     threads: int | None = None,
     alternating: bool = False,
     module: nn.Module | None = None,
+    precision: str = "f32",
 ) -> Session:
     """One file (or, for torch, an opened model in `dtype`) on one backend.
 
     A `.onnx` file needs no `signature`, the other files do. `strict` turns off what trades exactness for speed.
     `alternating`: sessions of other parts run in turn with this one, so its idle threads must leave the CPUs to them.
     A model of several parts becomes a `PartsSession`. `module`, for torch: run this whole module of the model.
+    `precision`, for openvino: the float type that it computes in and keeps caches in (f32, bf16 or f16).
     """
-    parse_device(device)
+    check_device(device)
     if backend == "torch":
         from isoform.runtimes.backends.torch.session import TorchSession, open_parts
 
@@ -130,6 +143,10 @@ def open_session(
         return OnnxRuntimeSession(
             source, signature, device=device, strict=strict, threads=threads, spin=not alternating
         )
+    if backend == "openvino":
+        from isoform.runtimes.backends.openvino.session import OpenVinoSession
+
+        return OpenVinoSession(source, signature, device=device, precision=precision, strict=strict, threads=threads)
     if signature is None:
         raise InputError(f"{source} has no signature; open the bundle it belongs to, or the checkpoint")
     if backend == "torchscript":
@@ -182,11 +199,11 @@ def open_path(
     """
     if backend not in (*BACKENDS, "auto"):
         raise InputError(f"backend {backend!r} is not known; choose from {', '.join(BACKENDS)}, or auto")
-    parse_device(options.get("device", "cpu"))
+    check_device(options.get("device", "cpu"))
     if path.suffix == ".onnx":
-        if backend not in ("auto", "onnxruntime"):
-            raise InputError(f"the {backend} backend does not read {path}; use onnxruntime")
-        return open_session(path, "onnxruntime", **options), folder_of(path)
+        if FORMAT_OF.get(backend, "onnx") != "onnx" or backend == "torch":
+            raise InputError(f"the {backend} backend does not read {path}; use onnxruntime or openvino")
+        return open_session(path, "onnxruntime" if backend == "auto" else backend, **options), folder_of(path)
     manifest = Manifest.read(path)
     if task is not None and manifest.task != task:
         raise InputError(f"{path} was exported for {manifest.task}, not {task}; export the model with --task {task}")
@@ -197,7 +214,7 @@ def open_path(
         return open_session(source, "torch", dtype=dtype or "f32", **options), path
     tried, refused = PREFERENCE if backend == "auto" else (backend,), []
     held = dict.fromkeys(a.dtype for a in manifest.artifacts if a.format in {FORMAT_OF[name] for name in tried})
-    if dtype is not None and held and dtype not in held:
+    if dtype is not None and held and not any(readable(name, held, dtype) for name in tried):
         raise InputError(
             f"{path} holds {', '.join(held)}, not {dtype}; leave dtype out, or export it with {dtype} as well"
         )
@@ -207,14 +224,14 @@ def open_path(
             reason = manifest.missing.get(FORMAT_OF[name], f"export it with --to {FORMAT_OF[name]}")
             refused.append(f"{name}: no {FORMAT_OF[name]} in {path} ({reason})")
             continue
-        chosen = dtype or forms[0].dtype
-        if all(form.dtype != chosen for form in forms):
-            refused.append(f"{name}: {path} holds no {FORMAT_OF[name]} in {chosen}")
-            continue
-        try:
-            return open_bundle(path, manifest, [a for a in forms if a.dtype == chosen], name, **options), path
-        except BackendUnavailable as error:
-            refused.append(f"{name}: {error}")
+        chosen = readable(name, (form.dtype for form in forms), dtype)
+        if not chosen:
+            refused.append(f"{name}: {path} holds no {FORMAT_OF[name]} in {dtype}")
+        for kind in chosen:
+            try:
+                return open_bundle(path, manifest, [a for a in forms if a.dtype == kind], name, **options), path
+            except BackendUnavailable as error:
+                refused.append(f"{name}: {error}")
     raise BackendUnavailable("; ".join(refused))
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from isoform.exporters import bundle
+from isoform.exporters import bundle, onnx
 from isoform.manifest import Artifact, Manifest
 from isoform.reference.model import Model, open_model
 from tests import oracle
@@ -79,6 +79,11 @@ def exported(
                     if path.is_file():
                         path.chmod(0o444)
     return folder
+
+
+def portable(name: str, *types: str) -> Path:
+    """The bundle of the tiny checkpoint `name` with its ONNX forms of standard operators alone. Read-only."""
+    return exported(name, ["onnx"], onnx=onnx.Options(types=types or ("f32-portable",)))
 
 
 def for_llamacpp(folder: Path) -> Model:

@@ -12,6 +12,7 @@ from isoform.exporters.format import elements
 from isoform.exporters.onnx.types import Options, onnx_type, part_file
 from isoform.manifest import WHOLE, Artifact, File
 from isoform.progress import Progress
+from isoform.quality import plain_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +36,11 @@ def write(
     """Write a graph per type and part under `onnx/` in the bundle's folder, each with its weight file.
 
     `types` has the names of the types. A decoder gets a `genai_config.json`, which describes one graph, that of the
-    first type: name the one first that onnxruntime-genai shall run. `portable` keeps to standard ONNX (opset 23);
-    otherwise ONNX Runtime's fused kernels are used. `link` reads from the checkpoint's own files, linked beside the
-    graph, what they hold byte for byte. Raises InputError for a type that is none, and UnsupportedExport for one that
-    ONNX Runtime's CPU provider cannot run and for an operation without an ONNX form.
+    first type: name the one first that onnxruntime-genai shall run. `portable` keeps to standard ONNX (opset 23), and
+    so does a type whose name ends in -portable, which reads its weights from the file of the type without that suffix
+    where both are written; otherwise ONNX Runtime's fused kernels are used. `link` reads from the checkpoint's own
+    files, linked beside the graph, what they hold byte for byte. Raises InputError for a type that is none, and
+    UnsupportedExport for one that ONNX Runtime's CPU provider cannot run and for an operation without an ONNX form.
     """
     from isoform.exporters.onnx.external import Written, write_weights
     from isoform.exporters.onnx.genai import NAME, genai_config
@@ -50,10 +52,11 @@ def write(
 
     wanted = [onnx_type(name, portable) for name in ([types] if isinstance(types, str) else dict.fromkeys(types))]
     traces: dict[tuple[str, torch.dtype], Trace] = {}
-    artifacts: list[Artifact] = []
-    for kind in wanted:
-        written: dict[tuple[tuple[str, str], ...], Written] = {}
-        # By roots: two graphs over the same weights share their file.
+    artifacts: dict[str, list[Artifact]] = {kind.name: [] for kind in wanted}
+    written: dict[tuple[str, tuple[tuple[str, str], ...]], Written] = {}
+    # By type and roots: two graphs over the same weights share their file. That of the fused graph is written first,
+    # for clients that look for it by name.
+    for kind in sorted(wanted, key=lambda kind: kind.portable):
         for part in model.parts:
             path = folder / "onnx" / part_file(part.file, kind.file)
             if (part.part, kind.dtype) not in traces:
@@ -65,9 +68,9 @@ def write(
                 part.signature,
                 kind.dtype,
                 part.tied,
-                kind.lowerings(portable, head),
+                kind.lowerings(head),
             )
-            if kind.name == "bf16" and (reason := refusal(graph, parameters)):
+            if kind.activations == "bf16" and (reason := refusal(graph, parameters)):
                 raise UnsupportedExport(f"ONNX in bf16: {reason}; choose f32 or f16")
             in_place = bool(part.signature.states) and mark_cache(graph, part.signature)
             if in_place and (mask := part.signature.port("mask")) is not None:
@@ -83,18 +86,19 @@ def write(
                 folder,
                 progress,
                 link=link and plain,
-                written=written.setdefault(tuple(part.roots.items()), Written()),
+                written=written.setdefault((plain_dtype(kind.name), tuple(part.roots.items())), Written()),
             )
             content = graph.SerializeToString(deterministic=True)
             path.write_bytes(content)
             files = [_file(path.relative_to(folder).as_posix(), content), *weights]
-            if not artifacts and (text := genai_config(part, files[0].path, in_place=in_place)) is not None:
+            first = kind is wanted[0] and part is model.parts[0]
+            if first and (text := genai_config(part, files[0].path, in_place=in_place)) is not None:
                 (folder / NAME).write_text(text, encoding="utf-8")
                 files.append(_file(NAME, text.encode()))
-            artifacts.append(
+            artifacts[kind.name].append(
                 Artifact(format="onnx", dtype=kind.name, files=tuple(files), signature=part.signature, part=part.part)
             )
-    return artifacts
+    return [artifact for made in artifacts.values() for artifact in made]
 
 
 def _file(path: str, content: bytes) -> File:
@@ -121,7 +125,8 @@ class Onnx:
     def bytes_needed(self, model: Model, options: Options) -> float:
         if options.link:
             return 0.0
-        return elements(model) * sum(onnx_type(name).bytes_per_weight for name in options.types)
+        own = {plain_dtype(name): onnx_type(name).bytes_per_weight for name in options.types}
+        return elements(model) * sum(own.values())
 
     def write(self, model: Model, folder: Path, options: Options, progress: Progress) -> list[Artifact]:
         return write(model, folder, options.types, progress, portable=options.portable, link=options.link)

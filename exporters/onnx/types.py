@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from isoform.errors import InputError
+from isoform.quality import PORTABLE, plain_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,8 @@ FILES = {
 
 CHOICES = (
     "f32, f16, int8, q8_0, q4_0, q4f16, or 4 and 8 bits in other blocks: q4-64, q4a-128 (a: asymmetric), q8-16, "
-    "q4w, q4w-128 (w: the head in 4 bits as well)"
+    "q4w, q4w-128 (w: the head in 4 bits as well); f32-portable, f16-portable, bf16-portable or int8-portable keep to "
+    "standard ONNX"
 )
 
 
@@ -35,7 +37,8 @@ CHOICES = (
 class OnnxType:
     """`activations` is a dtype's short name; weights in blocks have `bits`, weights and activations in bytes `int8`.
 
-    The head, and a table of tokens that is the head, has 8 bits unless `whole`.
+    The head, and a table of tokens that is the head, has 8 bits unless `whole`. `portable`: the graph keeps to standard
+    operators.
     """
 
     name: str
@@ -46,6 +49,7 @@ class OnnxType:
     block: int = 32
     asymmetric: bool = False
     whole: bool = False
+    portable: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -61,7 +65,7 @@ class OnnxType:
             return (self.bits + 8 * self.dtype.itemsize / self.block) / 8
         return 1.0 if self.int8 else float(self.dtype.itemsize)
 
-    def lowerings(self, portable: bool, head: str) -> Mapping[str, Lowering]:
+    def lowerings(self, head: str) -> Mapping[str, Lowering]:
         """What goes before the plain operators. `head` is the name of the weight that makes logits.
 
         It takes 8 bits, as llama-quantize keeps it at more bits than the rest: Q6_K where rows are a multiple of 256,
@@ -69,16 +73,17 @@ class OnnxType:
         """
         from isoform.exporters.onnx.forms import Blocks
         from isoform.exporters.onnx.operators.attention import attention
-        from isoform.exporters.onnx.operators.registry import PORTABLE, RUNTIME
+        from isoform.exporters.onnx.operators.registry import PORTABLE as STANDARD
+        from isoform.exporters.onnx.operators.registry import RUNTIME
         from isoform.exporters.onnx.quantized import block_tables, byte_tables
 
-        table = base = PORTABLE if portable else RUNTIME
+        table = base = STANDARD if self.portable else RUNTIME
         if self.int8:
-            table = byte_tables(head, base, not portable)
+            table = byte_tables(head, base, not self.portable)
         elif self.bits:
             body = Blocks(self.bits, self.block, self.asymmetric, self.dtype)
             table = block_tables(body, body if self.whole else replace(body, bits=8), head, base)
-        return {**table, "isoform::attention": attention(table["aten::linear"], portable)}
+        return {**table, "isoform::attention": attention(table["aten::linear"], self.portable)}
 
 
 def part_file(part: str, file: str) -> str:
@@ -97,16 +102,20 @@ class Options:
 
 
 def onnx_type(name: str, portable: bool = False) -> OnnxType:
-    """Raises InputError for a name that is none, or a form that standard ONNX does not have."""
-    if name in ("f32", "f16", "bf16"):
-        return OnnxType(name, FILES[name], name)
-    if name == "int8":
-        return OnnxType(name, FILES[name], int8=True)
-    match = re.fullmatch(r"q(?P<bits>[48])(_0|f16|(?P<form>a?w?)(-(?P<block>16|32|64|128))?)", name)
+    """The type of this name; with the suffix -portable, or with `portable`, one that keeps to standard ONNX.
+
+    Raises InputError for a name that is none, or a form that standard ONNX does not have.
+    """
+    plain, suffix = plain_dtype(name), name.endswith(PORTABLE)
+    portable = portable or suffix
+    if plain in ("f32", "f16", "bf16", "int8"):
+        file = FILES[plain].replace(".onnx", "_portable.onnx") if suffix else FILES[plain]
+        return OnnxType(name, file, "f32" if plain == "int8" else plain, int8=plain == "int8", portable=portable)
+    match = re.fullmatch(r"q(?P<bits>[48])(_0|f16|(?P<form>a?w?)(-(?P<block>16|32|64|128))?)", plain)
     if match is None or match[2] == "":
         raise InputError(f"ONNX type {name!r} is not known; choose from {CHOICES}")
     if portable:
-        raise InputError(f"{name} needs ONNX Runtime's own kernels; with --portable choose f32, f16 or int8")
+        raise InputError(f"{name} needs ONNX Runtime's own kernels; in standard ONNX there are f32, f16, bf16 and int8")
     return OnnxType(
         name,
         FILES.get(name, f"model_{name}.onnx"),

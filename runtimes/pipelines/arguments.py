@@ -12,7 +12,7 @@ from typing import Any
 
 from isoform.errors import InputError
 from isoform.formats import FLOATS
-from isoform.runtimes.devices import parse_device
+from isoform.runtimes.devices import check_device
 
 DTYPES: Mapping[str, str] = {
     **{name: name for name in (*FLOATS, "auto")},
@@ -256,11 +256,11 @@ def _one_device(name: str, value: Any) -> str:
     if text.partition(":")[0] in _OTHER_DEVICES:
         raise InputError(f"{name}={value!r}: isoform runs on CPUs and NVIDIA GPUs; pass 'cpu', 'cuda' or 'cuda:N'")
     try:
-        parse_device(text)
+        check_device(text)
     except InputError:
         raise InputError(
             f"{name}={value!r:.40} is not a device that models run on; give 'cpu', 'cuda', 'cuda:N' or the number of "
-            "a GPU"
+            "a GPU (and with backend='openvino' 'gpu', 'gpu:N' or 'npu')"
         ) from None
     return text
 

@@ -30,7 +30,16 @@ UNITS = {
 }
 """Instructions that matter for matrices -> how systems spell them."""
 
-PACKAGES = ("isoform", "torch", "onnxruntime-gpu", "onnxruntime", "xllamacpp", "tokenizers", "huggingface_hub")
+PACKAGES = (
+    "isoform",
+    "torch",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "openvino",
+    "xllamacpp",
+    "tokenizers",
+    "huggingface_hub",
+)
 SECONDS = 3.0  # to wait for the Hub
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.formats import FORMAT_OF
+from isoform.formats import form_for, options_for
 from isoform.progress import Progress
 from isoform.sources import Source
 
@@ -48,5 +48,8 @@ def open_candidate(
         return backends.open_session(source.path, backend, signature=source.opened.trunk.signature, **place)
     if backend == "torch":
         return backends.open_session(source.opened, backend, dtype=dtype, **place)
-    folder = cached(source.opened, FORMAT_OF[backend], dtype, progress)
-    return backends.open_path(folder, backend, task=served, dtype=dtype, **place)[0]
+    form, written = form_for(backend, dtype)
+    folder = cached(source.opened, form, written, progress)
+    return backends.open_path(folder, backend, task=served, dtype=written, **{**options_for(backend, dtype), **place})[
+        0
+    ]

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from isoform.exporters import gguf, onnx
-from isoform.formats import FLOATS, FORMATS
+from isoform.formats import FLOATS, FORMATS, checked_on
 from isoform.manifest import Artifact, Manifest
+from isoform.quality import plain_dtype
 from isoform.reference.families import modules
 from isoform.reference.model import Model, open_model
 from isoform.validators.check.bundle import Limits, check_bundle
@@ -33,7 +34,6 @@ class Forms:
     onnx: tuple[str, ...] = ()
     torchscript: str = ""
     gguf: tuple[str, ...] = ()
-    portable: bool = False
 
     def exported(self, name: str) -> Path:
         """The bundle of those forms that the model may have."""
@@ -43,14 +43,14 @@ class Forms:
             [form for form in FORMATS if getattr(self, form) and form not in missing],
             self.torchscript or "f32",
             gguf=gguf.Options(types=self.gguf or ("f32",)),
-            onnx=onnx.Options(types=self.onnx, portable=self.portable),
+            onnx=onnx.Options(types=self.onnx),
         )
 
 
 OTHERS = {
     "halves": Forms(onnx=("f16", "int8"), torchscript="f16"),
     "bfloat16": Forms(onnx=("q8_0",), torchscript="bf16"),
-    "portable": Forms(onnx=("f32",), portable=True),
+    "portable": Forms(onnx=("f32-portable",)),
 }
 GGUF = Forms(gguf=("f16", "bf16", "q8_0"))
 
@@ -87,8 +87,10 @@ def quantizes(model: Model) -> bool:
 def assert_measured(report: Report, artifacts: list[Artifact]) -> None:
     """No form passes for want of a measurement: each has results of its weights and of what it computes."""
     for artifact in artifacts:
-        wanted = "graph" if artifact.dtype in FLOATS else "deployment"
+        wanted = "graph" if plain_dtype(artifact.dtype) in FLOATS else "deployment"
         form = artifact.format, artifact.dtype
+        ran = {r.backend for r in report.results if (r.form, r.dtype, r.level) == (*form, wanted)}
+        assert ran == set(checked_on(*form)), f"{artifact.format} {artifact.dtype} ran on {ran}"
         levels = {r.level for r in report.results if (r.form, r.dtype) == form}
         assert {"files", "weights", wanted} <= levels, f"{artifact.format} {artifact.dtype}: {levels}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.formats import DIGITS, FLOATS
+from isoform.quality import plain_dtype
 from isoform.validators.bisection.around import around
 from isoform.validators.bisection.open_probe import open_probe
 from isoform.validators.bisection.points import Point, recorded
@@ -49,7 +50,7 @@ class Insides:
         exact = [
             self._pass(model, model_module, row, None) for model_module in [model.module(torch.float64)] for row in rows
         ]
-        module = model.module(getattr(torch, FLOATS.get(dtype, "float32")))
+        module = model.module(getattr(torch, FLOATS.get(plain_dtype(dtype), "float32")))
         own = [self._pass(model, module, row, None) for row in rows]
         known: list[dict[Point, Any]] | None = None
         if backend in REASONS:
@@ -145,7 +146,7 @@ def _judge(pairs: Sequence[tuple[int, NDArray[Any], Expected]], dtype: str) -> t
     gaps = [difference(got, expected.want) for _, got, expected in pairs]
     if wrong := sum(gap.nonfinite for gap in gaps):
         return "nonfinite", float(wrong), 0.0
-    ulp = 2.0 ** (1 - DIGITS.get(dtype, 24))
+    ulp = 2.0 ** (1 - DIGITS.get(plain_dtype(dtype), 24))
     size = sum(gap.size for gap in gaps)
 
     def mean(values: Sequence[Difference], name: str) -> float:

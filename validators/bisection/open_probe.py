@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isoform.errors import InputError
+
 if TYPE_CHECKING:
     from isoform.reference.model import Model
     from isoform.validators.bisection.probe import Probe
 
 
 def open_probe(model: Model, path: Path, backend: str, threads: int | None = None) -> Probe:
-    """The probe of a file for a backend."""
+    """The probe of a file for a backend. Raises InputError where there is none."""
+    if backend == "openvino":
+        raise InputError(f"the values inside of {path.name} are not shown by OpenVINO; ONNX Runtime shows them")
     if backend == "onnxruntime":
         from isoform.validators.bisection.onnx_probe import OnnxProbe
 

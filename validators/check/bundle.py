@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError
-from isoform.formats import CHECKED_ON, FLOATS
+from isoform.formats import CHECKED_ON, FLOATS, checked_on
 from isoform.manifest import NAME, WHOLE, Artifact, File, Manifest
 from isoform.progress import Progress
+from isoform.quality import plain_dtype
 from isoform.validators.report.records import Report, Result, Skip
 from isoform.validators.report.subject import Subject
 
@@ -24,23 +25,23 @@ if TYPE_CHECKING:
 
 OpenSession = Callable[..., "Session"]
 
-"""The format of an artifact -> the backend that it is checked on."""
-VERSIONED = ("isoform", "torch", "onnxruntime-gpu", "onnxruntime", "xllamacpp", "transformers")
+VERSIONED = ("isoform", "torch", "onnxruntime-gpu", "onnxruntime", "openvino", "xllamacpp", "transformers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a check may cost and must hold: `seconds` and `bytes` bound it, `tolerances` are chosen by name.
 
-    `only` picks artifacts; with `oracle`, transformers is asked about the tokenizer; `keep` stores the result in the
-    manifest; `layers` looks into every float form, for the report's heat map; quantized forms are measured on `text`
-    instead of our own; `announce` is told the estimate.
+    `only` picks artifacts, `backends` what runs them; with `oracle`, transformers is asked about the tokenizer; `keep`
+    stores the result in the manifest; `layers` looks into every float form, for the report's heat map; quantized forms
+    are measured on `text` instead of our own; `announce` is told the estimate.
     """
 
     seconds: float | None = None
     bytes: int | None = None
     tolerances: Mapping[str, float] = field(default_factory=dict)
     only: Callable[[Artifact], bool] = lambda artifact: True
+    backends: tuple[str, ...] = ()
     oracle: bool = False
     keep: bool = True
     layers: bool = False
@@ -119,8 +120,8 @@ def _check(
     others = [Truth(model.trunk, truths[WHOLE].cases, truths[WHOLE].passages, limits.text)] if plain else []
     for truth in (*truths.values(), *others):
         truth.prepare(
-            [dtype for dtype in FLOATS if any(a.dtype == dtype for a in artifacts)],
-            [CHECKED_ON[a.format] for a in artifacts if a.dtype in FLOATS],
+            [dtype for dtype in FLOATS if any(plain_dtype(a.dtype) == dtype for a in artifacts)],
+            [CHECKED_ON[a.format] for a in artifacts if plain_dtype(a.dtype) in FLOATS],
         )
     stored = (manifest.parity or {}).get("preprocessing")
     features, known = check_preprocessing(
@@ -139,12 +140,15 @@ def _check(
             report.results.append(_unknown(artifact, model))
             continue
         truth = others[0] if artifact in plain else truths[artifact.part]
-        one = _Artifact(folder, artifact, truth, open_session, threads, Clock(left), clock.reason)
+        backend, *others_here = _runners(artifact.format, artifact.dtype, limits)
+        one = _Artifact(folder, artifact, truth, open_session, threads, Clock(left), clock.reason, backend)
         report.add(one.check())
+        for other in others_here:
+            report.add(replace(one, backend=other).check_run())
         if limits.layers:
             report.add(one.layers())
     if len(model.parts) > 1:
-        report.add(_wired(folder, model, artifacts, cases, open_session, threads, clock, seed))
+        report.add(_wired(folder, model, artifacts, cases, open_session, threads, clock, seed, limits))
     show("checked", steps, steps)
     report.about["seconds"] = round(clock.spent, 2)
     if not limits.keep:
@@ -167,6 +171,7 @@ def _wired(
     threads: int | None,
     clock: Clock,
     seed: int,
+    limits: Limits,
 ) -> Report:
     """Every form that has all parts that feed the main one, its parts wired together."""
     from isoform.runtimes.backends.parts import PartsSession
@@ -175,19 +180,21 @@ def _wired(
     from isoform.validators.truth.reference import Truth
 
     wired, report = WiredModel.of(model), Report()
-    forms: dict[tuple[str, str], dict[str, Artifact]] = {}
+    forms: dict[tuple[str, str, str], dict[str, Artifact]] = {}
     for artifact in artifacts:
-        forms.setdefault((artifact.format, artifact.dtype), {})[artifact.part] = artifact
+        for backend in _runners(artifact.format, artifact.dtype, limits):
+            forms.setdefault((artifact.format, artifact.dtype, backend), {})[artifact.part] = artifact
     truth: Truth | None = None
-    for (form, dtype), parts in forms.items():
-        backend, level = CHECKED_ON[form], "graph" if dtype in FLOATS else "deployment"
+    for (form, dtype, backend), parts in forms.items():
+        level = "graph" if plain_dtype(dtype) in FLOATS else "deployment"
         subject = Subject(backend, level, dtype, GROUP, GROUP, form=form)
         missing = [name for name in wired.order if name in wired.signatures and name not in parts]
         if missing:
             report.skipped.append(Skip.of(subject, f"without {' and '.join(missing)} the parts cannot be wired"))
             continue
-        if clock.up:
-            report.skipped.append(Skip.of(subject, clock.reason))
+        reason = clock.reason if clock.up else _not_here(backend) if backend != CHECKED_ON[form] else ""
+        if reason:
+            report.skipped.append(Skip.of(subject, reason))
             continue
         paths = {name: folder / artifact.files[0].path for name, artifact in parts.items()}
 
@@ -208,6 +215,21 @@ def _wired(
             found = Report([Result.of(subject, "error", 1, 0, " ".join(text.split()))])
         report.add(found.labelled(form=form))
     return report
+
+
+def _runners(form: str, dtype: str, limits: Limits) -> list[str]:
+    """The backends that run a form in this check, the one that it is checked on first."""
+    return [name for name in checked_on(form, dtype) if not limits.backends or name in limits.backends] or [
+        CHECKED_ON[form]
+    ]
+
+
+def _not_here(backend: str) -> str:
+    """Why a backend cannot run here, "" where it can."""
+    from isoform.runtimes.open import available
+
+    state = next(state for state in available() if state.backend == backend)
+    return "" if state.ready else f"{backend} does not run here: {state.detail}"
 
 
 def _about(folder: Path, manifest: Manifest, model: Model, limits: Limits) -> dict[str, Any]:
@@ -290,9 +312,19 @@ class _Artifact:
     threads: int | None
     clock: Clock
     reason: str
+    backend: str
 
     def check(self) -> Report:
         return self._labelled(self._levels())
+
+    def check_run(self) -> Report:
+        """What it computes, and not its files: for another backend over the same ones, if it is installed."""
+        report = Report()
+        if reason := _not_here(self.backend):
+            report.skipped.append(Skip.of(self._subject(self.level), reason))
+        else:
+            self._run(report)
+        return self._labelled(report)
 
     def _labelled(self, report: Report) -> Report:
         return report.labelled(form=self.artifact.format, part=_part(self.artifact.part))
@@ -330,16 +362,12 @@ class _Artifact:
         return report
 
     @property
-    def backend(self) -> str:
-        return CHECKED_ON[self.artifact.format]
-
-    @property
     def dtype(self) -> str:
         return self.artifact.dtype
 
     @property
     def level(self) -> str:
-        return "graph" if self.dtype in FLOATS else "deployment"
+        return "graph" if plain_dtype(self.dtype) in FLOATS else "deployment"
 
     @property
     def path(self) -> Path:
@@ -347,7 +375,8 @@ class _Artifact:
 
     def _failed(self, report: Report, level: str, error: Exception) -> None:
         text = str(error) if isinstance(error, IsoformError) else f"{type(error).__name__}: {error}"
-        report.results.append(Result.of(_file(self.artifact, level), "error", 1, 0, " ".join(text.split())))
+        subject = replace(_file(self.artifact, level), backend=self.backend)
+        report.results.append(Result.of(subject, "error", 1, 0, " ".join(text.split())))
 
     def _weights(self, report: Report) -> None:
         from isoform.validators.levels.metadata import check_metadata
@@ -359,7 +388,7 @@ class _Artifact:
             return
         model = self.truth.model
         try:
-            if self.artifact.format == "onnx" and self.dtype not in FLOATS:
+            if self.artifact.format == "onnx" and plain_dtype(self.dtype) not in FLOATS:
                 report.add(check_packed(model, self.path, self.dtype, self.backend))
             else:
                 report.add(
@@ -402,7 +431,7 @@ class _Artifact:
         if strict:
             cases, model = self.truth.cases, self.truth.model
             report.add(departures(model, self.path, self.backend, self.dtype, report, cases, threads=self.threads))
-        elif self.artifact.format == "onnx" and not self.clock.up:
+        elif self.artifact.format == "onnx" and self.backend == CHECKED_ON["onnx"] and not self.clock.up:
             self._exact(report)
 
     def _exact(self, report: Report) -> None:

@@ -22,7 +22,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError, UnsupportedExport
-from isoform.formats import CHECKED_ON
+from isoform.formats import CHECKED_ON, checked_on
 from isoform.manifest import Artifact
 from isoform.progress import Progress
 from isoform.validators.check.bundle import Limits, check_bundle
@@ -50,6 +50,7 @@ class Cell:
     model: str
     format: str = ""
     quantization: str = ""
+    backends: tuple[str, ...] = ()
     bundle: str = ""
     seconds: float | None = None
     tolerances: Mapping[str, float] = field(default_factory=dict)
@@ -99,14 +100,15 @@ def make_cells(settings: Settings) -> tuple[list[Cell], list[Skip]]:
                 if all(refused.values()):
                     raise InputError(next(reason for reason in refused.values() if reason))
                 for form in block.formats:
-                    if CHECKED_ON[form] not in block.backends:
+                    backends = tuple(name for name in checked_on(form, quantization) if name in block.backends)
+                    if not backends:
                         continue
                     if reason := refused[form]:
-                        place = Subject(CHECKED_ON[form], LEVEL, quantization, "", "", form=form, model=label)
+                        place = Subject(backends[0], LEVEL, quantization, "", "", form=form, model=label)
                         skipped.append(Skip.of(place, reason))
                         continue
-                    cell = Cell(label=label, model=path, format=form, quantization=quantization, bytes=need, **options)
-                    cells.append(cell)
+                    kind: dict[str, Any] = {"format": form, "quantization": quantization, "backends": backends}
+                    cells.append(Cell(label=label, model=path, bytes=need, **kind, **options))
     if not cells:
         raise InputError(
             "there is nothing to check: give [check] bundles or [[matrix]] models, and formats that the backends read"
@@ -162,7 +164,8 @@ def write_cell(cell: Cell, folder: Path) -> Path:
 def read_cell(path: Path) -> Cell:
     """Raises InputError for a file that is no cell."""
     try:
-        return Cell(**json.loads(path.read_text(encoding="utf-8")))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Cell(**stored | {"backends": tuple(stored.get("backends", ()))})
     except FileNotFoundError:
         raise InputError(f"{path} is not there; `isoform check --config FILE --cells DIR` writes cells") from None
     except (OSError, ValueError, TypeError) as error:
@@ -197,7 +200,7 @@ def _checked(cell: Cell) -> Report:
     def wanted(artifact: Artifact) -> bool:
         return not cell.format or artifact.format == cell.format
 
-    limits = Limits(seconds=cell.seconds, tolerances=cell.tolerances, only=wanted)
+    limits = Limits(seconds=cell.seconds, tolerances=cell.tolerances, only=wanted, backends=cell.backends)
     if cell.bundle:
         return check_bundle(Path(cell.bundle), threads=cell.threads, limits=limits)
     from isoform.exporters import bundle

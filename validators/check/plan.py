@@ -12,7 +12,8 @@ from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from isoform.formats import FLOATS
+from isoform.formats import FLOATS, checked_on
+from isoform.quality import plain_dtype
 
 if TYPE_CHECKING:
     from isoform.manifest import Artifact
@@ -163,12 +164,13 @@ def estimate(model: Model, artifacts: Sequence[Artifact], cases: Sequence[Case],
     )
     text = passages * forward(128) + (16 * forward(4) + 4 * forward(48) if model.signature.states else 0)
     total = START + 2 * load + exact
-    total += sum(load + 2 * alone for _ in {a.dtype for a in artifacts if a.dtype in FLOATS})
-    quantized = [artifact for artifact in artifacts if artifact.dtype not in FLOATS]
+    total += sum(load + 2 * alone for _ in {plain_dtype(a.dtype) for a in artifacts} & FLOATS.keys())
+    quantized = [artifact for artifact in artifacts if plain_dtype(artifact.dtype) not in FLOATS]
     total += (load + text) if quantized else 0
     for artifact in artifacts:
         total += 4 * sum(file.size for file in artifact.files) / DISK
-        total += 2 * load + 3 * text if artifact in quantized else batched
+        runs = len(checked_on(artifact.format, artifact.dtype))
+        total += runs * (2 * load + 3 * text if artifact in quantized else batched)
     return total
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError, IsoformError, ParityError
 from isoform.formats import DIGITS
+from isoform.quality import plain_dtype
 from isoform.validators.cases.case import Case, real
 from isoform.validators.cases.encoder_states import reads_states
 from isoform.validators.cases.registry import cases_of
@@ -39,7 +40,7 @@ ENOUGH = 32  # values: the mean over fewer is as uncertain as their maximum, and
 def check_graph(
     model: Model, session: Session, dtype: str = "f32", *, truth: Truth | None = None, cases: list[Case] | None = None
 ) -> Report:
-    """Run every case on the session; `dtype` is the artifact's: f32, f16 or bf16.
+    """Run every case on the session; `dtype` is the artifact's: f32, f16 or bf16, or one of a portable form.
 
     `truth` holds the reference's answers; give the same one for several sessions of a model. A case that the session
     refuses although it may is skipped with the session's reason; any other error of the session is a failed result.
@@ -235,9 +236,10 @@ class _Check:
 
     def _limits(self, n: int, scale: float, rms: float) -> Bounds:
         """The limits of an output whose largest value is `scale` and whose root mean square is `rms`."""
-        own = self.truth.noise(n, self.case.rows, self.dtype)
+        dtype = plain_dtype(self.dtype)
+        own = self.truth.noise(n, self.case.rows, dtype)
         known = self.truth.deviation(n, self.session.backend) if self.session.backend in REASONS else None
-        return bounds(own, known, self.dtype, scale, rms)
+        return bounds(own, known, dtype, scale, rms)
 
     @property
     def _subject(self) -> Subject:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import CheckpointError, InputError
+from isoform.quality import plain_dtype
 from isoform.validators.bisection.stored import SHOWN
 from isoform.validators.report.records import Report, Result
 from isoform.validators.report.subject import Subject
@@ -84,7 +85,7 @@ def check_weights(
                 wrong.append(f"{name} has shape {list(held.shape)}, not {list(weight.shape)}")
                 departures.append(missing_departure(name, backend, dtype))
                 continue
-            kind = expected.get(name, dtype.upper())
+            kind = expected.get(name, plain_dtype(dtype).upper())
             if held.kind != kind and (stored.gguf is None or kind == "F32" or options is not None):
                 wrong.append(f"{name} is stored as {held.kind}, not {kind}")
                 continue

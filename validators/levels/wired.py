@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from isoform.formats import DIGITS
+from isoform.quality import plain_dtype
 from isoform.validators.cases.wired import GROUP, WiredModel
 from isoform.validators.levels.deployment import check_deployment
 from isoform.validators.levels.graph import check_graph
@@ -77,7 +78,7 @@ def check_wired(
     session: WiredSession, model: WiredModel, paths: Mapping[str, Path], dtype: str, truth: Truth
 ) -> Report:
     """Run the wired cases; `paths` are the files of the parts."""
-    if dtype in DIGITS:
+    if plain_dtype(dtype) in DIGITS:
         return check_graph(model, session, dtype, truth=truth)
     held = {
         f"inner.{whole_name}": weight

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import InputError, IsoformError
 from isoform.formats import DIGITS
 from isoform.progress import Progress
+from isoform.quality import plain_dtype
 from isoform.signature import LENGTH
 from isoform.validators.cases.case import LONG, SHORT, Case, Row
 from isoform.validators.cases.registry import cases_of
@@ -117,7 +118,7 @@ def compare(a: str, b: str, *, threads: int | None = None, progress: Progress | 
     with ExitStack() as stack:
         show("comparing", 0, 4)
         sessions = [
-            stack.enter_context(_session(side, model, threads, strict=side.dtype in DIGITS))
+            stack.enter_context(_session(side, model, threads, strict=plain_dtype(side.dtype) in DIGITS))
             for side, model in zip(sides, models, strict=True)
         ]
         signature = _common(sides, sessions)
@@ -245,7 +246,7 @@ def _judge(
     rms = float(np.sqrt(sum(gap.rms**2 * gap.size for gap in gaps) / size))
     size_rms = float(np.sqrt(sum(gap.size_rms**2 * gap.size for gap in gaps) / size))
     largest = max(gap.max_abs for gap in gaps)
-    quantized = [side.dtype for side in sides if side.dtype not in DIGITS]
+    quantized = [side.dtype for side in sides if plain_dtype(side.dtype) not in DIGITS]
     budgets = [budget for dtype in quantized if (budget := budget_of(dtype)) is not None]
     if len(budgets) < len(quantized):
         raise InputError(f"no budget is known for {' and '.join(quantized)}; compare what has one")
@@ -280,7 +281,7 @@ def _quantized_alike(sides: Sequence[Side], reference: Model | None, cases: Sequ
 
     lost: dict[str, float] = {}
     for side in sides:
-        if reference is None or side.dtype in DIGITS or side.format not in ("gguf", "onnx"):
+        if reference is None or plain_dtype(side.dtype) in DIGITS or side.format not in ("gguf", "onnx"):
             continue
         module = reference.module()
         run, rounding = (imitate if side.format == "onnx" else imitation)(reference, side.path)
@@ -300,9 +301,9 @@ def _limits(
     found: Comparison, sides: Sequence[Side], reference: Model | None, cases: Sequence[Case]
 ) -> Callable[[float, float], tuple[float, float]]:
     """From the largest output and the outputs' root mean square to the limits of max_abs and rms."""
-    floats = [side for side in sides if side.dtype in DIGITS]
+    floats = [side for side in sides if plain_dtype(side.dtype) in DIGITS]
     if reference is None or len(floats) < 2:
-        ulp = max(2.0 ** (1 - DIGITS.get(side.dtype, 24)) for side in sides)
+        ulp = max(2.0 ** (1 - DIGITS.get(plain_dtype(side.dtype), 24)) for side in sides)
         if len(floats) == 2:
             found.notes.append("no checkpoint is at hand, so the limit is a number of units in the last place")
         share = tolerance.COMPARE.value * ulp
@@ -314,8 +315,8 @@ def _limits(
     def limits(scale: float, size: float) -> tuple[float, float]:
         highest = mean = 0.0
         for side in sides:
-            ulp = 2.0 ** (1 - DIGITS[side.dtype])
-            own = truth.noise(0, truth.rows, side.dtype)
+            ulp = 2.0 ** (1 - DIGITS[plain_dtype(side.dtype)])
+            own = truth.noise(0, truth.rows, plain_dtype(side.dtype))
             top = tolerance.GRAPH_MAX.value * max(own.max_abs, tolerance.FLOOR_MAX.value * ulp * scale)
             rms = tolerance.GRAPH_RMS.value * max(own.rms, tolerance.FLOOR_RMS.value * ulp * size)
             if side.backend in REASONS:

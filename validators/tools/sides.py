@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoform.errors import InputError
-from isoform.formats import BACKENDS, CHECKED_ON, FORMAT_OF
+from isoform.formats import BACKENDS, CHECKED_ON, FORMAT_OF, readable
 from isoform.manifest import NAME, Artifact, Manifest
+from isoform.quality import plain_dtype
 from isoform.validators.check.settings import nearest
 
 SUFFIXES = {".gguf": "gguf", ".onnx": "onnx", ".pt": "torchscript", ".ts": "torchscript"}
@@ -21,7 +22,7 @@ SUFFIXES = {".gguf": "gguf", ".onnx": "onnx", ".pt": "torchscript", ".ts": "torc
 @dataclass(frozen=True, slots=True)
 class Side:
     """`path` is what to open: a file of `format`, or a checkpoint where that is "". It may be an `artifact` of the
-    bundle `folder`."""
+    bundle `folder`. `runner` is the backend that was named, if one was."""
 
     text: str
     path: Path
@@ -29,6 +30,7 @@ class Side:
     dtype: str
     folder: Path | None = None
     artifact: Artifact | None = None
+    runner: str = ""
 
     @property
     def source(self) -> Path | str:
@@ -37,7 +39,7 @@ class Side:
 
     @property
     def backend(self) -> str:
-        return CHECKED_ON.get(self.format, "torch")
+        return self.runner or CHECKED_ON.get(self.format, "torch")
 
 
 def find_side(text: str) -> Side:
@@ -52,7 +54,7 @@ def find_side(text: str) -> Side:
     form = backend if backend in BACKENDS else FORMAT_OF.get(backend, "")
     path = Path(place).expanduser()
     if (path / NAME).is_file() and backend != "torch":
-        return _of_bundle(text, path, form, dtype)
+        return _of_bundle(text, path, form, dtype, backend if backend in FORMAT_OF else "")
     if (path / NAME).is_file():
         source = Manifest.read(path).source.get("path") or ""
         if not Path(source).exists():
@@ -69,17 +71,23 @@ def find_side(text: str) -> Side:
     if not own and path.is_dir() and not (path / "config.json").is_file():
         raise InputError(f"{path} is neither a bundle ({NAME}) nor a checkpoint (config.json)")
     artifact, folder = _owner(path) if own else (None, None)
-    return Side(text, path, own, dtype or (artifact.dtype if artifact else _type_of(path, own)), folder, artifact)
+    kind, runner = (
+        dtype or (artifact.dtype if artifact else _type_of(path, own)),
+        backend if backend in FORMAT_OF else "",
+    )
+    return Side(text, path, own, kind, folder, artifact, runner)
 
 
-def _of_bundle(text: str, folder: Path, form: str, dtype: str) -> Side:
+def _of_bundle(text: str, folder: Path, form: str, dtype: str, runner: str) -> Side:
     artifacts = Manifest.read(folder).artifacts
-    fitting = [a for a in artifacts if form in ("", a.format) and dtype in ("", a.dtype)]
+    fitting = [a for a in artifacts if form in ("", a.format) and dtype in ("", a.dtype, plain_dtype(a.dtype))]
     if not fitting:
         held = ", ".join(f"{a.format}:{a.dtype}" for a in artifacts) or "nothing"
         raise InputError(f"{text}: {folder} holds {held}")
-    first = fitting[0]
-    return Side(text, folder / first.files[0].path, first.format, first.dtype, folder, first)
+    mine = [a for a in fitting if a.format == fitting[0].format]
+    best = readable(runner or CHECKED_ON[mine[0].format], (a.dtype for a in mine), dtype or None)[0]
+    first = next(a for a in mine if a.dtype == best)
+    return Side(text, folder / first.files[0].path, first.format, first.dtype, folder, first, runner)
 
 
 def _owner(path: Path) -> tuple[Artifact | None, Path | None]:

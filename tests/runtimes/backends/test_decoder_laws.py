@@ -16,10 +16,10 @@ from isoform.errors import InputError
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.decoder import HOLES
 from isoform.runtimes.open import open_path, open_session
-from tests.exports import exported
+from tests.exports import exported, portable
 from tests.oracle import tiny
 
-GRAPHS = ("torch", "torchscript", "onnxruntime")
+GRAPHS = ("torch", "torchscript", "onnxruntime", "openvino")
 MODELS = ("llama", "gemma2", "mistral_full", "qwen2")  # windows in the second; the third appends in place
 FLOAT32 = 5e-5  # of the largest logit: 24 bits of mantissa, sums in another order at every length
 TABLE = 5e-3  # llama.cpp looks the tanh form of GELU up in half-precision floats, which a last bit may move
@@ -38,7 +38,7 @@ def opened(name: str, backend: str) -> Any:
         session: Any = open_session(open_model(tiny(name)), "torch")
     else:
         options: dict[str, Any] = {"strict": True, "threads": 1} if backend == "llamacpp" else {}
-        session, _ = open_path(exported(name), backend, **options)
+        session, _ = open_path(portable(name) if backend == "openvino" else exported(name), backend, **options)
     OPEN.append(session)
     return session
 
@@ -262,6 +262,8 @@ def held_slots(decoder: Any, backend: str) -> int:
         return int(decoder._session._opened.slots)
     if hasattr(decoder, "_buffers"):
         return int(decoder._buffers[0].shape[1])
+    if hasattr(decoder, "_arrays"):
+        return max(array.shape[2] for array in decoder._arrays().values())
     if hasattr(decoder, "_bound"):
         return max(value.shape()[2] for value in decoder._bound.past.values())
     return max(tensor.shape[2] for tensor in decoder._past.values())

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from isoform.errors import InputError
 from isoform.reference.model import open_model
 from isoform.runtimes.open import open_path, open_session
-from tests.exports import exported
+from tests.exports import exported, portable
 from tests.oracle import tiny
 
-BACKENDS = ("onnxruntime", "torch", "torchscript")
+BACKENDS = ("onnxruntime", "openvino", "torch", "torchscript")
 SPREAD = 2e-5  # float32 logits of some units, through a few layers
 
 
@@ -23,7 +23,7 @@ def opener() -> Any:
     def open_it(name: str, backend: str) -> Any:
         if backend == "torch":
             return open_session(open_model(tiny(name)), "torch")
-        return open_path(exported(name), backend)[0]
+        return open_path(portable(name) if backend == "openvino" else exported(name), backend)[0]
 
     return open_it
 

@@ -523,7 +523,7 @@ def test_a_gpu_by_number_is_the_cpu_where_there_is_none(tiny: Tiny) -> None:
 
 def test_a_gpu_counts_where_the_backend_can_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "gpus", lambda: 0)
-    assert [backends.usable_gpus(name) for name in ("auto", *backends.BACKENDS)] == [0] * 5
+    assert [backends.usable_gpus(name) for name in ("auto", *backends.BACKENDS)] == [0] * 6
     monkeypatch.setattr(backends, "gpus", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert backends.usable_gpus("torch") == backends.usable_gpus("llamacpp") == 0
