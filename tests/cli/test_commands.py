@@ -108,7 +108,7 @@ def test_every_backend_says_whether_it_is_ready(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     states = {state["backend"]: state for state in answer(monkeypatch, capsys, "backends")}
-    assert states.keys() == {"torch", "torchscript", "onnxruntime", "llamacpp"}
+    assert states.keys() == {"torch", "torchscript", "onnxruntime", "openvino", "llamacpp"}
     assert all(state["ready"] for state in states.values())
 
 
