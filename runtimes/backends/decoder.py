@@ -1,7 +1,8 @@
 """The `Decoder` of all graph backends: it checks steps, counts slots, and cuts long prompts into pieces.
 
 Rows differ in length by their mask: a row that is shorter has padding, on the left after a `join` and at the end after
-a `rewind`. Such holes are packed away once they exceed a share of the slots.
+a `rewind`. Such holes are packed away once they exceed a share of the slots. Prompts of a batch go in by groups of
+about one length, each without the padding that the longest of all would need.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 LOGITS = 2**26  # floats of logits that one pass may give when only the last slot's are asked for: 256 MiB
 PLAIN = 64  # tokens of a step that nothing else goes with and that needs no cutting into pieces
 HOLES = 1 / 4  # share of the slots, beyond those of the longest row, above which they are packed away
+TOGETHER = 512  # slots of prompts in one pass of a CPU: more of them fall out of its caches
+WASTE = 48  # slots of padding that cost as much as a pass of their own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +60,7 @@ class GraphDecoder(ABC):
         self._mask = np.zeros((batch, 0), np.int64)  # of the slots so far
         self._places = np.zeros((batch, 0), np.int64)  # the position of each slot
         self._at = np.full(batch, -1)  # the position of each row's last token
+        self._in_groups = False  # whether prompts of several lengths go in by groups
         self._aligns_left = False  # whether rows begin at one slot, and end where they do; else they end at one
         self._slots = 0  # how many there are; those that the arrays do not know yet hold tokens
         self._bare = len(self._ports.inputs) == 1 and entry.role == "tokens"  # nothing else goes with a token
@@ -119,6 +123,8 @@ class GraphDecoder(ABC):
             elif port.role == "token_types":
                 given.setdefault(port.name, np.zeros((batch, length), np.int64))
         arrays = checked(self._ports, given)
+        if not past and positions is None and last == 1 and (groups := self._groups(new)):
+            return self._by_groups(groups, arrays, new)
         if positions is not None:
             places = _flat(places, (batch, length))
         self._at = np.maximum(self._at, np.where(new, places, -1).max(1))
@@ -180,6 +186,40 @@ class GraphDecoder(ABC):
                 self._cut(arrays, start, end, past + end), past + start, end - start, last=last, needed=end == length
             )
             start = end
+        return logits
+
+    def _groups(self, mask: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The rows of each group in which prompts with this mask go in; none where they do so all at once."""
+        if not self._in_groups or len(mask) == 1 or self._held or not mask[:, -1].all():
+            return []
+        groups = grouped(mask.sum(1))
+        return groups if len(groups) > 1 else []
+
+    def _by_groups(
+        self, groups: Sequence[NDArray[np.int64]], arrays: Mapping[str, NDArray[Any]], mask: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Take the prompts of each group to a decoder of its own, and their states from there."""
+        lengths = mask.sum(1)
+        plan: dict[int, Kept] = {}
+        logits = np.zeros((len(mask), 0), np.float32)
+        for rows in groups:
+            longest = int(lengths[rows].max())
+            part = self._begun(len(rows), longest)
+            new = (np.arange(longest) >= longest - lengths[rows, None]).astype(np.int64)
+            feeds = {}
+            for port in self._ports.inputs:
+                if port is not self._masks and port is not self._counts:
+                    array = arrays[port.name]
+                    feed = feeds[port.name] = np.zeros((*new.shape, *array.shape[2:]), array.dtype)
+                    feed[new != 0] = array[rows][mask[rows] != 0]
+            made = part.step(feeds, mask=None if new.all() else new)
+            if not plan:
+                logits = np.empty((len(mask), made.shape[1]), np.float32)
+            logits[rows] = made
+            plan |= {row: Kept(part, n, np.flatnonzero(part._mask[n])) for n, row in enumerate(rows.tolist())}
+        kept, slots = [plan[row] for row in range(len(mask))], int(lengths.max())
+        self._rebuild(kept, slots)
+        self._arranged(kept, slots)
         return logits
 
     def _cut(self, arrays: Mapping[str, NDArray[Any]], start: int, end: int, total: int) -> dict[str, NDArray[Any]]:
@@ -319,6 +359,10 @@ class GraphDecoder(ABC):
         vocabulary = self._ports.outputs[0].axes[-1]
         return max(LOGITS // (len(self._mask) * vocabulary), 1) if isinstance(vocabulary, int) else 512
 
+    def _begun(self, rows: int, slots: int) -> GraphDecoder:
+        """A new decoder of so many rows of this session, with room for `slots`; for prompts that go in by groups."""
+        raise NotImplementedError
+
     @abstractmethod
     def _pass(
         self, feeds: dict[str, NDArray[Any]], past: int, length: int, *, last: int | None, needed: bool
@@ -384,6 +428,20 @@ def put(made: Any, axis: int, size: int, row: Any, slots: NDArray[np.int64]) -> 
         made[(*before, begin)] = row[(*before, slice(int(slots[0]), int(slots[-1]) + 1))]
     else:
         made[(*before, begin)] = row[(*before, slots)]
+
+
+def grouped(lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows of these lengths by groups, the longest first, that go in with little padding and few passes."""
+    groups: list[list[int]] = []
+    longest = waste = 0
+    for row in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[row])
+        waste += longest - length
+        if not groups or waste > WASTE or (len(groups[-1]) + 1) * longest > TOGETHER:
+            groups.append([])
+            longest, waste = length, 0
+        groups[-1].append(row)
+    return [np.array(sorted(group)) for group in groups]
 
 
 def fitting(slots: int, capacity: int) -> int:

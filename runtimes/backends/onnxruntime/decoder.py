@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCORES = 2**22  # slots times slots that one pass may attend to: a layer holds as many floats for every head
+PIECE = 256  # slots of one prompt in a pass: attention computes all pairs of them, of which half count
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
 
 
@@ -47,12 +48,16 @@ class OnnxRuntimeDecoder(GraphDecoder):
     it gives as present goes in again as past, a copy of the whole cache per pass.
     """
 
-    def __init__(self, session: DecodingGraph, rows: int | Mapping[str, NDArray[Any]]) -> None:
+    def __init__(
+        self, session: DecodingGraph, rows: int | Mapping[str, NDArray[Any]], *, capacity: int | None = None
+    ) -> None:
+        """`capacity`: the slots that there is room for at first, where the cache grows in place."""
         super().__init__(session.signature, rows)
         self._session = session
         masked = self._masks is not None
         self._in_place = session.cache == IN_PLACE and masked
-        self._capacity = FIRST_CAPACITY if self._in_place else 0
+        self._capacity = (capacity or FIRST_CAPACITY) if self._in_place else 0
+        self._in_groups = session.device[0] == "cpu"  # a GPU is fastest with all rows together
         self._aligns_left = self._in_place and session.ragged
         self._gaps: NDArray[np.int32] | None = None  # by how many slots rows end before the longest, if some do
         # Grouped-query attention extends a cache by several slots for a batch of one only; it may be in a branch.
@@ -133,7 +138,8 @@ class OnnxRuntimeDecoder(GraphDecoder):
 
     def _piece(self, total: int) -> int:
         if self._session.trims and self._masks is not None:
-            return max(SCORES // (len(self._mask) * total), 1)
+            most = max(SCORES // (len(self._mask) * total), 1)
+            return min(most, PIECE) if self._in_place and len(self._mask) == 1 else most
         return super()._piece(total)
 
     def _room(self, batch: int) -> dict[str, NDArray[Any]]:
@@ -148,6 +154,9 @@ class OnnxRuntimeDecoder(GraphDecoder):
         self._bound = Bound(self._session, self._ports, past, self._in_place, self._held)
         if not self._in_place:
             self._bound.own(room)
+
+    def _begun(self, rows: int, slots: int) -> OnnxRuntimeDecoder:
+        return type(self)(self._session, rows, capacity=slots)
 
     def _reorder(self, rows: NDArray[np.int64], held: NDArray[np.int64] | None, slots: int) -> None:
         past = self._bound.past
