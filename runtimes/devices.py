@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 from isoform.errors import InputError
 
@@ -58,6 +59,16 @@ def cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def free_memory() -> int | None:
+    """Bytes that new allocations can have without swapping; None where the system does not say."""
+    try:
+        with Path("/proc/meminfo").open(encoding="ascii") as file:
+            found = (line.split() for line in file)
+            return next((int(words[1]) * 1024 for words in found if words[0] == "MemAvailable:"), None)
+    except OSError:
+        return None
 
 
 def gpus() -> int:

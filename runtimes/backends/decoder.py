@@ -39,6 +39,18 @@ class Kept:
     slots: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FilledSlots:
+    """The states of a decoder's rows: arrays (B, heads, S, D) by the state's input port, and what their slots hold.
+
+    `mask` and `positions` are (B, S). The arrays may be views of the decoder's memory: use them before it steps again.
+    """
+
+    states: Mapping[str, NDArray[Any]]
+    mask: NDArray[np.int64]
+    positions: NDArray[np.int64]
+
+
 class GraphDecoder(ABC):
     """A `Decoder` over a graph: subclasses run one pass and keep the states."""
 
@@ -60,6 +72,7 @@ class GraphDecoder(ABC):
         self._mask = np.zeros((batch, 0), np.int64)  # of the slots so far
         self._places = np.zeros((batch, 0), np.int64)  # the position of each slot
         self._at = np.full(batch, -1)  # the position of each row's last token
+        self.hands_over = False  # whether `filled` and `take` are offered
         self._in_groups = False  # whether prompts of several lengths go in by groups
         self._aligns_left = False  # whether rows begin at one slot, and end where they do; else they end at one
         self._slots = 0  # how many there are; those that the arrays do not know yet hold tokens
@@ -222,6 +235,53 @@ class GraphDecoder(ABC):
         self._arranged(kept, slots)
         return logits
 
+    def filled(self) -> FilledSlots:
+        """The states so far, for `take` of another decoder. Raises InputError for what is no cache of all slots."""
+        self._settle()
+        self._need_append("handed over")
+        return FilledSlots(self._slots_of_states(), self._mask, self._places)
+
+    def take(self, given: FilledSlots) -> None:
+        """Go on from the states of a decoder of as many rows, of this session or of another form of the same model.
+
+        Raises InputError when this decoder has begun, or the states are not those of its ports.
+        """
+        self._need_append("taken")
+        if self.slots:
+            raise InputError(f"this decoder has {self.slots} slots already; take states with a new one")
+        if len(given.mask) != len(self):
+            raise InputError(f"the states are of {len(given.mask)} rows, and this decoder has {len(self)}")
+        if self._masks is None and not given.mask.all():
+            raise InputError(
+                "this model has no port for a mask, so its rows take no padding; hand over rows of one length"
+            )
+        slots = given.mask.shape[1]
+        for state in self.states:
+            array, shape = given.states.get(state.input), state.shape(len(self), slots)
+            if array is None or array.shape != shape:
+                found = "missing" if array is None else f"of shape {array.shape}"
+                raise InputError(
+                    f"the state {state.input} is {found}, and this model keeps {shape}; only a form of the same model "
+                    "can hand its cache over"
+                )
+        rows = [np.flatnonzero(row) for row in given.mask]
+        longest = max(map(len, rows))
+        self._load(given.states, rows, longest)
+        self._slots = longest
+        self._mask, self._places = np.zeros((2, len(rows), longest), np.int64)
+        for n, kept in enumerate(rows):
+            begin = 0 if self._aligns_left else longest - len(kept)
+            self._mask[n, begin : begin + len(kept)] = 1
+            self._places[n, begin : begin + len(kept)] = given.positions[n, kept]
+        self._at = np.where(self._mask, self._places, -1).max(1, initial=-1)
+
+    def _need_append(self, what: str) -> None:
+        for state in self.states:
+            if state.kind != "append":
+                raise InputError(f"{state.input} is no cache of all slots ({state.kind}), so that it cannot be {what}")
+        if self._held:
+            raise InputError(f"rows that read {', '.join(self._held)} in every step cannot be {what}")
+
     def _cut(self, arrays: Mapping[str, NDArray[Any]], start: int, end: int, total: int) -> dict[str, NDArray[Any]]:
         """The new slots from `start` to `end`, with the mask of `total` slots."""
         found = {}
@@ -362,6 +422,14 @@ class GraphDecoder(ABC):
     def _begun(self, rows: int, slots: int) -> GraphDecoder:
         """A new decoder of so many rows of this session, with room for `slots`; for prompts that go in by groups."""
         raise NotImplementedError
+
+    def _slots_of_states(self) -> dict[str, NDArray[Any]]:
+        """The states (B, heads, S, D) by input port, as they are."""
+        raise InputError(f"{type(self).__name__} keeps its states to itself")
+
+    def _load(self, states: Mapping[str, NDArray[Any]], rows: Sequence[NDArray[np.int64]], slots: int) -> None:
+        """Take these slots of each row, which go to one end of `slots` slots."""
+        raise InputError(f"{type(self).__name__} takes no states of another decoder")
 
     @abstractmethod
     def _pass(

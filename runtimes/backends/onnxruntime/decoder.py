@@ -57,6 +57,7 @@ class OnnxRuntimeDecoder(GraphDecoder):
         masked = self._masks is not None
         self._in_place = session.cache == IN_PLACE and masked
         self._capacity = (capacity or FIRST_CAPACITY) if self._in_place else 0
+        self.hands_over = True
         self._in_groups = session.device[0] == "cpu"  # a GPU is fastest with all rows together
         self._aligns_left = self._in_place and session.ragged
         self._gaps: NDArray[np.int32] | None = None  # by how many slots rows end before the longest, if some do
@@ -157,6 +158,19 @@ class OnnxRuntimeDecoder(GraphDecoder):
 
     def _begun(self, rows: int, slots: int) -> OnnxRuntimeDecoder:
         return type(self)(self._session, rows, capacity=slots)
+
+    def _slots_of_states(self) -> dict[str, NDArray[Any]]:
+        return {name: value.numpy()[:, :, : self.slots] for name, value in self._bound.past.items()}
+
+    def _load(self, states: Mapping[str, NDArray[Any]], rows: Sequence[NDArray[np.int64]], slots: int) -> None:
+        self._capacity = fitting(slots + 1, FIRST_CAPACITY) if self._in_place else slots
+        room = self._room(len(rows))
+        for name, array in room.items():
+            for n, kept in enumerate(rows):
+                if kept.size:
+                    put(array[n], 1, len(kept) if self._aligns_left else slots, states[name][n], kept)
+        self._capacity = self._capacity if self._in_place else 0
+        self._keep(room)
 
     def _reorder(self, rows: NDArray[np.int64], held: NDArray[np.int64] | None, slots: int) -> None:
         past = self._bound.past
