@@ -44,9 +44,10 @@ def main() -> None:
 def measured(job: Mapping[str, Any], candidate: Candidate) -> Measurement:
     """Open the candidate, time its workloads in rounds, and prove it.
 
-    Of the job: `model` (a folder), `task`, `rounds`, `least` (seconds of a round), `timing` (seconds for all rounds),
-    `workloads` (names, or null for those of a choice), `use`, `slowest` (see `measure.Job`), `prove`, `proof` (what is
-    known already) and `answers` (the file of the reference's answers, for all candidates of a model).
+    Of the job: `model` (a folder), `source` (that of its checkpoint), `task`, `rounds`, `least` (seconds of a round),
+    `timing` (seconds after which no round begins), `workloads` (names, or null for those of a choice), `use`, `slowest`
+    (see `measure.Job`), `prove`, `proof` (what is known already) and `answers` (the file of the reference's answers,
+    for all candidates of a model).
     """
     from isoform.workloads import SHORT, workloads_of
 
@@ -56,29 +57,32 @@ def measured(job: Mapping[str, Any], candidate: Candidate) -> Measurement:
         load = perf_counter() - start - exporting[0]
         names = job["workloads"] or SHORT
         workloads = {name: work for name, work in workloads_of(pipe).items() if name in names}
-        start = perf_counter()
-        for work in workloads.values():  # the first pass makes buffers, and compiles
-            work.run()
-            if work is next(iter(workloads.values())):
-                first = perf_counter() - start
-        rates: dict[str, list[float]] = {name: [] for name in workloads}
-        start = perf_counter()
-        found = Measurement(candidate=candidate, load_seconds=load, first_seconds=first, peak_bytes=peak_bytes())
-        for _ in range(job["rounds"]):
-            for name, work in workloads.items():
-                rates[name].append(_rate(work, job["least"]))
-            found = replace(found, timings=timings(rates, workloads))
-            seconds = request_seconds(found.timings, job["use"])
-            if job["slowest"] and seconds and seconds > job["slowest"]:
-                return stopped(found, seconds, job["slowest"])
-            if perf_counter() - start > job["timing"]:
-                break
-        if job["proof"] is not None:
-            known = {name: (value, limit) for name, (value, limit) in job["proof"].items()}
-            found = replace(found, proof=known)
-        elif job["prove"]:
+        found = timed(job, Measurement(candidate=candidate, load_seconds=load), workloads)
+        if not found.error and job["proof"] is not None:
+            found = replace(found, proof={name: (value, limit) for name, (value, limit) in job["proof"].items()})
+        elif not found.error and job["prove"]:
             found = replace(found, proof=proof(job, candidate, pipe))
-        return replace(found, peak_bytes=peak_bytes())
+    return replace(found, peak_bytes=found.peak_bytes + peak_bytes(children=True))
+
+
+def timed(job: Mapping[str, Any], found: Measurement, workloads: Mapping[str, Workload]) -> Measurement:
+    """The measurement with the timings of rounds, and an error where the first one is too slow to go on."""
+    start = perf_counter()
+    for n, work in enumerate(workloads.values()):  # the first pass makes buffers, and compiles
+        work.run(work.begin())
+        if n == 0:
+            found = replace(found, first_seconds=perf_counter() - start)
+    rates: dict[str, list[float]] = {name: [] for name in workloads}
+    for _ in range(job["rounds"]):
+        for name, work in workloads.items():
+            rates[name].append(_rate(work, job["least"]))
+        found = replace(found, timings=timings(rates, workloads), peak_bytes=peak_bytes())
+        seconds = request_seconds(found.timings, job["use"])
+        if job["slowest"] and seconds and seconds > job["slowest"]:
+            return stopped(found, seconds, job["slowest"])
+        if perf_counter() - start > job["timing"]:
+            break
+    return found
 
 
 def opened(job: Mapping[str, Any], candidate: Candidate, exporting: list[float]) -> Pipeline:
@@ -90,6 +94,8 @@ def opened(job: Mapping[str, Any], candidate: Candidate, exporting: list[float])
     def cached(model: Model, form: str, dtype: str, progress: Progress | None) -> Path:
         start = perf_counter()
         folder = cached_form(model, form, dtype, progress)
+        with suppress(OSError):  # where the system has it: what the export held does not count
+            Path("/proc/self/clear_refs").write_text("5")
         exporting[0] += perf_counter() - start
         return folder
 
@@ -122,7 +128,7 @@ def _rate(work: Workload, least: float) -> float:
     """Items per second, over as many passes as take `least` seconds."""
     items = seconds = 0.0
     while not seconds or seconds < least:
-        more, spent = work.run()
+        more, spent = work.run(work.begin())
         items, seconds = items + more, seconds + max(spent, 1e-9)
     return items / seconds
 
@@ -158,15 +164,14 @@ def proving() -> Any:
     return import_module("isoform.validators.check.proof")
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held so far; 0 where the system does not say it."""
+def peak_bytes(*, children: bool = False) -> int:
+    """The most memory that this process, or one that it started and that has ended, has held; 0 where nothing says."""
     try:
         import resource
     except ImportError:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
-    own, others = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return int(max(own, others)) * unit
+    return resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

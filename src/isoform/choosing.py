@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from isoform.errors import InputError
 from isoform.export_cache import cache_folder, content_key, form_folder
-from isoform.formats import CHECKED_ON, FORMAT_OF
+from isoform.formats import FORMAT_OF
 from isoform.manifest import NAME, Manifest
 from isoform.open_candidate import STORED
 from isoform.progress import Progress
@@ -57,11 +57,11 @@ def mode() -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
     """How carefully candidates are timed: `rounds` of at least `least` seconds for each of the `workloads` (None: those
-    that a choice needs), `timing` seconds for all rounds of a candidate."""
+    that a choice needs), and no round after `timing` seconds of a candidate."""
 
     rounds: int = 3
     least: float = 0.1
-    timing: float = 12.0
+    timing: float = 6.0
     workloads: Sequence[str] | None = None
 
 
@@ -178,7 +178,7 @@ class Target:
         if self.manifest is None or candidate.precision not in ("", plain_dtype(candidate.dtype)):
             return None
         form = FORMAT_OF[candidate.backend]
-        if candidate.backend == CHECKED_ON[form] and (known := proof_of(self.manifest, form, candidate.dtype)):
+        if known := proof_of(self.manifest, form, candidate.dtype, candidate.backend):
             return known
         return None if self.reference is not None else {"checked": (1.0, 0.0)}
 

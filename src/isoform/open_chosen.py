@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import BackendUnavailable, InputError, IsoformError
-from isoform.formats import FORMAT_OF
+from isoform.formats import FLOATS, FORMAT_OF
 from isoform.manifest import NAME, Manifest
 from isoform.open_candidate import STORED, Cached, open_candidate
 from isoform.progress import Progress
 from isoform.quality import PORTABLE, admits, check_quality, default_quality, plain_dtype, quality_of
-from isoform.runtimes.choose.candidates import quality_with
+from isoform.runtimes.choose.candidates import PRECISIONS, quality_with
 from isoform.runtimes.choose.choose import LATENCY, THROUGHPUT, Choice
 from isoform.runtimes.choose.records import Candidate
 from isoform.runtimes.devices import cpus
@@ -126,7 +126,7 @@ class Opener:
         quality = wish.quality_for(dtype, self.quality())
         if wish.backend != "auto" or dtype is not None:
             backend = "torch" if wish.backend == "auto" else wish.backend
-            candidate = wish.candidate_of(backend, _readable(backend, dtype or "f32"))
+            candidate = _computing(wish.candidate_of(backend, dtype or "f32"))
             return self.one(Choice(candidate=candidate, reason=ASKED, quality=quality), threads=wish.threads)
         return self.measured(self.todays(quality), quality)
 
@@ -283,13 +283,19 @@ def _forms(wish: Wish, manifest: Manifest, names: Sequence[str], quality: str) -
     """For each backend that the bundle holds a form of, the first that is good enough, and what to say of it."""
     for name in names:
         if held(manifest, FORMAT_OF[name]):
-            dtype, note = form_of(manifest, FORMAT_OF[name], quality)
-            yield wish.candidate_of(name, dtype), note
+            dtype, note = form_of(manifest, name, quality)
+            candidate = wish.candidate_of(name, dtype)
+            yield (replace(candidate, precision="f32") if name in PRECISIONS else candidate), note
 
 
-def _readable(backend: str, dtype: str) -> str:
-    """The form of a dtype that a backend reads: OpenVINO has no kernels for fused graphs."""
-    return dtype + PORTABLE if backend == "openvino" and not dtype.endswith(PORTABLE) else dtype
+def _computing(candidate: Candidate) -> Candidate:
+    """A candidate whose dtype is asked for: a backend with precisions computes in it, from a portable form."""
+    dtype = candidate.dtype
+    if candidate.backend not in PRECISIONS:
+        return candidate
+    if dtype in FLOATS:
+        return replace(candidate, dtype="f32" + PORTABLE, precision=dtype)
+    return replace(candidate, dtype=plain_dtype(dtype) + PORTABLE)
 
 
 def _joined(reason: str, note: str) -> str:

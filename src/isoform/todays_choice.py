@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from isoform.quality import admits, plain_dtype, quality_of
+from isoform.formats import CHECKED_ON, FORMAT_OF
+from isoform.quality import PORTABLE, admits, plain_dtype, quality_of
+from isoform.runtimes.choose.candidates import PRECISIONS
 
 if TYPE_CHECKING:
     from isoform.manifest import Manifest
@@ -14,15 +16,19 @@ Proof = dict[str, tuple[float, float]]
 """By metric, its value and its limit."""
 
 
-def proof_of(manifest: Manifest, form: str, dtype: str) -> Proof | None:
+def proof_of(manifest: Manifest, form: str, dtype: str, backend: str = "") -> Proof | None:
     """What the last check of a bundle found of one form: of each metric the result nearest to its limit.
+
+    Without a `backend`, on the one that the format is checked on.
 
     None where its outputs were not checked.
     """
     found: Proof = {}
     levels = set()
+    runner = backend or CHECKED_ON[form]
     for result in (manifest.parity or {}).get("worst", ()):
-        if (result.get("form"), result.get("dtype")) == (form, dtype):
+        ran = result["level"] in ("graph", "deployment")
+        if (result.get("form"), result.get("dtype")) == (form, dtype) and not (ran and result["backend"] != runner):
             levels.add(result["level"])
             value, limit = (float("inf") if result[key] is None else float(result[key]) for key in ("value", "limit"))
             name = str(result["metric"])
@@ -41,12 +47,17 @@ def proven(manifest: Manifest, form: str, dtype: str) -> bool:
     return plain_dtype(dtype) == "f32" or (proof is not None and all(value <= limit for value, limit in proof.values()))
 
 
-def form_of(manifest: Manifest, form: str, quality: str) -> tuple[str, str]:
-    """The dtype of the first form of a format that a quality admits and that is proven, and "".
+def form_of(manifest: Manifest, backend: str, quality: str) -> tuple[str, str]:
+    """The dtype of the first form for a backend that a quality admits and that is proven, and "".
 
-    Where there is none: the first form of the format, and what is wrong with it. The format has at least one form.
+    Where there is none: the first form, and what is wrong with it. The backend reads at least one form of the bundle.
+    A backend with precisions of its own prefers portable forms, and others those that are not.
     """
+    form = FORMAT_OF[backend]
     dtypes = held(manifest, form)
+    places = {plain_dtype(name): n for n, name in reversed(list(enumerate(dtypes)))}
+    portable_first = backend in PRECISIONS
+    dtypes = sorted(dtypes, key=lambda name: (places[plain_dtype(name)], name.endswith(PORTABLE) != portable_first))
     for dtype in dtypes:
         if admits(quality, dtype) and proven(manifest, form, dtype):
             return dtype, ""

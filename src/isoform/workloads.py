@@ -12,6 +12,7 @@ from isoform.validators.cases.requests import OF_PIPELINE, REQUESTS
 
 if TYPE_CHECKING:
     from isoform.runtimes.pipelines.base import Pipeline
+    from isoform.runtimes.session import Decoder
 
 SHORT = ("prefill 128", "decode", "batch 1", "batch 8", "30 s")
 """The workloads that a choice needs; the others are for a table."""
@@ -27,10 +28,11 @@ Timed = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`run` does it once: how many items of `unit` in how many seconds."""
+    """`run` does it once, with what `begin` made, which is not timed: how many items of `unit` in how many seconds."""
 
     unit: str
-    run: Callable[[], Timed]
+    run: Callable[[Any], Timed]
+    begin: Callable[[], Any] = lambda: None
 
 
 def workloads_of(pipe: Pipeline) -> dict[str, Workload]:
@@ -38,7 +40,7 @@ def workloads_of(pipe: Pipeline) -> dict[str, Workload]:
     if pipe.task == "text-generation":
         return _decoding(pipe)
     if pipe.task == "automatic-speech-recognition":
-        return {"30 s": Workload("s", lambda: (30.0, _seconds(lambda: _transcribe(pipe))))}
+        return {"30 s": Workload("s", lambda _: (30.0, _seconds(lambda: _transcribe(pipe))))}
     item, parameters = _item(pipe)
     unit = "pictures" if type(pipe).sees else "recordings" if type(pipe).hears else "texts"
     sizes = (1, 8) if type(pipe).sees or type(pipe).hears else (1, 8, 32)
@@ -52,10 +54,12 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 # ------------------------------------------------------------------ one pass for each input
-def _batch(pipe: Pipeline, item: Callable[[int], Any], parameters: Mapping[str, Any], size: int) -> Callable[[], Timed]:
+def _batch(
+    pipe: Pipeline, item: Callable[[int], Any], parameters: Mapping[str, Any], size: int
+) -> Callable[[Any], Timed]:
     items = [item(n) for n in range(size)]
     given = items[0] if size == 1 else items
-    return lambda: (float(size), _seconds(lambda: pipe(given, batch_size=size, **parameters)))
+    return lambda _: (float(size), _seconds(lambda: pipe(given, batch_size=size, **parameters)))
 
 
 def _item(pipe: Pipeline) -> tuple[Callable[[int], Any], Mapping[str, Any]]:
@@ -93,7 +97,7 @@ def _transcribe(pipe: Pipeline) -> None:
     times = np.arange(30 * RATE, dtype=np.float32) / RATE
     sound = 0.1 * np.sin(2 * np.pi * 220 * times) * (np.sin(2 * np.pi * 3 * times) > 0)
     limit: dict[str, Any] = {"generate_kwargs": {"max_new_tokens": SPOKEN, "min_new_tokens": SPOKEN}}
-    pipe({"raw": sound.astype(np.float32), "sampling_rate": RATE}, **(limit if pipe.generates else {}))
+    pipe({"raw": sound.astype(np.float32), "sampling_rate": RATE}, **(limit if pipe.session.signature.states else {}))
 
 
 # ------------------------------------------------------------------ token by token
@@ -102,13 +106,13 @@ def _decoding(pipe: Pipeline) -> dict[str, Workload]:
     room = pipe.context or 1 << 20
     prompt = max(1, min(128, room - STEPS))
     found = {
-        "prefill 128": Workload("tokens", lambda: _prefill(pipe, prompt)),
-        "decode": Workload("tokens", lambda: _decode(pipe, 1, prompt)),
-        "batch 8": Workload("tokens", lambda: _decode(pipe, 8, min(16, prompt))),
-        "batch 32": Workload("tokens", lambda: _decode(pipe, 32, min(16, prompt))),
+        "prefill 128": Workload("tokens", _prefill, lambda: _row(pipe, prompt)),
+        "decode": Workload("tokens", _decode, lambda: _begun(pipe, 1, prompt)),
+        "batch 8": Workload("tokens", _decode, lambda: _begun(pipe, 8, min(16, prompt))),
+        "batch 32": Workload("tokens", _decode, lambda: _begun(pipe, 32, min(16, prompt))),
     }
     if room > 1024:
-        found["prefill 1024"] = Workload("tokens", lambda: _prefill(pipe, 1024))
+        found["prefill 1024"] = Workload("tokens", _prefill, lambda: _row(pipe, 1024))
     return found
 
 
@@ -121,21 +125,33 @@ def _prompt(pipe: Pipeline, rows: int, length: int) -> Any:
     return np.stack([np.resize(np.roll(ids, -17 * row), length) for row in range(rows)])
 
 
-def _prefill(pipe: Pipeline, length: int) -> Timed:
-    tokens = _prompt(pipe, 1, length)
-    decoder = pipe.session.decoder(1)
-    return float(length), _seconds(lambda: decoder.step(tokens))
+Row = tuple["Decoder", Any]
+"""A decoder, and the tokens (rows, T) that it is fed next."""
 
 
-def _decode(pipe: Pipeline, rows: int, length: int) -> Timed:
-    """Tokens of all rows, after their prompts; greedy, as the loop feeds them."""
+def _row(pipe: Pipeline, length: int) -> Row:
+    return pipe.session.decoder(1), _prompt(pipe, 1, length)
+
+
+def _begun(pipe: Pipeline, rows: int, length: int) -> Row:
+    """Rows whose prompts were read, and their next tokens."""
     import numpy as np
 
     decoder = pipe.session.decoder(rows)
-    tokens = decoder.step(_prompt(pipe, rows, length)).argmax(-1).astype(np.int64)[:, None]
+    return decoder, decoder.step(_prompt(pipe, rows, length)).argmax(-1).astype(np.int64)[:, None]
+
+
+def _prefill(row: Row) -> Timed:
+    decoder, tokens = row
+    return float(tokens.size), _seconds(lambda: decoder.step(tokens))
+
+
+def _decode(row: Row) -> Timed:
+    """Tokens of all rows, greedily, as the loop of generation feeds them."""
+    decoder, tokens = row
 
     def steps() -> None:
         for _ in range(STEPS):
             tokens[:, 0] = decoder.step(tokens).argmax(-1)
 
-    return float(rows * STEPS), _seconds(steps)
+    return float(len(tokens) * STEPS), _seconds(steps)

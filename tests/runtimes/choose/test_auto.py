@@ -230,19 +230,22 @@ def manifest(*dtypes: str, passed: dict[str, bool] | None = None) -> Manifest:
 
 def test_a_bundle_opens_the_first_form_that_is_good_enough_and_proven() -> None:
     held = manifest("q4w", "int8", "f32", passed={"q4w": True, "int8": False})
-    assert form_of(held, "onnx", "small") == ("q4w", "")
-    assert form_of(held, "onnx", "high") == ("f32", ""), "int8 did not pass its check"
-    assert form_of(held, "onnx", "exact") == ("f32", "")
-    assert form_of(manifest("int8", "f32"), "onnx", "high") == ("f32", ""), "int8 was not checked"
-    assert form_of(manifest("int8", "f32", passed={"int8": True}), "onnx", "high") == ("int8", "")
+    assert form_of(held, "onnxruntime", "small") == ("q4w", "")
+    assert form_of(held, "onnxruntime", "high") == ("f32", ""), "int8 did not pass its check"
+    assert form_of(held, "onnxruntime", "exact") == ("f32", "")
+    assert form_of(manifest("int8", "f32"), "onnxruntime", "high") == ("f32", ""), "int8 was not checked"
+    assert form_of(manifest("int8", "f32", passed={"int8": True}), "onnxruntime", "high") == ("int8", "")
     assert proof_of(held, "onnx", "int8") == {"kl": (float("inf"), 0.1)}
     assert proof_of(held, "onnx", "f32") is None
+    both = manifest("f32-portable", "f32", "int8")
+    assert form_of(both, "onnxruntime", "exact") == ("f32", "")
+    assert form_of(manifest("f32-portable", "int8"), "onnxruntime", "exact") == ("f32-portable", "")
 
 
 def test_a_bundle_with_a_lower_form_alone_opens_and_says_so(tiny: Tiny, tmp_path: Path) -> None:
-    first, why = form_of(manifest("q4w"), "onnx", "exact")
+    first, why = form_of(manifest("q4w"), "onnxruntime", "exact")
     assert first == "q4w" and "holds no proven onnx form of the quality exact (q4w is small)" in why
-    assert "(no check of it has passed)" in form_of(manifest("int8"), "onnx", "high")[1]
+    assert "(no check of it has passed)" in form_of(manifest("int8"), "onnxruntime", "high")[1]
     isoform.export(tiny("bert"), tmp_path / "b", to="onnx", onnx_types="q8_0", check=False)
     for backend in ("auto", "onnxruntime"):
         with isoform.pipeline("fill-mask", tmp_path / "b", backend=backend) as pipe:
