@@ -559,15 +559,16 @@ def bench_model(
     quality: str | None = None,
     backends: Sequence[str] | None = None,
     threads: int | None = None,
-    seconds: float = 60.0,
+    seconds: float = 300.0,
     again: bool = False,
+    whole: bool = True,
     progress: Progress | None = None,
 ) -> BenchReport:
     """The candidates for a model on this machine (backend, form, precision, threads), their speeds and the choice.
 
     `source` and `task` are those of `pipeline`, and so is `quality`. Measured are all that the quality admits, or those
     of some `backends`, each in a process of its own, for `seconds` in all. What was measured before is read from the
-    user's cache folder, unless `again`.
+    user's cache folder, unless `again`, or where workloads that a choice does not need are missing and `whole` is set.
     """
     from isoform.benching import bench_model as measured
 
@@ -579,6 +580,7 @@ def bench_model(
         threads=threads,
         seconds=seconds,
         again=again,
+        whole=whole,
         progress=progress,
     )
 

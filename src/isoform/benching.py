@@ -52,6 +52,7 @@ def bench_model(
     threads: int | None,
     seconds: float,
     again: bool,
+    whole: bool,
     progress: Progress | None,
 ) -> BenchReport:
     """See `isoform.api.bench_model`."""
@@ -66,6 +67,7 @@ def bench_model(
         threads=threads,
         seconds=seconds,
         again=again,
+        whole=whole,
         progress=progress,
     )
     if progress is not None:

@@ -352,7 +352,7 @@ def bench(
         list[str] | None, typer.Option(help="Measure only these: several with commas, or repeated.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Of every candidate; all cores when not said.")] = None,
-    seconds: Annotated[float, typer.Option(help="For all candidates together.")] = 60.0,
+    seconds: Annotated[float, typer.Option(help="For all candidates together.")] = 300.0,
     why: Annotated[bool, typer.Option("--why", help="Say what is chosen and why, and why not the others.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Measure even where measurements are kept.")] = False,
     json: Json = False,
@@ -375,6 +375,7 @@ def bench(
             threads=threads,
             seconds=seconds,
             again=again,
+            whole=not why,
             progress=progress,
         )
     if png is not None:

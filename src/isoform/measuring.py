@@ -45,6 +45,7 @@ def measure_candidates(
     threads: int | None = None,
     seconds: float = SECONDS,
     again: bool = False,
+    whole: bool = True,
     use: str = LATENCY,
     rounds: int = 3,
     hub: Mapping[str, Any] | None = None,
@@ -53,7 +54,8 @@ def measure_candidates(
     """Measure the candidates for a checkpoint, a bundle or a .gguf file, and keep the measurements.
 
     `quality` defaults to the model's, `task` to its own; `use` is "latency" or "throughput". What is kept already is
-    not measured `again`. With some `backends` only, nothing is kept: others are missing.
+    not measured `again`; unless `whole`, it may lack workloads that only a table has. With some `backends` only,
+    nothing is kept: others are missing.
     """
     from isoform.runtimes import pipelines
     from isoform.runtimes.pipelines.arguments import Request
@@ -79,7 +81,7 @@ def measure_candidates(
         effort = Effort(rounds=rounds, workloads=WORKLOADS, timing=max(1.0, seconds / 4))
         target = opener.target(quality, todays[0][0], effort)
         series = None if again or backends else kept_series(target)
-        if series is not None and _complete(series):
+        if series is not None and (_complete(series) or not whole):
             file: Path | None = target.file()
         else:
             candidates = [one for one in target.candidates() if not backends or one.backend in backends]

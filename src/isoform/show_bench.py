@@ -112,7 +112,9 @@ def _cell(timing: Timing | None, share: Share | None) -> Text:
     """The rate, and below it the share."""
     if timing is None:
         return Text("–")
-    below = "" if share is None else f"{share.value:.0%}{'r' if share.limit == READING else ''}"
+    if share is None:
+        return Text(_number(timing.rate))
+    below = f"{share.value:.0%}{'r' if share.limit == READING else ''}"
     return Text.assemble(_number(timing.rate), "\n", (below, "cyan"))
 
 
