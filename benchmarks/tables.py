@@ -2,7 +2,7 @@
 
 `python -m benchmarks.tables` makes every table of docs/ anew. A page holds `<!-- result: NAME -->` where the table of
 NAME.json goes. A result says what was run ("command"), where ("machine"; left out for what no machine changes), when
-("date"), and the table ("columns", "rows").
+("date"), and the table ("columns", "rows"). `<!-- output: NAME -->` stands for what a program printed: NAME.txt.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs"
+OUTPUT = re.compile(r"<!-- output: (\w+) -->\n.*?<!-- end of output -->", re.DOTALL)
 TABLE = re.compile(r"<!-- result: (\w+) -->\n.*?<!-- end of result -->", re.DOTALL)
 
 
@@ -28,12 +29,19 @@ def table(name: str) -> str:
     return "\n".join([*lines, "", f"*`{found['command']}`{where}, {found['date']}*"])
 
 
+def output(name: str) -> str:
+    """What a program printed, as a block of code."""
+    printed = (RESULTS / f"{name}.txt").read_text(encoding="utf-8")
+    return "\n".join(["```text", *(line.rstrip() for line in printed.strip("\n").split("\n")), "```"])
+
+
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
 def renewed(page: str) -> str:
-    """A page with its tables made anew."""
+    """A page with its tables and outputs made anew."""
+    page = OUTPUT.sub(lambda found: f"<!-- output: {found[1]} -->\n{output(found[1])}\n<!-- end of output -->", page)
     return TABLE.sub(lambda found: f"<!-- result: {found[1]} -->\n{table(found[1])}\n<!-- end of result -->", page)
 
 

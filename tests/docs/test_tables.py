@@ -20,9 +20,18 @@ def test_the_tables_of_a_page_are_those_of_the_results(page: Path) -> None:
     assert text == tables.renewed(text), "run python -m benchmarks.tables"
 
 
-def test_every_result_is_on_a_page() -> None:
-    shown = {name for page in PAGES for name in tables.TABLE.findall(page.read_text(encoding="utf-8"))}
-    assert shown == {path.stem for path in tables.RESULTS.glob("*.json")}
+@pytest.mark.parametrize(("pattern", "files"), [(tables.TABLE, "*.json"), (tables.OUTPUT, "*.txt")])
+def test_every_result_is_on_a_page(pattern: re.Pattern[str], files: str) -> None:
+    shown = {name for page in PAGES for name in pattern.findall(page.read_text(encoding="utf-8"))}
+    assert shown == {path.stem for path in tables.RESULTS.glob(files)}
+
+
+def test_an_output_on_a_page_is_that_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "said.txt").write_text("$ isoform bench m\nchosen: torch  \n\n")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    page = "Before\n<!-- output: said -->\nold\n<!-- end of output -->\nafter"
+    block = "```text\n$ isoform bench m\nchosen: torch\n```"
+    assert tables.renewed(page) == page.replace("old", block)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/support.md"])
