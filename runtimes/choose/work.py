@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from isoform.quality import plain_dtype
@@ -33,6 +34,7 @@ WEIGHTS_ONLY = ("int8w", "int4w")
 """Torch's forms whose weights are widened to bf16 and multiplied in it."""
 
 READING = "bandwidth"
+TOKENS = "tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +121,12 @@ def operations_of(run: Callable[[], tuple[float, object]]) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch counts those of GPUs only
-    with FlopCounterMode(display=False, custom_mapping={fused: _attention}) as counter:
+    kernels = (  # torch's own counter knows those of GPUs
+        (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", _attention),
+        (torch.ops.mkldnn, "_linear_pointwise", _product),
+    )
+    known = {getattr(space, name): count for space, name, count in kernels if hasattr(space, name)}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         items, _ = run()
     return counter.get_total_flops() / items if items else 0.0
 
@@ -129,6 +135,23 @@ def _attention(query: Sequence[int], key: Sequence[int], *_: object, **__: objec
     """The operations of fused attention, by the shapes of queries (B, H, T, D) and keys (B, H, S, D)."""
     rows, heads, length, width = query
     return 4 * rows * heads * length * key[2] * width
+
+
+def _product(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
+    """The operations of a product, by the shapes of its rows (…, K) and weights (N, K)."""
+    return 2 * prod(x) * weight[0]
+
+
+def with_counts(measurement: Measurement, passes: Mapping[str, Callable[[], tuple[float, object]]]) -> Measurement:
+    """A measurement of a torch candidate whose timings say the operations of an item, counted over a pass of each
+    workload; not of tokens, whose operations follow from the weights."""
+    timings = {
+        name: timing
+        if timing.unit == TOKENS or name not in passes
+        else replace(timing, operations=operations_of(passes[name]))
+        for name, timing in measurement.timings.items()
+    }
+    return replace(measurement, timings=timings)
 
 
 def with_work(
@@ -146,7 +169,7 @@ def with_work(
 
     def worked(candidate: Candidate, workload: str, timing: Timing) -> Timing:
         read, operations = timing.bytes, timing.operations or counted.get(workload, 0.0)
-        if weights is not None and timing.unit == "tokens":
+        if weights is not None and timing.unit == TOKENS:
             rows, length = _shape(workload)
             operations = weights.operations(length)
             if rows:

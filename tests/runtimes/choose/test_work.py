@@ -6,7 +6,7 @@ import pytest
 
 from isoform.runtimes.choose.probe import Machine
 from isoform.runtimes.choose.records import Candidate, Measurement, Timing
-from isoform.runtimes.choose.work import Share, Weights, bound, operations_of, share_of, unit_of, with_work
+from isoform.runtimes.choose.work import Share, Weights, bound, operations_of, share_of, unit_of, with_counts, with_work
 
 MACHINE = Machine(
     processor="", cores=2, threads=2, bandwidth=20e9, peaks={"f32": 100e9, "bf16": 200e9, "int8": 400e9}, noise=1.0
@@ -105,4 +105,8 @@ def test_operations_of_a_pass_in_torch_are_counted_with_attention() -> None:
             torch.nn.functional.scaled_dot_product_attention(q, k, k)
         return 6.0, 1.0
 
-    assert operations_of(run) == (2 * 6 * 8 * 16 + 4 * 2 * 3 * 5 * 4) / 6
+    one = (2 * 6 * 8 * 16 + 4 * 2 * 3 * 5 * 4) / 6
+    assert operations_of(run) == one
+    timings = {"batch 8": timing(1.0, "texts"), "decode": timing(1.0)}
+    found = with_counts(Measurement(candidate=candidate("f32"), timings=timings), dict.fromkeys(timings, run))
+    assert [found.timings[name].operations for name in timings] == [one, 0.0]
