@@ -62,6 +62,13 @@ Experts are stacked: (experts, out, in) in one tensor for all of a layer's gates
 """
 
 
+HEAD = "head"
+"""The layer that gives the logits over a vocabulary."""
+
+ROUTER = ".router.weight"
+"""Ends the name of the matrix that scores experts. Its numbers are kept: a rounded score may choose another expert."""
+
+
 def rename(name: str, table: dict[str, str]) -> str | None:
     """Translate a dotted parameter name by a table of modules with `*` for the layer number; None when unknown."""
     module, _, parameter = name.rpartition(".")

@@ -131,8 +131,8 @@ def open_session(
         if isinstance(source, Path):
             raise InputError(f"the torch backend runs checkpoints, not the file {source}; open the checkpoint")
         if len(source.parts) > 1:
-            return open_parts(source, dtype=dtype, device=device, threads=threads, module=module)
-        return TorchSession(source, dtype=dtype, device=device, threads=threads, module=module)
+            return open_parts(source, dtype=dtype, device=device, threads=threads, strict=strict, module=module)
+        return TorchSession(source, dtype=dtype, device=device, threads=threads, strict=strict, module=module)
     if backend not in FORMAT_OF:
         raise InputError(f"backend {backend!r} is not known; choose from {', '.join(BACKENDS)}")
     if not isinstance(source, Path):

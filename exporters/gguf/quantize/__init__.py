@@ -4,7 +4,7 @@ Kernels of our own, compiled by numba, serve Q4_0 Q4_1 Q5_0 Q5_1 Q8_0, Q2_K Q3_K
 TQ2_0 and MXFP4. ggml's own code, out of the library that comes with xllamacpp, serves IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S
 IQ3_XXS IQ3_S and NVFP4, and all of them where numba cannot be imported.
 
-A kernel is compiled when its type is first asked for, which takes seconds, and kept on disk (`compiled.py`).
+A kernel is compiled when its type is first asked for, which takes seconds, and kept on disk (`isoform.compiled`).
 """
 
 from __future__ import annotations

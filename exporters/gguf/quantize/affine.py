@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import float32, int32
 
-from isoform.exporters.gguf.quantize.compiled import kernel
+from isoform.compiled import kernel
 from isoform.exporters.gguf.quantize.lanes import (
     BELOW,
     CHUNK,

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy import float32, int32
 
-from isoform.exporters.gguf.quantize.compiled import inlined, kernel
+from isoform.compiled import inlined, kernel
 from isoform.exporters.gguf.quantize.lanes import (
     CHUNK,
     LANES,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy import float32, int32
 from numpy.typing import NDArray
 
-from isoform.exporters.gguf.quantize.compiled import inlined, kernel
+from isoform.compiled import inlined, kernel
 
 Shorts = NDArray[np.uint16]
 Integers = NDArray[np.int32]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy import float32, int32
 from numpy.typing import NDArray
 
-from isoform.exporters.gguf.quantize.compiled import inlined, kernel
+from isoform.compiled import inlined, kernel
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy import float32, int32
 
-from isoform.exporters.gguf.quantize.compiled import inlined, kernel
+from isoform.compiled import inlined, kernel
 from isoform.exporters.gguf.quantize.lanes import (
     BEST,
     CHUNK,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numpy import float32
 
-from isoform.exporters.gguf.quantize.compiled import inlined, kernel
+from isoform.compiled import inlined, kernel
 from isoform.exporters.gguf.quantize.lanes import Bytes
 from isoform.exporters.gguf.quantize.rounding import to_half
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy import float32, int32
 
-from isoform.exporters.gguf.quantize.compiled import inlined
+from isoform.compiled import inlined
 
 ALIGNER = float32(12582912.0)  # 1.5 * 2**23: adding it leaves the whole number, rounded to even, in the low bits
 TINY = float32(2.0**-24)  # the smallest float16

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy import float32, int32
 
+from isoform.compiled import inlined, kernel
 from isoform.exporters.gguf.quantize.affine import gather, scatter
-from isoform.exporters.gguf.quantize.compiled import inlined, kernel
 from isoform.exporters.gguf.quantize.lanes import (
     CHUNK,
     LANES,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy import int32
 
-from isoform.exporters.gguf.quantize.compiled import inlined, kernel
+from isoform.compiled import inlined, kernel
 from isoform.exporters.gguf.quantize.lanes import ONE, SUPER, ZERO, Bytes, Floats, Integers
 from isoform.exporters.gguf.quantize.packing import pack_pairs, put_half
 from isoform.exporters.gguf.quantize.rounding import away_from_zero

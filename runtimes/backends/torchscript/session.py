@@ -10,13 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from isoform.errors import CheckpointError, InputError
 from isoform.runtimes.backends.inputs import checked
-from isoform.runtimes.backends.torch.session import (
-    TensorDecoder,
-    arrays_of,
-    set_threads,
-    tensors,
-    torch_device,
-)
+from isoform.runtimes.backends.torch.decoder import TensorDecoder
+from isoform.runtimes.backends.torch.session import set_threads, torch_device
+from isoform.runtimes.backends.torch.tensors import arrays_of, tensors
 from isoform.signature import Signature
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isoform.errors import InputError
-from isoform.runtimes.backends.torch.session import TensorDecoder
+from isoform.runtimes.backends.torch.decoder import TensorDecoder
 from isoform.signature import BATCH, LENGTH, PAST, SLOTS, TOTAL, Axis, Kind, Port, Signature, State
 
 WIDTH, WINDOW = 4, 3

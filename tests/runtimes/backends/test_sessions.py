@@ -24,7 +24,7 @@ from isoform.runtimes.backends import decoder as stepping
 from isoform.runtimes.backends.onnxruntime.decoder import OnnxRuntimeDecoder
 from isoform.runtimes.backends.onnxruntime.graph_file import with_input
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
-from isoform.runtimes.backends.torch import session as torch_backend
+from isoform.runtimes.backends.torch import decoder as torch_decoder
 from isoform.runtimes.open import available, open_artifact, open_path, open_session
 from isoform.runtimes.session import Session
 from isoform.signature import Signature
@@ -203,7 +203,7 @@ def test_padding_may_also_stand_between_prompt_and_answer(
 def test_a_cache_grows_past_its_first_room(
     backend: str, tiny: Tiny, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_backend, "FIRST_CAPACITY", 4)
+    monkeypatch.setattr(torch_decoder, "FIRST_CAPACITY", 4)
     monkeypatch.setattr("isoform.runtimes.backends.onnxruntime.decoder.FIRST_CAPACITY", 4)
     model, session = open_model(tiny("llama")), opened("llama", backend)
     inputs = padded(session.signature, [40, 23], "left")
@@ -372,7 +372,7 @@ def test_logits_that_nobody_holds_leave_their_room_to_the_next(opened: Callable[
 def test_tokens_alone_go_on_where_the_step_before_has_ended(
     backend: str, name: str, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_backend, "FIRST_CAPACITY", 4)
+    monkeypatch.setattr(torch_decoder, "FIRST_CAPACITY", 4)
     monkeypatch.setattr("isoform.runtimes.backends.onnxruntime.decoder.FIRST_CAPACITY", 4)
     session: Any = opened(name, backend)
     total = 30

@@ -1,6 +1,6 @@
 """Compiles the kernels with numba, and keeps the machine code on disk so that a second process starts at once.
 
-A kernel rounds as C does: numba contracts no multiply-add and reorders no sum unless asked to, and its error model
+A kernel rounds as C does: numba contracts no multiply-add and reorders no sum unless it may, and its error model
 "numpy" lets a division by zero give infinity. Two habits keep the kernels in float32 and 32-bit integers, where LLVM
 puts eight or sixteen of them in a register: constants are `float32(...)`, and an integer result goes through
 `int32(...)`, since numba widens int32 arithmetic to 64 bits.
@@ -23,7 +23,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def kernel(function: Function) -> Function:
     """Compile on the first call, for whatever types it is given, and run without the interpreter's lock."""
-    return _stored(numba.njit(nogil=True, error_model="numpy")(function))
+    return _stored(numba.njit(nogil=True, error_model="numpy")(function), Path(function.__code__.co_filename).parent)
+
+
+def reordering_kernel(function: Function) -> Function:
+    """A `kernel` whose sums may be added up in any order, many terms at once."""
+    compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
+    return _stored(compiled, Path(function.__code__.co_filename).parent)
 
 
 def inlined(function: Function) -> Function:
@@ -32,9 +38,9 @@ def inlined(function: Function) -> Function:
     return compiled
 
 
-def _stored(dispatcher: Any) -> Any:
+def _stored(dispatcher: Any, sources: Path) -> Any:
     """Let numba keep the machine code in our folder; where no folder can be written, it is compiled every time."""
-    folder = _folder()
+    folder = _folder(sources)
     if folder is None:
         return dispatcher
     # numba has one folder per process, which it reads here only; the rest of the process keeps its own.
@@ -47,12 +53,15 @@ def _stored(dispatcher: Any) -> Any:
 
 
 @cache
-def _folder() -> Path | None:
-    """A folder for these sources alone: numba itself does not see when a function that a kernel calls has changed."""
-    sources = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        sources.update(path.read_bytes())
-    name = f"kernels-{sources.hexdigest()[:16]}"
+def _folder(sources: Path) -> Path | None:
+    """A folder for the kernels of these sources alone.
+
+    numba itself does not see when a function that a kernel calls has changed.
+    """
+    key = hashlib.sha256(numba.__version__.encode())
+    for path in (Path(__file__), *sorted(sources.glob("*.py"))):
+        key.update(path.read_bytes())
+    name = f"kernels-{key.hexdigest()[:16]}"
     for base in (os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"), _home()):
         if not base:
             continue

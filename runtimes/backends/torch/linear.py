@@ -1,0 +1,146 @@
+"""Linear layers whose weights lie in the layout of a kernel: bf16, 8 bits with 8-bit activations, 8 and 4 bits alone.
+
+Each has a `weight` and a `bias` for what reads those of a linear layer: the layer itself and nothing, which the
+attention of these sessions knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from isoform.errors import BackendUnavailable
+from isoform.runtimes.backends.torch.rounding import (
+    GROUP,
+    byte_rows,
+    digit_base,
+    double_rows,
+    weight_groups,
+    weight_rows,
+    zero_point,
+)
+
+
+class PackedLinear(nn.Module):
+    """x @ weight.T + bias, over a weight that is given once, when the layer is made."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.added = bias
+
+    @property
+    def weight(self) -> PackedLinear:
+        return self
+
+    @property
+    def bias(self) -> None:
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: x (..., K) -> (..., N), in x's dtype."""
+        return self.rows(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Shapes: x (M, K) -> (M, N)."""
+        raise NotImplementedError
+
+
+class Bfloat16Linear(PackedLinear):
+    """bf16 in oneDNN's own layout: half the time of the plain one for a row, a tenth less for many."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(torch.bfloat16), None)
+        self._multiply = torch.ops.mkldnn._linear_pointwise.default
+
+    def rows(self, x: Tensor) -> Tensor:
+        y: Tensor = self._multiply(x, self._packed, self.added, "none", [], "")
+        return y
+
+
+class _ByteLinear(PackedLinear):
+    """int8 weights with a scale per row of the matrix, in oneDNN's own layout."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        numbers, self._scales = weight_rows(weight)
+        self._packed = torch.ops.onednn.qlinear_prepack(numbers, None)
+        self._zeros = torch.zeros(self.out_features, dtype=torch.int64)
+        self._zero = zero_point()
+        self._kernel = torch.ops.onednn.qlinear_pointwise.default
+
+    def _multiply(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Bytes (M, K) around the zero point -> their product in `dtype`, with the scales of the weights alone."""
+        weights = self._packed, self._scales, self._zeros
+        y: Tensor = self._kernel(x, 1.0, self._zero, *weights, None, 1.0, 0, dtype, "none", [], "")
+        return y
+
+
+class Int8Linear(_ByteLinear):
+    """8-bit weights, and activations that are rounded to 8 bits by rows when they come."""
+
+    def rows(self, x: Tensor) -> Tensor:
+        numbers, scales = byte_rows(x)
+        y = self._multiply(numbers, x.dtype)
+        return y.mul_(scales) if self.added is None else torch.addcmul(self.added, y, scales)
+
+
+class Int8WeightLinear(_ByteLinear):
+    """8-bit weights under activations of 16 bits, in two digits: twice the rows of `Int8Linear` for each.
+
+    Few rows wait for the weights alone, which are read once, and many are as fast as bf16. torch's own kernel,
+    `_weight_int8pack_mm`, takes twice as long for a row of a large matrix, and 60 times for many.
+    """
+
+    def rows(self, x: Tensor) -> Tensor:
+        numbers, scales = double_rows(x)
+        high, low = self._multiply(numbers, torch.float32).chunk(2)
+        y = low.add_(high, alpha=digit_base()).mul_(scales)
+        return (y if self.added is None else y.add_(self.added)).to(x.dtype)
+
+
+class Int4WeightLinear(PackedLinear):
+    """4-bit weights in groups of 32 under bf16 activations, by torch's kernel."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        numbers, self._scales = weight_groups(weight)
+        self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
+        self._multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
+
+    def rows(self, x: Tensor) -> Tensor:
+        y: Tensor = self._multiply(x.to(torch.bfloat16), self._packed, GROUP, self._scales).to(x.dtype)
+        return y if self.added is None else y.add_(self.added)
+
+
+def int4_or_int8(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+    """4 bits where the kernel takes a matrix of these sizes, else 8."""
+    rows, columns = weight.shape
+    fits = columns % GROUP == 0 and rows % 16 == 0
+    return (Int4WeightLinear if fits else Int8WeightLinear)(weight, bias)
+
+
+LAYERS: dict[str, Callable[[Tensor, Tensor | None], PackedLinear]] = {
+    "bf16": Bfloat16Linear,
+    "int4w": int4_or_int8,
+    "int8": Int8Linear,
+    "int8w": Int8WeightLinear,
+}
+"""How a form packs the matrix of a linear layer."""
+
+HEADS = {**LAYERS, "int4w": Int8WeightLinear}
+"""How it packs the one that gives the logits, whose rounding no later layer evens out."""
+
+
+def check_kernels(form: str) -> None:
+    """BackendUnavailable where the installed torch lacks a kernel of a form, or it cannot run on this CPU."""
+    try:
+        LAYERS[form](torch.ones(64, 64), None)(torch.ones(1, 64, dtype=torch.bfloat16))
+    except (AttributeError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BackendUnavailable(
+            f"torch {torch.__version__} cannot compute {form} on this CPU ({reason}); take f32 or bf16"
+        ) from error
