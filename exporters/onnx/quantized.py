@@ -26,6 +26,12 @@ INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy level: its input goes to 8 bits by blocks, as llama.cpp does; the exact levels take up to 50
 times as long on a CPU."""
 
+STEPS = 127
+"""To each side of zero, in 8 bits: -128 would be one more to one side only."""
+
+SMALLEST = 1e-30
+"""The largest value of a row counts as no smaller: what divides by it is a number where all values are zero."""
+
 
 def block_tables(body: Blocks, last: Blocks, head: str, base: Mapping[str, Lowering]) -> dict[str, Lowering]:
     """Weights in blocks for ONNX Runtime: MatMulNBits, and GatherBlockQuantized on the same bytes.
@@ -59,10 +65,10 @@ def block_tables(body: Blocks, last: Blocks, head: str, base: Mapping[str, Lower
 
 
 def byte_tables(head: str, base: Mapping[str, Lowering], fused: bool) -> dict[str, Lowering]:
-    """Weights and activations of 8 bits: each tensor of activations gets its scale when it comes.
+    """Weights and activations of 8 bits: each row of activations (B, T, C) gets its scale when it comes.
 
-    `fused` takes ONNX Runtime's kernel that multiplies by the scales as well. A table of tokens is in blocks there, and
-    so is the `head` that shares it, from the same bytes; otherwise such a table stays as it is.
+    `fused` takes ONNX Runtime's kernel that multiplies by the scales of the weight as well. A table of tokens is in
+    blocks there, and so is the `head` that shares it, from the same bytes; otherwise such a table stays as it is.
     """
     form = Channels()
     blocks = block_tables(Blocks(8), Blocks(8), head, base)
@@ -72,21 +78,16 @@ def byte_tables(head: str, base: Mapping[str, Lowering], fused: bool) -> dict[st
             return base["aten::linear"](graph, out, x, weight, bias)
         if fused and _is_table(weight):
             return blocks["aten::linear"](graph, out, x, weight, bias)
-        bytes_, scale, zero = graph.op(
-            "DynamicQuantizeLinear",
-            (x,),
-            Type(torch.uint8, x.type.shape),
-            Type(torch.float32, ()),
-            Type(torch.uint8, ()),
-        )
+        bytes_, largest = _bytes(graph, x)
         data, scales = graph.part(weight, form, DATA), graph.part(weight, form, SCALES)
-        middle = graph.number(128, torch.uint8)
+        middle, step = graph.number(128, torch.uint8), graph.number(1 / STEPS, torch.float32)
         if fused:
-            inputs = (bytes_, data, scale, scales, zero, middle, bias)
-            return graph.one("MatMulIntegerToFloat", inputs, out[0], MICROSOFT)
-        sums = graph.one("MatMulInteger", (bytes_, data, zero, middle), Type(torch.int32, out[0].shape))
-        both = graph.one("Mul", (scale, scales), scales.type)
-        y = graph.one("Mul", (graph.cast(sums, torch.float32), both), out[0])
+            y = graph.one("MatMulIntegerToFloat", (bytes_, data, step, scales, middle, middle), out[0], MICROSOFT)
+        else:
+            sums = graph.one("MatMulInteger", (bytes_, data, middle, middle), Type(torch.int32, out[0].shape))
+            steps = graph.one("Mul", (scales, step), scales.type)
+            y = graph.one("Mul", (graph.cast(sums, torch.float32), steps), out[0])
+        y = graph.one("Mul", (y, largest), out[0])
         return y if bias is None else graph.one("Add", (y, bias), out[0])
 
     def embedding(graph: Graph, out: Types, weight: Value, ids: Value, *rest: object) -> Value:
@@ -95,6 +96,24 @@ def byte_tables(head: str, base: Mapping[str, Lowering], fused: bool) -> dict[st
         return ATEN["embedding"](graph, out, weight, ids, *rest)
 
     return {**base, "aten::embedding": embedding, "aten::linear": linear}
+
+
+def _bytes(graph: Graph, x: Value) -> tuple[Value, Value]:
+    """`x` (..., C) in 127 steps to each side of 128, and by which its rows are to be multiplied (..., 1).
+
+    Layers that read the same value share these nodes. A row with NaN or an infinity is multiplied by one, since bytes
+    cannot hold it and ReduceMax may pass over it; the sum of values of at most 1 cannot overflow.
+    """
+    float32 = torch.float32
+    rows, axis = Type(float32, (*x.type.shape[:-1], 1)), graph.indices(-1)
+    most = graph.one("ReduceMax", (graph.one("Abs", (x,), x.type), axis), rows, keepdims=1)
+    most = graph.one("Max", (most, graph.number(SMALLEST, float32)), rows)
+    small = graph.one("Div", (x, most), x.type)
+    step, middle = graph.number(1 / STEPS, float32), graph.number(128, torch.uint8)
+    bytes_ = graph.one("QuantizeLinear", (small, step, middle), Type(torch.uint8, x.type.shape))
+    total = graph.one("ReduceSum", (small, axis), rows, keepdims=1)
+    nothing = graph.one("Sub", (total, total), rows)
+    return bytes_, graph.one("Add", (most, nothing), rows)
 
 
 def _is_table(weight: Value) -> bool:

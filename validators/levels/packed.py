@@ -36,13 +36,17 @@ BLOCKS = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}  # and ze
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A weight in a graph: `bits` 0 says that it is plain, `block` 0 that it is turned, with a scale per row."""
+    """A weight in a graph: `bits` 0 says that it is plain, `block` 0 that it is turned, with a scale per row.
+
+    `by_row` says that activations have a scale per row before a turned weight, and not one for the whole tensor.
+    """
 
     data: NDArray[Any]
     bits: int = 0
     block: int = 0
     scales: NDArray[Any] | None = None
     zeros: NDArray[Any] | None = None
+    by_row: bool = False
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Some rows, as the operator takes them."""
@@ -100,6 +104,7 @@ def held_weights(path: Path) -> dict[str, PackedWeight]:
     except (OSError, DecodeError) as error:
         raise CheckpointError(f"{path} is no ONNX file ({error}); export the model again") from None
     tensors = {tensor.name: tensor for tensor in graph.initializer}
+    whole = {node.output[0] for node in nodes(graph) if node.op_type == "DynamicQuantizeLinear"}
     result: dict[str, PackedWeight] = {}
     parts: set[str] = set()
 
@@ -121,7 +126,10 @@ def held_weights(path: Path) -> dict[str, PackedWeight]:
             else:  # by a product with the activations' scale, further down
                 data = node.input[place]
                 scales = next(n for n in tensors if n.startswith(_weight(data)) and len(tensors[n].dims) == 1)
-            result[_weight(node.input[place])] = PackedWeight(read(node.input[place]), 8, 0, read(scales))
+            by_row = node.input[0] not in whole
+            result[_weight(node.input[place])] = PackedWeight(
+                read(node.input[place]), 8, scales=read(scales), by_row=by_row
+            )
     return result | {name: PackedWeight(_read(path, tensor)) for name, tensor in tensors.items() if name not in parts}
 
 
@@ -222,7 +230,7 @@ def imitate(model: Model, path: Path) -> tuple[Run, AbstractContextManager[Any]]
     """Torch with a graph's weights, and the context in which it rounds activations as ONNX Runtime's CPU kernels may.
 
     MatMulNBits takes its input in blocks of 8-bit integers, as large as those of the weight; the products of bytes take
-    one scale and one zero for the whole tensor (DynamicQuantizeLinear).
+    a scale per row, or one scale and one zero for the whole tensor (DynamicQuantizeLinear).
     """
     return imitate_held(model, model.module(), held_weights(path))
 
@@ -241,7 +249,7 @@ def imitate_held(
             rows = len(parameter) if parameter.dim() else 1
             parameter.data = torch.from_numpy(held[name].rows(0, rows).copy()).view(parameter.shape)
             if held[name].bits:
-                blocks[id(parameter)] = held[name].block
+                blocks[id(parameter)] = parameter.shape[-1] if held[name].by_row else held[name].block
     return (lambda row: run_alone(model, module, row)), rounded_activations(blocks)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +54,35 @@ def nodes(graph: Any) -> Iterator[Any]:
 def _multiply_floats(graph: Any) -> bool:
     """Put a product of floats in the place of every MatMulIntegerToFloat; False where there is none.
 
-    The new values are named `{layer}.Exact.n`, counting on where a layer runs again; the product keeps its name.
+    The new values are named `{layer}.Exact.n`, counting on where a layer runs again; the product keeps its name, or has
+    that of the product with the scales of its rows, where they have some.
     """
     from onnx import TensorProto
     from onnx.helper import make_node
 
-    quantized = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DynamicQuantizeLinear"}
+    bytes_ = quantized_inputs(graph)
+    users: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
     found: list[Any] = []
     counts: dict[str, int] = {}
+    scaled: set[str] = set()
     for node in graph.node:
-        if node.op_type != "MatMulIntegerToFloat" or node.input[0] not in quantized:
-            found.append(node)
+        if node.op_type != "MatMulIntegerToFloat" or node.input[0] not in bytes_:
+            found += [] if node.output[0] in scaled else [node]
             continue
-        given, data, _, scales, _, zero, *bias = node.input
+        source = bytes_[node.input[0]]
+        _, data, _, scales, _, zero, *bias = node.input
         (result,) = node.output
+        if source.by_row:
+            match users.get(result, ()):
+                case [last] if last.op_type == "Mul":
+                    (result,) = last.output
+                    scaled.add(result)
+                case _:
+                    found.append(node)
+                    continue
         layer = re.sub(r"\.MatMulIntegerToFloat(\.\d+)?$", "", node.name)
         first = counts[layer] = counts.get(layer, -4) + 5
         step = [f"{layer}.Exact.{n}" for n in range(first, first + 5)]
@@ -76,17 +92,51 @@ def _multiply_floats(graph: Any) -> bool:
             make_node("Cast", [zero], [step[1]], name=step[1], to=TensorProto.FLOAT),
             make_node("Sub", step[:2], [step[2]], name=step[2]),
             make_node("Mul", [step[2], scales], [step[3]], name=step[3]),
-            make_node("MatMul", [quantized[given], step[3]], [product], name=product),
+            make_node("MatMul", [source.value, step[3]], [product], name=product),
         ]
         if bias:
             found.append(make_node("Add", [product, *bias], [result], name=result))
     if len(found) == len(graph.node):
         return False
-    needed = {name for node in found for name in node.input}
-    kept = [node for node in found if node.op_type != "DynamicQuantizeLinear" or needed & set(node.output)]
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend(_needed(found, {value.name for value in graph.output}))
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What the bytes of a product were made of: a value, with a scale for each row or one for all."""
+
+    value: str
+    by_row: bool
+
+
+def quantized_inputs(graph: Any) -> dict[str, Quantized]:
+    """By the name of the bytes. Rows with a scale each are divided by their largest value, and then quantized."""
+    makers = {name: node for node in graph.node for name in node.output}
+    found = {}
+    for node in graph.node:
+        if node.op_type == "DynamicQuantizeLinear":
+            found[node.output[0]] = Quantized(node.input[0], by_row=False)
+        elif node.op_type == "QuantizeLinear" and (last := makers.get(node.input[0])) and last.op_type == "Div":
+            found[node.output[0]] = Quantized(last.input[0], by_row=True)
+    return found
+
+
+def _needed(order: Iterable[Any], wanted: Iterable[str]) -> list[Any]:
+    """The nodes that these values need, with all that their branches take."""
+    needed, kept = set(wanted), []
+    for node in reversed(list(order)):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= {name for inner in (node, *_inner(node)) for name in inner.input}
+            needed |= {value.name for attribute in node.attribute for value in attribute.g.output}
+    return kept[::-1]
+
+
+def _inner(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        yield from nodes(attribute.g)
 
 
 def with_input(content: bytes, name: str) -> bytes | None:

@@ -46,7 +46,7 @@ def test_int8_is_standard_onnx_and_the_same_in_both_engines(name: str, tmp_path:
     path = tmp_path / artifact.files[0].path
     graph = onnx.load(path, load_external_data=False)
     assert [(o.domain, o.version) for o in graph.opset_import] == [("", 23)]
-    assert {"DynamicQuantizeLinear", "MatMulInteger"} <= {node.op_type for node in graph.graph.node}
+    assert {"QuantizeLinear", "MatMulInteger"} <= {node.op_type for node in graph.graph.node}
     _, fed, valid = feeds(model, 0)
     got = [np.asarray(value) for value in ReferenceEvaluator(str(path)).run(None, fed)]
     assert gap(model.signature, got, session(path).run(None, fed), valid, 0) < SAME_BYTES
