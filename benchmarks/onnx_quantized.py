@@ -90,7 +90,7 @@ def main() -> None:
     rows = [row.ids[: LENGTH + STEPS] for row in tokenizer.encode(passages()) if len(row.ids) >= LENGTH + STEPS]
     names = list(dict.fromkeys(["f32", *arguments.types.split(",")]))
     columns = (
-        "KL (nats) | same choice | prefill tok/s | decode tok/s" if model.signature.cache else "1 - cosine | tok/s"
+        "KL (nats) | same choice | prefill tok/s | decode tok/s" if model.signature.states else "1 - cosine | tok/s"
     )
     print(f"{model.name}, {len(rows)} passages of {LENGTH + STEPS} tokens\n\n| type | MB | {columns} |")
     print("|---" * (columns.count("|") + 3) + "|")
@@ -106,7 +106,7 @@ def main() -> None:
 def judge(folder: Path, artifact: Artifact, rows: list[list[int]], truth: Answer) -> tuple[Answer, str]:
     """The answers of a type and its cells of the table; without `truth` they are the truth."""
     with OnnxRuntimeSession(folder / artifact.files[0].path, artifact.signature, threads=1) as session:
-        if session.signature.cache is None:
+        if not session.signature.states:
             embeddings, speed = embed(session, rows)
             gap = 1 - np.mean([float(a @ b) for a, b in zip(embeddings, truth or embeddings, strict=True)])
             return embeddings, f"{gap:.1e} | {speed:.0f}"

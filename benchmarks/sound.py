@@ -1,6 +1,6 @@
 """Reading sound, its features, and recognition frame by frame: isoform and transformers in one run.
 
-    python benchmarks/sound.py [--sections reading,features,ctc] [--rounds N] [--json FILE] [--folder DIR]
+    python -m benchmarks.sound [--sections reading,features,ctc] [--rounds N] [--json FILE] [--folder DIR]
 
 reading    CPU seconds and peak memory for an hour of FLAC (44.1 kHz, stereo) to 16 kHz mono, and to log-mel features
 features   CPU milliseconds for the log-mel features of 30 s, here and in transformers' extractor (torch)
@@ -15,17 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)
-
-from benchmarks.onnx import CONTESTANTS, OURS, Contestant, Table, apart, compete, prepare, ratio, speeds  # noqa: E402
+from benchmarks.harness import OURS, Contestant, Table, apart, compete, ours, prepare, ratio, write_tables
 
 RATE = 16000
 LARGE = {
@@ -135,21 +131,18 @@ def ctc(folder: Path, rounds: int) -> Iterator[Table]:
         if not source.exists():
             apart(write_ctc, source, settings)
         prepare(bundle, *OURS, "export", source, "--to", "onnx,torchscript", "--out", bundle, "--no-check")
-        script = str(CONTESTANTS / "ctc_isoform.py")
         contestants = [
-            Contestant(f"isoform, {backend}", (sys.executable, script, backend, str(bundle), str(sound)))
+            Contestant(f"isoform, {backend}", ours("ctc_isoform", backend, bundle, sound))
             for backend in ("onnxruntime", "torchscript")
         ]
-        command = (sys.executable, str(CONTESTANTS / "ctc_transformers.py"), str(source), str(sound))
-        contestants.append(Contestant("transformers' pipeline", command))
-        results, peaks = compete(contestants, rounds)
+        contestants.append(Contestant("transformers' pipeline", ours("ctc_transformers", source, sound)))
+        outcomes = compete(contestants, rounds)
         table = Table(
             f"The shape of wav2vec2-{name}, ten seconds of sound (seconds per CPU second)",
             *("seconds/s", "isoform's / this", "peak MB"),
         )
-        for n, contestant in enumerate(contestants):
-            mine, other = speeds(results[0], "recognize"), speeds(results[n], "recognize")
-            table.add(contestant.name, median(other), ratio(mine, other), peaks[n])
+        for one in outcomes:
+            table.add(one.name, one.rate("recognize"), ratio(outcomes[0], one, "recognize"), one.peak)
         yield table
 
 
@@ -190,8 +183,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tables = [table for name in chosen for table in SECTIONS[name](folder, given.rounds)]
     if given.json:
-        found = [{"title": table.title, "rows": table.rows} for table in tables]
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_tables(given.json, tables)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""isoform's own loop over an ONNX graph: FILE PROMPT-LENGTH NEW-TOKENS."""
+"""isoform's own loop over an ONNX graph: FILE. The work is `decode` of `texts.py`, and the time between passes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from rounds import Clock, Costs, begin, serve
 
 answers = begin()
 
+from texts import NEW, PROMPT  # noqa: E402
+
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession  # noqa: E402
 from isoform.runtimes.generation.loop import steps  # noqa: E402
 from isoform.runtimes.generation.settings import GenerationConfig  # noqa: E402
 
-file, length, new = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-session = OnnxRuntimeSession(file, threads=1)
-prompt = [(7 * n) % 30000 + 100 for n in range(length)]
+session = OnnxRuntimeSession(Path(sys.argv[1]), threads=1)
+prompt = [(7 * n) % 30000 + 100 for n in range(PROMPT)]
 
 
 def run() -> Costs:
     clock = Clock()
-    tokens = steps(session, [prompt], GenerationConfig(max_new_tokens=new))
+    tokens = steps(session, [prompt], GenerationConfig(max_new_tokens=NEW))
     next(tokens)
-    costs: Costs = {"prefill": (length, clock.read())}
+    costs: Costs = {"prefill 128": (PROMPT, clock.read())}
     *_, (row,) = tokens
     costs["decode"] = (len(row.made) - 1, clock.read())
     costs["between"] = between()
@@ -52,7 +53,7 @@ def between() -> tuple[int, float]:
     """How often a pass followed another in one more generation, and the wall seconds between them."""
     native = session._session
     session._session = watched = Watched(native)
-    for _ in steps(session, [prompt], GenerationConfig(max_new_tokens=new)):
+    for _ in steps(session, [prompt], GenerationConfig(max_new_tokens=NEW)):
         pass
     session._session = native
     passes = watched.passes

@@ -1,4 +1,4 @@
-"""isoform's pipeline over an ONNX bundle: FOLDER TEXTS."""
+"""isoform's pipeline over a bundle: FOLDER TEXTS FORM, as in `forms.py`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rounds import Clock, Costs, begin, serve
 
 answers = begin()
 
-import isoform  # noqa: E402
+from forms import opened  # noqa: E402
 
-folder, texts = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
-pipe = isoform.pipeline("sentence-similarity", folder, backend="onnxruntime", threads=1)
+texts = json.loads(Path(sys.argv[2]).read_text())
+pipe = opened("sentence-similarity", Path(sys.argv[1]), sys.argv[3], 1)
 
 
 def run() -> Costs:

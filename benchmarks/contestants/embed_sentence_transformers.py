@@ -1,4 +1,4 @@
-"""sentence-transformers: BACKEND FOLDER TEXTS BATCH-SIZE; the ONNX backend takes Optimum's O3 graph."""
+"""sentence-transformers: BACKEND FOLDER TEXTS BATCH-SIZE [DTYPE]; the ONNX backend takes Optimum's O3 graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer  # noqa: E402
 
 backend, folder, texts, size = sys.argv[1], sys.argv[2], json.loads(Path(sys.argv[3]).read_text()), int(sys.argv[4])
 torch.set_num_threads(1)
-options: dict[str, Any] = {}
+options: dict[str, Any] = {"dtype": getattr(torch, sys.argv[5])} if len(sys.argv) > 5 else {}
 if backend == "onnx":
     import onnxruntime
 

@@ -1,6 +1,7 @@
 """How a contestant is asked for a round: one per line of standard input, answered by a line of JSON.
 
-Whatever else it prints goes to standard error. Times are CPU seconds of the process, user and system, all threads.
+Whatever else it prints goes to standard error. Times are CPU seconds of the process, user and system, all threads,
+unless a part is named as wall time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 
 Costs = dict[str, tuple[int, float]]
-"""What a round did: by name a count of tokens, and the CPU seconds that these took."""
+"""What a round did: by name a count of items, and the seconds that these took."""
 
 
 def serve(run: Callable[[], Costs], answers: int) -> None:
@@ -24,6 +25,14 @@ def serve(run: Callable[[], Costs], answers: int) -> None:
             costs = run()
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
             print(json.dumps({"costs": costs, "peak": peak}), file=stream, flush=True)
+        stream.flush()
+        os._exit(0)  # threads of a library may outlive its model
+
+
+def answer(text: str, answers: int) -> None:
+    """Print the only line of a process that is timed as a whole, and end it."""
+    os.write(answers, (json.dumps(text) + "\n").encode())
+    os._exit(0)
 
 
 def begin() -> int:
@@ -34,12 +43,13 @@ def begin() -> int:
 
 
 class Clock:
-    """CPU seconds since it was made or last read."""
+    """Seconds since it was made or last read: CPU seconds, or those of the wall."""
 
-    def __init__(self) -> None:
-        self._last = time.process_time()
+    def __init__(self, wall: bool = False) -> None:
+        self._time = time.perf_counter if wall else time.process_time
+        self._last = self._time()
 
     def read(self) -> float:
-        now = time.process_time()
+        now = self._time()
         passed, self._last = now - self._last, now
         return passed
