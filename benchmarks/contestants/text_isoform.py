@@ -11,12 +11,13 @@ from rounds import begin
 answers = begin()
 
 from forms import opened  # noqa: E402
-from texts import CONTEXT, run, threads  # noqa: E402
+from texts import CONTEXT, run, threads, work  # noqa: E402
 
 from isoform.runtimes.generation.loop import steps  # noqa: E402
 from isoform.runtimes.generation.settings import GenerationConfig  # noqa: E402
 
-pipe = opened("text-generation", Path(sys.argv[2]), sys.argv[3], threads())
+size = 32 if work() == "batch" else None
+pipe = opened("text-generation", Path(sys.argv[2]), sys.argv[3], threads(), batch_size=size)
 
 
 def generate(prompts: Sequence[list[int]], new: int, first: Callable[[], None]) -> list[int]:

@@ -98,7 +98,13 @@ def test_a_table_compares_with_the_best_peer_of_its_quality(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("form", "quality"), [("torch:f32", "exact"), ("openvino:f32-portable:bf16", "high"), ("llamacpp:q4_0", "small")]
+    ("form", "quality"),
+    [
+        ("torch:f32", "exact"),
+        ("openvino:f32-portable:bf16", "high"),
+        ("onnxruntime:f32+int8", "high"),
+        ("llamacpp:q4_0", "small"),
+    ],
 )
 def test_the_quality_of_a_form_is_that_of_its_coarsest_part(form: str, quality: str) -> None:
     assert engines.quality_of_form(form) == quality
