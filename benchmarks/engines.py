@@ -194,7 +194,10 @@ def _spoken(form: str) -> str:
 
 # ------------------------------------------------------------------ tables
 def run(race: Race, asked: Asked) -> tuple[list[str], list[list[str]], list[dict[str, Any]]]:
-    """The columns and rows of a table, and what the targets come to."""
+    """The columns and rows of a table, and what the targets come to.
+
+    Each engine has a row at its own quality, against the best of those that the quality admits.
+    """
     contestants = [engine.contestant for engine in race.engines]
     found = (first_lines if race.fresh else compete)(contestants, asked.rounds, race.threads)
     outcomes = {outcome.name: outcome for outcome in found}
@@ -207,16 +210,14 @@ def run(race: Race, asked: Asked) -> tuple[list[str], list[list[str]], list[dict
     for quality in asked.qualities:
         admitted = [engine for engine in here if admits_quality(quality, engine)]
         best = {part: {kind: _best(admitted, outcomes, kind, part) for kind in ("peer", "form")} for part in parts}
-        for engine in admitted:
-            if engine.kind == "auto" and engine.quality != quality:
-                continue
+        for engine in (engine for engine in admitted if engine.quality == quality):
             mine, cells = outcomes[engine.name], [quality, engine.name]
             for part in parts:
                 rate = mine.rate(part)
                 value = brief(1 / rate if race.fresh else rate)
                 spread = mine.spread(part)
                 cells += [f"{value} ({spread:.2f})", _against(mine, best[part]["peer"], part)]
-                cells.append(_against(mine, best[part]["form"], part) if engine.kind != "peer" else "")
+                cells.append(_against(mine, best[part]["form"], part) if engine.kind == "auto" else "")
             rows.append(cells)
         aims += [_aim(race, quality, part, admitted, outcomes, best[part]) for part in parts if part in race.targets]
     return columns, rows, [aim for aim in aims if aim]

@@ -88,9 +88,10 @@ def test_a_table_compares_with_the_best_peer_of_its_quality(tmp_path: Path) -> N
     )
     columns, rows, aims = engines.run(race, asked)
     assert columns == ["quality", "Model", "work, items per second", "÷ best peer", "÷ best form"]
-    assert ["exact", "isoform, torch f32", "6.00 (1.00)", "2.00", "1.00"] in rows
+    assert ["exact", "isoform, torch f32", "6.00 (1.00)", "2.00", ""] in rows
     assert ["high", "isoform, auto, high", "12.0 (1.00)", "0.25", "0.50"] in rows
     assert [row[1] for row in rows if row[0] == "exact"] == ["isoform, torch f32", "slow, f32"]
+    assert [row[1] for row in rows[2:]] == ["isoform, auto, high", "isoform, torch bf16", "fast, bf16"]
     assert [(aim["quality"], aim["isoform"], aim["ratio"]) for aim in aims] == [
         ("exact", "torch f32", 2.0),
         ("high", "auto, high", 0.25),
