@@ -162,18 +162,20 @@ def with_work(
     """Measurements whose timings say what an item needs.
 
     Operations belong to the model: those that were counted on one candidate hold for all. For tokens they follow from
-    the `weights`, and so do the bytes of a step, which its rows share; `files` gives the bytes of a candidate's form.
+    the `weights`, and so do the bytes of a step, which its rows share; `files` gives the bytes of a candidate's form,
+    which a step reads as they are where no weights are known.
     """
     found = list(measurements)
     counted = {name: timing.operations for one in found for name, timing in one.timings.items() if timing.operations}
 
     def worked(candidate: Candidate, workload: str, timing: Timing) -> Timing:
         read, operations = timing.bytes, timing.operations or counted.get(workload, 0.0)
-        if weights is not None and timing.unit == TOKENS:
+        if timing.unit == TOKENS:
             rows, length = _shape(workload)
-            operations = weights.operations(length)
-            if rows:
-                read = (weights.bytes_read(candidate.dtype, files(candidate)) or 0.0) / rows
+            size = files(candidate)
+            step = size if weights is None else weights.bytes_read(candidate.dtype, size)
+            operations = operations if weights is None else weights.operations(length)
+            read = step / rows if step and rows else read
         return replace(timing, bytes=read, operations=operations)
 
     return tuple(

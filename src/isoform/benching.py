@@ -117,8 +117,10 @@ def _weights(target: Target) -> Weights | None:
 
 
 def _files(target: Target) -> Callable[[Candidate], int | None]:
-    """What gives the bytes of the files of a candidate's form, where a bundle holds it."""
+    """What gives the bytes of the files of a candidate's form, where a bundle holds it in one graph that decodes."""
     artifacts = () if target.manifest is None else target.manifest.artifacts
+    if len({one.part for one in artifacts}) > 1 or not any(one.signature.states for one in artifacts):
+        return lambda candidate: None
 
     def bytes_of(candidate: Candidate) -> int | None:
         form = FORMAT_OF.get(candidate.backend)

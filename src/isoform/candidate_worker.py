@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +23,7 @@ from isoform.progress import Progress
 from isoform.runtimes.choose.choose import request_seconds
 from isoform.runtimes.choose.measure import stopped
 from isoform.runtimes.choose.records import Candidate, Measurement, Timing
+from isoform.runtimes.choose.work import with_counts
 from isoform.whole import whole_file
 
 if TYPE_CHECKING:
@@ -58,6 +60,11 @@ def measured(job: Mapping[str, Any], candidate: Candidate) -> Measurement:
         names = job["workloads"] or SHORT
         workloads = {name: work for name, work in workloads_of(pipe).items() if name in names}
         found = timed(job, Measurement(candidate=candidate, load_seconds=load), workloads)
+        if job["workloads"] and (candidate.backend, candidate.dtype) == (
+            "torch",
+            "f32",
+        ):  # for a table: shares of limits
+            found = with_counts(found, {name: partial(_pass, work) for name, work in workloads.items()})
         if not found.error and job["proof"] is not None:
             found = replace(found, proof={name: (value, limit) for name, (value, limit) in job["proof"].items()})
         elif not found.error and job["prove"]:
@@ -122,6 +129,10 @@ def timings(rates: Mapping[str, Iterable[float]], workloads: Mapping[str, Worklo
             rate, spread = rounds[len(rounds) // 2], rounds[-1] / rounds[0]
             found[name] = Timing(rate=rate, unit=workloads[name].unit, spread=spread)
     return found
+
+
+def _pass(work: Workload) -> tuple[float, float]:
+    return work.run(work.begin())
 
 
 def _rate(work: Workload, least: float) -> float:

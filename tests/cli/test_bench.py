@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from isoform import bench_chart, benching, show, show_bench
 from isoform.bench_report import BenchReport
+from isoform.choosing import Target
 from isoform.errors import InputError
 from isoform.runtimes.choose.choose import Series, choose
 from isoform.runtimes.choose.probe import Machine
@@ -213,6 +215,60 @@ def test_the_picture_is_a_png_of_a_column_for_each_workload(tmp_path: Path) -> N
 def test_there_is_no_picture_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no candidate .* has a time"):
         bench_chart.draw(report(measurements=MEASUREMENTS[7:]), tmp_path / "bench.png")
+
+
+# ------------------------------------------------------------------ what is measured
+@pytest.fixture
+def series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Series]:
+    """Made-up measurements of torch: two workloads only, until there is another one in the list."""
+    monkeypatch.setenv("ISOFORM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    found = [Series(taken="2026-11-30", measurements=(measured("torch", "f32", 500, 30, proof={}),))]
+    monkeypatch.setattr(Target, "measure", lambda *_, **__: found[-1])
+    monkeypatch.setattr(benching, "cached_probe", lambda *_, **__: MACHINE)
+    return found
+
+
+def test_a_report_has_the_shares_of_the_model_and_stays_in_the_cache(
+    series: list[Series], tiny: Callable[[str], Path]
+) -> None:
+    from isoform.api import bench_model
+    from isoform.reference.model import open_model
+
+    model = open_model(tiny("llama"))
+    parameters = sum(prod(weight.shape) for weight in model.weights.values())
+    looked_up = 0 if model.tied else prod(model.weights["embed.weight"].shape)
+    found = bench_model(tiny("llama"))
+    assert (found.task, found.quality) == ("text-generation", "exact")
+    assert found.choice is not None and found.choice.candidate.dtype == "f32"
+    assert Path(found.file).is_file()
+    (one,) = found.series.measurements
+    shares = dict(found.shares(one))
+    assert one.timings["decode"].bytes == 4 * (parameters - looked_up)
+    assert shares["decode"].value == pytest.approx(30 * 4 * (parameters - looked_up) / 28e9)
+    assert {share.limit for share in shares.values()} == {"bandwidth", "f32"}
+    series.append(replace(series[0], taken="2026-12-01"))
+    assert bench_model(tiny("llama"), whole=False).series.taken == "2026-11-30"
+    assert bench_model(tiny("llama")).series.taken == "2026-12-01", "a table has more workloads"
+    assert bench_model(tiny("llama"), backends=["torch"], again=True).file == ""
+
+
+def test_a_bundle_without_its_checkpoint_reads_its_files(
+    series: list[Series], tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from isoform import api
+    from isoform.manifest import Manifest
+
+    folder = tmp_path / "bundle"
+    manifest = api.export(tiny("llama"), folder, to="onnx", check=False)
+    manifest = Manifest.read(folder)
+    manifest.source["path"] = str(tmp_path / "gone")
+    manifest.write(folder)
+    series.append(replace(series[0], measurements=(measured("onnxruntime", "f32", 500, 30, proof={}),)))
+    (one,) = api.bench_model(folder).series.measurements
+    assert one.timings["decode"].bytes == sum(file.size for file in manifest.artifacts[0].files)
+    assert one.timings["decode"].operations == 0
+    assert one.timings["prefill 128"].bytes == 0
 
 
 # ------------------------------------------------------------------ the command

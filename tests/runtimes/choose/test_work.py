@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from isoform import candidate_worker
 from isoform.runtimes.choose.probe import Machine
 from isoform.runtimes.choose.records import Candidate, Measurement, Timing
 from isoform.runtimes.choose.work import Share, Weights, bound, operations_of, share_of, unit_of, with_counts, with_work
@@ -110,3 +114,18 @@ def test_operations_of_a_pass_in_torch_are_counted_with_attention() -> None:
     timings = {"batch 8": timing(1.0, "texts"), "decode": timing(1.0)}
     found = with_counts(Measurement(candidate=candidate("f32"), timings=timings), dict.fromkeys(timings, run))
     assert [found.timings[name].operations for name in timings] == [one, 0.0]
+
+
+def test_the_worker_counts_what_a_table_needs_and_nothing_for_a_choice(tiny: Callable[[str], Path]) -> None:
+    told: dict[str, object] = {
+        "model": str(tiny("vit_cls")),
+        "task": "image-classification",
+        "use": "latency",
+        "slowest": None,
+    }
+    told |= {"rounds": 1, "least": 0.0, "timing": 60.0, "prove": False, "proof": None}
+    one = Candidate(backend="torch", dtype="f32", threads=1)
+    for names, counted in ((["batch 1", "batch 8"], True), (None, False)):
+        timings = candidate_worker.measured({**told, "workloads": names}, one).timings
+        assert [timing.operations > 0 for timing in timings.values()] == [counted, counted]
+        assert timings["batch 1"].operations == pytest.approx(timings["batch 8"].operations)
