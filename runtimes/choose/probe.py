@@ -16,6 +16,7 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ ROUNDS, SECONDS = 5, 1.2
 """At most so many rounds, and none is begun after so many seconds; two at least."""
 
 NOISY = 1.25
-"""Rounds that differ by more than this factor say that something else uses the machine."""
+"""Where the best round is faster than the median one by more than this factor, something else uses the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Machine:
     """The limits of a machine as the probe measured them.
 
     `bandwidth` is in bytes per second, `peaks` in operations per second (a product and a sum are two) by unit.
-    `missing`: unit -> why it has no peak. `noise`: the fastest round's rate over the slowest one's, of the probe where
+    `missing`: unit -> why it has no peak. `noise`: the fastest round's rate over the median one's, of the limit where
     they differ most.
     """
 
@@ -139,7 +140,7 @@ def probe(threads: int | None = None, *, processor: str = "") -> Machine:
         threads=count,
         bandwidth=max(best["read"]),
         peaks={unit: max(best[unit]) for unit in UNITS if unit in best},
-        noise=max(max(round_) / min(round_) for round_ in best.values()),
+        noise=max(max(rounds) / median(rounds) for rounds in best.values()),
         missing=missing,
         versions=versions(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -59,7 +59,11 @@ def _machine(machine: Machine) -> None:
     for unit, reason in machine.missing.items():
         _fact(f"no {unit}", reason, "yellow")
     if machine.noisy:
-        _fact("noise", f"the probe's rounds differ by {machine.noise:.1f} times: the machine is busy", "yellow")
+        _fact(
+            "noise",
+            f"the probe's best round is {machine.noise:.1f} times the median one: the machine is busy",
+            "yellow",
+        )
 
 
 def _fact(key: str, text: str, style: str = "") -> None:
