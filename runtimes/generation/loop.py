@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _PADDING = 0
 """The token fed where no text is: every model has it, unlike some models' own, and nothing reads what it gives."""
 
+LEAVING = 1 / 4
+"""Share of the batch's rows that have ended from which on they leave it: to move the others costs less than padding."""
+
 Rules = Callable[[int], Sequence[Processor]]
 """The length of a prompt -> processors of the model's own, which act after the settings' and before sampling."""
 
@@ -183,7 +186,7 @@ class Scheduler:
         context: int | None,
     ) -> None:
         """`prompts` has one for each row of the batch."""
-        self._requests, self._single = requests, config.num_beams == 1
+        self._requests, self._single = list(requests), config.num_beams == 1
         self._deadline = None if config.max_time is None else monotonic() + config.max_time
         self._ids, self._mask = _pad_left(prompts)
         self._next, self._lengths = np.empty((len(prompts), 1), np.int64), self._mask.sum(1)
@@ -198,13 +201,15 @@ class Scheduler:
         if not self._begun:
             self._begun = True
             return Feed(None, self._ids, None if self._mask.all() else self._mask)
+        if self._single and self._still:
+            self._leave()
         tokens: list[int] = []
         going = False
         for request in self._requests:
             if not request.search.done:
                 going = True
                 tokens += request.search.tokens
-            elif self._single:  # rows that ended are fed padding until the last one has; their logits are not read
+            elif self._single:  # rows that ended are fed padding until they leave; their logits are not read
                 tokens += [_PADDING] * len(request.rows)
             else:  # beams leave the batch
                 request.rows = []
@@ -230,6 +235,16 @@ class Scheduler:
                 if parents is not None:
                     request.rows, self._still = [rows[n] for n in parents], False
 
+    def _leave(self) -> None:
+        """Take rows that have ended out of the batch if they are many; those at its end take their places."""
+        going = [request for request in self._requests if not request.search.done]
+        if not going or len(self._requests) - len(going) < LEAVING * len(self._requests):
+            return
+        stays = {request.rows[0]: request for request in going if request.rows[0] < len(going)}
+        others = iter([request for request in going if request.rows[0] >= len(going)])
+        self._requests = [stays[row] if row in stays else next(others) for row in range(len(going))]
+        self._still = False
+
     def _moved(self) -> NDArray[np.int64] | None:
         """Number the rows of the requests anew -> the rows of the batch that go on, None when all do as they are."""
         order = [row for request in self._requests for row in request.rows]
@@ -244,6 +259,7 @@ class Scheduler:
         rows = np.array(order, np.int64)
         self._next = np.empty((len(order), 1), np.int64)
         self._lengths = self._lengths[rows]
+        self._free = self._most - int(self._lengths.max())
         return rows
 
     def _beyond(self) -> NDArray[np.int64]:

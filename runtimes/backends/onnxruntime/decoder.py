@@ -174,6 +174,8 @@ class OnnxRuntimeDecoder(GraphDecoder):
 
     def _reorder(self, rows: NDArray[np.int64], held: NDArray[np.int64] | None, slots: int) -> None:
         past = self._bound.past
+        if self._on_cpu and self._moves(rows, slots):
+            return
         if self._in_place:
             self._capacity = fitting(slots + 1, FIRST_CAPACITY)
             room = self._room(len(rows))
@@ -185,6 +187,20 @@ class OnnxRuntimeDecoder(GraphDecoder):
         self._bound.replace({name: past[name].numpy()[n] for name, n in orders.items() if n is not None})
         if held is not None:
             self._bound.hold(self._held)
+
+    def _moves(self, rows: NDArray[np.int64], slots: int) -> bool:
+        """Make the states those of these rows where they lie, copying only rows that move; whether that is worth it."""
+        owners = {name: array if array.base is None else array.base for name, array in self._on_cpu.items()}
+        room = len(next(iter(owners.values())))
+        if not room / 2 <= len(rows) <= room or self._capacity > fitting(slots + 1, FIRST_CAPACITY):
+            return False  # a room of the size that is needed now is smaller, or there is no room
+        moved = np.flatnonzero(rows != np.arange(len(rows)))
+        before, parents = len(next(iter(self._on_cpu.values()))), rows[moved]
+        for owner in owners.values():
+            owner[moved, :, :slots] = owner[parents, :, :slots]
+        if len(rows) != before:
+            self._keep({name: owner[: len(rows)] for name, owner in owners.items()})
+        return True
 
     def _truncate(self, slots: int) -> None:
         if not self._in_place:

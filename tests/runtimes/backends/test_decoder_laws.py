@@ -255,6 +255,24 @@ def test_rows_that_are_appended_in_place_end_where_they_do() -> None:
     assert decoder.slots == 3
 
 
+def test_rows_that_are_chosen_in_place_move_alone() -> None:
+    session: Any = opened("mistral_full", "onnxruntime")
+    decoder = session.decoder(4)
+    ids = np.arange(5, 25).reshape(4, 5)
+    decoder.step(ids)
+    place = next(iter(decoder._bound.past.values())).data_ptr()
+    for order in ([0, 1, 3], [1, 1, 0], [2, 0, 1]):
+        decoder.select(np.array(order))
+        ids = ids[order]
+        assert next(iter(decoder._bound.past.values())).data_ptr() == place, "nothing was copied to another place"
+        new = np.array([[7]] * 3)
+        ids = np.concatenate((ids, new), 1)
+        assert_alone("mistral_full", "onnxruntime", decoder.step(new), [tuple(row) for row in ids.tolist()])
+    decoder.select(np.array([2]))
+    assert next(iter(decoder._bound.past.values())).data_ptr() != place, "a room of four rows is too large for one"
+    assert_alone("mistral_full", "onnxruntime", decoder.step(new[:1]), [(*ids[2].tolist(), 7)])
+
+
 # ------------------------------------------------------------------ the size of the states
 def held_slots(decoder: Any, backend: str) -> int:
     """The slots for which each row has memory."""

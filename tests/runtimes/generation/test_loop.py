@@ -72,7 +72,7 @@ class ScriptedDecoder(GraphDecoder):
         return self.session.logits(feeds)
 
     def _reorder(self, rows: NDArray[np.int64], held: Any, slots: int) -> None:
-        raise NotImplementedError
+        """It has no states."""
 
     def _truncate(self, slots: int) -> None:
         raise NotImplementedError
@@ -299,6 +299,36 @@ def test_a_schedule_says_what_each_row_is_fed_without_a_decoder() -> None:
     assert feed.rows.tolist() == [1, 0], "the second search has ended and leaves the batch"
     scheduler.update(np.arange(2, dtype=np.float32)[:, None])
     assert scheduler.schedule() is None
+
+
+class Ending:
+    """A search that feeds a token of its own, and ends after so many steps."""
+
+    def __init__(self, token: int, steps: int) -> None:
+        self.tokens, self.left, self.seen = [token], steps, list[float]()
+
+    @property
+    def done(self) -> bool:
+        return self.left == 0
+
+    def advance(self, logits: NDArray[np.float32], late: bool) -> None:
+        self.seen += logits[:, 0].tolist()
+        self.left -= 1
+
+
+def test_rows_that_have_ended_leave_when_they_are_many_and_few_others_move() -> None:
+    searches = [Ending(n, steps) for n, steps in enumerate((1, 9, 9, 1, 2, 9, 9, 9))]
+    requests = [Request(search, [n]) for n, search in enumerate(searches)]
+    scheduler = Scheduler(requests, [[5]] * 8, resolve({}), context=None)
+    fed = []
+    while (feed := scheduler.schedule()) is not None:
+        rows = None if feed.rows is None else feed.rows.tolist()
+        fed.append((rows, feed.ids[:, 0].tolist()))
+        scheduler.update(feed.ids.astype(np.float32))
+    assert fed[1] == ([6, 1, 2, 7, 4, 5], [6, 1, 2, 7, 4, 5]), "two of eight leave; the last two take their places"
+    assert fed[2] == (None, [6, 1, 2, 7, 0, 5]), "one of six stays, and is fed padding"
+    assert len(fed) == 9
+    assert searches[6].seen == [5, *[6] * 8], "a search sees the logits of its own row wherever it is"
 
 
 def test_a_row_ends_and_the_others_go_on() -> None:
