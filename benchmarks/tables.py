@@ -2,7 +2,9 @@
 
 `python -m benchmarks.tables` makes every table of docs/ anew. A page holds `<!-- result: NAME -->` where the table of
 NAME.json goes. A result says what was run ("command"), where ("machine"; left out for what no machine changes), when
-("date"), and the table ("columns", "rows"). `<!-- output: NAME -->` stands for what a program printed: NAME.txt.
+("date"), and the table ("columns", "rows"). "conditions" are the load average of the minute before, how much longer a
+piece of work took at times than at best ("noise"), and versions. `<!-- output: NAME -->` stands for what a program
+printed: NAME.txt.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def table(name: str) -> str:
             raise ValueError(f"{name}.json: a row of {len(row)} cells under {len(columns)} columns: {row}")
     lines = [_line(columns), _line(["---"] * len(columns)), *map(_line, rows)]
     where = f" on {found['machine']}" if "machine" in found else ""
-    return "\n".join([*lines, "", f"*`{found['command']}`{where}, {found['date']}*"])
+    state = "; load {load}, noise {noise}".format(**found["conditions"]) if "conditions" in found else ""
+    return "\n".join([*lines, "", f"*`{found['command']}`{where}, {found['date']}{state}*"])
 
 
 def output(name: str) -> str:
