@@ -1,9 +1,11 @@
-"""Device names, the CPUs this process may use, and the GPUs the driver sees."""
+"""Device names, the CPUs and the memory this process may use, and the GPUs the driver sees."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from isoform.errors import InputError
@@ -61,14 +63,27 @@ def cpus() -> int:
     return os.cpu_count() or 1
 
 
-def free_memory() -> int | None:
-    """Bytes that new allocations can have without swapping; None where the system does not say."""
+def memory() -> Mapping[str, int | None]:
+    """Bytes in all and free; the limit of a container counts as all."""
+    total = free = None
     try:
-        with Path("/proc/meminfo").open(encoding="ascii") as file:
-            found = (line.split() for line in file)
-            return next((int(words[1]) * 1024 for words in found if words[0] == "MemAvailable:"), None)
-    except OSError:
-        return None
+        stated = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
+        total, free = (int(stated[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        total = min(total, int(limit)) if limit.isdecimal() else total
+    except (OSError, KeyError, ValueError, IndexError):
+        told = said("sysctl", "-n", "hw.memsize")
+        total = total or (int(told) if told.isdecimal() else None)
+    return {"all": total, "free": free if total is None or free is None else min(free, total)}
+
+
+def said(*command: str) -> str:
+    """What a program of the system prints, or ""."""
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
 
 
 def gpus() -> int:

@@ -17,7 +17,7 @@ from isoform.errors import InputError
 from isoform.formats import FORMAT_OF
 from isoform.manifest import Manifest
 from isoform.runtimes.backends.decoder import GraphDecoder
-from isoform.runtimes.devices import free_memory
+from isoform.runtimes.devices import memory
 from isoform.runtimes.open import open_path
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class HandoverSession:
         Raises InputError when it is of another model.
         """
         if self._prefill is None and not self._refused:
-            free = free_memory()
+            free = memory()["free"]
             if free is not None and free < self._needs:
                 self._refused = True
                 warnings.warn(
@@ -177,6 +177,19 @@ def need_same(prefill: Signature, decode: Signature) -> None:
         raise InputError(f"the prefill form gives {extra[0] if extra else 'other logits'}; it is another model's")
 
 
+def needed(folder: Path, backend: str, dtype: str) -> int:
+    """Bytes of memory that the form `dtype` of a bundle needs. Raises InputError where it is not one graph."""
+    artifacts = [one for one in Manifest.read(folder).artifacts if one.format == FORMAT_OF.get(backend)]
+    found = [one for one in artifacts if one.dtype == dtype]
+    if len(found) != 1:
+        held = ", ".join(dict.fromkeys(one.dtype for one in artifacts))
+        raise InputError(
+            f"{folder} has no form {dtype} of one graph for the {backend} backend (it has {held or 'none'}); export it "
+            f"with {dtype} as well, or open one form alone"
+        )
+    return COPIES * sum(file.size for file in found[0].files)
+
+
 def open_with_handover(
     path: Path,
     backend: str = "onnxruntime",
@@ -186,32 +199,24 @@ def open_with_handover(
     task: str | None = None,
     from_slots: int = FROM_SLOTS,
     **options: Any,
-) -> tuple[HandoverSession, Path]:
+) -> tuple[Session, Path]:
     """The form `dtype` of a bundle, whose long prompts the form `prefill` reads; see `open_path`."""
-    manifest = Manifest.read(path)
-    sizes = [
-        sum(file.size for file in artifact.files)
-        for artifact in manifest.artifacts
-        if artifact.format == FORMAT_OF.get(backend) and artifact.dtype == prefill
-    ]
-    if len(sizes) != 1:
-        held = ", ".join(dict.fromkeys(a.dtype for a in manifest.artifacts if a.format == FORMAT_OF.get(backend)))
-        raise InputError(
-            f"{path} has no form {prefill} of one graph for the {backend} backend (it has {held or 'none'}); export it "
-            f"with {prefill} as well, or open {dtype} alone"
-        )
+    needs = needed(path, backend, prefill)
     session, folder = open_path(path, backend, task=task, dtype=dtype, **options)
+
+    def reader() -> Session:
+        return open_path(path, backend, task=task, dtype=prefill, **options)[0]
+
+    return handing_over(session, reader, from_slots, needs=needs), folder
+
+
+def handing_over(decode: Session, open_prefill: Callable[[], Session], from_slots: int, *, needs: int) -> Session:
+    """A `HandoverSession`; `decode` is closed where there can be none."""
     try:
-        handing = HandoverSession(
-            session,
-            lambda: open_path(path, backend, task=task, dtype=prefill, **options)[0],
-            from_slots,
-            needs=COPIES * sizes[0],
-        )
+        return HandoverSession(decode, open_prefill, from_slots, needs=needs)
     except InputError:
-        session.close()
+        decode.close()
         raise
-    return handing, folder
 
 
 def _arrays(tokens: Any) -> list[Any]:

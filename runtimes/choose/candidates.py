@@ -44,13 +44,16 @@ WAYS = (
 )
 """Of a checkpoint, whose forms are exported when they are measured. The first is today's choice."""
 
+HANDS_OVER = ("onnxruntime", "torch")
+"""The backends between which a prompt's states can be handed over: their caches have one layout."""
+
 PRECISIONS = {"openvino": ("f32", "bf16")}
 """Backend -> the dtypes that it computes the same float form in."""
 
 
 def quality_with(candidate: Candidate) -> str:
     """The quality of what a candidate answers: the lowest of its form, its precision and its prefill form."""
-    kinds = filter(None, (candidate.dtype, candidate.precision, candidate.prefill))
+    kinds = filter(None, (candidate.dtype, candidate.precision, candidate.prefill.rpartition(" ")[2]))
     return max(map(quality_of, kinds), key=QUALITIES.index)
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 
-from isoform.runtimes.choose.candidates import admitted
+from isoform.runtimes.choose.candidates import HANDS_OVER, admitted
 from isoform.runtimes.choose.records import Candidate, Measurement, Timing
 
 TIE = 1.03
 """Candidates whose requests take this much longer than the fastest one's, or less, are as fast."""
 NOISE = 1.15
 """A machine on which the same candidate's speed changes by this much says nothing about smaller differences."""
+
+HANDOVER = 1.3
+"""How many times as fast a second form must read prompts, to be worth a second copy of the weights."""
+SHORTEST = 256
+"""Tokens of a prompt below which no second form reads it."""
 
 LATENCY, THROUGHPUT = "latency", "throughput"
 PROMPT, ANSWER = 128, 64
@@ -109,14 +115,40 @@ def choose(series: Series, quality: str, use: str = LATENCY) -> Choice | None:
         reason += f", on a noisy machine (the speed of the first one changed by {series.control - 1:.0%})"
     elif time(chosen) > time(best) * TIE:
         reason += f", on a noisy machine ({_short(best.candidate)} is ahead by no more than rounds differ)"
+    candidate = chosen.candidate
+    if (reader := _reader(chosen, able)) is not None:
+        other, start, gain = reader
+        candidate = replace(candidate, prefill=f"{other.backend} {other.dtype}", prefill_from=start)
+        reason += f"; {other.backend} {other.dtype} reads long prompts {gain:.1f} times as fast"
     return Choice(
-        candidate=chosen.candidate,
+        candidate=candidate,
         reason=f"{reason} (measured {series.taken})",
         quality=quality,
         measured=True,
         seconds=time(chosen),
         rivals=rivals,
     )
+
+
+def _reader(chosen: Measurement, able: Sequence[Measurement]) -> tuple[Candidate, int, float] | None:
+    """Who reads long prompts for a candidate that decodes, from how many tokens on, and how many times as fast.
+
+    From so many tokens on the first prompt pays for opening the second form. None where it would not pay.
+    """
+    one = chosen.candidate
+    if "decode" not in chosen.timings or one.backend not in HANDS_OVER:
+        return None
+    found = []
+    for other in able:
+        form = other.candidate
+        shared = [name for name in ("prefill 1024", "prefill 128") if name in chosen.timings and name in other.timings]
+        if shared and form.backend in HANDS_OVER and form.threads == one.threads and form != one:
+            found.append((other.timings[shared[0]].rate, chosen.timings[shared[0]].rate, other))
+    fast, slow, reader = max(found, key=lambda each: each[0] / each[1], default=(0.0, 1.0, chosen))
+    if fast < HANDOVER * slow:
+        return None
+    pays = reader.load_seconds / (1 / slow - 1 / fast)
+    return reader.candidate, max(SHORTEST, ceil(pays)), fast / slow
 
 
 def _margin(series: Series, best: Measurement, other: Measurement) -> float:

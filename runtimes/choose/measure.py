@@ -10,8 +10,8 @@ from time import perf_counter
 from isoform.progress import Progress
 from isoform.runtimes.choose.candidates import in_fewer_threads
 from isoform.runtimes.choose.choose import LATENCY, Series, request_seconds
-from isoform.runtimes.choose.machine import memory
 from isoform.runtimes.choose.records import Candidate, Measurement
+from isoform.runtimes.devices import memory
 
 SECONDS = 60.0
 """The budget for all candidates of a model."""

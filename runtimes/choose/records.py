@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -12,8 +12,8 @@ class Candidate:
     """One way to run a model.
 
     `dtype` is the form's, as in a manifest. `precision`: the dtype that a backend computes in where the form does not
-    say it (OpenVINO: f32, bf16 or f16). `prefill`: the dtype of a second form of the same backend, which reads long
-    prompts for this one.
+    say it (OpenVINO: f32, bf16 or f16). `prefill`: the backend and the dtype ("onnxruntime int8") of a second form of
+    the model, which reads prompts of at least `prefill_from` tokens for this one.
     """
 
     backend: str
@@ -21,14 +21,20 @@ class Candidate:
     threads: int
     precision: str = ""
     prefill: str = ""
+    prefill_from: int = 0
+
+    @property
+    def alone(self) -> Candidate:
+        """The same without a second form for prompts: what was measured."""
+        return replace(self, prefill="", prefill_from=0)
 
     def __str__(self) -> str:
         computed = f" in {self.precision}" if self.precision else ""
-        handed = f", prompts {self.prefill}" if self.prefill else ""
+        handed = f", prompts from {self.prefill_from} tokens on {self.prefill}" if self.prefill else ""
         return f"{self.backend} {self.dtype}{computed}{handed}, {self.threads} thread{'' if self.threads == 1 else 's'}"
 
     def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value != ""}
+        return {key: value for key, value in asdict(self).items() if value not in ("", 0)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:

@@ -54,7 +54,7 @@ def unit_of(candidate: Candidate, workload: str = "") -> str:
     Quantized forms count as int8: their kernels quantize the activations, or could.
     """
     handed = candidate.prefill if workload.startswith("prefill") else ""
-    dtype = plain_dtype(handed or candidate.dtype)
+    dtype = plain_dtype(handed.rpartition(" ")[2] or candidate.dtype)
     if dtype in WEIGHTS_ONLY:
         return "bf16"
     if dtype == "f64":

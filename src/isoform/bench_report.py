@@ -60,7 +60,7 @@ class BenchReport:
 
     @property
     def chosen(self) -> Measurement | None:
-        return None if self.choice is None else self.of(self.choice.candidate)
+        return None if self.choice is None else self.of(self.choice.candidate.alone)
 
     @property
     def runner_up(self) -> Measurement | None:

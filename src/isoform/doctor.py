@@ -13,7 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from isoform.runtimes.choose.machine import memory, processor, said
+from isoform.runtimes.choose.machine import processor
+from isoform.runtimes.devices import memory, said
 
 UNITS = {
     "AVX2": ("avx2",),

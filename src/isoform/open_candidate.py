@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +36,39 @@ def open_candidate(
 
     A form of a checkpoint comes from `cached`. `threads` go to the backend as the caller gave them.
     """
-    from isoform.runtimes import open as backends
-
     place: dict[str, Any] = {"device": device, "threads": threads}
     if candidate.precision:
         place["precision"] = candidate.precision
-    backend, dtype = candidate.backend, candidate.dtype
+    session = _open(source, served, candidate.backend, candidate.dtype, cached, place, progress)
+    if not candidate.prefill:
+        return session
+    from isoform.runtimes.backends.handover import handing_over
+
+    backend, _, dtype = candidate.prefill.partition(" ")
+    place = {"device": device, "threads": threads}
+
+    def reader() -> Session:
+        return _open(source, served, backend, dtype, cached, place, progress)
+
+    try:
+        needs = _needs(source, backend, dtype, cached, progress)
+    except BaseException:
+        session.close()
+        raise
+    return handing_over(session, reader, candidate.prefill_from, needs=needs)
+
+
+def _open(
+    source: Source,
+    served: str,
+    backend: str,
+    dtype: str,
+    cached: Cached,
+    place: Mapping[str, Any],
+    progress: Progress | None,
+) -> Session:
+    from isoform.runtimes import open as backends
+
     if source.opened is None:
         return backends.open_path(source.path, backend, task=served, dtype=dtype, **place)[0]
     if dtype == STORED:
@@ -50,6 +77,17 @@ def open_candidate(
         return backends.open_session(source.opened, backend, dtype=dtype, **place)
     form, written = form_for(backend, dtype)
     folder = cached(source.opened, form, written, progress)
-    return backends.open_path(folder, backend, task=served, dtype=written, **{**options_for(backend, dtype), **place})[
-        0
-    ]
+    options = {**options_for(backend, dtype), **place}
+    return backends.open_path(folder, backend, task=served, dtype=written, **options)[0]
+
+
+def _needs(source: Source, backend: str, dtype: str, cached: Cached, progress: Progress | None) -> int:
+    """Bytes of memory that a form which reads prompts needs."""
+    from isoform.runtimes.backends.handover import COPIES, needed
+
+    if backend == "torch":
+        checkpoint = source.path if source.opened is None else source.opened.checkpoint.root
+        files = [checkpoint] if checkpoint.is_file() else list(checkpoint.glob("*.safetensors"))
+        return COPIES * sum(file.stat().st_size for file in files)
+    folder = source.path if source.opened is None else cached(source.opened, *form_for(backend, dtype), progress)
+    return needed(folder, backend, dtype)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from isoform import doctor
+from isoform.runtimes import devices
 from isoform.runtimes.choose import machine
 from tests.cli.test_bad_input import run
 from tests.cli.test_commands import answer
@@ -73,10 +74,11 @@ def test_a_system_that_tells_nothing_is_not_known(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Path, "read_text", silent)
     monkeypatch.setattr(machine, "said", lambda *command: "")
+    monkeypatch.setattr(devices, "said", lambda *command: "")
     monkeypatch.setattr(doctor, "said", lambda *command: "")
     monkeypatch.setattr("platform.processor", lambda: "")
     assert machine.processor() == "not known"
-    assert machine.memory() == {"all": None, "free": None}
+    assert devices.memory() == {"all": None, "free": None}
     assert doctor._gpus(2) == ["not known", "not known"]
 
 

@@ -116,6 +116,7 @@ class BufferDecoder(TensorDecoder):
 
     def __init__(self, *options: Any) -> None:
         super().__init__(*options)
+        self.hands_over = True
         self._past.clear()
         self._make_buffers(len(self), FIRST_CAPACITY)
 
@@ -149,6 +150,22 @@ class BufferDecoder(TensorDecoder):
 
         with torch.inference_mode():
             self._copy(len(rows), slots, slots + 1, torch.from_numpy(rows).to(self._device))
+
+    def _slots_of_states(self) -> dict[str, NDArray[Any]]:
+        return {
+            state.input: to_numpy(buffer[:, : self.slots].transpose(1, 2))
+            for state, buffer in zip(self.states, self._buffers, strict=True)
+        }
+
+    def _load(self, states: Mapping[str, NDArray[Any]], rows: Sequence[NDArray[np.int64]], slots: int) -> None:
+        import torch
+
+        with torch.inference_mode():
+            self._make_buffers(len(rows), fitting(slots + 1, FIRST_CAPACITY))
+            for state, buffer in zip(self.states, self._buffers, strict=True):
+                given = torch.from_numpy(states[state.input]).to(self._device, self._dtype).transpose(1, 2)
+                for row, kept in enumerate(rows):
+                    buffer[row, slots - len(kept) : slots] = given[row, kept]
 
     def _truncate(self, slots: int) -> None:
         """Nothing: a pass reads as many slots as there are, and writes behind them."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from isoform.errors import InputError
 from isoform.exporters.onnx import Options
+from isoform.reference.model import open_model
 from isoform.runtimes import open as opening
 from isoform.runtimes.backends import handover
 from isoform.runtimes.backends.handover import HandoverSession, open_with_handover
@@ -78,6 +79,20 @@ def test_a_decoder_goes_on_from_what_another_has_filled(name: str) -> None:
     second.take(first.filled())
     for n in range(3):
         np.testing.assert_array_equal(second.step(tokens(2, 1, n)), want.step(tokens(2, 1, n)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_torch_and_onnxruntime_hand_over_to_each_other(name: str, tiny: Callable[[str], Path]) -> None:
+    ids, mask = left([4, 9, 6])
+    rows = [row[kept != 0].tolist() for row, kept in zip(ids, mask, strict=True)]
+    new = tokens(3, 1, 3)
+    longer = [[*row, int(token)] for row, token in zip(rows, new[:, 0], strict=True)]
+    with opening.open_session(open_model(tiny(name)), "torch") as eager:
+        for reader, writer in ((eager, opened(name)), (opened(name), eager)):
+            first, second = cast(Any, reader).decoder(3), cast(Any, writer).decoder(3)
+            first.step(ids, mask=mask)
+            second.take(first.filled())
+            assert_alone(name, second.step(new), longer)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -188,7 +203,7 @@ def test_a_bundle_without_the_prefill_form_says_what_it_has() -> None:
 
 
 def test_without_room_for_two_copies_one_reads_all_prompts_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "free_memory", lambda: 10**6)
+    monkeypatch.setattr(handover, "memory", lambda: {"free": 10**6})
     with handing(IN_PLACE, needs=2 * 10**9) as session:
         with pytest.warns(UserWarning, match=r"needs 2\.0 GB and 0\.0 GB are free; going on without it"):
             got = session.decoder(1).step(tokens(1, 9))
@@ -198,7 +213,7 @@ def test_without_room_for_two_copies_one_reads_all_prompts_and_says_so_once(monk
 
 
 def test_a_system_that_does_not_say_what_is_free_opens_the_second_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "free_memory", lambda: None)
+    monkeypatch.setattr(handover, "memory", lambda: {"free": None})
     with handing(IN_PLACE, needs=10**18) as session:
         session.decoder(1).step(tokens(1, 9))
         assert session._prefill is not None

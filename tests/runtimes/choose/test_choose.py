@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from isoform.runtimes.choose.candidates import admitted, in_fewer_threads, of_bundle, of_checkpoint, quality_with
@@ -34,13 +36,35 @@ def series(*measurements: Measurement, control: float = 1.0) -> Series:
 
 
 def test_the_fastest_for_a_typical_request_is_chosen() -> None:
-    reads, writes = taken(BF16, 1000, 20), taken(INT8, 200, 80)
+    reads, writes = taken(BF16, 240, 20), taken(INT8, 200, 80)
     chosen = choose(series(taken(TODAY, 100, 20), reads, writes), "high")
     assert chosen is not None and chosen.candidate == INT8 and chosen.measured
     assert chosen.seconds == pytest.approx(128 / 200 + 64 / 80)
     assert str(chosen) == "onnxruntime int8, 2 threads: 3.1 times today's torch f32 (measured 2026-11-30)"
     reasons = {rival.candidate: rival.reason for rival in chosen.rivals}
-    assert reasons == {TODAY: "3.1 times as slow", BF16: "2.3 times as slow"}
+    assert reasons == {TODAY: "3.1 times as slow", BF16: "2.6 times as slow"}
+
+
+def test_a_second_form_reads_long_prompts_where_it_is_fast_enough() -> None:
+    fast = Measurement(
+        candidate=INT8,
+        timings={name: Timing(rate=rate, unit="tokens", spread=1.0) for name, rate in TIMES_OF_INT8.items()},
+        load_seconds=0.5,
+    )
+    found = choose(series(taken(TODAY, 100, 20), taken(FOUR_BITS, 400, 100), fast), "small")
+    assert found is not None
+    assert found.candidate == replace(FOUR_BITS, prefill="onnxruntime int8", prefill_from=400)
+    assert "onnxruntime int8 reads long prompts 2.0 times as fast" in found.reason
+    assert str(found.candidate) == "onnxruntime q4w, prompts from 400 tokens on onnxruntime int8, 2 threads"
+    assert Candidate.from_json(found.candidate.to_json()) == found.candidate
+    wrong = replace(fast, proof={"kl": (1.0, 0.1)})
+    elsewhere = replace(fast, candidate=replace(INT8, backend="openvino"))
+    for other in (wrong, elsewhere, taken(INT8, 500, 50)):
+        found = choose(series(taken(TODAY, 100, 20), taken(FOUR_BITS, 400, 100), other), "small")
+        assert found is not None and found.candidate == FOUR_BITS
+
+
+TIMES_OF_INT8 = {"prefill 128": 800, "decode": 50}
 
 
 def test_batches_are_another_use_of_the_same_measurements() -> None:
@@ -113,7 +137,7 @@ EVERYWHERE = ("torch", "onnxruntime", "openvino", "llamacpp", "torchscript")
 def test_the_quality_of_a_candidate_is_that_of_its_lowest_part() -> None:
     portable = Candidate(backend="openvino", dtype="f32-portable", threads=1, precision="bf16")
     assert quality_with(portable) == "high"
-    assert quality_with(Candidate(backend="onnxruntime", dtype="q8_0", threads=1, prefill="q4w")) == "small"
+    assert quality_with(Candidate(backend="onnxruntime", dtype="q8_0", threads=1, prefill="onnxruntime q4w")) == "small"
     assert admitted("exact", TODAY) and not admitted("high", FOUR_BITS)
 
 

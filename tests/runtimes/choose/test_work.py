@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ MACHINE = Machine(
 )
 
 
-def candidate(dtype: str, backend: str = "torch", **more: str) -> Candidate:
+def candidate(dtype: str, backend: str = "torch", **more: Any) -> Candidate:
     return Candidate(backend=backend, dtype=dtype, threads=2, **more)
 
 
@@ -35,8 +36,8 @@ def timing(rate: float, unit: str = "tokens", **work: float) -> Timing:
         (candidate("bf16"), "prefill 128", "bf16"),
         (candidate("int4w"), "decode", "bf16"),
         (candidate("q4_k_m", "llamacpp"), "decode", "int8"),
-        (candidate("q4w", "onnxruntime", prefill="f32"), "prefill 128", "f32"),
-        (candidate("q4w", "onnxruntime", prefill="f32"), "decode", "int8"),
+        (candidate("q4w", "onnxruntime", prefill="onnxruntime f32"), "prefill 128", "f32"),
+        (candidate("q4w", "onnxruntime", prefill="onnxruntime f32"), "decode", "int8"),
     ],
 )
 def test_a_candidate_multiplies_in_one_dtype(one: Candidate, workload: str, unit: str) -> None:
