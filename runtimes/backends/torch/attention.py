@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from isoform.reference.modules import ops
 from isoform.runtimes.backends.torch.linear import PackedLinear
+from isoform.runtimes.backends.torch.spread import by_rows
 
 Arguments = ops.AttentionArguments[Any]
 Result = tuple[Tensor, Tensor, Tensor]
@@ -29,6 +30,8 @@ def in_place(attention: Lowering) -> Lowering:
         if a.past_k is None or a.past_v is None or a.switch is not None:
             result: Result = attention(*arguments)
             return result
+        if isinstance(attention, BlockAttention) and (one := attention.one_query(a)) is not None:
+            return one, a.past_k, a.past_v
         k, v = _append(a.past_k, a.k), _append(a.past_v, a.v)
         out, _, _ = attention(*a._replace(k=k, v=v, past_k=None, past_v=None))
         return out, a.past_k, a.past_v
@@ -70,6 +73,17 @@ class BlockAttention:
             out = self._attend(q, k, v, bias, causal, a.scale)
         return out.transpose(1, 2).flatten(-2).reshape(shape), new_k, new_v
 
+    def one_query(self, a: Arguments) -> Tensor | None:
+        """Of one new slot over a cache in a buffer, by a kernel that extends it; None where that does not serve."""
+        if a.q.shape[1] != 1 or a.softcap != 0 or a.q.dtype != torch.bfloat16:
+            return None
+        bias = a.bias
+        if bias is not None and self._hidden(bias, 1) == "nothing":
+            bias = None
+        if bias is not None and (bias.shape[1] != 1 or bias.dtype != a.q.dtype or bias.stride(3) != 1):
+            return None
+        return _one_query(a, bias)
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float) -> Tensor:
         """Shapes: q (B, H, T, D), k and v (B, KV, S, D) -> (B, H, T, D). `causal` hides the future besides the bias."""
         hides = "nothing" if bias is None else self._hidden(bias, q.shape[2])
@@ -88,6 +102,33 @@ class BlockAttention:
         if found is None or found[0] is not bias:
             found = self._known[id(bias)] = bias, _hides(bias, length)
         return found[1]
+
+
+def _one_query(a: Arguments, bias: Tensor | None) -> Tensor:
+    from isoform.runtimes.backends.torch.kernels.one_query import attend_one
+
+    (q, q_row), (k, k_row), (v, v_row) = (_first(x) for x in (a.q, a.k, a.v))
+    past_k, past_v = cast(Tensor, a.past_k), cast(Tensor, a.past_v)
+    slots, dim, row = past_k.shape[2], past_k.shape[3], past_k.stride(0)
+    sizes = a.heads, a.kv_heads, dim, a.scale
+    hidden, bias_row = (0, 0) if bias is None else (bias.data_ptr(), bias.stride(0) if bias.shape[0] > 1 else 0)
+    keys, values = past_k.data_ptr(), past_v.data_ptr()
+    rows, width, made = a.q.shape[0], a.heads * dim, torch.empty_like(a.q, memory_format=torch.contiguous_format)
+    out = made.data_ptr()
+
+    def some(n: int, count: int) -> None:
+        given = q + 2 * n * q_row, q_row, k + 2 * n * k_row, k_row, v + 2 * n * v_row, v_row
+        cache = keys + 2 * n * row, values + 2 * n * row, row, slots
+        attend_one(*given, *cache, hidden and hidden + 2 * n * bias_row, bias_row, count, *sizes, out + 2 * n * width)
+
+    by_rows(rows, rows * (slots + 1) * width, some)
+    return made
+
+
+def _first(x: Tensor) -> tuple[int, int]:
+    """The address of x (B, 1, C), and what lies between its rows."""
+    x = x if x.stride(2) == 1 else x.contiguous()
+    return x.data_ptr(), x.stride(0)
 
 
 def _hides(bias: Tensor, length: int) -> str:

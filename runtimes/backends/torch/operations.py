@@ -1,4 +1,4 @@
-"""The semantic operations of a bf16 pass on the CPU: one kernel each, where the shapes are those that it takes."""
+"""The semantic operations of a packed pass on the CPU: one kernel each, in bf16 and in the shapes that it takes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from isoform.reference.modules import ops
+from isoform.reference.modules.layers import ACTIVATIONS, Activation
+from isoform.runtimes.backends.torch.spread import by_rows
 
 PLAIN: Mapping[str, Callable[..., Any]] = ops.OPS
 
@@ -32,7 +34,12 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return plain
     flat, made = rows_of(x), torch.empty(x.shape, dtype=x.dtype)
     rows, columns = flat.shape
-    norm_of_rows(flat.data_ptr(), flat.stride(0), rows, columns, weight.data_ptr(), eps, made.data_ptr())
+    source, stride, by, target = flat.data_ptr(), flat.stride(0), weight.data_ptr(), made.data_ptr()
+
+    def some(n: int, count: int) -> None:
+        norm_of_rows(source + 2 * n * stride, stride, count, columns, by, eps, target + 2 * n * columns)
+
+    by_rows(rows, rows * columns, some)
     return made
 
 
@@ -49,4 +56,28 @@ def _rotary(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     every = cos.shape[0] * cos.shape[1]
     angles = cos.data_ptr(), sin.data_ptr(), every
     rotated_rows(flat.data_ptr(), flat.stride(0), len(flat), heads, pairs, *angles, made.data_ptr())
+    return made
+
+
+CURVES: dict[Activation, tuple[float, float]] = {
+    ACTIVATIONS["silu"]: (1.0, 0.0),
+    ACTIVATIONS["quick_gelu"]: (1.702, 0.0),
+    ACTIVATIONS["gelu_new"]: (1.5957691216057308, 0.07135481282553),
+    ACTIVATIONS["gelu_pytorch_tanh"]: (1.5957691216057308, 0.07135481282553),
+}
+"""Activations that are x times a sigmoid of a x + b x^3: their a and b."""
+
+
+def gated(both: Tensor, curve: tuple[float, float]) -> Tensor:
+    """An activation of the first half of the channels times the second half: bf16 (..., 2 C) -> (..., C)."""
+    from isoform.runtimes.backends.torch.kernels.rows import gated_rows
+
+    flat, columns = rows_of(both), both.shape[-1] // 2
+    made = torch.empty((*both.shape[:-1], columns), dtype=both.dtype)
+    rows, source, stride, target = len(flat), flat.data_ptr(), flat.stride(0), made.data_ptr()
+
+    def some(n: int, count: int) -> None:
+        gated_rows(source + 2 * n * stride, stride, count, columns, *curve, target + 2 * n * columns)
+
+    by_rows(rows, rows * columns, some)
     return made

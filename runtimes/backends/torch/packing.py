@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from isoform.reference.modules.attention import Attention
-from isoform.reference.modules.layers import GatedMLP, Linear
+from isoform.reference.modules.layers import GatedMLP, Linear, MergedMLP
 from isoform.reference.names import HEAD, ROUTER
 from isoform.runtimes.backends.torch.asked import asked
 from isoform.runtimes.backends.torch.linear import HEADS, LAYERS, PackedLinear
+from isoform.runtimes.backends.torch.operations import CURVES, gated
 
+GATED = (GatedMLP, MergedMLP)
 SIDE_BY_SIDE: dict[type[nn.Module], tuple[str, ...]] = {Attention: ("q", "k", "v"), GatedMLP: ("gate", "up")}
 """The layers of a module that are called on the same tensor, in turn."""
 
@@ -50,6 +52,18 @@ class Column(nn.Module):
         return self._merged.take(self._number, x)
 
 
+class PackedMLP(nn.Module):
+    """A gated MLP in bf16, whose gate and up projections are one product and whose activation is one kernel."""
+
+    def __init__(self, gate_up: PackedLinear, down: PackedLinear, curve: tuple[float, float]) -> None:
+        super().__init__()
+        self.gate_up, self.down, self.curve = gate_up, down, curve
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(gated(self.gate_up(x), self.curve))
+        return y
+
+
 class Head(nn.Module):
     """The layer that gives the logits (B, T, V), of the last positions alone where a pass needs no more."""
 
@@ -78,6 +92,8 @@ def pack(module: nn.Module, form: str) -> set[str]:
         owner._modules[leaf] = gone[old] = layer
 
     for path, owner in list(module.named_modules(remove_duplicate=False)):
+        if owner in gone:
+            continue
         prefix = f"{path}." if path else ""
         leaves = SIDE_BY_SIDE.get(type(owner), ())
         layers = [owner._modules.get(leaf) for leaf in leaves]
@@ -89,10 +105,28 @@ def pack(module: nn.Module, form: str) -> set[str]:
             name = f"{prefix}{leaf}"
             if child in gone:
                 owner._modules[leaf] = gone[child]
+            elif (mlp := _gated(child, LAYERS[form])) is not None:
+                put(prefix, owner, leaf, mlp)
             elif type(child) in (Linear, nn.Linear) and not f".{name}.weight".endswith(ROUTER):
                 layer = (HEADS if leaf == HEAD else LAYERS)[form](child.weight, child.bias)
                 put(prefix, owner, leaf, Head(layer) if name == HEAD else layer)
     return names
+
+
+def _gated(child: nn.Module | None, pack_: Pack) -> PackedMLP | None:
+    """What stands for a gated MLP in bf16, if there is a kernel for its activation."""
+    if not isinstance(child, GATED) or type(child) not in GATED or child.act not in CURVES:
+        return None
+    if any(weight.dtype != torch.bfloat16 for weight in child.parameters()):
+        return None
+    if isinstance(child, GatedMLP):
+        layers: list[nn.Module | None] = [child.gate, child.up]
+        if not _mergeable(layers):
+            return None
+        both = _merged(layers, pack_).packed
+    else:
+        both = pack_(child.gate_up.weight, child.gate_up.bias)
+    return PackedMLP(both, pack_(child.down.weight, child.down.bias), CURVES[child.act])
 
 
 def _mergeable(layers: list[nn.Module | None]) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isoform.errors import BackendUnavailable
+from isoform.runtimes.backends.torch.spread import by_rows
 
 LEVELS = 127  # of a weight on either side of zero
 TINY = 1e-30  # the least scale, so that a row of zeros divides by something
@@ -60,7 +61,7 @@ def byte_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     peaks = x.abs().amax(-1, keepdim=True)
     # Half a unit of the dtype's last place more, so that rounding the scale leaves no value beyond the last level.
     scales = (peaks * ((1 + torch.finfo(x.dtype).eps) / (zero - 1))).clamp_(min=TINY).to(x.dtype)
-    return torch.addcmul(_middle(zero), x, scales.float().reciprocal_()).to(torch.uint8), scales
+    return torch.addcmul(_middle(zero), x, scales.float().reciprocal()).to(torch.uint8), scales
 
 
 def _bytes_of_bfloat16(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
@@ -69,7 +70,12 @@ def _bytes_of_bfloat16(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
     rows, columns = x.shape
     numbers = torch.empty((rows, columns), dtype=torch.uint8)
     scales = torch.empty((rows, 1), dtype=torch.bfloat16)
-    bytes_of_rows(x.data_ptr(), x.stride(0), rows, columns, zero, numbers.data_ptr(), scales.data_ptr())
+    source, stride, made, steps = x.data_ptr(), x.stride(0), numbers.data_ptr(), scales.data_ptr()
+
+    def some(n: int, count: int) -> None:
+        bytes_of_rows(source + 2 * n * stride, stride, count, columns, zero, made + n * columns, steps + 2 * n)
+
+    by_rows(rows, rows * columns, some)
     return numbers, scales
 
 
@@ -85,6 +91,8 @@ def double_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     A value is scale * (`digit_base()` * high + low): as exact as an integer of 16 bits, or of 14 with the smaller zero.
     """
     zero, base = zero_point(), digit_base()
+    if x.dtype == torch.bfloat16:
+        return _digits_of_bfloat16(x if x.stride(1) == 1 else x.contiguous(), zero)
     wide = x.float()
     peaks = wide.abs().amax(-1, keepdim=True)
     scales = (peaks / ((zero - 1) * (base + 1))).clamp_(min=TINY)
@@ -92,6 +100,23 @@ def double_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     high = torch.round(numbers / base)
     low = numbers - high * base
     return torch.cat((high, low)).add_(zero).to(torch.uint8), scales
+
+
+def _digits_of_bfloat16(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
+    from isoform.runtimes.backends.torch.kernels.rows import digits_of_rows
+
+    rows, columns = x.shape
+    numbers = torch.empty((2 * rows, columns), dtype=torch.uint8)
+    scales = torch.empty((rows, 1), dtype=torch.float32)
+    source, stride, high, steps = x.data_ptr(), x.stride(0), numbers.data_ptr(), scales.data_ptr()
+    low = high + rows * columns
+
+    def some(n: int, count: int) -> None:
+        made = high + n * columns, low + n * columns
+        digits_of_rows(source + 2 * n * stride, stride, count, columns, zero, *made, steps + 4 * n)
+
+    by_rows(rows, rows * columns, some)
+    return numbers, scales
 
 
 def digit_base() -> int:

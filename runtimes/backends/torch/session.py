@@ -60,8 +60,7 @@ class TorchSession:
         set_threads(threads)
         packed = module is None and self._device.type == "cpu" and packs(dtype, strict)
         self._dtype = float_dtype(dtype)
-        self._fast = packed and self._dtype.itemsize == 2
-        """Whether the kernels for bf16 compute what is between the products."""
+        self._fast = packed  # the operations between the products are the kernels', too
         if packed:
             self._module: nn.Module | None = self._packed(model, dtype, {} if loaded is None else loaded)
         else:

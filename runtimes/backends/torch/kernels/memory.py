@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numba import carray, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
+from numpy import float32
 
 from isoform.compiled import inlined
 
@@ -69,3 +70,21 @@ def rounded(number: Any) -> Any:
     bits = _as_bits(number)
     bits = np.uint32(bits + np.uint32(0x7FFF) + np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1)))
     return np.uint16(bits >> np.uint32(16))
+
+
+@inlined
+def exponential(x: Any) -> Any:
+    """e**x of a float32 to 2e-7 of itself, in operations that LLVM vectorises; 0 below -87."""
+    clamped = min(max(x, float32(-87.0)), float32(88.0))
+    powers = clamped * float32(1.4426950408889634)
+    whole = np.floor(powers + float32(0.5))
+    r = clamped - whole * float32(0.693359375) + whole * float32(2.12194440e-4)
+    y = float32(1.9875691500e-4)
+    y = y * r + float32(1.3981999507e-3)
+    y = y * r + float32(8.3334519073e-3)
+    y = y * r + float32(4.1665795894e-2)
+    y = y * r + float32(1.6666665459e-1)
+    y = y * r + float32(5.0000001201e-1)
+    y = y * r * r + r + float32(1.0)
+    scale = _as_float(np.uint32(np.int32(np.int32(whole) + np.int32(127)) << np.int32(23)))
+    return y * scale if x >= float32(-87.0) else float32(0.0)
