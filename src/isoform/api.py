@@ -100,11 +100,12 @@ def export_and_check(
     """Write every asked form of a model into the folder `out`, whole or not at all, and compare each with the source.
 
     `to` is "all" (what cannot be written is said in the manifest) or formats out of `FORMATS`; `dtype` is that of every
-    format whose own types are not given. `onnx_types` are several for ONNX ("f32", "q4_0", "int8", …), `portable` keeps
-    it to standard operators, and with `weights` "link" it reads the checkpoint's own files, linked into the bundle.
-    `gguf_types` are llama-quantize's names ("f16", "q4_k_m", …), and the four after it, for GGUF as well: "regex=type"
-    for single tensors, the size of a shard ("2G"), an importance matrix, llama.cpp's pre-tokenizer. `gguf`, `onnx` and
-    `torchscript` are the same as objects, each in the place of the names of its format.
+    format whose own types are not given. `onnx_types` are several for ONNX ("f32", "q4_0", "int8", …; "f32-portable" of
+    standard operators beside the fused "f32"), `portable` keeps all of them to standard operators, and with `weights`
+    "link" they read the checkpoint's own files, linked into the bundle. `gguf_types` are llama-quantize's names ("f16",
+    "q4_k_m", …), and the four after it, for GGUF as well: "regex=type" for single tensors, the size of a shard ("2G"),
+    an importance matrix, llama.cpp's pre-tokenizer. `gguf`, `onnx` and `torchscript` are the same as objects, each in
+    the place of the names of its format.
 
     The check also opens the pipelines of the model's task and asks each one thing; `about["serves"]` of the report and
     the manifest say which answer, and why the others do not.

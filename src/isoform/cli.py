@@ -54,7 +54,7 @@ def export(
     dtype: Annotated[str, typer.Option(help="f32, f16 or bf16, of every format without types of its own.")] = "f32",
     onnx_type: Annotated[
         list[str] | None,
-        typer.Option(help="ONNX: f32, f16, int8, q8_0, q4_0, …; several with commas, dtype when none."),
+        typer.Option(help="ONNX: f32, int8, q4_0, f32-portable, …; several with commas, dtype when none."),
     ] = None,
     portable: Annotated[bool, typer.Option("--portable", help="ONNX: standard operators only.")] = False,
     weights: Annotated[str, typer.Option(help="ONNX: copy them, or link the checkpoint's own files.")] = "copy",
@@ -272,7 +272,7 @@ def run(
             help='Texts, files, folders, patterns ("*.png"), .jsonl files, or - for a line of standard input each.'
         ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, torch, torchscript, onnxruntime or llamacpp.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch, torchscript, onnxruntime, openvino or llamacpp.")] = "auto",
     device: Device = "cpu",
     dtype: Annotated[str | None, typer.Option(help="f32, f16 or bf16, of a checkpoint.")] = None,
     quality: Annotated[

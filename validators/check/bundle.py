@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import InputError, IsoformError
+from isoform.errors import BackendUnavailable, InputError, IsoformError
 from isoform.formats import CHECKED_ON, FLOATS, checked_on
 from isoform.manifest import NAME, WHOLE, Artifact, File, Manifest
 from isoform.progress import Progress
@@ -212,7 +212,10 @@ def _wired(
                 found = check_wired(session, wired, paths, dtype, truth)
         except Exception as error:  # noqa: BLE001  a form that cannot be wired is a finding, not the end of the check
             text = str(error) if isinstance(error, IsoformError) else f"{type(error).__name__}: {error}"
-            found = Report([Result.of(subject, "error", 1, 0, " ".join(text.split()))])
+            if isinstance(error, BackendUnavailable) and backend != CHECKED_ON[form]:
+                found = Report(skipped=[Skip.of(subject, text)])
+            else:
+                found = Report([Result.of(subject, "error", 1, 0, " ".join(text.split()))])
         report.add(found.labelled(form=form))
     return report
 
@@ -417,7 +420,10 @@ class _Artifact:
         try:
             session = self.open_session(self.path, self.backend, **options)
         except Exception as error:  # noqa: BLE001  as above
-            self._failed(report, self.level, error)
+            if isinstance(error, BackendUnavailable) and self.backend != CHECKED_ON[self.artifact.format]:
+                report.skipped.append(Skip.of(self._subject(self.level), str(error)))
+            else:
+                self._failed(report, self.level, error)
             between()
             return
         with session:

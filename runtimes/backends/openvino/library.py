@@ -60,7 +60,7 @@ def not_taken(path: Path, operators: str) -> BackendUnavailable:
     """The error of a graph with these operators."""
     return BackendUnavailable(
         f"{path} has operators that OpenVINO {library().__version__.partition('-')[0]} does not take ({operators}); "
-        "export it with --onnx f32-portable"
+        "export it with --onnx-type f32-portable"
     )
 
 

@@ -27,7 +27,7 @@ class FoundPort:
 
 TAKEN = frozenset({"FusedMatMul", "MultiHeadAttention", "SkipSimplifiedLayerNormalization"})
 """ONNX Runtime's own operators that OpenVINO computes as ONNX Runtime does. It takes more of them: with
-GroupQueryAttention, it gives one row for a batch of several."""
+GroupQueryAttention, a batch of several rows fails or gives one row."""
 
 
 def wrong_operators(path: Path) -> list[str]:

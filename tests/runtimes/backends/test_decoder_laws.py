@@ -19,7 +19,7 @@ from isoform.runtimes.open import open_path, open_session
 from tests.exports import exported, portable
 from tests.oracle import tiny
 
-GRAPHS = ("torch", "torchscript", "onnxruntime", "openvino")
+GRAPHS = ("torch", "torchscript", "onnxruntime")
 MODELS = ("llama", "gemma2", "mistral_full", "qwen2")  # windows in the second; the third appends in place
 FLOAT32 = 5e-5  # of the largest logit: 24 bits of mantissa, sums in another order at every length
 TABLE = 5e-3  # llama.cpp looks the tanh form of GELU up in half-precision floats, which a last bit may move
@@ -150,6 +150,12 @@ def test_rows_give_what_their_tokens_give_alone(backend: str, name: str, changes
     History(name, backend, data, data.draw(st.integers(1, 3))).run(CHANGES[changes])
 
 
+@quick
+@given(data=st.data())
+def test_states_inside_of_a_graph_give_what_their_tokens_give_alone(data: st.DataObject) -> None:
+    History("gemma2", "openvino", data, data.draw(st.integers(1, 3))).run(CHANGES["all"])
+
+
 # ------------------------------------------------------------------ encoder states
 SPEECH = ("whisper_b", "moonshine_b")
 
@@ -203,7 +209,7 @@ def test_rows_with_encoder_states_give_what_each_gives_alone(backend: str, name:
 
 
 @pytest.mark.parametrize("name", SPEECH)
-@pytest.mark.parametrize("backend", GRAPHS)
+@pytest.mark.parametrize("backend", [*GRAPHS, "openvino"])
 def test_rows_that_share_encoder_states_begin_anew_alone(backend: str, name: str) -> None:
     session, encoded = speech(name, backend)
     decoder = session.decoder(encoded.select(np.array([1])))
@@ -323,6 +329,6 @@ def test_a_cache_is_no_larger_than_its_live_rows_need(backend: str) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("backend", [*GRAPHS, "llamacpp"])
+@pytest.mark.parametrize("backend", [*GRAPHS, "llamacpp", "openvino"])
 def test_a_cache_is_no_larger_after_ten_thousand_rows(backend: str, name: str) -> None:
     cycle(name, backend, 10_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from isoform.errors import BackendUnavailable, CheckpointError, InputError
 from isoform.exporters import onnx
 from isoform.formats import FORMAT_OF, checked_on, form_for, options_for, readable
 from isoform.manifest import Manifest
+from isoform.runtimes import open as backends
 from isoform.runtimes.backends.openvino import library
 from isoform.runtimes.backends.openvino.session import OpenVinoSession
 from isoform.runtimes.devices import check_device, openvino_device, parse_device
 from isoform.runtimes.open import open_path, open_session
+from isoform.validators.check.bundle import Limits, check_bundle
 from isoform.validators.tools.sides import find_side
 from tests.exports import exported, portable
 from tests.oracle import tiny
@@ -119,10 +122,29 @@ def test_a_bare_graph_runs_without_its_manifest() -> None:
 # ------------------------------------------------------------------ what is refused
 def test_an_operator_that_it_computes_wrongly_is_named() -> None:
     folder = exported("llama")
-    with pytest.raises(BackendUnavailable, match=r"GroupQueryAttention\); export it with --onnx f32-portable"):
+    with pytest.raises(BackendUnavailable, match=r"GroupQueryAttention\); export it with --onnx-type f32-portable"):
         open_path(folder, "openvino")
     with pytest.raises(BackendUnavailable, match="MatMulInteger with If"):
         open_path(portable("whisper_b", "int8-portable"), "openvino")
+
+
+def test_a_check_leaves_out_what_another_backend_than_the_first_refuses() -> None:
+    folder = portable("whisper_b", "int8-portable")
+    report = check_bundle(folder, threads=1, limits=Limits(keep=False, only=lambda a: a.part == "decoder"))
+    reasons = [skip.reason for skip in report.skipped if skip.backend == "openvino"]
+    assert "MatMulInteger with If" in reasons[0]
+    assert {result.backend for result in report.results if result.level == "deployment"} == {"onnxruntime"}
+    only = check_bundle(portable("bert"), threads=1, limits=Limits(keep=False, backends=("onnxruntime",)))
+    assert {result.backend for result in only.results if result.level == "graph"} == {"onnxruntime"}
+
+
+def test_a_check_runs_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_version", lambda package: None if package == "openvino" else version(package))
+    report = check_bundle(portable("bert"), threads=1, limits=Limits(keep=False))
+    assert [skip.reason for skip in report.skipped if skip.backend == "openvino"] == [
+        "openvino does not run here: pip install isoform[openvino]"
+    ]
+    assert not [result for result in report.results if result.backend == "openvino"]
 
 
 def test_a_fused_form_of_operators_that_it_takes_is_opened() -> None:
