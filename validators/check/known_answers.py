@@ -40,12 +40,14 @@ class Known:
     slot, (rows, steps, V).
 
     `noise`: by port how far torch in float32 is from float64. `spoken`: the tokens are what is said in a sound.
+    `encoded`: what the parts before the one that decodes give, by "part.port".
     """
 
     case: Case
     outputs: Mapping[str, NDArray[np.float32]]
     noise: Mapping[str, Noise] = field(default_factory=dict)
     spoken: bool = False
+    encoded: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Answers:
                 for r, row in enumerate(case.rows):
                     arrays |= {f"{n}.{r}.tokens": row.tokens, f"{n}.{r}.types": row.types}
                     arrays |= {f"{n}.{r}.media.{name}": array for name, array in row.media.items()}
-                for m, array in enumerate(known.outputs.values()):
+                for m, array in enumerate((*known.outputs.values(), *known.encoded.values())):
                     np.save(staging / f"{n}.{m}.npy", array)
                 entries.append(
                     {
@@ -81,6 +83,7 @@ class Answers:
                         "spoken": known.spoken,
                         "media": [list(row.media) for row in case.rows],
                         "outputs": list(known.outputs),
+                        "encoded": list(known.encoded),
                         "noise": {name: [noise.max_abs, noise.rms] for name, noise in known.noise.items()},
                     }
                 )
@@ -126,9 +129,10 @@ def _read(folder: Path, arrays: Any, n: int, entry: Mapping[str, Any]) -> Known:
         detail=entry["detail"],
         natural=entry["natural"],
     )
-    outputs = {name: np.load(folder / f"{n}.{m}.npy", mmap_mode="r") for m, name in enumerate(entry["outputs"])}
     noise = {name: Noise(*values) for name, values in entry["noise"].items()}
-    return Known(case, outputs, noise, entry["spoken"])
+    names, count = [*entry["outputs"], *entry["encoded"]], len(entry["outputs"])
+    stored = [(name, np.load(folder / f"{n}.{m}.npy", mmap_mode="r")) for m, name in enumerate(names)]
+    return Known(case, dict(stored[:count]), noise, entry["spoken"], dict(stored[count:]))
 
 
 def whole(model: Model, signature: Signature | None = None) -> Model:
@@ -153,7 +157,7 @@ def reference_answers(model: Model, seed: int = 0) -> Answers:
 
     target = whole(model)
     module = target.module()
-    cases = list(_cases(model, target, module, seed))
+    cases, encoded = _cases(target, module, seed)
     outputs = [outputs_of(target, module, case) for case in cases]
     noise: list[dict[str, Noise]] = [{} for _ in cases]
     if count_parameters(target) <= EXACT:
@@ -167,7 +171,7 @@ def reference_answers(model: Model, seed: int = 0) -> Answers:
     sound = any(port.role in ("features", "sound") for port in target.signature.inputs)
     return Answers(
         tuple(
-            Known(case, found, own, bool(sound and case.chunks))
+            Known(case, found, own, bool(sound and case.chunks), encoded)
             for case, found, own in zip(cases, outputs, noise, strict=True)
         )
     )
@@ -197,16 +201,16 @@ def outputs_of(model: Model, module: nn.Module, case: Case) -> dict[str, NDArray
     return {first: found[first][:, np.cumsum(case.chunks) - 1]}
 
 
-def _cases(model: Model, target: Model, module: nn.Module, seed: int) -> Iterator[Case]:
+def _cases(target: Model, module: nn.Module, seed: int) -> tuple[list[Case], Mapping[str, NDArray[np.float32]]]:
+    """The cases of a model, and what the parts before the one that decodes give for them."""
     from isoform.validators.cases.lengths import as_alone
     from isoform.validators.cases.wired import WiredModel
 
     if isinstance(target, WiredModel):
-        yield from _wired(target, module, seed)
-    elif any(port.dtype == "float" and port.role != "embeddings" for port in target.signature.given):
-        yield from _media(target, seed)
-    else:
-        yield from as_alone(target, _texts(target, module, seed))
+        return _wired(target, module, seed)
+    if any(port.dtype == "float" and port.role != "embeddings" for port in target.signature.given):
+        return _media(target, seed), {}
+    return as_alone(target, _texts(target, module, seed)), {}
 
 
 def _texts(model: Model, module: nn.Module, seed: int) -> list[Case]:
@@ -271,8 +275,8 @@ def variants(media: Mapping[str, NDArray[Any]], ports: Collection[str]) -> Itera
         yield {name: change(array) if name in ports else array for name, array in media.items()}
 
 
-def _wired(model: WiredModel, module: nn.Module, seed: int) -> Iterator[Case]:
-    """Three rows in one pass, and of a model that decodes token by token."""
+def _wired(model: WiredModel, module: nn.Module, seed: int) -> tuple[list[Case], Mapping[str, NDArray[np.float32]]]:
+    """Three rows in one pass, or of a model that decodes token by token."""
     import numpy as np
 
     from isoform.validators.cases.registry import cases_of
@@ -288,19 +292,17 @@ def _wired(model: WiredModel, module: nn.Module, seed: int) -> Iterator[Case]:
     kind = "sound" if model.signature.takes("features") or model.signature.takes("sound") else "pictures"
     none = np.zeros(0, np.int64)
     if not model.decodes:
-        yield Case(kind, tuple(Row(none, none, one) for one in media), detail=f"{len(media)} of them", natural=natural)
-        return
+        rows = tuple(Row(none, none, one) for one in media)
+        return [Case(kind, rows, detail=f"{len(rows)} of them", natural=natural)], {}
     token, count = model.placeholders
     start = model.checkpoint.config.get("decoder_start_token_id")
     random = np.random.default_rng(seed).integers(0, model.config.vocabulary or 1)
     prompt = np.array([start if isinstance(start, int) else random, *[token] * count], np.int64)
-    rows = tuple(
-        Row(tokens, np.zeros_like(tokens), one)
-        for tokens, one in zip(_followed(model, module, media, prompt), media, strict=True)
-    )
+    found, encoded = _followed(model, module, media, prompt)
+    rows = tuple(Row(tokens, np.zeros_like(tokens), one) for tokens, one in zip(found, media, strict=True))
     chunks = (len(prompt), *(1,) * (SPEECH - 1))
     detail = f"{len(rows)} of them, {SPEECH} steps"
-    yield Case(kind, rows, chunks=chunks, last_only=True, detail=detail, natural=natural)
+    return [Case(kind, rows, chunks=chunks, last_only=True, detail=detail, natural=natural)], encoded
 
 
 def _shown(model: Model) -> set[str]:
@@ -310,8 +312,8 @@ def _shown(model: Model) -> set[str]:
 
 def _followed(
     model: WiredModel, module: nn.Module, media: Sequence[Mapping[str, NDArray[Any]]], prompt: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The prompt for each row and the tokens that the reference chooses after it, (B, T)."""
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
+    """The prompt for each row and the tokens that the reference chooses after it, (B, T); and what was encoded."""
     import numpy as np
 
     from isoform.runtimes.open import open_session
@@ -320,9 +322,20 @@ def _followed(
     session: Any = open_session(model.whole, "torch", module=module.get_submodule("inner"))
     tokens = np.stack([prompt] * len(media))
     case = Case("", tuple(Row(prompt, np.zeros_like(prompt), one) for one in media))
-    decoder = WiredSession(session, model).decoder_of(case.inputs(model.signature))
+    wired = WiredSession(session, model)
+    decoder = wired.decoder_of(case.inputs(model.signature))
     ids = tokens
     for _ in range(SPEECH - 1):
         ids = decoder.step(ids).argmax(-1)[:, None]
         tokens = np.concatenate((tokens, ids), 1)
-    return tokens
+    return tokens, {
+        name: array
+        for name, array in wired.encoded.values.items()
+        if name in wired.encoded.each and array.dtype.kind == "f" and not _follows_tokens(model, name)
+    }
+
+
+def _follows_tokens(model: WiredModel, name: str) -> bool:
+    """Whether what a node gives ("part.port") has a slot for each token, of which the case has more than its prompt."""
+    node = name.partition(".")[0]
+    return node in model.steps or model.signatures[node].output("embeddings") is not None

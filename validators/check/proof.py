@@ -108,6 +108,8 @@ class _Proof:
                     losses.setdefault((port.name, one), Loss(one)).add(got, want)
                 if case.chunks:
                     losses[port.name, kind].add(got, want, greedy=True)
+            for name, got, want in self._encoded(known):
+                losses.setdefault((name, "vectors"), Loss("vectors")).add(got, want)
             if known.spoken:
                 wrong, count = word_errors(continued(self.session, self.target, case), known, self.target)
                 words, spoken = words + wrong, spoken + count
@@ -115,7 +117,10 @@ class _Proof:
         self.subject = Subject(self.session.backend, LEVEL, self.dtype, LEVEL, f"{count} rows")
         for (name, kind), loss in losses.items():
             for metric, value in loss.metrics().items():
-                metric = "outputs" if kind in ("labels", "values") and metric == "nmse" else metric
+                if metric == "nmse" and kind in ("labels", "values"):
+                    metric = "outputs"
+                elif metric == "kl" and spoken:
+                    metric = "heard"
                 limit: tolerance.Tolerance = getattr(budget, metric)
                 note = "; ".join(filter(None, (f"{name}: {limit.unit}", loss.note(metric))))
                 self.result(metric, value, limit.value, note)
@@ -165,8 +170,17 @@ class _Proof:
                 raise Wrong("mismatch", 1, f"{port.name}: shape {got.shape}, not {want.shape}")
             for row in range(len(want)):
                 mine, theirs = cut(got, row), cut(want, row)
-                finite(port, mine)
+                finite(port.name, mine)
                 yield port, mine, theirs
+
+    def _encoded(self, known: Known) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+        """By name and row, what the parts before the one that decodes gave for the case that has just run."""
+        for name, want in known.encoded.items():
+            got = self.session.encoded.values[name]
+            if got.shape != want.shape:
+                raise Wrong("mismatch", 1, f"{name}: shape {got.shape}, not {want.shape}")
+            finite(name, got)
+            yield from ((name, mine, theirs) for mine, theirs in zip(got, want, strict=True))
 
     def _pass(self, known: Known) -> Iterator[tuple[Port, NDArray[Any], NDArray[Any], Cut]]:
         case, signature = known.case, self.session.signature
@@ -204,9 +218,9 @@ def wired(session: Any, target: Model) -> Any:
     return WiredSession(session, target) if isinstance(target, WiredModel) else session
 
 
-def finite(port: Port, got: NDArray[Any]) -> None:
+def finite(name: str, got: NDArray[Any]) -> None:
     """Raises Wrong for what is no number."""
     import numpy as np
 
     if wrong := int(np.count_nonzero(~np.isfinite(got))):
-        raise Wrong("nonfinite", wrong, f"{port.name}: NaN or infinity in {wrong} of {got.size} values")
+        raise Wrong("nonfinite", wrong, f"{name}: NaN or infinity in {wrong} of {got.size} values")

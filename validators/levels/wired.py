@@ -36,6 +36,8 @@ class WiredSession:
         self._parts, self._model = parts, model
         self.backend: str = parts.backend
         self.signature: Signature = model.signature
+        self.encoded: Any = None
+        """What the parts before the main one gave last."""
         self._own = {f"{model.main}.{port.name}": port.name for port in model.unwired(model.main)}
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
@@ -57,7 +59,8 @@ class WiredSession:
         return self._parts.decoder(self._encoded(inputs))
 
     def _encoded(self, inputs: Mapping[str, NDArray[Any]]) -> Any:
-        return self._parts.encode({name: array for name, array in inputs.items() if name not in self._own})
+        self.encoded = self._parts.encode({name: array for name, array in inputs.items() if name not in self._own})
+        return self.encoded
 
     def decoder(self, rows: int | Mapping[str, NDArray[Any]]) -> Decoder:
         raise NotImplementedError("a decoder of wired parts needs their inputs: decoder_of")

@@ -91,7 +91,8 @@ class Budget:
 
     `kl` and `top1` are measured on a text, `greedy` along the reference's own continuations of it, `nmse` on hidden
     states, `outputs` on what a head makes of them where that is no text, `cosine` on the vectors that stand for a row,
-    `labels` and `scores` on classifiers of texts, pictures and sound, `words` on transcripts.
+    `labels` and `scores` on classifiers of texts, pictures and sound, `words` on transcripts, and `heard` in the place
+    of `kl` along them.
     """
 
     kl: Tolerance
@@ -103,6 +104,7 @@ class Budget:
     labels: Tolerance
     scores: Tolerance
     words: Tolerance
+    heard: Tolerance
 
 
 UNITS = {
@@ -115,6 +117,7 @@ UNITS = {
     "labels": "share of answers where the reference prefers another label by 0.1 in probability or more",
     "scores": "difference of a label's probability, the largest",
     "words": "word errors per word of the reference's transcript, but for those that begin with a near tie",
+    "heard": "nats, mean over the tokens of what is heard in a sound",
 }
 """Metric -> what its value counts."""
 
@@ -172,6 +175,10 @@ def _budget(name: str, kl: float, source: str, nmse: float, squared: str) -> Bud
                 "at most the root of half the divergence (Pinsker), of which a row may have four times the mean",
             ),
             "words": (2 * choice, "as greedy: a word is a token or two that were chosen"),
+            "heard": (
+                4 * kl,
+                "a sound leaves less to chance than a text does: 0.0066 nats turned no word of 72, nor a clear choice",
+            ),
         },
     )
 
@@ -229,10 +236,8 @@ PRECISIONS = {
             "cosine": (0.06, "half of nmse, as for the other budgets"),
             "labels": (0.1, "labels are few and far apart, tokens many and close"),
             "scores": (0.5, "as labels, in the worst row"),
-            "words": (
-                0.4,
-                "q4w turned a third of the words that a model of 39M hears in a made-up voice",
-            ),
+            "words": (0.4, "q4w turned a third of the words that a model of 39M hears in a made-up voice"),
+            "heard": (0.6, "as kl"),
         },
     ),
 }

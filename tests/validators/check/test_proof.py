@@ -33,8 +33,8 @@ METRICS = {
     "vit_cls": {"kl", "labels", "scores", "outputs"},
     "dinov2": {"nmse", "cosine"},
     "wav2vec2_ctc": {"kl", "top1"},
-    "whisper_b": {"kl", "top1", "greedy", "words"},
-    "blip_caption": {"kl", "top1", "greedy"},
+    "whisper_b": {"heard", "top1", "greedy", "words", "nmse", "cosine"},
+    "blip_caption": {"kl", "top1", "greedy", "nmse", "cosine"},
     "clip": {"kl", "labels", "scores", "outputs", "nmse", "cosine"},
     "sam": {"outputs"},
 }
@@ -237,7 +237,7 @@ def test_stored_answers_are_read_back(name: str, tmp_path: Path) -> None:
     for mine, theirs in zip(read.known, answers(name).known, strict=True):
         assert (mine.case.name, mine.spoken, mine.noise) == (theirs.case.name, theirs.spoken, theirs.noise)
         assert np.array_equal(mine.case.mask, theirs.case.mask)
-        assert mine.outputs.keys() == theirs.outputs.keys()
+        assert (mine.outputs.keys(), mine.encoded.keys()) == (theirs.outputs.keys(), theirs.encoded.keys())
         assert all(np.array_equal(mine.outputs[port], theirs.outputs[port]) for port in mine.outputs)
     with open_session(model(name), "torch", dtype="bf16") as session:
         found = [prove(session, model(name), "bf16", given).to_json() for given in (read, answers(name))]
