@@ -211,7 +211,8 @@ def run(race: Race, asked: Asked) -> tuple[list[str], list[list[str]], list[dict
         admitted = [engine for engine in here if admits_quality(quality, engine)]
         best = {part: {kind: _best(admitted, outcomes, kind, part) for kind in ("peer", "form")} for part in parts}
         for engine in (engine for engine in admitted if engine.quality == quality):
-            mine, cells = outcomes[engine.name], [quality, engine.name]
+            mine = outcomes[engine.name]
+            cells = [quality, f"{mine.name}: {mine.note}" if mine.note else mine.name]
             for part in parts:
                 rate = mine.rate(part)
                 value = brief(1 / rate if race.fresh else rate)
@@ -318,10 +319,13 @@ def main() -> None:
             install=given.install,
         )
         asked.folder.mkdir(parents=True, exist_ok=True)
-        results = {name: found for section in given.sections.split(",") for name, found in measure(section, asked)}
+        results: dict[str, Any] = {}
+        for section in given.sections.split(","):
+            for name, found in measure(section, asked):
+                results[name] = found
+                if given.write:
+                    _write(RESULTS / f"{name}.json", found)
     if given.write:
-        for name, found in results.items():
-            _write(RESULTS / f"{name}.json", found)
         rows = targets(RESULTS)
         print_table(TARGETS, rows)
         _write(RESULTS / "engines_targets.json", {**_about(), "columns": TARGETS, "rows": rows})

@@ -113,8 +113,9 @@ class Running:
             text=True,
         )
 
-    def ready(self) -> None:
-        self._line()
+    def ready(self) -> str:
+        """Wait until it is; returns what it says of itself."""
+        return self._line().strip().removeprefix("ready").strip()
 
     def round(self) -> dict[str, Any]:
         """The costs of a round and the peak memory so far."""
@@ -146,11 +147,15 @@ class Running:
 
 @dataclass
 class Outcome:
-    """A contestant, what each round cost by part (a count, and the seconds for it), and its peak memory in MB."""
+    """A contestant, what each round cost by part (a count, and the seconds for it), and its peak memory in MB.
+
+    `note` is what it said of itself when it was ready.
+    """
 
     name: str
     rounds: list[Mapping[str, Any]] = field(default_factory=list)
     peak: float = 0.0
+    note: str = ""
 
     def __contains__(self, part: str) -> bool:
         return bool(self.rounds) and part in self.rounds[0]
@@ -176,7 +181,10 @@ def ratio(mine: Outcome, theirs: Outcome, part: str) -> float:
 def compete(contestants: Sequence[Contestant], rounds: int, threads: int = 1) -> list[Outcome]:
     """The outcomes of those that did not fail, in order, after a round that does not count."""
     outcomes = {contestant.name: Outcome(contestant.name) for contestant in contestants}
-    with _running(contestants, threads) as started:
+    with _running(contestants, threads) as notes:
+        started = list(notes)
+        for one, note in notes.items():
+            outcomes[one.contestant.name].note = note
         for number in range(rounds + 1):
             for one in [*started]:
                 try:
@@ -198,17 +206,17 @@ def _leave_out(one: Running, error: Failed) -> None:
 
 
 @contextmanager
-def _running(contestants: Sequence[Contestant], threads: int) -> Iterator[list[Running]]:
-    """Started one after another: opening a model may measure, too."""
-    started: list[Running] = []
+def _running(contestants: Sequence[Contestant], threads: int) -> Iterator[dict[Running, str]]:
+    """Those that are ready, and what they said then. One after another: opening a model may measure, too."""
+    started: dict[Running, str] = {}
     try:
         for contestant in contestants:
             one = Running(contestant, threads)
-            started.append(one)
             try:
-                one.ready()
+                started[one] = ""
+                started[one] = one.ready()
             except Failed as error:
-                started.remove(one)
+                del started[one]
                 _leave_out(one, error)
         yield started
     finally:

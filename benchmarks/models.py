@@ -55,18 +55,33 @@ def _save(source: Path, made: Path) -> None:
 
 
 def bundle(source: Path, folder: Path, forms: Iterable[str]) -> Path | None:
-    """A bundle of `source` with every form that is not torch's ("onnxruntime:int8", "llamacpp:q8_0"), and f32."""
+    """A bundle of `source` with every form that is not torch's ("onnxruntime:int8", "llamacpp:q8_0"), and f32.
+
+    A type that this isoform does not write is left out, with a line that says so.
+    """
     kinds: dict[str, list[str]] = {"onnx": ["f32"], "gguf": []}
     for form in forms:
         backend, dtypes = form.split(":")[:2]
         name = {"onnxruntime": "onnx", "openvino": "onnx", "llamacpp": "gguf"}.get(backend)
         if name is not None:
-            kinds[name] += [dtype for dtype in dtypes.split("+") if dtype not in kinds[name]]
+            kinds[name] += [dtype for dtype in dtypes.split("+") if dtype not in kinds[name] and _written(name, dtype)]
     said = {name: ",".join(sorted(types)) for name, types in kinds.items() if types}
     made = folder / "-".join([source.name, *said.values()])
     options = [part for name, types in said.items() for part in (f"--{name}-type", types)]
     prepare(made, *OURS, "export", source, "--to", ",".join(said), *options, "--out", made, "--no-check")
     return made if (made / "isoform.json").is_file() else None
+
+
+def _written(name: str, dtype: str) -> bool:
+    from isoform.errors import IsoformError
+    from isoform.exporters.bundle import FORMATS
+
+    try:
+        FORMATS[name].check_request(FORMATS[name].options(types=(dtype,)))
+    except IsoformError as error:
+        print(error, flush=True)
+        return False
+    return True
 
 
 def portable(source: Path, folder: Path) -> Path | None:

@@ -8,9 +8,10 @@ when nothing is asked for.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
+
+from rounds import NOTES
 
 import isoform
 
@@ -26,7 +27,9 @@ def opened(task: str, source: Path, form: str, threads: int, *, batch_size: int 
         pipe = _of_a_bundle(task, source, backend, rest, threads)
     else:
         pipe = isoform.pipeline(task, str(source), backend=backend, dtype=rest, threads=threads)
-    print(f"{form}: {getattr(pipe, 'chosen', None) or pipe.session.backend}", file=sys.stderr)
+    chosen = getattr(pipe, "chosen", None)  # versions without a choice by measurement have none
+    if backend == "auto" and chosen is not None:
+        NOTES.append(str(chosen.candidate))
     return pipe
 
 

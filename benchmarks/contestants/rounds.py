@@ -17,10 +17,14 @@ Costs = dict[str, tuple[int, float]]
 """What a round did: by name a count of items, and the seconds that these took."""
 
 
+NOTES: list[str] = []
+"""What a table says of this contestant beside its name."""
+
+
 def serve(run: Callable[[], Costs], answers: int) -> None:
     """Run a round per line, until there are no more; `answers` is what `begin` gave."""
     with os.fdopen(answers, "w") as stream:
-        print("ready", file=stream, flush=True)
+        print("ready", *NOTES, file=stream, flush=True)
         for _ in sys.stdin:
             costs = run()
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

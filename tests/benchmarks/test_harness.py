@@ -13,8 +13,9 @@ from benchmarks.peers import Engine
 CONTESTANT = """
 import sys
 sys.path.insert(0, {folder!r})
-from rounds import begin, serve
+from rounds import NOTES, begin, serve
 answers = begin()
+NOTES.append("of its own")
 print("what a library says")
 seconds = iter({seconds!r})
 serve(lambda: {{"work": (12, next(seconds))}}, answers)
@@ -32,6 +33,7 @@ def test_rates_are_those_of_the_rounds_that_count() -> None:
     assert outcome.rates("work") == [6.0, 4.0, 2.0]
     assert (outcome.rate("work"), outcome.spread("work")) == (4.0, 3.0)
     assert outcome.peak > 1
+    assert outcome.note == "of its own"
 
 
 def test_a_contestant_that_fails_is_left_out_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,10 +90,14 @@ def test_a_table_compares_with_the_best_peer_of_its_quality(tmp_path: Path) -> N
     )
     columns, rows, aims = engines.run(race, asked)
     assert columns == ["quality", "Model", "work, items per second", "÷ best peer", "÷ best form"]
-    assert ["exact", "isoform, torch f32", "6.00 (1.00)", "2.00", ""] in rows
-    assert ["high", "isoform, auto, high", "12.0 (1.00)", "0.25", "0.50"] in rows
-    assert [row[1] for row in rows if row[0] == "exact"] == ["isoform, torch f32", "slow, f32"]
-    assert [row[1] for row in rows[2:]] == ["isoform, auto, high", "isoform, torch bf16", "fast, bf16"]
+    assert ["exact", "isoform, torch f32: of its own", "6.00 (1.00)", "2.00", ""] in rows
+    assert ["high", "isoform, auto, high: of its own", "12.0 (1.00)", "0.25", "0.50"] in rows
+    assert [row[1] for row in rows if row[0] == "exact"] == [
+        "isoform, torch f32: of its own",
+        "slow, f32: of its own",
+    ]
+    others = ["isoform, auto, high", "isoform, torch bf16", "fast, bf16"]
+    assert [row[1].partition(":")[0] for row in rows[2:]] == others
     assert [(aim["quality"], aim["isoform"], aim["ratio"]) for aim in aims] == [
         ("exact", "torch f32", 2.0),
         ("high", "auto, high", 0.25),
