@@ -51,7 +51,7 @@ class BenchReport:
         if self.choice is None:
             return 0.0
         rivals = {rival.candidate: rival.seconds for rival in self.choice.rivals}
-        return {**rivals, self.choice.candidate: self.choice.seconds}.get(measurement.candidate) or inf
+        return {**rivals, self.choice.candidate.alone: self.choice.seconds}.get(measurement.candidate) or inf
 
     @property
     def today(self) -> Measurement | None:

@@ -111,7 +111,7 @@ def test_the_table_has_a_row_for_each_candidate_and_the_failures_last(
     starts += ["torch int8, 2 threads: stopped", "llamacpp q4_0, 2 threads: its process was ended by SIGSEGV"]
     starts += ["llamacpp q8_0", "llamacpp q4_k_m", "chosen: onnxruntime q4w, prompts from 11028 tokens"]
     places = [next(n for n, line in enumerate(lines) if line.startswith(start)) for start in starts]
-    assert places == sorted(places)
+    assert places == sorted(places), lines
     row = lines[next(n for n, line in enumerate(lines) if line.startswith("torch f32"))]
     assert row.split()[2:] == ["12.34", "0.25", "12,346", "518", "480", "31.0", "82.0", "162"]
     below = lines[lines.index(row) + 1]
