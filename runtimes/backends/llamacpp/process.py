@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from typing import IO, Any, BinaryIO, cast
 from isoform import errors
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
 from isoform.runtimes.backends.llamacpp import frames
+
+PIPE = 2**20  # bytes that an answer's pipe takes at once, where Linux allows it: the logits of a token, of all rows
 
 
 class Process:
@@ -42,6 +45,7 @@ class Process:
             stderr=self._stderr,
             env=env,
         )
+        widen(self._process.stdout)
         self._end = weakref.finalize(self, _end, self._process, self._stderr)
         self.facts: dict[str, int] = {}
         try:
@@ -96,6 +100,16 @@ class Process:
         return BackendUnavailable(
             f"the llama.cpp process of {self.path} {how} during '{do}': {said}; open a new session, or another backend"
         )
+
+
+def widen(pipe: IO[bytes] | None) -> None:
+    """Make a pipe hold `PIPE` bytes; it stays as it is where the system cannot do that, or this user has many."""
+    if pipe is None or not sys.platform.startswith("linux"):
+        return
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
 
 
 def _end(process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:

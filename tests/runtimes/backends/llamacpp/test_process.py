@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from isoform.errors import BackendUnavailable, CheckpointError, InputError, IsoformError
-from isoform.runtimes.backends.llamacpp import api, frames
+from isoform.runtimes.backends.llamacpp import api, frames, process
 from isoform.runtimes.backends.llamacpp import session as session_module
 from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
 from isoform.signature import decoder_signature
@@ -239,6 +239,21 @@ def test_a_frame_arrives_as_it_was_sent(blocks: list[bytes], tmp_path: Path) -> 
         assert [bytes(block) for block in arrived] == blocks
         with pytest.raises(EOFError):
             frames.receive(pipe)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pipes have another size on Linux alone")
+def test_a_pipe_takes_the_logits_of_a_token_at_once_or_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb"):
+        before = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+        monkeypatch.setattr(process, "PIPE", 2**31 - 1)  # more than any system allows
+        process.widen(pipe)
+        assert fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) == before
+        monkeypatch.setattr(process, "PIPE", 2 * before)
+        process.widen(pipe)
+        assert fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) == 2 * before
 
 
 def test_a_process_is_found_without_installation(path: Path, tmp_path: Path) -> None:
