@@ -90,9 +90,9 @@ def race(found: list[Contestant], title: str, seconds: float, rounds: int, threa
     for one in outcomes:
         cpu, wall = (
             [median(a / b for a, b in zip(spent(one, what), spent(mine, what), strict=True)) for mine in outcomes[:2]]
-            for what in ("cpu", "wall")
+            for what in ("speech", "wall")
         )
-        used, passed = median(spent(one, "cpu")), median(spent(one, "wall"))
+        used, passed = median(spent(one, "speech")), median(spent(one, "wall"))
         table.add(one.name, used, seconds / used, *cpu, passed, *wall, one.peak)
     return table
 

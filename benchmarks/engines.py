@@ -99,7 +99,7 @@ def _mine(
     if not {"auto", "forms"} & {*asked.engines} or not (made := models.bundle(source, asked.folder, forms)):
         return
     if "auto" in asked.engines:
-        variables = {"ISOFORM_CACHE": str(asked.folder / "cache"), "ISOFORM_MEASURE": "always"}
+        variables = {"ISOFORM_CACHE": str(asked.folder / "isoform-cache"), "ISOFORM_MEASURE": "always"}
         for quality in asked.qualities:
             command = ours(script, *arguments(made, f"auto:{quality}"))
             yield Engine(Contestant(f"isoform, auto, {quality}", command, variables), "auto", quality)
@@ -168,7 +168,7 @@ def speech(asked: Asked) -> Iterator[Race]:
         engines = list(_mine(asked, ENCODERS, source, "speech_isoform", lambda made, form: (made, 1, 1, sound, form)))
         if "peers" in asked.engines:
             engines += peers.speech(source, asked.folder, asked.reached, asked.install)
-        yield Race("Whisper tiny.en", "seconds of speech per CPU second", engines, {"cpu": 1.2})
+        yield Race("Whisper tiny.en", "seconds of speech per CPU second", engines, {"speech": 1.2})
 
 
 SECTIONS: dict[str, Callable[[Asked], Iterator[Race]]] = {
@@ -202,7 +202,7 @@ def run(race: Race, asked: Asked) -> tuple[list[str], list[list[str]], list[dict
     found = (first_lines if race.fresh else compete)(contestants, asked.rounds, race.threads)
     outcomes = {outcome.name: outcome for outcome in found}
     here = [engine for engine in race.engines if engine.name in outcomes]
-    parts = list(next(iter(outcomes.values())).rounds[0]) if outcomes else []
+    parts = [part for part in next(iter(outcomes.values())).rounds[0] if part != "wall"] if outcomes else []
     columns = ["quality", race.title]
     for part in parts:
         columns += [f"{part}, {race.unit}", "÷ best peer", "÷ best form"]

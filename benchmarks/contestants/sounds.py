@@ -24,6 +24,6 @@ def run(transcribe: Callable[[Any], str], answers: int) -> None:
         if len(text.split()) < WORDS * len(samples) // (30 * RATE):
             sys.exit(f"no transcript: {text!r:.200}")
         seconds = len(samples) // RATE
-        return {"cpu": (seconds, clock.read()), "wall": (seconds, wall.read())}
+        return {"speech": (seconds, clock.read()), "wall": (seconds, wall.read())}
 
     serve(round_, answers)
