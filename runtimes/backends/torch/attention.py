@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import frexp
 from typing import Any, cast
 
 import torch
@@ -184,6 +185,8 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, 
     """Some queries after others, so that their scores stay in the cache, over the keys that they may see."""
     batch, heads, length, dim = q.shape
     kv, slots = k.shape[1:3]
+    if exact := frexp(scale)[0] == 0.5:  # a power of two, by which q is as good multiplied as the scores
+        q = q * scale
     q = q.reshape(batch, kv, heads // kv, length, dim)
     k, v = k.reshape(batch * kv, slots, dim), v.reshape(batch * kv, slots, v.shape[-1])
     k = k.transpose(1, 2)
@@ -193,7 +196,9 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, 
         end = min(start + size, length)
         count, seen = end - start, slots - length + end if causal else slots
         part = q[:, :, :, start:end].reshape(batch * kv, -1, dim)
-        scores = torch.bmm(part, k[:, :, :seen]).view(batch, heads, count, seen).mul_(scale)
+        scores = torch.bmm(part, k[:, :, :seen]).view(batch, heads, count, seen)
+        if not exact:
+            scores *= scale
         if causal and count > 1:
             scores[..., seen - count :].add_(_future(count, q.dtype))
         if bias is not None:

@@ -21,6 +21,8 @@ from isoform.runtimes.backends.torch.linear import (
     Int8Linear,
     Int8WeightLinear,
     PackedLinear,
+    packed_rows,
+    unpack,
 )
 from isoform.runtimes.backends.torch.operations import CURVES, fast_operations, gated
 from isoform.runtimes.backends.torch.packing import Column, pack
@@ -67,9 +69,9 @@ def test_eight_bit_weights_take_activations_as_they_are(rows: int) -> None:
     assert error(Int8WeightLinear(weight, None)(x), want) <= ROUNDING, "activations keep 13 bits at least"
 
 
-@pytest.mark.parametrize("rows", [1, 3, 70])
+@pytest.mark.parametrize("rows", [1, 3, 100])
 def test_four_bit_weights_have_a_scale_and_a_middle_for_each_group(rows: int) -> None:
-    weight, x = random(48, 96) + 0.3, random(rows, 96, seed=1).to(torch.bfloat16)
+    weight, x = random(192, 96) + 0.3, random(rows, 96, seed=1).to(torch.bfloat16)
     numbers, scales = rounding.weight_groups(weight)
     assert int(numbers.min()) >= 0 and int(numbers.max()) <= 15
     step, middle = scales.double().transpose(0, 1).unsqueeze(2).unbind(-1)
@@ -293,11 +295,13 @@ BIASES = {
 }
 
 
-@pytest.mark.parametrize("kv", [6, 2])
+@pytest.mark.parametrize(("kv", "scale"), [(6, 0.25), (2, 0.3)])
 @pytest.mark.parametrize("bias", BIASES)
-def test_attention_in_blocks_is_the_operation(bias: str, kv: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_in_blocks_is_the_operation(
+    bias: str, kv: int, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("isoform.runtimes.backends.torch.attention.SCORES", 1)  # blocks of 16 queries
-    arguments = attention_arguments(40, 40, 6, kv, BIASES[bias])
+    arguments = attention_arguments(40, 40, 6, kv, BIASES[bias], scale=scale)
     torch.testing.assert_close(BlockAttention()(*arguments), ops.OPS["attention"](*arguments))
 
 
@@ -389,3 +393,12 @@ def test_the_kernels_for_bfloat16_round_as_the_plain_operations_do() -> None:
             for n, s in ((numbers, scales), (plain, steps))
         ]
         assert (found[0] - found[1]).abs().max() <= 1.01 * float(steps.max())
+
+
+@pytest.mark.skipif(not packed_rows(), reason="torch packs 4 bits in no layout that is known")
+def test_four_bit_weights_come_back_as_they_were_rounded() -> None:
+    numbers, scales = rounding.weight_groups(random(192, 96))
+    step, middle = scales.float().transpose(0, 1).unsqueeze(2).unbind(-1)
+    want = ((numbers.unflatten(1, (-1, rounding.GROUP)) - 8) * step + middle).flatten(1).to(torch.bfloat16)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
+    assert torch.equal(unpack(packed, scales, packed_rows()), want)
