@@ -14,6 +14,7 @@ from isoform.runtimes.backends.onnxruntime.graph_file import nodes
 ELEMENTWISE = frozenset(("Add", "Gelu", "Mul", "QuickGelu", "Relu", "Sigmoid", "Tanh"))
 """What activations, gates and residual sums are made of."""
 _AS_FIRST = ELEMENTWISE | {
+    *("Abs", "MatMulIntegerToFloat", "QuantizeLinear", "ReduceMax", "ReduceSum"),
     *("Attention", "Cast", "Clip", "Conv", "CumSum", "GroupQueryAttention", "Identity", "InstanceNormalization"),
     *("LayerNormalization", "MatMulNBits", "MultiHeadAttention", "RMSNormalization", "RotaryEmbedding"),
     *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Slice", "Softmax", "Split", "Transpose"),
@@ -21,13 +22,16 @@ _AS_FIRST = ELEMENTWISE | {
 """What gives values of the rank of its first input."""
 _SEVERAL = frozenset(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Split"))
 """Whose results all have one rank."""
-PRODUCTS = frozenset(("FusedMatMul", "MatMul"))
+PRODUCTS = frozenset(("FusedMatMul", "MatMul", "MatMulIntegerToFloat"))
+_BYTES = frozenset(("Abs", "Div", "Max", "QuantizeLinear", "Sub"))
+"""How rows become bytes, beside the reductions."""
+_REDUCTIONS = frozenset(("ReduceMax", "ReduceSum"))
 _NORMS = frozenset(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"))
 _SUMMED_NORMS = frozenset(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"))
-_BY_ROWS = ELEMENTWISE | PRODUCTS | _NORMS | _SUMMED_NORMS
+_BY_ROWS = ELEMENTWISE | PRODUCTS | _NORMS | _SUMMED_NORMS | _BYTES
 ROWS_RANK = 3
 """Of (B, T, C): the rows are axis 1."""
-_AS_LARGEST = frozenset(("Add", "Div", "FusedMatMul", "MatMul", "Mul", "Pow", "Sub", "Where"))
+_AS_LARGEST = frozenset(("Add", "Div", "FusedMatMul", "MatMul", "Max", "Mul", "Pow", "Sub", "Where"))
 
 
 @dataclass
@@ -78,11 +82,15 @@ class Facts:
         first = bool(node.input) and self.ranks.get(node.input[0]) == ROWS_RANK
         if node.op_type == "MultiHeadAttention":
             return [0] if first and len(node.input) == 3 and not settings.get("unidirectional") else []
+        if node.op_type in _REDUCTIONS:
+            along = len(node.input) == 2 and self._is_last_axis(node.input[1])
+            return [0] if first and along and settings.get("keepdims", 1) else []
         if node.op_type not in _BY_ROWS or (node.op_type in _NORMS and settings.get("axis", -1) not in (-1, 2)):
             return []
         if node.op_type in PRODUCTS:
             weight = self.ranks.get(node.input[1]) == 2 and node.input[1] in self.constants
-            return [0] if first and weight and not settings.keys() - {"transB"} else []
+            constant = all(name in self.constants for name in node.input[1:] if name)
+            return [0] if first and weight and constant and not settings.keys() - {"transB"} else []
         found = []
         for n, name in enumerate(node.input):
             rank, constant = self.ranks.get(name), name in self.constants
@@ -91,6 +99,11 @@ class Facts:
             elif name and not self.is_number(name) and not (constant and rank == 1):
                 return []
         return found
+
+    def _is_last_axis(self, name: str) -> bool:
+        """Whether this is the constant [-1]."""
+        axes = self.constants.get(name)
+        return axes is not None and list(axes.dims) == [1] and axes.raw_data == b"\xff" * 8
 
     def _look_at(self, node: Any) -> None:
         """Learn what is known of a node's results."""

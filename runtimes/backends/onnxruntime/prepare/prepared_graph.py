@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CACHE = "isoform.cache"  # in the metadata of a decoder that is our own: how its cache grows
+BYTES = "MatMulIntegerToFloat"
 LARGE = 2**26  # bytes of a graph with its weights inside: nothing is changed there
 
 
@@ -49,8 +50,9 @@ def prepare(path: Path, settings: Iterable[str], *, strict: bool, on_cpu: bool) 
         content = signed[0]
         arrays.update(signed[1])
     linear, in_place = LINEAR.encode() in content, MASK_END.encode() in content
-    if on_cpu and (linear or in_place) and (model := parsed(content)) is not None:
-        moved = linear and select_early(model.graph)
+    products = linear or BYTES.encode() in content
+    if on_cpu and (products or in_place) and (model := parsed(content)) is not None:
+        moved = products and select_early(model.graph)
         layers = in_blocks(model, path.parent) if linear else {}
         arrays.update(layers)
         ragged = in_place and add_row_gaps(model.graph, ROW_GAPS)

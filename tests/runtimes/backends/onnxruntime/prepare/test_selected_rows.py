@@ -126,6 +126,34 @@ def test_exported_models_choose_before_the_last_layer(
         assert kinds(graph).count("FusedMatMul") == products
 
 
+@pytest.mark.parametrize("name", ["vit_cls", "llama"])
+def test_bytes_are_made_of_the_chosen_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+
+    bundle = exported(name, ["onnx"], "int8")
+    path = file_of(bundle, "onnx", "int8")
+    graph = onnx.load(path, load_external_data=False).graph
+    before = kinds(graph)
+    assert select_early(graph)
+    for kind in ("MatMulIntegerToFloat", "QuantizeLinear"):
+        assert kinds(graph).count(kind) == before.count(kind)
+    places = [n for n, node in enumerate(graph.node) if "selected_rows" in "".join(node.output)]
+    late = [node.op_type for node in graph.node[min(places) :]]
+    assert late.count("MatMulIntegerToFloat") >= 3 and late.count("QuantizeLinear") >= 2
+    outputs = []
+    for early in (False, True):
+        with monkeypatch.context() as patch:
+            if not early:
+                patch.setattr(prepared_graph, "select_early", lambda *_: False)
+            with OnnxRuntimeSession(path, threads=1) as session:
+                if name == "llama":
+                    outputs.append(session.decoder(1).step(np.array([[5, 9, 7, 11, 3, 8]])))
+                else:
+                    sizes = [2, *(size for size in session.signature.inputs[0].axes[1:] if isinstance(size, int))]
+                    outputs.append(session.run({"pixel_values": given(*sizes)})["logits"])
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+
+
 def test_a_prompt_has_the_same_last_logits() -> None:
     ids = np.array([[5, 9, 7, 11, 3, 8], [2, 5, 6, 7, 8, 9]])
     with OnnxRuntimeSession(file_of(exported("llama"), "onnx")) as session:
