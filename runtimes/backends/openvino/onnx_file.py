@@ -33,8 +33,8 @@ GroupQueryAttention, a batch of several rows fails or gives one row."""
 def wrong_operators(path: Path) -> list[str]:
     """The operators that OpenVINO does not take, or computes wrongly. Raises CheckpointError for no ONNX file.
 
-    Products of bytes behind a branch were measured to be wrong (2026.4: a divergence of 0.1 to 1.7 nats in decoders
-    with cross-attention, where other backends have 0.004).
+    Products of bytes in a graph with branches were measured to be wrong (2026.4: a divergence of 0.1 to 1.7 nats in
+    decoders with cross-attention, and NaN in one of three where rows have scales of their own; others have 0.004).
     """
     kinds = {node.op_type: node.domain for node in nodes(_load(path).graph)}
     found = sorted(kind for kind, domain in kinds.items() if domain not in ("", "ai.onnx") and kind not in TAKEN)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
+from onnx import helper as onnx_helper
 
 import isoform
 from isoform.api import compare
@@ -19,6 +21,8 @@ from isoform.formats import FORMAT_OF, checked_on, form_for, options_for, readab
 from isoform.manifest import Manifest
 from isoform.runtimes import open as backends
 from isoform.runtimes.backends.openvino import library
+from isoform.runtimes.backends.openvino import session as opening
+from isoform.runtimes.backends.openvino.onnx_file import wrong_operators
 from isoform.runtimes.backends.openvino.session import OpenVinoSession
 from isoform.runtimes.devices import check_device, openvino_device, parse_device
 from isoform.runtimes.open import open_path, open_session
@@ -124,16 +128,25 @@ def test_an_operator_that_it_computes_wrongly_is_named() -> None:
     folder = exported("llama")
     with pytest.raises(BackendUnavailable, match=r"GroupQueryAttention\); export it with --onnx-type f32-portable"):
         open_path(folder, "openvino")
-    with pytest.raises(BackendUnavailable, match="MatMulInteger with If"):
-        open_path(portable("whisper_b", "int8-portable"), "openvino")
 
 
-def test_a_check_leaves_out_what_another_backend_than_the_first_refuses() -> None:
-    folder = portable("whisper_b", "int8-portable")
-    report = check_bundle(folder, threads=1, limits=Limits(keep=False, only=lambda a: a.part == "decoder"))
-    reasons = [skip.reason for skip in report.skipped if skip.backend == "openvino"]
-    assert "MatMulInteger with If" in reasons[0]
-    assert {result.backend for result in report.results if result.level == "deployment"} == {"onnxruntime"}
+def test_products_of_bytes_in_a_graph_with_branches_are_refused(tmp_path: Path) -> None:
+    product = onnx_helper.make_node("MatMulInteger", ["x", "weight"], ["y"])
+    output = onnx_helper.make_tensor_value_info("y", TensorProto.INT32, None)
+    sides = [onnx_helper.make_graph([product], name, [], [output]) for name in ("then", "else")]
+    branch = onnx_helper.make_node("If", ["switch"], ["z"], then_branch=sides[0], else_branch=sides[1])
+    model = onnx_helper.make_model(onnx_helper.make_graph([branch], "both", [], []))
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    assert wrong_operators(tmp_path / "x.onnx") == ["MatMulInteger with If"]
+
+
+def test_a_check_leaves_out_what_another_backend_than_the_first_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "wrong_operators", lambda path: ["Loop"])
+    report = check_bundle(portable("bert"), threads=1, limits=Limits(keep=False))
+    (reason,) = (skip.reason for skip in report.skipped if skip.backend == "openvino")
+    assert "does not take (Loop)" in reason
+    assert report.same and "openvino" not in {result.backend for result in report.results}
+    monkeypatch.undo()
     only = check_bundle(portable("bert"), threads=1, limits=Limits(keep=False, backends=("onnxruntime",)))
     assert {result.backend for result in only.results if result.level == "graph"} == {"onnxruntime"}
 
