@@ -538,7 +538,9 @@ def test_a_gpu_counts_where_the_backend_can_use_it(monkeypatch: pytest.MonkeyPat
     [
         ({"device": "mps"}, "device='mps': isoform runs on CPUs and NVIDIA GPUs"),
         ({"device": "xpu:0"}, "isoform runs on CPUs and NVIDIA GPUs"),
-        ({"device": "gpu"}, "device='gpu' is not a device"),
+        ({"device": "gpu"}, "device 'gpu' is one of OpenVINO's; pass backend='openvino'"),
+        ({"device": "gpu:x"}, "device='gpu:x' is not a device"),
+        ({"device": "cuda", "backend": "openvino"}, "cpu, gpu, gpu:N and npu"),
         ({"device": "0"}, "device='0' is not a device"),
         ({"device": True}, "device=True is not a device"),
         ({"device": 1.5}, "device=1.5 is not a device"),
