@@ -118,9 +118,8 @@ def _titles(figure: Any, report: BenchReport) -> None:
 
     machine = report.machine
     peaks = ", ".join(f"{unit} {peak / 1e9:,.0f}" for unit, peak in machine.peaks.items())
-    lines = (
-        f"{machine.processor or 'this machine'}, {machine.threads} threads: reads {machine.bandwidth / 1e9:.1f} GB/s"
-    )
+    threads = f"{machine.threads} thread{'' if machine.threads == 1 else 's'}"
+    lines = f"{machine.processor or 'this machine'}, {threads}: reads {machine.bandwidth / 1e9:.1f} GB/s"
     lines += f"; multiplies {peaks} Gop/s. Measured {report.series.taken}."
     figure.suptitle(
         f"{report.model}: {report.task}, quality {report.quality}\n{lines}", x=0.01, ha="left", fontsize=10.5, color=INK
