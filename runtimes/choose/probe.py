@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any
 
 from isoform.formats import FLOATS
@@ -43,7 +43,7 @@ ROUNDS, SECONDS = 5, 1.2
 """At most so many rounds, and none is begun after so many seconds; two at least."""
 
 NOISY = 1.25
-"""Where the best round is faster than the median one by more than this factor, something else uses the machine."""
+"""More `noise` than this says that something else uses the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Machine:
 
     `bandwidth` is in bytes per second, `peaks` in operations per second (a product and a sum are two) by unit.
     `missing`: unit -> why it has no peak. `noise`: the fastest round's rate over the median one's, of the limit where
-    they differ most.
+    they differ most, or the probe's time over that in which it could run, where that is more.
     """
 
     processor: str
@@ -127,7 +127,7 @@ def probe(threads: int | None = None, *, processor: str = "") -> Machine:
                 contests += found
                 if not found:
                     missing[unit] = reason
-            rates = _rounds(contests)
+            rates, waited = _rounds(contests)
     finally:
         torch.set_num_threads(before)
     best: dict[str, list[float]] = {}
@@ -140,7 +140,7 @@ def probe(threads: int | None = None, *, processor: str = "") -> Machine:
         threads=count,
         bandwidth=max(best["read"]),
         peaks={unit: max(best[unit]) for unit in UNITS if unit in best},
-        noise=max(max(rounds) / median(rounds) for rounds in best.values()),
+        noise=max(waited, *(max(rounds) / median(rounds) for rounds in best.values())),
         missing=missing,
         versions=versions(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -156,10 +156,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _rounds(contests: list[Contest]) -> list[list[float]]:
-    """The rate of each contest by round. Contests take turns, so that a disturbance meets all of them."""
+def _rounds(contests: list[Contest]) -> tuple[list[list[float]], float]:
+    """The rate of each contest by round, and how many times longer they took than this thread ran.
+
+    Contests take turns, so that a disturbance meets all of them. A machine that is always busy shows in the second.
+    """
     rates: list[list[float]] = [[] for _ in contests]
-    start = perf_counter()
+    start, ran = perf_counter(), thread_time()
     for done in range(ROUNDS):
         if done >= 2 and perf_counter() - start > SECONDS:
             break
@@ -169,7 +172,7 @@ def _rounds(contests: list[Contest]) -> list[list[float]]:
             for _ in range(times):
                 contest.run()
             found.append(times * contest.amount / max(perf_counter() - begun, 1e-9))
-    return rates
+    return rates, max(1.0, (perf_counter() - start) / max(thread_time() - ran, 1e-9))
 
 
 def _timed(run: Callable[[], object]) -> float:

@@ -59,11 +59,8 @@ def _machine(machine: Machine) -> None:
     for unit, reason in machine.missing.items():
         _fact(f"no {unit}", reason, "yellow")
     if machine.noisy:
-        _fact(
-            "noise",
-            f"the probe's best round is {machine.noise:.1f} times the median one: the machine is busy",
-            "yellow",
-        )
+        text = f"the machine is busy; the probe's figures may be {machine.noise:.1f} times too low"
+        _fact("noise", text, "yellow")
 
 
 def _fact(key: str, text: str, style: str = "") -> None:

@@ -185,7 +185,7 @@ def test_why_says_that_the_machine_was_noisy_and_what_is_not_kept(
     noisy = replace(report(control=1.4), machine=replace(MACHINE, noise=2.0), file="")
     text = " ".join(" ".join(shown(monkeypatch, capsys, show_bench.why, noisy)).split())
     assert "noise: the speed of torch f32 changed by 40% while the others were measured" in text
-    assert "the probe's best round is 2.0 times the median one" in text
+    assert "the probe's figures may be 2.0 times too low" in text
     assert "set ISOFORM_CACHE" in text
 
 

@@ -120,6 +120,12 @@ def test_a_noisy_measurement_is_not_kept_and_no_folder_is_needed(
         assert probe.cached_probe(folder, 1).bandwidth > 0
 
 
+@pytest.mark.usefixtures("small")
+def test_a_probe_that_had_to_wait_is_noisy_even_where_its_rounds_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "thread_time", lambda: 0.0)
+    assert probe.probe(1).noisy
+
+
 @pytest.mark.parametrize("wrong", [{"bandwidth": 0.0}, {"noise": float("nan")}, {"peaks": {"f32": -1.0}}])
 def test_limits_that_are_no_positive_numbers_are_refused(wrong: dict[str, object]) -> None:
     machine = Machine(processor="", cores=1, threads=1, bandwidth=1e9, peaks={"f32": 1e9}, noise=1.0)
