@@ -305,7 +305,7 @@ def fitted(source: Path) -> None:
     count = len(photographs())
     config = transformers.ViTConfig(id2label={n: f"photograph {n}" for n in range(count)}, initializer_range=0.05)
     model = transformers.ViTForImageClassification(config).eval()
-    source.mkdir(parents=True)
+    source.mkdir(parents=True, exist_ok=True)
     size = {"height": config.image_size, "width": config.image_size}
     settings = {"image_processor_type": "ViTImageProcessor", "size": size}
     (source / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
