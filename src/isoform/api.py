@@ -444,8 +444,8 @@ def pipeline(
     * `config`: accepted where it says the same as the model's config.json.
     * `device`: "cpu" unless given; a number is a GPU, or the CPU where there is none at all. device_map: one
       device, or "auto" (a GPU where there is one).
-    * `dtype`: float32 unless given, also for checkpoints in another; "auto" is the stored one, which transformers
-      takes unless told otherwise. A bundle has the form of that dtype, or it is an error.
+    * `dtype`: what runs whatever was measured; "auto" is the stored one, which transformers takes unless told
+      otherwise. A bundle has the form of that dtype, or it is an error. Without one, the quality decides.
     * `quality`: how close to float32 the answers are. "exact" is float32; "high" admits 16-bit floats and 8-bit
       integers as well, "small" also 4 bits, and nothing runs whose cost was not measured to be within the budget of its
       quality. Without it: "high" for a model that is stored in 16 bits, "exact" for others.
