@@ -15,6 +15,8 @@ from isoform.runtimes.devices import memory
 
 SECONDS = 60.0
 """The budget for all candidates of a model."""
+SHARE = 4
+"""A candidate may take this part of the budget, besides what an export of its form costs; the first may take all."""
 SLOWER = 3.0
 """A candidate whose first round is this much slower than the best so far is stopped."""
 LEAST = 3.0
@@ -77,18 +79,21 @@ def measure(
 
     def take(candidate: Candidate) -> None:
         report(f"measuring {candidate}", len(found), total)
-        first = not found
-        kept = 0.0 if first else _control_seconds(found[candidates[0]])
-        refused = _refusal(candidate, costs, seconds, left() - kept, first=first)
-        if refused:
+        have = left() - kept
+        if refused := _refusal(candidate, costs, seconds, have, first=not found):
             found[candidate] = Measurement(candidate=candidate, error=refused)
             return
+        most = min(have, costs.seconds(candidate) + seconds / SHARE) if found else have
         fastest = best()
         slowest = None if fastest is None else fastest * SLOWER
-        found[candidate] = run(Job(candidate=candidate, seconds=left() - kept, use=use, slowest=slowest))
+        found[candidate] = run(Job(candidate=candidate, seconds=most, use=use, slowest=slowest))
 
+    kept = 0.0
     for candidate in candidates:
+        before = left()
         take(candidate)
+        if len(found) == 1:
+            kept = min(before - left(), seconds / SHARE)  # for the control, which takes as long
     if fewer_threads and (fastest := best()) is not None:
         winner = next(m for m in found.values() if m.proven and request_seconds(m.timings, use) == fastest)
         for candidate in in_fewer_threads(winner.candidate):
@@ -96,9 +101,9 @@ def measure(
                 take(candidate)
     first = found[candidates[0]]
     control = 1.0
-    if not first.error and len(found) > 1 and left() > LEAST:
+    if not first.error and len(found) > 1:
         report(f"measuring {first.candidate} again", len(candidates), total)
-        again = run(Job(candidate=first.candidate, seconds=max(left(), LEAST), use=use, prove=False))
+        again = run(Job(candidate=first.candidate, seconds=max(left(), kept, LEAST), use=use, prove=False))
         control = _change(first, again, use)
     report("measured", total, total)
     return Series(taken=date.today().isoformat(), measurements=tuple(found.values()), control=control)
@@ -117,11 +122,6 @@ def _refusal(candidate: Candidate, costs: Costs, seconds: float, left: float, *,
             f"left out: it takes {cost:.0f} s or more to make and open, {max(left, 0):.0f} of {seconds:.0f} s are left"
         )
     return ""
-
-
-def _control_seconds(first: Measurement) -> float:
-    """About what measuring the first one again takes: opening it, and the time to import what it needs."""
-    return 0.0 if first.error else first.load_seconds + LEAST
 
 
 def _change(first: Measurement, again: Measurement, use: str) -> float:

@@ -78,7 +78,7 @@ def measure_candidates(
         todays = opener.todays(quality)
         if not todays:
             raise InputError(f"{found.name} holds no form that runs here; `isoform inspect` lists its forms")
-        effort = Effort(rounds=rounds, workloads=WORKLOADS, timing=max(1.0, seconds / 4))
+        effort = Effort(rounds=rounds, workloads=WORKLOADS, timing=max(6.0, seconds / 20))
         target = opener.target(quality, todays[0][0], effort)
         series = None if again or backends else kept_series(target)
         if series is not None and (_complete(series) or not whole):

@@ -68,15 +68,21 @@ def test_candidates_are_stopped_by_the_best_before_them(clock: Clock) -> None:
 
 
 def test_the_budget_leaves_out_what_comes_last(clock: Clock) -> None:
-    found = measure([TODAY, BF16, INT8], clock.run({BF16: 2.0}, seconds=20.0), seconds=30.0, costs=FREE)
+    found = measure([TODAY, BF16, INT8], clock.run({BF16: 2.0}, seconds=20.0), seconds=50.0, costs=FREE)
     first, second, third, *rest = found.measurements
     assert not first.error and not second.error
-    assert "left out: it takes 3 s or more to make and open, 0 of 30 s are left" in third.error
+    assert "left out: it takes 3 s or more to make and open, 0 of 50 s are left" in third.error
     assert all("left out" in one.error for one in rest)
     assert choose(found, "high").candidate == BF16  # type: ignore[union-attr]
     costs = Costs(seconds=lambda one: 0.0 if one == TODAY else 100.0, free=lambda: None)
     found = measure([TODAY, BF16], clock.run({}), seconds=60.0, costs=costs)
     assert "it takes 103 s or more to make" in found.measurements[1].error
+
+
+def test_no_candidate_but_the_first_takes_the_whole_budget(clock: Clock) -> None:
+    costs = Costs(seconds=lambda one: 5.0 if one == INT8 else 0.0, free=lambda: None)
+    measure([TODAY, BF16, INT8], clock.run({}, seconds=2.0), seconds=80.0, costs=costs, fewer_threads=False)
+    assert [job.seconds for job in clock.jobs] == [80.0, 20.0, 25.0, 74.0]
 
 
 def test_what_needs_more_than_the_free_memory_is_left_out(clock: Clock) -> None:
