@@ -7,29 +7,32 @@ the process, whose last words are reported.
 from __future__ import annotations
 
 import json
-import pickle
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import IsoformError
+from isoform.errors import InputError, IsoformError
 from isoform.progress import Progress
 from isoform.runtimes.choose.choose import request_seconds
 from isoform.runtimes.choose.measure import stopped
 from isoform.runtimes.choose.records import Candidate, Measurement, Timing
 from isoform.runtimes.choose.work import with_counts
-from isoform.whole import whole_file
+from isoform.whole import NoSpace, whole_file
 
 if TYPE_CHECKING:
     from isoform.reference.model import Model
     from isoform.runtimes.pipelines.base import Pipeline
+    from isoform.validators.check.proof import Answers
     from isoform.workloads import Workload
+
+
+COLD = 5.0
+"""Seconds of a first pass that is a round already: what it makes and compiles is little beside it."""
 
 
 def main() -> None:
@@ -48,8 +51,8 @@ def measured(job: Mapping[str, Any], candidate: Candidate) -> Measurement:
 
     Of the job: `model` (a folder), `source` (that of its checkpoint), `task`, `rounds`, `least` (seconds of a round),
     `timing` (seconds after which no round begins), `workloads` (names, or null for those of a choice), `use`, `slowest`
-    (see `measure.Job`), `prove`, `proof` (what is known already) and `answers` (the file of the reference's answers,
-    for all candidates of a model).
+    (see `measure.Job`), `prove`, `proof` (what is known already) and `answers` (the folder of the reference's
+    answers, for all candidates of a model).
     """
     from isoform.workloads import SHORT, workloads_of
 
@@ -60,10 +63,8 @@ def measured(job: Mapping[str, Any], candidate: Candidate) -> Measurement:
         names = job["workloads"] or SHORT
         workloads = {name: work for name, work in workloads_of(pipe).items() if name in names}
         found = timed(job, Measurement(candidate=candidate, load_seconds=load), workloads)
-        if job["workloads"] and (candidate.backend, candidate.dtype) == (
-            "torch",
-            "f32",
-        ):  # for a table: shares of limits
+        exact = (candidate.backend, candidate.dtype) == ("torch", "f32")
+        if exact and job["workloads"]:  # a table shows shares of limits
             found = with_counts(found, {name: partial(_pass, work) for name, work in workloads.items()})
         if not found.error and job["proof"] is not None:
             found = replace(found, proof={name: (value, limit) for name, (value, limit) in job["proof"].items()})
@@ -75,21 +76,23 @@ def measured(job: Mapping[str, Any], candidate: Candidate) -> Measurement:
 def timed(job: Mapping[str, Any], found: Measurement, workloads: Mapping[str, Workload]) -> Measurement:
     """The measurement with the timings of rounds, and an error where the first one is too slow to go on."""
     start = perf_counter()
-    for n, work in enumerate(workloads.values()):  # the first pass makes buffers, and compiles
-        work.run(work.begin())
+    rates: dict[str, list[float]] = {name: [] for name in workloads}
+    for n, (name, work) in enumerate(workloads.items()):  # the first pass makes buffers, and compiles
+        items, spent = work.run(work.begin())
+        if spent >= COLD:
+            rates[name].append(items / spent)
         if n == 0:
             found = replace(found, first_seconds=perf_counter() - start)
-    rates: dict[str, list[float]] = {name: [] for name in workloads}
-    for _ in range(job["rounds"]):
+    while True:
+        if all(rates.values()):
+            found = replace(found, timings=timings(rates, workloads), peak_bytes=peak_bytes())
+            seconds = request_seconds(found.timings, job["use"])
+            if job["slowest"] and seconds and seconds > job["slowest"]:
+                return stopped(found, seconds, job["slowest"])
+            if perf_counter() - start > job["timing"] or min(map(len, rates.values())) >= job["rounds"]:
+                return found
         for name, work in workloads.items():
             rates[name].append(_rate(work, job["least"]))
-        found = replace(found, timings=timings(rates, workloads), peak_bytes=peak_bytes())
-        seconds = request_seconds(found.timings, job["use"])
-        if job["slowest"] and seconds and seconds > job["slowest"]:
-            return stopped(found, seconds, job["slowest"])
-        if perf_counter() - start > job["timing"]:
-            break
-    return found
 
 
 def opened(job: Mapping[str, Any], candidate: Candidate, exporting: list[float]) -> Pipeline:
@@ -152,27 +155,24 @@ def proof(job: Mapping[str, Any], candidate: Candidate, pipe: Pipeline) -> dict[
     from isoform.quality import plain_dtype
     from isoform.reference.model import open_model
     from isoform.runtimes.pipelines import model_task
+    from isoform.validators.check.proof import prove, worst_by_metric
 
     model = open_model(job["source"], model_task(job["task"]))
     dtype = candidate.precision if candidate.precision not in ("", "f32") else plain_dtype(candidate.dtype)
-    report = proving().prove(pipe.session, model, dtype, answers(Path(job["answers"]), model))
-    return dict(proving().worst_by_metric(report)) or {"unmeasured": (1.0, 0.0)}
+    report = prove(pipe.session, model, dtype, answers(Path(job["answers"]), model))
+    return worst_by_metric(report) or {"unmeasured": (1.0, 0.0)}
 
 
-def answers(path: Path, model: Model) -> Any:
+def answers(folder: Path, model: Model) -> Answers:
     """The reference's answers: computed by the first candidate that needs them, and read by the others."""
+    from isoform.validators.check.proof import Answers, reference_answers
 
-    with suppress(OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
-        return pickle.loads(path.read_bytes())  # noqa: S301  a file of our own, in a folder that only we may read
-    found = proving().reference_answers(model)
-    with suppress(OSError, pickle.PicklingError, TypeError, AttributeError), whole_file(path) as part:
-        part.write_bytes(pickle.dumps(found))
+    with suppress(InputError):
+        return Answers.load(folder)
+    found = reference_answers(model)
+    with suppress(OSError, NoSpace):
+        found.save(folder)
     return found
-
-
-def proving() -> Any:
-    """What proves a session."""
-    return import_module("isoform.validators.check.proof")
 
 
 def peak_bytes(*, children: bool = False) -> int:

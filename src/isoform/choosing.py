@@ -213,7 +213,7 @@ class Target:
         """Measure the candidates now."""
         chosen = list(candidates) if candidates is not None else self.candidates()
         with tempfile.TemporaryDirectory(prefix="isoform-answers-") as folder:
-            answers = Path(folder) / "answers.pickle"
+            answers = Path(folder) / "answers"
             return measure(
                 chosen,
                 lambda job: self.run(job, answers),

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import BackendUnavailable, InputError, IsoformError
-from isoform.formats import FLOATS, FORMAT_OF
+from isoform.formats import FORMAT_OF, STANDARD, form_for, options_for
 from isoform.manifest import NAME, Manifest
 from isoform.open_candidate import STORED, Cached, open_candidate
 from isoform.progress import Progress
-from isoform.quality import PORTABLE, admits, check_quality, default_quality, plain_dtype, quality_of
-from isoform.runtimes.choose.candidates import PRECISIONS, quality_with
+from isoform.quality import admits, check_quality, default_quality, plain_dtype, quality_of
+from isoform.runtimes.choose.candidates import quality_with
 from isoform.runtimes.choose.choose import LATENCY, THROUGHPUT, Choice
 from isoform.runtimes.choose.records import Candidate
 from isoform.runtimes.devices import cpus
@@ -285,17 +285,16 @@ def _forms(wish: Wish, manifest: Manifest, names: Sequence[str], quality: str) -
         if held(manifest, FORMAT_OF[name]):
             dtype, note = form_of(manifest, name, quality)
             candidate = wish.candidate_of(name, dtype)
-            yield (replace(candidate, precision="f32") if name in PRECISIONS else candidate), note
+            yield (replace(candidate, precision="f32") if name in STANDARD else candidate), note
 
 
 def _computing(candidate: Candidate) -> Candidate:
-    """A candidate whose dtype is asked for: a backend with precisions computes in it, from a portable form."""
-    dtype = candidate.dtype
-    if candidate.backend not in PRECISIONS:
+    """A candidate whose dtype is asked for, with the form and the precision in which its backend computes in it."""
+    if candidate.backend not in STANDARD:
         return candidate
-    if dtype in FLOATS:
-        return replace(candidate, dtype="f32" + PORTABLE, precision=dtype)
-    return replace(candidate, dtype=plain_dtype(dtype) + PORTABLE)
+    _, form = form_for(candidate.backend, candidate.dtype)
+    precision = options_for(candidate.backend, candidate.dtype).get("precision", "")
+    return replace(candidate, dtype=form, precision=precision)
 
 
 def _joined(reason: str, note: str) -> str:

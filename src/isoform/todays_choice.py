@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from isoform.formats import CHECKED_ON, FORMAT_OF
+from isoform.formats import CHECKED_ON, FORMAT_OF, STANDARD
 from isoform.quality import PORTABLE, admits, plain_dtype, quality_of
-from isoform.runtimes.choose.candidates import PRECISIONS
 
 if TYPE_CHECKING:
     from isoform.manifest import Manifest
@@ -51,12 +50,12 @@ def form_of(manifest: Manifest, backend: str, quality: str) -> tuple[str, str]:
     """The dtype of the first form for a backend that a quality admits and that is proven, and "".
 
     Where there is none: the first form, and what is wrong with it. The backend reads at least one form of the bundle.
-    A backend with precisions of its own prefers portable forms, and others those that are not.
+    A backend of standard operators prefers portable forms, and others those that are not.
     """
     form = FORMAT_OF[backend]
     dtypes = held(manifest, form)
     places = {plain_dtype(name): n for n, name in reversed(list(enumerate(dtypes)))}
-    portable_first = backend in PRECISIONS
+    portable_first = backend in STANDARD
     dtypes = sorted(dtypes, key=lambda name: (places[plain_dtype(name)], name.endswith(PORTABLE) != portable_first))
     for dtype in dtypes:
         if admits(quality, dtype) and proven(manifest, form, dtype):

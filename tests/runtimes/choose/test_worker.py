@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 import isoform
 from isoform import candidate_worker as worker
 from isoform.runtimes.choose.records import Candidate, Measurement
+from isoform.validators.check import proof
 from isoform.workloads import SENTENCES, workloads_of
 
 Tiny = Callable[[str], Path]
@@ -28,7 +27,7 @@ def no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def job(path: Path, task: str, tmp_path: Path, **changes: Any) -> dict[str, Any]:
     told = {"model": str(path), "source": str(path), "task": task, "use": "latency", "slowest": None, "prove": True}
     effort = {"rounds": 2, "least": 0.0, "timing": 60.0, "workloads": None}
-    return {**told, **effort, "proof": None, "answers": str(tmp_path / "answers.pickle"), **changes}
+    return {**told, **effort, "proof": None, "answers": str(tmp_path / "answers"), **changes}
 
 
 @pytest.fixture
@@ -36,18 +35,17 @@ def proving(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A proof that is made up: `found` is what it finds, `asked` how often the reference was."""
     state: dict[str, Any] = {"found": {"kl": (0.001, 0.004)}, "asked": 0, "proven": []}
 
-    def reference_answers(model: Any) -> list[str]:
+    def reference_answers(model: Any) -> proof.Answers:
         state["asked"] += 1
-        return ["answers"]
+        return proof.Answers(())
 
     def prove(session: Any, model: Any, dtype: str, answers: Any) -> Any:
-        assert answers == ["answers"]
+        assert answers == proof.Answers(())
         state["proven"].append((session.backend, model.task.name, dtype))
 
-    made = SimpleNamespace(
-        prove=prove, reference_answers=reference_answers, worst_by_metric=lambda report: state["found"]
-    )
-    monkeypatch.setattr(worker, "proving", lambda: made)
+    monkeypatch.setattr(proof, "reference_answers", reference_answers)
+    monkeypatch.setattr(proof, "prove", prove)
+    monkeypatch.setattr(proof, "worst_by_metric", lambda report: state["found"])
     return state
 
 
@@ -68,9 +66,9 @@ def test_the_reference_answers_once_for_all_candidates(tiny: Tiny, tmp_path: Pat
         found = worker.measured(told, Candidate(backend="torch", dtype=dtype, threads=1))
         assert set(found.timings) == {"batch 1", "batch 8"} and found.proof
     assert proving["asked"] == 1 and [dtype for *_, dtype in proving["proven"]] == ["f32", "bf16"]
-    Path(told["answers"]).write_bytes(pickle.dumps(None)[:2])
+    (Path(told["answers"]) / "answers.json").write_text("{")
     worker.measured(told, F32)
-    assert proving["asked"] == 2, "a damaged file counts as missing"
+    assert proving["asked"] == 2, "a damaged folder counts as missing"
 
 
 def test_what_is_known_or_not_wanted_is_not_proven(tiny: Tiny, tmp_path: Path, proving: dict[str, Any]) -> None:
