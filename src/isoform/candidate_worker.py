@@ -51,8 +51,8 @@ def measured(job: Mapping[str, Any], candidate: Candidate) -> Measurement:
 
     Of the job: `model` (a folder), `source` (that of its checkpoint), `task`, `rounds`, `least` (seconds of a round),
     `timing` (seconds after which no round begins), `workloads` (names, or null for those of a choice), `use`, `slowest`
-    (see `measure.Job`), `prove`, `proof` (what is known already) and `answers` (the folder of the reference's
-    answers, for all candidates of a model).
+    (see `measure.Job`), `prove`, `quality` (that it is held to), `proof` (what is known already) and `answers` (the
+    folder of the reference's answers, for all candidates of a model).
     """
     from isoform.workloads import SHORT, workloads_of
 
@@ -159,7 +159,7 @@ def proof(job: Mapping[str, Any], candidate: Candidate, pipe: Pipeline) -> dict[
 
     model = open_model(job["source"], model_task(job["task"]))
     dtype = candidate.precision if candidate.precision not in ("", "f32") else plain_dtype(candidate.dtype)
-    report = prove(pipe.session, model, dtype, answers(Path(job["answers"]), model))
+    report = prove(pipe.session, model, dtype, answers(Path(job["answers"]), model), job["quality"])
     return worst_by_metric(report) or {"unmeasured": (1.0, 0.0)}
 
 

@@ -194,6 +194,7 @@ class Target:
             "use": job.use,
             "slowest": job.slowest,
             "prove": job.prove,
+            "quality": self.quality,
             "proof": known,
             "answers": str(answers),
             "rounds": self.effort.rounds,

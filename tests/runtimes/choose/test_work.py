@@ -124,7 +124,7 @@ def test_the_worker_counts_what_a_table_needs_and_nothing_for_a_choice(tiny: Cal
         "use": "latency",
         "slowest": None,
     }
-    told |= {"rounds": 1, "least": 0.0, "timing": 60.0, "prove": False, "proof": None}
+    told |= {"rounds": 1, "least": 0.0, "timing": 60.0, "prove": False, "proof": None, "quality": "high"}
     one = Candidate(backend="torch", dtype="f32", threads=1)
     for names, counted in ((["batch 1", "batch 8"], True), (None, False)):
         timings = candidate_worker.measured({**told, "workloads": names}, one).timings

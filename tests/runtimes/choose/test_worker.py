@@ -26,6 +26,7 @@ def no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def job(path: Path, task: str, tmp_path: Path, **changes: Any) -> dict[str, Any]:
     told = {"model": str(path), "source": str(path), "task": task, "use": "latency", "slowest": None, "prove": True}
+    told["quality"] = "high"
     effort = {"rounds": 2, "least": 0.0, "timing": 60.0, "workloads": None}
     return {**told, **effort, "proof": None, "answers": str(tmp_path / "answers"), **changes}
 
@@ -39,9 +40,10 @@ def proving(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         state["asked"] += 1
         return proof.Answers(())
 
-    def prove(session: Any, model: Any, dtype: str, answers: Any) -> Any:
+    def prove(session: Any, model: Any, dtype: str, answers: Any, quality: str) -> Any:
         assert answers == proof.Answers(())
         state["proven"].append((session.backend, model.task.name, dtype))
+        assert quality == "high"
 
     monkeypatch.setattr(proof, "reference_answers", reference_answers)
     monkeypatch.setattr(proof, "prove", prove)
