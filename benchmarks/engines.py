@@ -1,4 +1,4 @@
-"""isoform and its peers on the same work, in one run: what it forms, what it chooses, and the best of the others.
+"""isoform and its peers on the same work, in one run: every form of isoform, what it chooses, and the peers.
 
     python -m benchmarks.engines [--sections decode,prefill,first,batch,pictures,embedding,speech]
                                  [--quality exact,high] [--engines auto,forms,peers] [--forms BACKEND:DTYPE,…]
@@ -202,7 +202,8 @@ def run(race: Race, asked: Asked) -> tuple[list[str], list[list[str]], list[dict
     found = (first_lines if race.fresh else compete)(contestants, asked.rounds, race.threads)
     outcomes = {outcome.name: outcome for outcome in found}
     here = [engine for engine in race.engines if engine.name in outcomes]
-    parts = [part for part in next(iter(outcomes.values())).rounds[0] if part != "wall"] if outcomes else []
+    costs = next((outcome.rounds[0] for outcome in found if outcome.rounds), {})
+    parts = [part for part in costs if part != "wall"]
     columns = ["quality", race.title]
     for part in parts:
         columns += [f"{part}, {race.unit}", "÷ best peer", "÷ best form"]
@@ -298,7 +299,7 @@ def main() -> None:
     parser.add_argument("--quality", default="exact,high")
     parser.add_argument("--engines", default="auto,forms,peers")
     parser.add_argument("--forms", default="", help="isoform's, in place of the usual ones")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0 only makes ready what is needed")
     parser.add_argument("--threads", type=int, default=min(cpus(), 2), help="for first and batch")
     parser.add_argument("--folder", type=Path, help="keep what is made here, and use what is there")
     parser.add_argument("--install", action="store_true", help="install the peers that are missing, into .clients/")

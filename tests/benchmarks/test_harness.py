@@ -104,6 +104,14 @@ def test_a_table_compares_with_the_best_peer_of_its_quality(tmp_path: Path) -> N
     ]
 
 
+def test_no_rounds_only_make_ready(tmp_path: Path) -> None:
+    race = engines.Race("Model", "items", [Engine(contestant("one"), "peer", "exact")], {"work": 1.0})
+    asked = engines.Asked(
+        qualities=("exact",), engines=("peers",), forms=(), rounds=0, threads=1, folder=tmp_path, install=False
+    )
+    assert engines.run(race, asked) == (["quality", "Model"], [["exact", "one: of its own"]], [])
+
+
 @pytest.mark.parametrize(
     ("form", "quality"),
     [
