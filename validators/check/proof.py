@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Answers", "prove", "reference_answers", "worst_by_metric"]
 
 LEVEL = "proof"
+FEW = 32  # tokens: of at least so many one may be another, however small the share that a budget allows
 Pair = tuple["Port", "NDArray[Any]", "NDArray[Any]"]
 """An output port, and of one row what the session gives there and what the reference gives."""
 
@@ -123,7 +124,9 @@ class _Proof:
                     metric = "heard"
                 limit: tolerance.Tolerance = getattr(budget, metric)
                 note = "; ".join(filter(None, (f"{name}: {limit.unit}", loss.note(metric))))
-                self.result(metric, value, limit.value, note)
+                few = {"top1": loss.text.positions, "greedy": loss.greedy.positions}.get(metric, 0)
+                one = 1 / few if few >= FEW and not limit.is_chosen else 0.0
+                self.result(metric, value, max(limit.value, one), note)
         if spoken:
             self.result("words", words / spoken, budget.words.value, f"{words} of {spoken}: {budget.words.unit}")
 
