@@ -125,8 +125,8 @@ class _Proof:
                 limit: tolerance.Tolerance = getattr(budget, metric)
                 note = "; ".join(filter(None, (f"{name}: {limit.unit}", loss.note(metric))))
                 few = {"top1": loss.text.positions, "greedy": loss.greedy.positions}.get(metric, 0)
-                one = 1 / few if few >= FEW and not limit.is_chosen else 0.0
-                self.result(metric, value, max(limit.value, one), note)
+                least = 1 / few if few >= FEW and not limit.is_chosen else 0.0
+                self.result(metric, value, max(limit.value, least), note)
         if spoken:
             self.result("words", words / spoken, budget.words.value, f"{words} of {spoken}: {budget.words.unit}")
 
