@@ -35,8 +35,12 @@ class TensorDecoder(GraphDecoder):
     ) -> None:
         super().__init__(signature, rows)
         self._forward, self._device, self._dtype = forward, device, dtype
+        self._in_groups = device.type == "cpu"  # a GPU is fastest with all rows together
         self._fixed = self._tensors(self._held)
         self._past = {state.input: self._zeros(state.shape(len(self))) for state in self.states}
+
+    def _begun(self, rows: int, slots: int) -> TensorDecoder:
+        return type(self)(self._forward, self.signature, rows, self._device, self._dtype)
 
     def _tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         return dict(zip(arrays, tensors(arrays, self._device, self._dtype), strict=True))
