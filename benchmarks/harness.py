@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -32,6 +32,8 @@ CONTESTANTS = Path(__file__).parent / "contestants"
 OURS = (sys.executable, "-m", "isoform")
 PATIENCE = 900.0
 """Seconds that a contestant may take to get ready, or for a round."""
+LAST_WORDS = 5.0
+"""Seconds that one may take to say why it ended."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class Running:
         line = self.process.stdout.readline()
         limit.cancel()
         if not line:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(LAST_WORDS)
             self.log.seek(0)
             raise Failed(self.log.read()[-1500:].strip())
         return line

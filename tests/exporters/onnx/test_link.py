@@ -230,7 +230,7 @@ def test_what_this_onnx_runtime_cannot_read_says_what_to_do(tmp_path: Path, cont
     ("arguments", "words"),
     [
         (["--onnx-type", "q5"], "ONNX type 'q5' is not known; choose from f32"),
-        (["--onnx-type", "q4_0", "--portable"], "with --portable choose f32, f16 or int8"),
+        (["--onnx-type", "q4_0", "--portable"], "in standard ONNX there are f32, f16, bf16 and int8"),
         (["--weights", "move"], "--weights 'move' is not known; choose from copy, link"),
         (["--weights", "link", "--dtype", "f16"], "no weight can be linked: the checkpoint holds float32"),
     ],
