@@ -86,7 +86,7 @@ def request_seconds(timings: Mapping[str, Timing], use: str) -> float | None:
 def choose(series: Series, quality: str, use: str = LATENCY) -> Choice | None:
     """The candidate whose typical request takes the least time; never one that is unproven or too low in quality.
 
-    Today's choice, the first of the series, wins a tie, and so does the earlier of others. None where nothing may be
+    Today's choice, the first of the series, wins a tie. None where nothing may be
     chosen.
     """
     seconds = {m.candidate: request_seconds(m.timings, use) for m in series.measurements}
@@ -99,8 +99,8 @@ def choose(series: Series, quality: str, use: str = LATENCY) -> Choice | None:
 
     best = min(able, key=time)
     alike = [m for m in able if time(m) <= time(best) * _margin(series, best, m)]
-    chosen = alike[0]
     today = series.measurements[0]
+    chosen = today if today in alike else best
     rivals = tuple(
         Rival(
             candidate=m.candidate,

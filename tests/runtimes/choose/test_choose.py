@@ -113,13 +113,13 @@ def test_ties_go_to_todays_choice() -> None:
     assert chosen is not None and chosen.candidate == BF16
 
 
-def test_a_noisy_machine_keeps_the_order_and_says_so() -> None:
+def test_a_noisy_machine_keeps_todays_choice_where_it_may_be_the_best_and_says_so() -> None:
     ahead = series(taken(TODAY, 100, 20), taken(BF16, 120, 24), control=1.3)
     chosen = choose(ahead, "high")
     assert chosen is not None and chosen.candidate == TODAY
     assert "noisy machine (the speed of the first one changed by 30%)" in str(chosen)
     far = choose(series(taken(TODAY, 100, 20), taken(BF16, 400, 80), taken(INT8, 420, 84), control=1.3), "high")
-    assert far is not None and far.candidate == BF16, "clearly better than today's, and not worse than the rest"
+    assert far is not None and far.candidate == INT8, "today's is out of reach, so that the fastest is the best guess"
     rounds = choose(series(taken(TODAY, 100, 20, spread=1.6), taken(BF16, 120, 24, spread=1.6)), "high")
     assert rounds is not None and rounds.candidate == TODAY
     assert "torch bf16 is ahead by no more than rounds differ" in rounds.reason
