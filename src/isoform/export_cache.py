@@ -35,9 +35,13 @@ def content_key(about: str, files: Iterable[Path]) -> str:
     return key.hexdigest()[:24]
 
 
+WRITTEN = 2
+"""Rises when a form of the same name is written in another way, so that older ones are not taken for it."""
+
+
 def form_folder(model: Model, form: str, dtype: str) -> Path:
     """Where the bundle of one form of a model is kept, or would be."""
-    made = f"{version('isoform')} {model.task.name} {form} {dtype}"
+    made = f"{version('isoform')}.{WRITTEN} {model.task.name} {form} {dtype}"
     return cache_folder() / content_key(made, (*model.checkpoint.files(), *model.checkpoint.sidecars()))
 
 
