@@ -15,12 +15,10 @@ from isoform.exporters.onnx.graph import MICROSOFT, Graph, Value, matrix
 from isoform.exporters.onnx.operators.operands import Lowering, Types
 from isoform.exporters.onnx.operators.registry import ATEN
 from isoform.exporters.tracing import Type
+from isoform.reference.names import ROUTER
 
 TOKENS = "embed.weight"
 """The table of tokens, in every family's vocabulary of names."""
-
-ROUTER = ".router.weight"
-"""Ends the name of the matrix that scores experts. It stays as it is: a rounded score may choose another expert."""
 
 INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy level: its input goes to 8 bits by blocks, as llama.cpp does; the exact levels take up to 50

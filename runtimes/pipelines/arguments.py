@@ -5,6 +5,7 @@ What changes no answer here is accepted. What would change one, and cannot be do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -13,6 +14,9 @@ from typing import Any
 from isoform.errors import InputError
 from isoform.formats import FLOATS
 from isoform.runtimes.devices import check_device
+
+FORM = re.compile(r"(f32|f16|bf16)-portable|int8-portable|int[48]w?|mxfp4\w*|(i|t)?q\d[\w-]*")
+"""The names of forms that are no float dtype, or say how their graph is written."""
 
 DTYPES: Mapping[str, str] = {
     **{name: name for name in (*FLOATS, "auto")},
@@ -74,8 +78,9 @@ _NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """How a model is opened. `dtype` is one of `FLOATS`, "auto" for the stored one, or None where none was given.
+    """How a model is opened.
 
+    `dtype` is one of `FLOATS`, the name of another form, "auto" for the stored one, or None where none was given.
     `hub` goes to the opening of a checkpoint; `notes` are warnings for the caller; `given_device`: somebody asked for
     the device.
     """
@@ -192,15 +197,20 @@ def _flag(name: str, value: Any) -> None:
 
 # ------------------------------------------------------------------ dtype
 def dtype_name(value: Any, name: str = "dtype") -> str | None:
-    """isoform's name of a dtype ("f32", "f16", "bf16", "auto"), given as a text or a torch dtype; None for None."""
+    """isoform's name of a dtype ("f32", "bf16", "auto"), given as a text or a torch dtype; None for None.
+
+    The name of a quantized or portable form ("int8", "q4w") stays: the backend or the bundle says whether it has it.
+    """
     if value is None:
         return None
     text = value if isinstance(value, str) else str(value) if type(value).__name__ == "dtype" else ""
     found = DTYPES.get(text.removeprefix("torch."))
+    if found is None and isinstance(value, str) and FORM.fullmatch(value):
+        return value
     if found is None:
         raise InputError(
             f"{name}={value!r:.40} is not a dtype that models run in; choose from {', '.join(FLOATS.values())} (a "
-            "text or a torch dtype) or 'auto', the stored one"
+            "text or a torch dtype), 'auto', the stored one, or the name of a form (int8, q8_0, q4w, …)"
         )
     return found
 

@@ -118,11 +118,12 @@ class Target:
             return list(dict.fromkeys((self.today, *found)))
         forms = dict.fromkeys((one.format, one.dtype) for one in self.manifest.artifacts)
         does = {DECODES} if any(one.signature.states for one in self.manifest.artifacts) else set()
+        pays = [(form, dtype) for form, dtype in forms if form != "onnx" or _is_computed(dtype)]
         return of_bundle(
             self.quality,
             threads,
             ready,
-            list(forms),
+            pays,
             (self.today.backend, self.today.dtype),
             does,
             checkpoint=self.reference is not None,
@@ -167,7 +168,9 @@ class Target:
 
     # ------------------------------------------------------------------ measuring
     def proof(self, candidate: Candidate) -> Mapping[str, tuple[float, float]] | None:
-        """What is known of a candidate without measuring: the reference itself is exact, and a bundle has its check.
+        """What is known of a candidate without measuring: the reference itself is exact.
+
+        A bundle whose checkpoint is gone has its check, which allows a quantized file what its weights cost.
 
         None where nothing is.
         """
@@ -177,10 +180,10 @@ class Target:
             return {}
         if self.manifest is None or candidate.precision not in ("", plain_dtype(candidate.dtype)):
             return None
-        form = FORMAT_OF[candidate.backend]
-        if known := proof_of(self.manifest, form, candidate.dtype, candidate.backend):
-            return known
-        return None if self.reference is not None else {"checked": (1.0, 0.0)}
+        if self.reference is not None:
+            return None
+        known = proof_of(self.manifest, FORMAT_OF[candidate.backend], candidate.dtype, candidate.backend)
+        return known or {"checked": (1.0, 0.0)}
 
     def run(self, job: Job, answers: Path) -> Measurement:
         """Have a candidate measured in a process of its own."""
@@ -224,6 +227,14 @@ class Target:
                 fewer_threads=self.threads is None,
                 progress=progress,
             )
+
+
+def _is_computed(dtype: str) -> bool:
+    """Whether the CPU computes an ONNX form in its dtype: one that is cast to float32 is never faster than that."""
+    from isoform.runtimes.backends.onnxruntime.arithmetic import FLOATS, computes_in
+
+    plain = plain_dtype(dtype)
+    return plain not in FLOATS or computes_in(plain)
 
 
 def _opened(source: Source) -> Model:

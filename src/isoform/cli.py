@@ -274,7 +274,7 @@ def run(
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, torch, torchscript, onnxruntime, openvino or llamacpp.")] = "auto",
     device: Device = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="f32, f16 or bf16, of a checkpoint.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="f32, bf16, int8, q4w, …: the form to run.")] = None,
     quality: Annotated[
         str | None, typer.Option(help="exact, high (16-bit floats, 8 bits) or small (4 bits); the model's own.")
     ] = None,

@@ -246,7 +246,9 @@ def _save(source: Source, target: Path, folder: Path, given: Mapping[str, Any], 
     if source.opened is not None:
         import torch
 
-        source.opened.save(target, source.module, None if dtype is None else getattr(torch, FLOATS[dtype]))
+        source.opened.save(
+            target, source.module, None if dtype is None or dtype not in FLOATS else getattr(torch, FLOATS[dtype])
+        )
     elif source.path.is_dir():
         shutil.copytree(source.path, target, dirs_exist_ok=True)
     else:

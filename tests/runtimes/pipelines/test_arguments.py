@@ -112,6 +112,32 @@ def test_a_form_is_accepted_and_answers_as_transformers(options: dict[str, Any],
         assert mine.dtype == other.dtype
 
 
+@pytest.mark.parametrize(("backend", "form"), [("torch", "int8w"), ("onnxruntime", "int8")])
+def test_a_form_is_asked_for_by_its_name(backend: str, form: str, tiny: Tiny, tmp_path: Path) -> None:
+    folder = tiny("bert_seqcls")
+    with ours("text-classification", folder) as exact, ours("text-classification", folder, backend=backend) as plain:
+        expected, same = exact(TEXT), plain(TEXT)
+    with ours("text-classification", folder, backend=backend, dtype=form) as pipe:
+        found = pipe(TEXT)
+        assert str(pipe.chosen).startswith(f"{backend} {form}, ")
+        pipe.save_pretrained(tmp_path / "saved")
+    close(same, expected)
+    assert found[0]["score"] != same[0]["score"], "it runs in other numbers"
+    close(found, expected, 0.02)  # 8 bits of each of some ten products
+    with ours("text-classification", tmp_path / "saved") as again:
+        close(again(TEXT), expected)
+
+
+def test_a_form_that_a_backend_does_not_have_is_refused(tiny: Tiny) -> None:
+    folder = tiny("bert_seqcls")
+    assert "int4w, int8, int8w" in refused(InputError, "text-classification", folder, dtype="q4_k_m")
+    assert "'int4w' is not known" in refused(
+        InputError, "text-classification", folder, dtype="int4w", backend="onnxruntime"
+    )
+    said = refused(InputError, "text-classification", exported("bert_seqcls"), dtype="q8_0")
+    assert "holds f32, not q8_0" in said
+
+
 def test_every_place_takes_what_transformers_takes_there(tiny: Tiny) -> None:
     folder = str(tiny("bert_seqcls"))
     expected = theirs("text-classification", folder, None, folder)(TEXT)
