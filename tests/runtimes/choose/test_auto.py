@@ -15,9 +15,11 @@ import isoform
 from isoform.choosing import Spent, Target
 from isoform.errors import InputError
 from isoform.export_cache import content_key
+from isoform.exporters.onnx import Options
 from isoform.manifest import Manifest
 from isoform.measuring import measure_candidates
 from isoform.reference.model import open_model
+from isoform.runtimes.backends.onnxruntime.arithmetic import computes_in
 from isoform.runtimes.choose.cache import MeasurementCache
 from isoform.runtimes.choose.choose import Series
 from isoform.runtimes.choose.records import Candidate, Measurement, Timing
@@ -287,3 +289,13 @@ def test_run_says_what_was_chosen(
     assert capsys.readouterr().err.strip() == "torch f32, 1 thread: today's choice, not measured yet"
     assert run(monkeypatch, "run", "fill-mask", tiny("bert"), "a [MASK]", "--quality", "best") == 2
     assert "quality 'best' is not known" in capsys.readouterr().err
+
+
+def test_a_bundle_has_no_candidate_that_is_cast_and_none_proven_by_a_wider_limit(measuring: list[Target]) -> None:
+    bundle = exported("bert_seqcls", ("onnx",), onnx=Options(types=("f32", "f16", "int8")))
+    measure_candidates(bundle, quality="high")
+    (target,) = measuring
+    found = {(one.backend, one.dtype) for one in target.candidates()}
+    assert ("onnxruntime", "int8") in found
+    assert (("onnxruntime", "f16") in found) is computes_in("f16")
+    assert target.proof(Candidate(backend="onnxruntime", dtype="int8", threads=1)) is None, "its checkpoint is there"
