@@ -444,10 +444,10 @@ def pipeline(
     * `config`: accepted where it says the same as the model's config.json.
     * `device`: "cpu" unless given; a number is a GPU, or the CPU where there is none at all. device_map: one
       device, or "auto" (a GPU where there is one).
-    * `dtype`: what runs whatever was measured; "auto" is the stored one, which transformers takes unless told
-      otherwise. A bundle has the form of that dtype, or it is an error. Without one, the quality decides.
+    * `dtype`: what runs whatever was measured: a float dtype, the name of a form ("int8", "q4w"), or "auto", the stored
+      one, which transformers takes unless told otherwise. A bundle has the form of that dtype, or it is an error. Without one, the quality decides.
     * `quality`: how close to float32 the answers are. "exact" is float32; "high" admits 16-bit floats and 8-bit
-      integers as well, "small" also 4 bits, and nothing runs whose cost was not measured to be within the budget of its
+      integers as well, "small" also 4 bits, and "auto" chooses nothing whose cost is not known to be within the budget of its
       quality. Without it: "high" for a model that is stored in 16 bits, "exact" for others.
     * `backend`: "auto" or one of torch, torchscript, onnxruntime, openvino, llamacpp; a checkpoint is exported into
       isoform's cache first when the backend needs a form of it. "auto" is the fastest that was measured on this machine
