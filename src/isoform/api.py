@@ -445,10 +445,11 @@ def pipeline(
     * `device`: "cpu" unless given; a number is a GPU, or the CPU where there is none at all. device_map: one
       device, or "auto" (a GPU where there is one).
     * `dtype`: what runs whatever was measured: a float dtype, the name of a form ("int8", "q4w"), or "auto", the stored
-      one, which transformers takes unless told otherwise. A bundle has the form of that dtype, or it is an error. Without one, the quality decides.
+      one, which transformers takes unless told otherwise. A bundle has the form of that dtype, or it is an error.
+      Without one, the quality decides.
     * `quality`: how close to float32 the answers are. "exact" is float32; "high" admits 16-bit floats and 8-bit
-      integers as well, "small" also 4 bits, and "auto" chooses nothing whose cost is not known to be within the budget of its
-      quality. Without it: "high" for a model that is stored in 16 bits, "exact" for others.
+      integers as well, "small" also 4 bits, and "auto" chooses nothing whose cost is not known to be within the
+      budget of its quality. Without it: "high" for a model that is stored in 16 bits, "exact" for others.
     * `backend`: "auto" or one of torch, torchscript, onnxruntime, openvino, llamacpp; a checkpoint is exported into
       isoform's cache first when the backend needs a form of it. "auto" is the fastest that was measured on this machine
       (below), and torch or the bundle's first form until then. `threads`: of the session, all cores by default.
