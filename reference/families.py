@@ -17,6 +17,7 @@ from isoform.reference.rules import Rule
 
 FAMILIES = {
     "albert": "text.albert",
+    "bart": "text.bart",
     "bert": "text.bert",
     "blip": "multimodal.blip",
     "camembert": "text.roberta",

@@ -84,7 +84,13 @@ DECODER_HEADS = _listed(
         "qwen2": ("qwen2_seqcls",),
     }
 )
-TEXT = TEXT_ENCODERS | {family: (*names, *DECODER_HEADS.get(family, ())) for family, names in TEXT_DECODERS.items()}
+# Encoder-decoders: those that generate are graphs of two parts; the others have a head and run in one pass.
+SEQUENCE_TO_SEQUENCE = _listed({"bart": ("bart", "bart_b")})
+TEXT = (
+    TEXT_ENCODERS
+    | {family: (*names, *DECODER_HEADS.get(family, ())) for family, names in TEXT_DECODERS.items()}
+    | SEQUENCE_TO_SEQUENCE
+)
 AUDIO = _listed(
     {
         "moonshine": ("moonshine", "moonshine_b"),
@@ -116,7 +122,7 @@ TINIES = TEXT | AUDIO | VISION | MULTIMODAL
 # Their angles depend on the longest row of a batch, so what holds of rows alone does not hold of them.
 LONGER = ("llama_dynamic", "llama_longrope", "phi3_longrope")
 # Of these only the tokenizer serves.
-TOKENIZERS = ("bart", "mixtral", "modernbert", "t5")
+TOKENIZERS = ("mixtral", "modernbert", "t5")
 
 
 def listed(*tables: dict[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import transformers
 
 from tests.oracle.checkpoints import (  # noqa: F401  their cases register themselves
     audio,
+    bart,
     decoders,
     embedding_gemma,
     encoders,

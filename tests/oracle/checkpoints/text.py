@@ -17,7 +17,6 @@ from tests.oracle.checkpoints.tokenizers import (
     llama3_tok,
     llama_tok,
     qwen_tok,
-    roberta_tok,
     t5_tok,
 )
 
@@ -817,65 +816,6 @@ def modernbert(c: Case) -> None:
     c.golden(
         dict(t(["The [MASK] sees a beautiful dog in the old garden.", "Hello"], padding=True, return_tensors="pt"))
     )
-
-
-# ------------------------------------------------------------------ bart
-def _bart(t: Any, **options: Any) -> Any:
-    return T.BartConfig(
-        **{
-            "vocab_size": len(t),
-            "d_model": 48,
-            "encoder_layers": 2,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 96,
-            "decoder_ffn_dim": 96,
-            "max_position_embeddings": 1024,
-            "pad_token_id": 1,
-            "bos_token_id": 0,
-            "eos_token_id": 2,
-            "decoder_start_token_id": 2,
-            "forced_eos_token_id": 2,
-            **options,
-        }
-    )
-
-
-@case
-def bart(c: Case) -> None:
-    """facebook/bart-large-cnn."""
-    t = c.tok(roberta_tok(model_max_length=1024), "BartTokenizer")
-    c.model(
-        "BartForConditionalGeneration",
-        _bart(t),
-        num_beams=4,
-        max_length=142,
-        min_length=56,
-        length_penalty=2.0,
-        no_repeat_ngram_size=3,
-        early_stopping=True,
-        forced_bos_token_id=0,
-        forced_eos_token_id=2,
-        decoder_start_token_id=2,
-        bos_token_id=0,
-        eos_token_id=2,
-        pad_token_id=1,
-    )
-    e = dict(t("The old teacher reads a paper in the city.", return_tensors="pt"))
-    c.golden(
-        {**e, "decoder_input_ids": torch.tensor([[2, 0, 50, 60]])},
-        {"num_beams": 2, "max_length": 14, "min_length": 5},
-        gen_inputs=e,
-    )
-
-
-@case
-def bart_mnli(c: Case) -> None:
-    """facebook/bart-large-mnli (zero-shot-classification default)."""
-    t = c.tok(roberta_tok(model_max_length=1024), "BartTokenizer")
-    c.model("BartForSequenceClassification", _bart(t, **named("contradiction", "neutral", "entailment")))
-    c.golden(dict(t("The cat sees a dog.", "This example is animals.", return_tensors="pt")))
 
 
 # ------------------------------------------------------------------ t5
