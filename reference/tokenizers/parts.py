@@ -2,7 +2,8 @@
 
 A function takes the settings of tokenizer_config.json and gives the parts by which a class replaces those of
 tokenizer.json (`isoform.tokenization.assemble` puts them in). Special tokens are named, not spelled: "cls_token". A
-`Precompiled` step without a map stands for the map of the checkpoint's own SentencePiece model.
+`Precompiled` step without a map stands for the map of the checkpoint's own SentencePiece model; "unmapped" is the
+normalizer where it has none. "languages": see `isoform.runtimes.preprocess.text.languages`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from isoform.json_files import JsonObject
+from isoform.reference.tokenizers.language_codes import MBART, MBART_50, NLLB
 
 Parts = dict[str, Any]
 Kind = Callable[[JsonObject], Parts]
@@ -326,4 +328,77 @@ def unigram_in_lines(settings: JsonObject) -> Parts:
         "decoder": space,
         "model": _unigram(unknown),
         "frame": template(CLS_SEP),
+    }
+
+
+# ------------------------------------------------------------------ languages
+SPOKEN = r"([a-z]{2}_[A-Z]{2})"
+SPOKEN_AND_WRITTEN = r"([a-z]{3}_[A-Z][a-z]{3})"
+"""Tokens of languages: mBART's ("en_XX"), and NLLB's with their script ("eng_Latn")."""
+
+
+def _languages(settings: JsonObject, pattern: str, source: str, *, before: bool) -> Parts:
+    """Where the token of a language stands, and which languages a folder states."""
+    stated = settings.text("src_lang"), settings.text("tgt_lang")
+    return {"pattern": pattern, "before": before, "source": stated[0] or source, "target": stated[1]}
+
+
+_LINES_TO_SPACES: Parts = {"type": "Replace", "pattern": {"Regex": r"\n"}, "content": " "}
+_MANY_SPACES: Parts = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+
+
+def _spaced(*first: Parts) -> Parts:
+    """One space between words, each of which begins with "▁"."""
+    space = _metaspace("always")
+    return {
+        "normalizer": _sequence("normalizers", *first, _MANY_SPACES),
+        "pre_tokenizer": space,
+        "decoder": space,
+    }
+
+
+def unigram_of_a_language(settings: JsonObject) -> Parts:
+    """mBART's: XLM-RoBERTa's words without its map of characters, `</s>` and the language behind them."""
+    words = _words(JsonObject(settings.path, {}))
+    return {
+        **words,
+        "normalizer": None,
+        "model": _unigram(3),
+        "extra": list(MBART),
+        "languages": _languages(settings, SPOKEN, "en_XX", before=False),
+    }
+
+
+def unigram_after_a_language(settings: JsonObject) -> Parts:
+    """mBART-50's: the language before a text and `</s>` behind it."""
+    return {
+        **_spaced(_CHARSMAP),
+        "model": _unigram(3),
+        "extra": list(MBART_50),
+        "languages": _languages(settings, SPOKEN, "en_XX", before=True),
+    }
+
+
+def byte_pairs_after_a_language(settings: JsonObject) -> Parts:
+    """NLLB's: a SentencePiece BPE, the language before a text, or behind it in the older order."""
+    before = not settings.flag("legacy_behaviour", False)
+    return {
+        **_spaced(_CHARSMAP),
+        "unmapped": None,
+        "model": _byte_pairs(fuse_unk=True, unk_token="unk_token"),
+        "extra": list(NLLB),
+        "languages": _languages(settings, SPOKEN_AND_WRITTEN, "eng_Latn", before=before),
+    }
+
+
+def unigram_before_end_spaced(settings: JsonObject) -> Parts:
+    """Pegasus's: the text and `</s>`, with tokens that stand for masked words and sentences."""
+    offset = settings.integer("offset", 103, least=0, most=10_000)
+    sentence = settings.text("mask_token_sent", "<mask_1>")
+    return {
+        **_spaced(_CHARSMAP),
+        "unmapped": _sequence("normalizers", _LINES_TO_SPACES, _MANY_SPACES),
+        "model": _unigram({"score": 0.0, "default": 0}),
+        "frame": template(([("A", 0), ("eos_token", 0)], [("A", 0), ("B", 0), ("eos_token", 0)])),
+        "extra": [*([sentence] if sentence else []), *(f"<unk_{n}>" for n in range(2, offset))],
     }

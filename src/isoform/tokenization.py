@@ -30,7 +30,12 @@ OWN = "model_specific_special_tokens"
 """Where special tokens under names of the model's own are listed, unless another key lists some."""
 
 PARTS = ("normalizer", "pre_tokenizer", "decoder")
-FACTS = frozenset((*PARTS, "end_of_word", "extra", "frame", "model", "padding_side", "segments", "strips", "tokens"))
+FACTS = frozenset(
+    (
+        *(*PARTS, "end_of_word", "extra", "frame", "languages", "model", "padding_side", "segments", "strips"),
+        *("tokens", "unmapped"),
+    )
+)
 """The facts of a tokenizer's class that `assemble` and its callers know."""
 
 MOST_ID = 2**24
@@ -228,7 +233,10 @@ def _put_parts(tokenizer: Tokenizer, facts: Mapping[str, Any]) -> None:
 
     parts = {name: facts[name] for name in PARTS if name in facts}
     if "normalizer" in parts:
-        parts["normalizer"] = _with_charsmap(parts["normalizer"], _json(tokenizer.normalizer))
+        stored = _json(tokenizer.normalizer)
+        if "unmapped" in facts and not _charsmaps(stored):
+            parts["normalizer"] = facts["unmapped"]
+        parts["normalizer"] = _with_charsmap(parts["normalizer"], stored)
     empty = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
     made = Tokenizer.from_str(json.dumps({**empty, **parts}))
     for name in parts:
@@ -248,14 +256,19 @@ def _with_charsmap(normalizer: Any, stored: Any) -> Any:
     """The class's normalizer with the character map of the file's own in the place of its `Precompiled` step; without
     that step where the file has no map."""
     steps = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
-    own = stored["normalizers"] if stored and stored["type"] == "Sequence" else [stored]
-    maps = [step for step in own if step and step["type"] == "Precompiled"]
+    maps = _charsmaps(stored)
     if not any(step and step["type"] == "Precompiled" for step in steps):
         return normalizer
     steps = [found for step in steps for found in (maps[:1] if step["type"] == "Precompiled" else [step])]
     if len(steps) == 1:
         return steps[0]
     return {"type": "Sequence", "normalizers": steps} if steps else None
+
+
+def _charsmaps(stored: Any) -> list[Any]:
+    """The steps of a normalizer that are SentencePiece's map of characters."""
+    own = stored["normalizers"] if stored and stored["type"] == "Sequence" else [stored]
+    return [step for step in own if step and step["type"] == "Precompiled"]
 
 
 def _put_model(tokenizer: Tokenizer, wanted: Mapping[str, Any], special: Mapping[str, str]) -> None:

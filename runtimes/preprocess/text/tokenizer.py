@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.runtimes.preprocess.text.languages import Languages, read_languages
 from isoform.tokenization import assemble, checked, read_settings, read_tokenizer, state, text_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class TextTokenizer:
 
     `special` holds the named special tokens that are set (`{"bos_token": "<s>", …}`), `max_length` is the longest
     input in tokens or None, `padding_side` the side that `pad` fills. `segments`: a model that reads token types gets
-    those of the encodings, and zeros otherwise.
+    those of the encodings, and zeros otherwise. `languages`: those whose tokens stand around a text, or None.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -68,6 +69,14 @@ class TextTokenizer:
             named = assemble(self._tokenizer, kind, settings)
         self.special: dict[str, str] = {name: text_of(token) for name, token in named.items() if token}
         self._end_of_word: str = kind.get("end_of_word", "")
+        self.languages: Languages | None = None
+        if "languages" in kind:
+            self.languages = read_languages(kind["languages"], self._tokenizer, self.special.get("eos_token"))
+            if self.languages is not None:
+                try:
+                    self._tokenizer.post_processor = self.languages.frame()
+                except InputError as error:
+                    raise CheckpointError(f"{folder / 'tokenizer_config.json'}: {error}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
@@ -147,11 +156,13 @@ class TextTokenizer:
         max_length: int | None = None,
         stride: int = 0,
         words: bool = False,
+        language: str | None = None,
     ) -> list[Encoding]:
         """One `tokenizers.Encoding` (ids, type_ids, offsets, word_ids, overflowing, …) per text or pair of texts.
 
         `truncation` is True or "longest_first", "only_first" or "only_second", and cuts at `max_length` or else at the
-        tokenizer's own limit; with neither it does nothing. `words`: each text is a list of words.
+        tokenizer's own limit; with neither it does nothing. `words`: each text is a list of words. `language`: the code
+        of the texts' language, where the tokenizer has some (`languages`); it defaults to the tokenizer's own.
         """
         kinds = {True: "longest_first", "longest_first": "longest_first"}
         kinds |= {"only_first": "only_first", "only_second": "only_second", False: "", "do_not_truncate": ""}
@@ -164,12 +175,12 @@ class TextTokenizer:
             _check(text, words)
         limit = max_length if max_length is not None else self.max_length
         what = f"{self._path}: the tokenizer cannot cut the text ({{}}); fetch it again"
-        with checked(what), self._truncated(kinds[truncation], limit, stride):
+        with checked(what), self._truncated(kinds[truncation], limit, stride, language):
             return self._tokenizer.encode_batch(batch, is_pretokenized=words, add_special_tokens=add_special_tokens)
 
     @contextmanager
-    def _truncated(self, strategy: str, limit: int | None, stride: int) -> Iterator[None]:
-        with self._lock:
+    def _truncated(self, strategy: str, limit: int | None, stride: int, language: str | None) -> Iterator[None]:
+        with self._lock, self._spoken(language):
             if not strategy or limit is None:
                 yield
                 return
@@ -187,6 +198,23 @@ class TextTokenizer:
                 raise InputError(f"truncation to {limit} tokens failed: {error}") from None
             finally:
                 self._tokenizer.no_truncation()
+
+    @contextmanager
+    def _spoken(self, language: str | None) -> Iterator[None]:
+        """Texts of this language, until the end of the block."""
+        if language is None:
+            yield
+            return
+        if self.languages is None:
+            raise InputError(
+                f"{self._path.parent}: the tokenizer has no languages; leave language={language!r:.40} out"
+            )
+        own = self._tokenizer.post_processor
+        self._tokenizer.post_processor = self.languages.frame(language)
+        try:
+            yield
+        finally:
+            self._tokenizer.post_processor = own
 
     def pad(self, rows: Sequence[Encoding], side: str | None = None) -> Batch:
         """Stack encodings of different lengths; `side` defaults to `padding_side`.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from isoform.reference.tokenizers.language_codes import MBART, MBART_50, NLLB
 from tests.oracle.checkpoints import tokenizers as small
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -23,6 +24,22 @@ def _merged(*specials: str, end: str | None = None) -> dict[str, Any]:
 
 def _pieces(*specials: str, last: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"vocab": small.unigram(400, specials) + [(piece, 0.0) for piece in last]}
+
+
+def _spoken(codes: tuple[str, ...]) -> dict[str, Any]:
+    """A Unigram vocabulary that ends with the tokens of languages and a mask."""
+    return _pieces(*ENDS, last=(*codes, "<mask>"))
+
+
+def _nllb() -> dict[str, Any]:
+    vocabulary, merges = small.sentencepiece(620, ENDS)
+    kept = [piece for piece in vocabulary if not piece.startswith("<0x")]
+    return {"vocab": {piece: n for n, piece in enumerate((*kept, *NLLB, "<mask>"))}, "merges": merges}
+
+
+def _pegasus() -> dict[str, Any]:
+    masks = ("<mask_1>", "<mask_2>", *(f"<unk_{n}>" for n in range(2, 103)))
+    return {"vocab": [*_pieces("<pad>", "</s>", *masks, "<unk>")["vocab"]]}
 
 
 def _sentencepiece(specials: tuple[str, ...]) -> dict[str, Any]:
@@ -51,7 +68,11 @@ MADE: dict[str, Callable[[], dict[str, Any]]] = {
     "GPTNeoXTokenizer": lambda: _merged(END, "<|padding|>"),
     "GemmaTokenizer": lambda: _sentencepiece(GEMMA),
     "LlamaTokenizer": lambda: _sentencepiece(("<unk>", "<s>", "</s>")),
+    "MBart50Tokenizer": lambda: _spoken(MBART_50),
+    "MBartTokenizer": lambda: _spoken(MBART),
     "MPNetTokenizer": lambda: {"vocab": dict(small.wordpiece(500, ("<s>", "<pad>", "</s>", "[UNK]", "<mask>")))},
+    "NllbTokenizer": _nllb,
+    "PegasusTokenizer": _pegasus,
     "Qwen2Tokenizer": lambda: _merged(end=END),
     "Qwen3_5Tokenizer": lambda: _merged(end=END),
     "RobertaTokenizer": lambda: _merged(*ENDS, end="<mask>"),
@@ -77,7 +98,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "GPT2Tokenizer": [{"add_prefix_space": True}],
     "GPTNeoXTokenizer": [{"add_prefix_space": True}],
     "LlamaTokenizer": [{"legacy": True}, {"add_prefix_space": False}],
+    "MBart50Tokenizer": [{"src_lang": "ro_RO"}],
+    "MBartTokenizer": [{"src_lang": "de_DE", "tgt_lang": "en_XX"}],
     "MPNetTokenizer": [{"do_lower_case": False, "strip_accents": True}],
+    "NllbTokenizer": [{"src_lang": "fra_Latn", "legacy_behaviour": True}],
+    "PegasusTokenizer": [{"offset": 5, "mask_token_sent": "<mask_7>"}],
     "RobertaTokenizer": [{"add_prefix_space": True, "trim_offsets": False}],
     "T5Tokenizer": [{"extra_ids": 7}],
     "WhisperTokenizer": [{"language": "en", "task": "transcribe"}, {"predict_timestamps": True}],

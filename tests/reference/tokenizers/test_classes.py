@@ -70,6 +70,7 @@ IDLE: dict[str, Any] = {
     "additional_special_tokens": None,  # see the test of special tokens
     "args": None,
     "clean_up_tokenization_spaces": False,
+    "extra_special_tokens": None,
     "errors": "ignore",
     "kwargs": {"x": 1},
     "merges": None,
@@ -88,7 +89,12 @@ WRITTEN = {
     **dict.fromkeys(("do_lower_case", "strip_accents", "tokenize_chinese_chars", "trim_offsets"), False),
     "extra_ids": 3,
     "language": "en",
+    "legacy_behaviour": True,
+    "mask_token_sent": "<mask_5>",
+    "offset": 30,
+    "src_lang": "en_XX",
     "task": "translate",
+    "tgt_lang": "ro_RO",
     "unk_id": 2,
 }
 """Settings that some class reads."""
@@ -103,7 +109,8 @@ def test_every_setting_that_transformers_has_for_a_class_counts_as_it_does_there
     theirs = inspect.signature(getattr(transformers, name).__init__).parameters
     assert {key for key in theirs if key != "self" and not key.endswith("_token")} <= IDLE.keys() | WRITTEN.keys()
     agrees(save(name, tmp_path / "idle", **IDLE))
-    agrees(save(name, tmp_path / "written", **WRITTEN))
+    languages = {"src_lang": "fra_Latn", "tgt_lang": "deu_Latn"} if name == "NllbTokenizer" else {}
+    agrees(save(name, tmp_path / "written", **WRITTEN | languages))
 
 
 OBJECT = {"content": "<boi>", "lstrip": True}
@@ -266,3 +273,57 @@ def test_a_part_that_this_version_does_not_know_is_said(tmp_path: Path) -> None:
     facts = {"tokenizer": {**class_facts(folder)["tokenizer"], "magic": 1}}
     with pytest.raises(InputError, match="does not know a tokenizer's 'magic'; install a newer one"):
         TextTokenizer(folder, facts)
+
+
+# ------------------------------------------------------------------ languages
+SPOKEN = {
+    "MBart50Tokenizer": ("de_DE", "ro_RO"),
+    "MBartTokenizer": ("de_DE", "ro_RO"),
+    "NllbTokenizer": ("deu_Latn", "ron_Latn"),
+}
+"""Class -> the languages that a text is translated from and to."""
+
+
+def translated(folder: Path, source: str, target: str) -> None:
+    """Inputs of a translation are those of transformers, cut and in pairs too, and the tokenizer is as it was."""
+    from transformers import AutoTokenizer
+
+    ours, theirs = TextTokenizer(folder, class_facts(folder)), AutoTokenizer.from_pretrained(folder)
+    assert ours.languages is not None
+    before = ours.encode(TEXTS[:3])
+    cut: dict[str, Any] = {"truncation": True, "max_length": 6}
+    for options in ({}, cut):
+        expected = theirs._build_translation_inputs(
+            TEXTS[:9], return_tensors=None, src_lang=source, tgt_lang=target, **options
+        )
+        rows = ours.encode(TEXTS[:9], language=source, **options)
+        assert [row.ids for row in rows] == expected["input_ids"]
+        assert ours.languages.forced(target) == expected["forced_bos_token_id"]
+    first, last = ours.languages.around(source)
+    plain = ours.encode(TEXTS[:9], add_special_tokens=False)
+    assert [[*first, *row.ids, *last] for row in plain] == theirs(TEXTS[:9])["input_ids"]
+    assert [row.ids for row in ours.encode(TEXTS[:3])] == [row.ids for row in before]
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_a_text_is_marked_with_its_language_as_in_transformers(name: str, tmp_path: Path) -> None:
+    translated(save(name, tmp_path / "plain"), *SPOKEN[name])
+    translated(save(name, tmp_path / "stated", src_lang=SPOKEN[name][1], legacy_behaviour=True), *SPOKEN[name])
+
+
+def test_an_unknown_language_is_refused_with_near_ones(tmp_path: Path) -> None:
+    folder = save("NllbTokenizer", tmp_path / "nllb")
+    tokenizer = TextTokenizer(folder, class_facts(folder))
+    assert tokenizer.languages is not None
+    with pytest.raises(InputError, match=r"src_lang='fra_Lat' is no language of this model; near ones are fra_Latn"):
+        tokenizer.encode(["a"], language="fra_Lat")
+    with pytest.raises(InputError, match=r"tgt_lang='zz' is no language .*; near ones are ace_Arab, .* and \d+ more"):
+        tokenizer.languages.forced("zz")
+    with pytest.raises(InputError, match=r"needs tgt_lang, the code of a language; it knows ace_Arab, "):
+        tokenizer.languages.forced()
+    other = save("GPT2Tokenizer", tmp_path / "gpt2")
+    with pytest.raises(InputError, match=r"has no languages; leave language='en' out"):
+        TextTokenizer(other, class_facts(other)).encode(["a"], language="en")
+    folder = save("NllbTokenizer", tmp_path / "other", src_lang="fr")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: src_lang='fr' is no language"):
+        TextTokenizer(folder, class_facts(folder))
