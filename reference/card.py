@@ -86,6 +86,7 @@ class Task:
     and pipelines must know. Both are copied into the manifest. `loop` names the loop that decodes.
     `rules`: more weight rules, those of modules that only this task has.
     `shapes` gives the parameters that `build` makes, in their order, without torch; without it the module is built.
+    `bare`: its classes hold the trunk without the family's prefix, as the headless one does.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Task:
     loop: str = "tokens"
     rules: tuple[Rule, ...] = ()
     shapes: Callable[[Any], Mapping[str, tuple[int, ...]]] | None = None
+    bare: bool = False
 
     def carries(self, config: Any, name: str) -> bool:
         """Whether a canonical parameter is in a module that is carried."""

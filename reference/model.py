@@ -268,7 +268,7 @@ class Model:
         carried = {name: w for name, w in self.all_weights.items() if self.task.carries(self.config, name)}
         weights = {**self.weights, **carried}
         # The headless class holds the trunk without a prefix, and others with one of two.
-        headless = self.task.name == self.family.tasks[-1].name and not self.task.parts
+        headless = self.task.bare or (self.task.name == self.family.tasks[-1].name and not self.task.parts)
         prefix, other = (f"{name}." if name else "" for name in (self.family.prefix, self.family.other_prefix))
         spelled = other if other and any(key.startswith(other) for key in self.checkpoint) else prefix
         trunk = "" if headless else spelled

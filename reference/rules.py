@@ -54,6 +54,7 @@ class Rule:
     identity: ClassVar[bool] = False  # the parameter is the stored tensor, byte for byte
     exact: ClassVar[bool] = True  # values are moved, not computed: they keep their dtype
     written: ClassVar[bool] = True  # saving uses this rule
+    repeats: ClassVar[bool] = False  # another rule may give the same parameter, of a tensor that holds the same
 
     def match(self, key: str) -> tuple[str, ...] | None:
         """The parameters that the Hub's tensor `key` determines, maybe with others; None: the rule does not apply."""
@@ -157,6 +158,16 @@ class Alias(Rename):
     """A second spelling, which is read; saving writes the first, that of another rule for the parameter."""
 
     written = False
+
+
+@dataclass(frozen=True, slots=True)
+class Copy(Alias):
+    """A tensor that files hold beside another one, both the same: it is read where the other is missing.
+
+    Where both are there they are compared, and must be equal.
+    """
+
+    repeats = True
 
 
 @dataclass(frozen=True, slots=True)

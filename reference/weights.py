@@ -125,7 +125,7 @@ def map_weights(checkpoint: Checkpoint, rules: Sequence[Rule], prefix: str, othe
             )
         raise CheckpointError(f"{checkpoint.name}: no rule for {_list(unknown)}; not a checkpoint of this architecture")
     weights: dict[str, Weight] = {}
-    for (rule, names), group in groups.items():
+    for (rule, names), group in sorted(groups.items(), key=lambda item: item[0][0].repeats):
         sources = rule.sources(names[0], group) or ()
         if absent := [key for key in sources if key not in group]:
             raise CheckpointError(
@@ -135,9 +135,15 @@ def map_weights(checkpoint: Checkpoint, rules: Sequence[Rule], prefix: str, othe
             raise _twice(checkpoint, group[sources[0]], group[spare[0]], names[0])
         keys = tuple(group[key] for key in sources)
         for name, weight in zip(names, _weights(checkpoint, rule, len(names), keys), strict=True):
-            if name in weights:
-                raise _twice(checkpoint, weights[name].hub, weight.hub, name)
-            weights[name] = weight
+            if (known := weights.setdefault(name, weight)) is weight:
+                continue
+            if not rule.repeats:
+                raise _twice(checkpoint, known.hub, weight.hub, name)
+            if not same(known, weight):
+                raise CheckpointError(
+                    f"{checkpoint.name}: {known.hub} and {weight.hub} differ, and are one parameter, {name}; keep the "
+                    "one that the model was trained with and remove the other"
+                )
     return weights
 
 

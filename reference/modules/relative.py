@@ -28,10 +28,11 @@ class DistanceTable(nn.Module):
         self.register_buffer("numbers", numbers, persistent=False)
         self.far = len(numbers) // 2
 
-    def forward(self, length: int) -> Tensor:
-        """For queries i and keys j, the number of j - i: int64 (T, T)."""
-        places = torch.arange(length, device=self.numbers.device)
-        distances = places.unsqueeze(0) - places.unsqueeze(1)
+    def forward(self, length: int, past: int = 0) -> Tensor:
+        """For queries i and keys j, `past` of them before the first query, the number of j - i: int64 (T, P+T)."""
+        queries = torch.arange(length, device=self.numbers.device)
+        keys = torch.arange(length + past, device=self.numbers.device) - past
+        distances = keys.unsqueeze(0) - queries.unsqueeze(1)
         table = self.numbers.unsqueeze(0).expand(distances.shape[0], -1)
         return table.gather(1, distances.clamp(-self.far, self.far) + self.far)
 
@@ -47,6 +48,19 @@ def two_sided_buckets(count: int, farthest: int = 128) -> Tensor:
     scaled = torch.log(size.clamp(min=1).float() / exact) / math.log(farthest / exact) * (half - exact)
     large = (exact + scaled.to(torch.int64)).clamp(max=half - 1)
     return torch.where(size < exact, size, large) + (distances > 0) * half
+
+
+def one_sided_buckets(count: int, farthest: int = 128) -> Tensor:
+    """T5's buckets of a decoder, whose keys are not behind the query: all of them for the one direction.
+
+    Raffel et al. 2019, https://arxiv.org/abs/1910.10683. A key behind the query counts as at its place. Shape
+    (2·farthest+1,), int64.
+    """
+    exact = count // 2
+    size = (-torch.arange(-farthest, farthest + 1, device="cpu")).clamp(min=0)
+    scaled = torch.log(size.clamp(min=1).float() / exact) / math.log(farthest / exact) * (count - exact)
+    large = (exact + scaled.to(torch.int64)).clamp(max=count - 1)
+    return torch.where(size < exact, size, large)
 
 
 def log_buckets(buckets: int, farthest: int) -> Tensor:

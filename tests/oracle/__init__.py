@@ -84,13 +84,16 @@ DECODER_HEADS = _listed(
         "qwen2": ("qwen2_seqcls",),
     }
 )
-# Encoder-decoders: those that generate are graphs of two parts; the others have a head and run in one pass.
-SEQUENCE_TO_SEQUENCE = _listed({"bart": ("bart", "bart_b")})
-TEXT = (
-    TEXT_ENCODERS
-    | {family: (*names, *DECODER_HEADS.get(family, ())) for family, names in TEXT_DECODERS.items()}
-    | SEQUENCE_TO_SEQUENCE
-)
+# Encoder-decoders, of two graphs, and with other heads or none: those run in one pass, as one graph.
+SEQUENCE_TO_SEQUENCE = _listed({"bart": ("bart", "bart_b"), "t5": ("t5", "t5_v1_1", "umt5_b")})
+SEQUENCE_HEADS = _listed({"t5": ("t5_seqcls", "mt5_encoder", "mt5_qa", "umt5_ner")})
+
+
+def _with(heads: dict[str, tuple[str, ...]], families: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {family: (*names, *heads.get(family, ())) for family, names in families.items()}
+
+
+TEXT = TEXT_ENCODERS | _with(DECODER_HEADS, TEXT_DECODERS) | _with(SEQUENCE_HEADS, SEQUENCE_TO_SEQUENCE)
 AUDIO = _listed(
     {
         "moonshine": ("moonshine", "moonshine_b"),
@@ -122,7 +125,7 @@ TINIES = TEXT | AUDIO | VISION | MULTIMODAL
 # Their angles depend on the longest row of a batch, so what holds of rows alone does not hold of them.
 LONGER = ("llama_dynamic", "llama_longrope", "phi3_longrope")
 # Of these only the tokenizer serves.
-TOKENIZERS = ("mixtral", "modernbert", "t5")
+TOKENIZERS = ("mixtral", "modernbert")
 
 
 def listed(*tables: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -137,7 +140,7 @@ def original(name: str) -> str:
 
 BATCH = (*listed(TINIES), *LONGER, *TOKENIZERS)
 """What the first call of `tiny` writes."""
-ENCODERS, DECODERS = listed(TEXT_ENCODERS, DECODER_HEADS), listed(TEXT_DECODERS)
+ENCODERS, DECODERS = listed(TEXT_ENCODERS, DECODER_HEADS, SEQUENCE_HEADS), listed(TEXT_DECODERS)
 """Texts in one pass, and with a cache."""
 SPEECH = tuple(name for name in listed(AUDIO) if original(name) in ("moonshine", "moonshine_b", "whisper", "whisper_b"))
 """Encoder-decoders that transcribe."""

@@ -23,7 +23,7 @@ from isoform.reference.model import Model, open_model
 from isoform.reference.rules import Rule
 from isoform.reference.weights import find
 from isoform.sentence_modules import SENTENCE
-from tests.oracle import DECODERS, ENCODERS, TINIES, listed, original, tiny
+from tests.oracle import DECODERS, ENCODERS, SEQUENCE_HEADS, TINIES, listed, original, tiny
 
 NAMES = (*ENCODERS, *DECODERS)
 LEARNED = ("gpt2", "gpt2_b", "gpt2_unscaled")
@@ -277,6 +277,7 @@ def stored_besides(tmp_path: Path) -> list[Path]:
     towers = {f"{name}_model__embeddings__position_ids": positions.clone() for name in ("text", "vision")}
     heads = {name: load_file(tiny(name) / "model.safetensors") for name in ("albert", "roberta")}
     mpnet = load_file(tiny("mpnet") / "model.safetensors")
+    t5 = load_file(tiny("t5") / "model.safetensors")["shared.weight"]
     extra: dict[str, dict[str, Tensor]] = {
         "albert": {
             "albert__embeddings__position_ids": positions.clone(),
@@ -321,6 +322,12 @@ def stored_besides(tmp_path: Path) -> list[Path]:
             "lm_head__decoder__bias": heads["roberta"]["lm_head.bias"].clone(),
         },
         "siglip": towers,
+        "t5": {
+            "encoder__embed_tokens__weight": t5.clone(),
+            "decoder__embed_tokens__weight": t5.clone(),
+            "lm_head__weight": t5.clone(),
+            "decoder__block__0__layer__1__EncDecAttention__relative_attention_bias__weight": torch.ones(32, 4),
+        },
         "vit_cls": {"vit__embeddings__mask_token": torch.zeros(1, 1, 4)},
     }
     return [copy_of(name, tmp_path / f"besides-{name}", {}, **tensors) for name, tensors in extra.items()]
@@ -380,7 +387,8 @@ def test_the_trunk_of_every_checkpoint_serves_feature_extraction(name: str, tmp_
     folder = tiny(name)
     if any(key.startswith("transformer.") for key in opened.checkpoint):  # transformers finds no trunk of that name
         opened.save(folder := tmp_path / "trunk")
-    theirs = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    kind = transformers.AutoModelForTextEncoding if name in listed(SEQUENCE_HEADS) else transformers.AutoModel
+    theirs = kind.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = theirs(**inputs).last_hidden_state
     assert opened.signature.outputs[0].name == "last_hidden_state"

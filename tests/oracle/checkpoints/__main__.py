@@ -19,6 +19,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     multimodal,
     relatives,
     rotary,
+    t5,
     text,
     vision,
 )

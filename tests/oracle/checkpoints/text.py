@@ -17,7 +17,6 @@ from tests.oracle.checkpoints.tokenizers import (
     llama3_tok,
     llama_tok,
     qwen_tok,
-    t5_tok,
 )
 
 TEXT = (
@@ -816,63 +815,3 @@ def modernbert(c: Case) -> None:
     c.golden(
         dict(t(["The [MASK] sees a beautiful dog in the old garden.", "Hello"], padding=True, return_tensors="pt"))
     )
-
-
-# ------------------------------------------------------------------ t5
-@case
-def t5(c: Case) -> None:
-    """google-t5/t5-base: relu, tied, scaled logits, rel-pos buckets."""
-    t = c.tok(t5_tok())
-    c.model(
-        "T5ForConditionalGeneration",
-        T.T5Config(
-            vocab_size=len(t) + 7,
-            d_model=48,
-            d_kv=16,
-            d_ff=96,
-            num_layers=2,
-            num_decoder_layers=2,
-            num_heads=4,
-            decoder_start_token_id=0,
-            relative_attention_num_buckets=8,
-            relative_attention_max_distance=20,
-            task_specific_params={
-                "translation_en_to_de": {
-                    "early_stopping": True,
-                    "max_length": 300,
-                    "num_beams": 4,
-                    "prefix": "translate English to German: ",
-                }
-            },
-        ),
-    )
-    e = dict(
-        t("translate English to German: The house is wonderful and the garden is very beautiful.", return_tensors="pt")
-    )
-    c.golden(
-        {**e, "decoder_input_ids": torch.tensor([[0, 50, 60, 7]])},
-        {"max_new_tokens": 8, "do_sample": False},
-        gen_inputs=e,
-    )
-
-
-@case
-def t5_v1_1(c: Case) -> None:
-    """Gated-gelu, untied variant (flan-t5)."""
-    t = c.tok(t5_tok())
-    c.model(
-        "T5ForConditionalGeneration",
-        T.T5Config(
-            vocab_size=len(t),
-            d_model=48,
-            d_kv=16,
-            d_ff=96,
-            num_layers=2,
-            num_heads=4,
-            decoder_start_token_id=0,
-            feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
-        ),
-    )
-    e = dict(t("The house is wonderful.", return_tensors="pt"))
-    c.golden({**e, "decoder_input_ids": torch.tensor([[0, 50, 60]])})
