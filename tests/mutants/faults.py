@@ -57,6 +57,11 @@ def on(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Tensors], Non
     return apply
 
 
+def halves_of_experts_exchanged(tensors: Tensors) -> None:
+    key = f"{LAYER}.mlp.experts.gate_up_proj"
+    tensors[key] = tensors[key].roll(tensors[key].shape[1] // 2, 1)
+
+
 def every_norm_offset(tensors: Tensors) -> None:
     for name in tensors:
         if name.endswith("norm.weight"):
@@ -777,6 +782,21 @@ FAULTS: tuple[Fault, ...] = (
         Definition(route_frozen),
         (r"^layers\.1\.mlp",),
         GRAPHS,
+    ),
+    Fault(
+        "frozen expert route, Mixtral",
+        "tiny mixtral_b",
+        Definition(route_frozen),
+        (r"^layers\.1\.mlp",),
+        GRAPHS,
+    ),
+    Fault(
+        "gates and ups of the experts exchanged, Mixtral",
+        "tiny mixtral_b",
+        Checkpoint(halves_of_experts_exchanged),
+        (r"^layers\.1\.mlp", r"^layers\.1$"),
+        (*GRAPHS, "gguf f32", "gguf q8_0"),
+        "its rows are no multiple of 256",
     ),
     Fault(
         "two experts exchanged in the file",

@@ -67,6 +67,7 @@ TEXT_DECODERS = _listed(
             *("mistral_b", "mistral_full"),
             "llama_yarn",
         ),
+        "mixtral": ("mixtral", "mixtral_b"),
         "olmo2": ("olmo2", "olmo2_b"),
         "phi3": ("phi4", "phi3_b", "phi4_mini"),
         "qwen2": ("qwen2", "qwen2_b", "qwen2_window", "qwen2_yarn"),
@@ -81,6 +82,7 @@ DECODER_HEADS = _listed(
         "gemma2": ("gemma2_tokcls",),
         "gpt2": ("gpt2_ner", "gpt2_qa", "gpt2_seqcls"),
         "llama": ("llama_qa",),
+        "mixtral": ("mixtral_seqcls",),
         "qwen2": ("qwen2_seqcls",),
     }
 )
@@ -125,7 +127,7 @@ TINIES = TEXT | AUDIO | VISION | MULTIMODAL
 # Their angles depend on the longest row of a batch, so what holds of rows alone does not hold of them.
 LONGER = ("llama_dynamic", "llama_longrope", "phi3_longrope")
 # Of these only the tokenizer serves.
-TOKENIZERS = ("mixtral", "modernbert")
+TOKENIZERS = ("modernbert",)
 
 
 def listed(*tables: dict[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from isoform.signature import BATCH, LENGTH, Port, Signature
 from tests.exports import exported, file_of
 from tests.oracle import tiny
 
-NAMES = ("qwen3_moe", "qwen3_moe_b", "qwen3_moe_window")
+NAMES = ("mixtral", "mixtral_b", "qwen3_moe", "qwen3_moe_b", "qwen3_moe_window")
 
 
 def drawn(*shape: int, seed: int) -> Tensor:

@@ -35,7 +35,7 @@ Tiny = Callable[[str], Path]
 SILU = (
     *("llama", "llama_b", "llama3_instruct", "llama3_instruct_b", "mistral_full"),
     *("qwen2", "qwen2_b", "qwen2_yarn", "qwen3_b", "qwen3_moe", "qwen3_sharded"),
-    *("granite", "granite_b", "olmo2", "olmo2_b", "phi4", "phi4_mini", "smollm3"),
+    *("granite", "granite_b", "mixtral", "mixtral_b", "olmo2", "olmo2_b", "phi4", "phi4_mini", "smollm3"),
 )
 GELU = (
     *("gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
@@ -64,6 +64,9 @@ FORGOTTEN = {
     "roberta_seqcls": {"bert.hidden_activation"},
 }
 
+RESPELLED = ("mixtral_b",)
+"""In memory's spelling, which the converter does not read."""
+
 STRICT = 4.0  # times torch's own float32 error against float64: another order of the same float32 sums
 
 
@@ -86,7 +89,10 @@ def test_tensors_and_metadata_are_the_converters(tiny: Tiny, tmp_path: Path, nam
     path = tmp_path / path_of(kind)
     assert artifact.files[0].size == path.stat().st_size
     assert model.family.gguf is not None
-    theirs = oracle_convert(tiny(name), tmp_path / "theirs.gguf", kind, PRE.get(model.family.gguf.arch), True)
+    source = tiny(name)
+    if name in RESPELLED:
+        open_model(source).save(source := tmp_path / "hub" / name)
+    theirs = oracle_convert(source, tmp_path / "theirs.gguf", kind, PRE.get(model.family.gguf.arch), True)
     expected = data(theirs)
     found = data(path)
     dropped = {n for n in expected if n.startswith("cls.")}  # the classifier: another task
@@ -232,6 +238,7 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "gpt2_b": (None, {}, "only the activation gelu_new"),
     "gpt2_unscaled": (None, {}, "scale_attn_weights = false"),
     "llama": (None, {"hidden_act": "gelu"}, "only the activation silu"),
+    "mixtral": (None, {"sliding_window": 5}, "sliding window"),
     "olmo2": (None, {"tie_word_embeddings": True}, "wants a separate head"),
     "olmo2_b": (None, {"attention_bias": True}, "no bias in the attention"),
     "phi4": (None, {"hidden_act": "gelu"}, "only the activation silu"),

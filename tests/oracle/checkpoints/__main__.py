@@ -16,6 +16,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     encoders,
     experts,
     gpt2,
+    mixtral,
     multimodal,
     relatives,
     rotary,

@@ -238,30 +238,6 @@ def mistral_full(c: Case) -> None:
     text_golden(c, t)
 
 
-# ------------------------------------------------------------------ mixtral
-@case
-def mixtral(c: Case) -> None:
-    """mistralai/Mixtral-8x7B-v0.1: 8 experts top-2, GQA, theta 1e6."""
-    t = c.tok(llama_tok())
-    c.model(
-        "MixtralForCausalLM",
-        T.MixtralConfig(
-            vocab_size=len(t),
-            hidden_size=48,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            num_local_experts=8,
-            num_experts_per_tok=2,
-            max_position_embeddings=32768,
-            sliding_window=None,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        ),
-    )
-    c.golden(dict(t("Question: what is a river?", return_tensors="pt")), {"max_new_tokens": 6, "do_sample": False})
-
-
 # ------------------------------------------------------------------ qwen2
 @case
 def qwen2(c: Case) -> None:

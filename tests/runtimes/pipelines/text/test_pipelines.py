@@ -248,7 +248,7 @@ CALLS: list[dict[str, Any]] = [
     "name",
     [
         *("gemma", "gemma2_b", "gemma3_b", "granite", "llama", "llama_b", "mistral_b", "olmo2_b", "qwen2", "qwen3_b"),
-        *("phi3_b", "smollm3_b", "gpt2", "gpt2_b", "qwen3_moe"),
+        *("phi3_b", "smollm3_b", "gpt2", "gpt2_b", "qwen3_moe", "mixtral"),
     ],
 )
 def test_greedy_texts_are_those_of_transformers(name: str, tiny: Tiny) -> None:
@@ -277,7 +277,7 @@ def test_a_text_that_outgrows_its_original_length_begins_anew(options: dict[str,
         assert pipe(prompts, batch_size=1, **call) != expected
 
 
-@pytest.mark.parametrize("name", ["gemma3_b", "llama3_instruct", "mistral_full", "qwen2", "qwen3_b"])
+@pytest.mark.parametrize("name", ["gemma3_b", "llama3_instruct", "mistral_full", "mixtral_b", "qwen2", "qwen3_b"])
 def test_conversations_go_on_as_in_transformers(name: str, tiny: Tiny) -> None:
     other = theirs("text-generation", tiny(name))
     with ours("text-generation", tiny(name)) as pipe:
