@@ -14,7 +14,7 @@ from isoform.runtimes.backends.onnxruntime.graph_file import nodes
 ELEMENTWISE = frozenset(("Add", "Gelu", "Mul", "QuickGelu", "Relu", "Sigmoid", "Tanh"))
 """What activations, gates and residual sums are made of."""
 _AS_FIRST = ELEMENTWISE | {
-    *("Abs", "MatMulIntegerToFloat", "QuantizeLinear", "ReduceMax", "ReduceSum"),
+    *("Abs", "MatMulIntegerToFloat", "QuantizeLinear"),
     *("Attention", "Cast", "Clip", "Conv", "CumSum", "GroupQueryAttention", "Identity", "InstanceNormalization"),
     *("LayerNormalization", "MatMulNBits", "MultiHeadAttention", "RMSNormalization", "RotaryEmbedding"),
     *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Slice", "Softmax", "Split", "Transpose"),
@@ -137,9 +137,19 @@ class Facts:
             case "Unsqueeze" | "Squeeze" if len(node.input) == 2:
                 more = 1 if node.op_type == "Unsqueeze" else -1
                 return None if found[0] is None or lengths[1] is None else found[0] + more * lengths[1]
+        if node.op_type in _REDUCTIONS:
+            return self._reduced_rank(node)
         if node.op_type in _AS_LARGEST:
             return None if None in found[:-2] else max(rank for rank in found if rank is not None)
         return found[0] if node.op_type in _AS_FIRST else None
+
+    def _reduced_rank(self, node: Any) -> int | None:
+        """Of a reduction, which drops its axes unless it says otherwise."""
+        rank = self.ranks.get(node.input[0])
+        if rank is None or all(a.name != "keepdims" or a.i for a in node.attribute):
+            return rank
+        axes = self.lengths.get(node.input[1]) if len(node.input) == 2 else None
+        return None if axes is None else rank - axes
 
     def _length(self, node: Any) -> int | None:
         """How many integers a node gives that makes a shape."""

@@ -184,6 +184,19 @@ def test_other_products_stay(rank: int, width: int, settings: Mapping[str, Any],
     assert in_graph(graph) is None
 
 
+@needs_blocks
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_layer_over_the_mean_of_the_rows_stays(kept: bool, tmp_path: Path) -> None:
+    """A reduction drops its axes unless it says otherwise: a pooled text is (B, C)."""
+    graph = Graph(tmp_path)
+    pooled = graph.op("ReduceSum", ["x", graph.integers("axes", [1])], "pooled", keepdims=int(kept))
+    graph.linear(pooled, "y", WIDTH)
+    graph.write(["y"])
+    assert (in_graph(graph) is not None) is kept
+    (found,) = outputs_of(graph.path, given(2, 3, WIDTH))
+    assert found.shape == ((2, 1, WIDTH) if kept else (2, WIDTH))
+
+
 def test_files_that_are_not_whole_are_left_to_the_session(tmp_path: Path) -> None:
     graph = Graph(tmp_path)
     graph.linear("x", "y", WIDTH)
