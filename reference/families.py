@@ -37,6 +37,7 @@ FAMILIES = {
     "llava": "multimodal.llava",
     "mistral": "text.llama",
     "mixtral": "text.mixtral",
+    "modernbert": "text.modernbert",
     "moonshine": "audio.moonshine",
     "mpnet": "text.mpnet",
     "mt5": "text.t5",

@@ -294,6 +294,30 @@ def head_without_activation(module: nn.Module) -> None:
     part(module, "mlm").act = lambda x: x
 
 
+def thetas_swapped(module: nn.Module) -> None:
+    kinds: Any = module.kinds
+    other = {"rope": "local_rope", "local_rope": "rope"}
+    module.kinds = tuple(replace(kind, rope=other[kind.rope]) for kind in kinds)  # type: ignore[assignment]
+
+
+def first_layer_normed(module: nn.Module) -> None:
+    part(module, "layers.0").attn_norm.forward = lambda x: F.layer_norm(x, x.shape[-1:])
+
+
+def other_half_gated(module: nn.Module) -> None:
+    mlp = part(module, "layers.1.mlp")
+
+    def swapped(x: Tensor) -> Any:
+        up, gate = mlp.gate_up(x).chunk(2, -1)
+        return mlp.down(mlp.act(gate) * up)
+
+    mlp.forward = swapped
+
+
+def pooled_otherwise(module: nn.Module) -> None:
+    module.pooling = {"cls": "mean", "mean": "cls"}[str(module.pooling)]  # type: ignore[assignment]
+
+
 def last_slot(module: nn.Module) -> None:
     """Classify by what stands in the last slot, padding or not."""
     honest: Any = module
@@ -605,6 +629,50 @@ FAULTS: tuple[Fault, ...] = (
         "tiny deberta_seqcls",
         Definition(padding_ignored),
         (r"layers\.0\.attn\.out$", r"^embed_norm$"),
+        GRAPHS,
+    ),
+    # windows on both sides, ModernBERT
+    Fault(
+        "window one longer, ModernBERT",
+        "tiny modernbert_b",
+        Definition(window_one_longer),
+        (r"layers\.1\.attn\.out$",),
+        ("onnx f32", "onnx int8", "torchscript f32"),
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "thetas swapped, ModernBERT",
+        "tiny modernbert",
+        Definition(thetas_swapped),
+        (r"layers\.0\.attn\.out$", r"^layers\.0\.rotary$"),
+        GRAPHS,
+    ),
+    Fault(
+        "first layer normed, ModernBERT",
+        "tiny modernbert_mask",
+        Definition(first_layer_normed),
+        (r"layers\.0\.attn_norm$", r"layers\.0\.attn\.qkv$"),
+        GRAPHS,
+    ),
+    Fault(
+        "other half gated, ModernBERT",
+        "tiny modernbert_ner",
+        Definition(other_half_gated),
+        (r"what goes into layers\.1\.mlp\.down",),
+        GRAPHS,
+    ),
+    Fault(
+        "pooled otherwise, ModernBERT",
+        "tiny modernbert_seqcls",
+        Definition(pooled_otherwise),
+        (r"what goes into mlm\.dense|^mlm\.dense$|^logits$",),
+        GRAPHS,
+    ),
+    Fault(
+        "padding ignored, ModernBERT",
+        "tiny modernbert_cls",
+        Definition(padding_ignored),
+        (r"layers\.0\.attn\.out$", r"^ropes\.rope$"),
         GRAPHS,
     ),
     # a family's own: its keys, its heads

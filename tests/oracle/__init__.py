@@ -51,6 +51,10 @@ TEXT_ENCODERS = _listed(
         ),
         "embedding_gemma": ("embedding_gemma", "embedding_gemma_b"),
         "electra": ("electra", "electra_ner", "electra_qa", "electra_seqcls", "electra_b"),
+        "modernbert": (
+            *("modernbert", "modernbert_b", "modernbert_cls", "modernbert_mask"),
+            *("modernbert_ner", "modernbert_qa", "modernbert_seqcls"),
+        ),
         "roberta": ("roberta", "roberta_seqcls", "camembert_ner", "xlm_roberta_qa", "xlm_roberta_b"),
         "mpnet": ("mpnet", "mpnet_b", "mpnet_seqcls", "mpnet_ner", "mpnet_qa"),
     }
@@ -126,8 +130,6 @@ MULTIMODAL = _listed(
 TINIES = TEXT | AUDIO | VISION | MULTIMODAL
 # Their angles depend on the longest row of a batch, so what holds of rows alone does not hold of them.
 LONGER = ("llama_dynamic", "llama_longrope", "phi3_longrope")
-# Of these only the tokenizer serves.
-TOKENIZERS = ("modernbert",)
 
 
 def listed(*tables: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -140,7 +142,7 @@ def original(name: str) -> str:
     return name.partition("@")[0]
 
 
-BATCH = (*listed(TINIES), *LONGER, *TOKENIZERS)
+BATCH = (*listed(TINIES), *LONGER)
 """What the first call of `tiny` writes."""
 ENCODERS, DECODERS = listed(TEXT_ENCODERS, DECODER_HEADS, SEQUENCE_HEADS), listed(TEXT_DECODERS)
 """Texts in one pass, and with a cache."""

@@ -34,11 +34,12 @@ TRAINING = (
     *("apply_spec_augment", "mask_feature_length", "mask_feature_min_masks", "mask_feature_prob", "mask_time_length"),
     *("mask_time_min_masks", "mask_time_prob", "use_mask_token"),
     *("attn_pdrop", "classifier_dropout_prob", "embd_pdrop", "resid_pdrop", "router_jitter_noise"),
-    *("cls_dropout", "pooler_dropout"),
+    *("cls_dropout", "pooler_dropout", "embedding_dropout", "mlp_dropout"),
 )
 INITIAL = (
     "initializer_range",
     "initializer_factor",
+    "initializer_cutoff_factor",
     "layerscale_value",
     "logit_scale_init_value",
     "scale",
@@ -47,12 +48,18 @@ INITIAL = (
 LOSSES = (
     *("contrastive_logits_temperature", "ctc_loss_reduction", "ctc_zero_infinity", "diversity_loss_weight"),
     *("label_smoothing", "problem_type", "router_aux_loss_coef"),
+    *("sparse_pred_ignore_index", "sparse_prediction"),
 )
 OUTPUTS = (
     *("use_cache", "is_encoder_decoder", "num_labels"),
     *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict"),
 )
-KERNELS = ("chunk_size_feed_forward", "pad_head_dim_to_multiple_of", "reorder_and_upcast_attn")
+KERNELS = (
+    "chunk_size_feed_forward",
+    "pad_head_dim_to_multiple_of",
+    "reorder_and_upcast_attn",
+    "deterministic_flash_attn",
+)
 TOKENS = (  # the generation loop and the padding of an embedding in training
     *("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "sep_token_id"),
 )
@@ -98,6 +105,7 @@ ELSEWHERE = {
     "clip_vision_model": {"max_position_embeddings"},
     "gemma3_text": {"image_size", "image_token_id", "mm_tokens_per_image", "patch_size"},
     "llava": {"image_token_id"},  # LlavaSettings
+    "modernbert": {"sliding_window"},  # a property: half of local_attention
 }
 
 

@@ -17,6 +17,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     experts,
     gpt2,
     mixtral,
+    modernbert,
     multimodal,
     relatives,
     rotary,

@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 import transformers as T
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from tests.oracle.checkpoints.case import Case, case, labels, named, write_json
 from tests.oracle.checkpoints.tokenizers import (
     bert_tok,
-    byte_level,
     gemma_tok,
     llama3_tok,
     llama_tok,
@@ -736,58 +734,3 @@ def distilbert_base(c: Case) -> None:
     t = c.tok(bert_tok(), "DistilBertTokenizer")
     c.model("DistilBertModel", _distilbert(vocab_size=len(t) + 1, n_layers=2, hidden_dim=80))
     text_golden(c, t, ["The cat sees a dog.", "Hello"], generate=False, padding=True, return_token_type_ids=False)
-
-
-# ------------------------------------------------------------------ modernbert
-@case
-def modernbert(c: Case) -> None:
-    """answerdotai/ModernBERT-base: every third layer global, two rope thetas, GeGLU, no biases, no first norm."""
-    sp = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
-    v, m = byte_level(450)
-    tok = Tokenizer(models.BPE(vocab=v, merges=m))
-    tok.normalizer = normalizers.NFC()
-    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tok.decoder = decoders.ByteLevel()
-    tok.add_special_tokens([AddedToken(x, special=True, normalized=False, lstrip=(x == "[MASK]")) for x in sp])
-    tok.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B [SEP]",
-        special_tokens=[(x, tok.token_to_id(x)) for x in ("[CLS]", "[SEP]")],
-    )
-    t = c.tok(
-        T.PreTrainedTokenizerFast(
-            tokenizer_object=tok,
-            unk_token="[UNK]",
-            cls_token="[CLS]",
-            sep_token="[SEP]",
-            pad_token="[PAD]",
-            mask_token="[MASK]",
-            model_max_length=8192,
-            model_input_names=["input_ids", "attention_mask"],
-        )
-    )
-    i = t.convert_tokens_to_ids
-    c.model(
-        "ModernBertForMaskedLM",
-        T.ModernBertConfig(
-            vocab_size=len(t),
-            hidden_size=48,
-            intermediate_size=64,
-            num_hidden_layers=5,
-            num_attention_heads=4,
-            local_attention=8,
-            pad_token_id=i("[PAD]"),
-            bos_token_id=i("[CLS]"),
-            cls_token_id=i("[CLS]"),
-            eos_token_id=i("[SEP]"),
-            sep_token_id=i("[SEP]"),
-            layer_types=["full_attention" if k % 3 == 0 else "sliding_attention" for k in range(5)],
-            rope_parameters={
-                "full_attention": {"rope_type": "default", "rope_theta": 160000.0},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-            },
-        ),
-    )
-    c.golden(
-        dict(t(["The [MASK] sees a beautiful dog in the old garden.", "Hello"], padding=True, return_tensors="pt"))
-    )

@@ -303,12 +303,28 @@ CONFIG: dict[str, tuple[Damage, str]] = {
         "pad_token_id 129 leaves no positions of max_position_embeddings 130",
     ),
     "layers, by another name": (lambda f: (distilbert(f), config(n_layers=10**9)(f)), "asks for 1000000000 layers"),
+    "a pooling that nobody knows": (
+        lambda f: (another("modernbert_cls", f), config(classifier_pooling="max")(f)),
+        "classifier_pooling is 'max', neither 'cls' nor 'mean'",
+    ),
+    "ends of an answer": (
+        lambda f: (another("modernbert_qa", f), config(id2label={"0": "a", "1": "b", "2": "c"})(f)),
+        "id2label has 3 labels, and an answer has two ends",
+    ),
 }
 UNSUPPORTED: dict[str, tuple[Damage, str]] = {
     "model_type": (config(model_type="perceiver"), "model_type 'perceiver' is not supported; isoform knows albert,"),
     "no model_type": (without("model_type"), "model_type None is not supported"),
     "model_type is a list": (config(model_type=["llama"]), "model_type ['llama'] is not supported"),
     "architecture": (config(architectures=["LlamaForMultipleChoice"]), "'LlamaForMultipleChoice' is not"),
+    "a choice among answers": (
+        lambda f: (another("modernbert_cls", f), config(architectures=["ModernBertForMultipleChoice"])(f)),
+        "'ModernBertForMultipleChoice' is not supported",
+    ),
+    "no rotary base": (
+        lambda f: (another("modernbert_b", f), config(local_rope_theta=None)(f)),
+        "local_rope_theta is null; write the rotary base",
+    ),
     "architectures of numbers": (config(architectures=[1]), "1 is not supported"),
     "activation": (config(hidden_act="mish"), "activation 'mish' is not supported"),
     "activation, by another name": (

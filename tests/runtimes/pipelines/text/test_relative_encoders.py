@@ -1,4 +1,4 @@
-"""Pipelines over MPNet and DeBERTa, whose attention knows distances, against transformers' pipelines."""
+"""Pipelines over MPNet, DeBERTa and ModernBERT, whose attention knows distances, against transformers' pipelines."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def same(found: Any, expected: Any) -> None:
             "text-classification": "_seqcls",
             "token-classification": "_ner",
         }.items()
-        for family in ("mpnet", "deberta")
+        for family in ("mpnet", "deberta", "modernbert")
     ],
 )
 def test_answers_are_those_of_transformers(task: str, name: str, tiny: Tiny) -> None:
@@ -60,7 +60,7 @@ def test_answers_are_those_of_transformers(task: str, name: str, tiny: Tiny) -> 
         same(pipe(texts[0]), other(texts[0]))
 
 
-@pytest.mark.parametrize("name", ["mpnet_qa", "deberta_qa"])
+@pytest.mark.parametrize("name", ["mpnet_qa", "deberta_qa", "modernbert_qa"])
 def test_a_span_is_the_likeliest_by_transformers_logits(name: str, tiny: Tiny) -> None:
     """transformers 5 has no such pipeline; its model's logits are the oracle."""
     import torch
