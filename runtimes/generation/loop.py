@@ -54,6 +54,7 @@ def generate(
     callers: CallersRules = NO_RULES,
     keep_chances: bool = False,
     recompute_beyond: int | None = None,
+    sources: Sequence[Sequence[int]] | None = None,
     seen: Callable[[list[TextRow]], None] | None = None,
 ) -> list[TextRow]:
     """Continue every prompt; each gives `num_return_sequences` rows, in order.
@@ -62,8 +63,9 @@ def generate(
     prompts must be of one length. `context` is the model's greatest number of positions: a longer prompt is an
     InputError, and a row that fills it ends. `decode` turns ids into text, for `stop_strings`. `first_row` numbers the
     rows of a call made in batches, for their random numbers. `callers` are rules of the caller's own.
-    `recompute_beyond`: a text of more tokens is computed anew from its beginning, once. `seen` is called with the rows
-    after every token.
+    `recompute_beyond`: a text of more tokens is computed anew from its beginning, once. `sources`: the ids that the
+    encoder read, without padding, a row for each prompt; a model without an encoder reads the prompts. `seen` is called
+    with the rows after every token.
     """
     for rows in steps(
         session,
@@ -76,6 +78,7 @@ def generate(
         callers=callers,
         keep_chances=keep_chances,
         recompute_beyond=recompute_beyond,
+        sources=sources,
     ):
         if seen is not None:
             seen(rows)
@@ -94,6 +97,7 @@ def steps(
     callers: CallersRules = NO_RULES,
     keep_chances: bool = False,
     recompute_beyond: int | None = None,
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[list[TextRow]]:
     """`generate`, token by token: yields the rows (the same objects, growing) after each step."""
     count, width = config.num_return_sequences, config.num_beams
@@ -103,6 +107,7 @@ def steps(
         raise InputError(f"num_return_sequences={count} is more than num_beams={width}; ask for fewer, or more beams")
     if config.stop_strings and decode is None:
         raise InputError("stop_strings need a tokenizer; generate through a pipeline, or pass decode=")
+    read = _read(session, prompts, config, sources)
     rows = [TextRow(list(prompt), []) for prompt in prompts for _ in range(count)]
     limits = [longest(row, config, context) for row in rows]
     chains = [
@@ -112,6 +117,7 @@ def steps(
             limit,
             [*(rules(len(row.prompt)) if rules else ()), *callers.processors],
             callers.constraint(n % count if width == 1 else 0),
+            read[n // count],
         )
         for n, (row, limit) in enumerate(zip(rows, limits, strict=True))
     ]
@@ -139,6 +145,25 @@ def steps(
         scheduler.update(logits)
         del logits  # its memory is free for the next ones
         yield rows
+
+
+def _read(
+    session: Session | Decoder,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    sources: Sequence[Sequence[int]] | None,
+) -> Sequence[Sequence[int]]:
+    """The ids that the encoder read, those of the prompts where there is none."""
+    if sources is not None:
+        if len(sources) != len(prompts):
+            raise InputError(f"sources has {len(sources)} rows for {len(prompts)} prompts; give one for each")
+        return sources
+    for name, off in (("encoder_repetition_penalty", (None, 1)), ("encoder_no_repeat_ngram_size", (None, 0))):
+        if not isinstance(session, Session) and (value := getattr(config, name)) not in off:
+            raise InputError(
+                f"{name}={value} counts the ids that an encoder read, and this one reads none; leave it out"
+            )
+    return prompts
 
 
 def _decoder(session: Session | Decoder, prompts: Sequence[Sequence[int]], beyond: int | None) -> Decoder:

@@ -13,8 +13,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "custom_generate": (None,),
     "diversity_penalty": (None, 0),
     "dola_layers": (None,),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "encoder_repetition_penalty": (None, 1),
     "force_bos_token_to_be_generated": (None, False),
     "force_words_ids": (None,),
     "guidance_scale": (None, 1),

@@ -31,19 +31,26 @@ def processors(
     max_length: int,
     rules: Sequence[Processor] = (),
     constraint: Processor | None = None,
+    source: Sequence[int] = (),
 ) -> list[Processor]:
     """What `config` asks for, in transformers' order; then `rules`; the warpers at the end only when sampling.
 
-    `constraint` leaves only some tokens; what forces a token comes after it.
+    `constraint` leaves only some tokens; what forces a token comes after it. `source`: what the encoder read, or the
+    prompt where there is no encoder.
     """
     c, eos = config, list(config.eos_token_id or ())
     chain: list[Processor] = []
     if c.sequence_bias:
         chain.append(sequence_bias(dict(c.sequence_bias)))
+    if c.encoder_repetition_penalty not in (None, 1.0):
+        penalty = _positive("encoder_repetition_penalty", c.encoder_repetition_penalty)
+        chain.append(source_repetition(source, penalty))
     if c.repetition_penalty not in (None, 1.0):
         chain.append(repetition_penalty(_positive("repetition_penalty", c.repetition_penalty)))
     if c.no_repeat_ngram_size:
         chain.append(no_repeat_ngram(c.no_repeat_ngram_size))
+    if c.encoder_no_repeat_ngram_size:
+        chain.append(no_source_ngram(source, c.encoder_no_repeat_ngram_size))
     if c.bad_words_ids:
         words = {tuple(word): -np.inf for word in c.bad_words_ids if not (len(word) == 1 and word[0] in eos)}
         if words:
@@ -146,28 +153,45 @@ def sequence_bias(biases: Mapping[tuple[int, ...], float]) -> Processor:
 
 def repetition_penalty(penalty: float) -> Processor:
     """Divide the positive logits of tokens that are there already by `penalty`, multiply the negative ones."""
+    return lambda ids, scores: _penalized(scores, ids, penalty)
 
-    def apply(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        out = scores.copy()
-        seen = np.unique(ids[ids < len(scores)])
-        out[seen] = np.where(scores[seen] < 0, scores[seen] * np.float32(penalty), scores[seen] / np.float32(penalty))
-        return out
 
-    return apply
+def source_repetition(source: Sequence[int], penalty: float) -> Processor:
+    """Multiply the positive logits of the source's tokens by `penalty`, divide the negative ones."""
+    tokens = np.array(source, np.int64)
+    return lambda ids, scores: _penalized(scores, tokens, 1 / penalty)
+
+
+def _penalized(scores: NDArray[np.float32], tokens: NDArray[np.int64], penalty: float) -> NDArray[np.float32]:
+    out, seen = scores.copy(), np.unique(tokens[tokens < len(scores)])
+    out[seen] = np.where(scores[seen] < 0, scores[seen] * np.float32(penalty), scores[seen] / np.float32(penalty))
+    return out
 
 
 def no_repeat_ngram(size: int) -> Processor:
     """Forbid the token that would repeat an n-gram of the row."""
 
     def apply(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        if len(ids) < size:
-            return scores
-        windows = np.lib.stride_tricks.sliding_window_view(ids, size)
-        tail = ids[len(ids) + 1 - size :]
-        last = windows[(windows[:, :-1] == tail).all(1), -1]
-        return _forbid(scores, last[last < len(scores)])
+        return _without_ngrams(scores, ids, size, ids)
 
     return apply
+
+
+def no_source_ngram(source: Sequence[int], size: int) -> Processor:
+    """Forbid the token that would complete an n-gram of the source."""
+    tokens = np.array(source, np.int64)
+    return lambda ids, scores: _without_ngrams(scores, tokens, size, ids)
+
+
+def _without_ngrams(
+    scores: NDArray[np.float32], source: NDArray[np.int64], size: int, ids: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    if len(source) < size or len(ids) < size - 1:
+        return scores
+    windows = np.lib.stride_tricks.sliding_window_view(source, size)
+    tail = ids[len(ids) + 1 - size :]
+    last = windows[(windows[:, :-1] == tail).all(1), -1]
+    return _forbid(scores, last[last < len(scores)])
 
 
 def min_length(length: int, eos: Sequence[int]) -> Processor:

@@ -38,8 +38,10 @@ class GenerationConfig:
     seed: int | None = None  # the same seed gives row n of a call the same text; not a setting of transformers
     # logits, in the order in which they act
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] | None = None  # (ids, bias of the last given the others)
+    encoder_repetition_penalty: float | None = None  # above 1, what the encoder read becomes likelier; see `steps`
     repetition_penalty: float | None = None  # 1 changes nothing
     no_repeat_ngram_size: int | None = None
+    encoder_no_repeat_ngram_size: int | None = None  # no n-gram of what the encoder read
     bad_words_ids: tuple[tuple[int, ...], ...] | None = None
     forced_bos_token_id: int | None = None
     forced_eos_token_id: tuple[int, ...] | None = None  # the last token when the length is reached
@@ -76,7 +78,10 @@ _NEUTRAL: dict[str, Any] = {
 }
 _SETS = ("begin_suppress_tokens", "suppress_tokens")
 _ONE_OR_MORE = ("eos_token_id", "forced_eos_token_id", "stop_strings")
-_WHOLE = ("max_new_tokens", "max_length", "min_new_tokens", "min_length", "no_repeat_ngram_size", "top_k")
+_WHOLE = (
+    *("encoder_no_repeat_ngram_size", "max_new_tokens", "max_length", "min_new_tokens", "min_length"),
+    *("no_repeat_ngram_size", "top_k"),
+)
 
 
 def model_settings(folder: Path) -> dict[str, Any]:

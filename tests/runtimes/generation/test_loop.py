@@ -93,6 +93,10 @@ PROCESSED: list[dict[str, Any]] = [
     {"no_repeat_ngram_size": 1},
     {"no_repeat_ngram_size": 2},
     {"no_repeat_ngram_size": 3},
+    {"encoder_repetition_penalty": 1.4},
+    {"encoder_repetition_penalty": 0.7, "repetition_penalty": 1.3},
+    {"encoder_no_repeat_ngram_size": 1},
+    {"encoder_no_repeat_ngram_size": 3, "no_repeat_ngram_size": 3},
     {"bad_words_ids": [[3], [5, 6], [7, 8, 9], [2]]},
     {"sequence_bias": [[[4], 2.5], [[5, 6], -3.0], [[8, 9, 6], 1.5]]},
     {"min_length": 30},
@@ -129,7 +133,9 @@ SAMPLED: list[dict[str, Any]] = [
 ]
 
 
-def theirs(config: dict[str, Any], prompt: int, ids: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[Any]:
+def theirs(
+    config: dict[str, Any], prompt: int, ids: NDArray[np.int64], logits: NDArray[np.float32], source: NDArray[np.int64]
+) -> NDArray[Any]:
     """transformers' LogitsProcessorList for these settings, on the same ids and logits."""
     import torch
     from transformers import GenerationConfig as TheirConfig
@@ -146,7 +152,7 @@ def theirs(config: dict[str, Any], prompt: int, ids: NDArray[np.int64], logits: 
             is_encoder_decoder = False
 
     chain = Model._get_logits_processor(
-        Model(), c, input_ids_seq_length=prompt, encoder_input_ids=torch.from_numpy(ids[None, :prompt]), model_kwargs={}
+        Model(), c, input_ids_seq_length=prompt, encoder_input_ids=torch.from_numpy(source[None]), model_kwargs={}
     )
     return chain(torch.from_numpy(ids[None]), torch.from_numpy(logits[None].copy()))[0].numpy()
 
@@ -167,13 +173,14 @@ def test_logits_are_processed_as_transformers_does(config: dict[str, Any], new: 
             ours = logits
             settings = resolve({"eos_token_id": [2, 11], **config})
             longest = settings.max_length or prompt + (settings.max_new_tokens or 20)
-            for process in sampling.processors(settings, prompt, longest):
+            source = np.concatenate((random.integers(0, 10, 9), ids[-2:], [13]))  # not the prompt
+            for process in sampling.processors(settings, prompt, longest, source=source.tolist()):
                 before = ours.copy()
                 after = process(ids, ours)
                 assert np.array_equal(ours, before, equal_nan=True), "a processor changed its input"
                 assert after.dtype == np.float32
                 ours = after
-            expected = theirs(config, prompt, ids, logits)
+            expected = theirs(config, prompt, ids, logits, source)
             assert np.array_equal(np.isneginf(ours), np.isneginf(expected))
             np.testing.assert_allclose(ours, expected, **SCORES)
 
@@ -208,6 +215,7 @@ def test_greedy_tokens_are_those_stored_by_transformers(name: str, tiny: Tiny) -
 GREEDY: list[dict[str, Any]] = [
     {"repetition_penalty": 1.5},
     {"no_repeat_ngram_size": 2},
+    {"encoder_repetition_penalty": 1.6, "encoder_no_repeat_ngram_size": 2},  # of the prompt
     {"min_new_tokens": 9},
     {"max_length": 19, "max_new_tokens": None},
     {"max_new_tokens": None},  # 20
@@ -360,6 +368,17 @@ def test_a_stop_string_ends_the_row_that_writes_it_and_stays() -> None:
     assert made(Scripted(*script), [[0]], decode=decode, stop_strings="HelHel", max_new_tokens=9) == [[0]]
     with pytest.raises(InputError, match="tokenizer"):
         made(Scripted(1), [[0]], stop_strings="x")
+
+
+def test_what_the_encoder_read_is_not_the_prompt() -> None:
+    options: dict[str, Any] = {"encoder_no_repeat_ngram_size": 1, "max_new_tokens": 2}
+    rows = generate(Scripted(3), [[3], [4]], resolve(options), sources=[[5, 6], [3]])
+    assert [row.made for row in rows] == [[3, 3], [0, 0]]
+    assert made(Scripted(3), [[3], [4]], **options) == [[0, 0], [3, 3]], "without an encoder, the prompt counts"
+    with pytest.raises(InputError, match="sources has 1 rows for 2 prompts"):
+        generate(Scripted(3), [[3], [4]], resolve(options), sources=[[5]])
+    with pytest.raises(InputError, match="encoder_no_repeat_ngram_size=1 counts the ids that an encoder read"):
+        generate(Scripted(3).decoder(1), [[3]], resolve(options))
 
 
 def test_a_seed_repeats_a_text_and_no_seed_does_not() -> None:

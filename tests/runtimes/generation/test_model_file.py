@@ -173,7 +173,6 @@ def test_settings_of_a_file_give_the_text_that_transformers_gives(name: str, tmp
         ({"assistant_early_exit": 2}, None),
         ({"cache_implementation": "quantized"}, None),
         ({"dola_layers": "low"}, None),
-        ({"encoder_repetition_penalty": 1.5}, 1),
         ({"force_bos_token_to_be_generated": True}, False),
         ({"force_words_ids": [[3]]}, None),
         ({"guidance_scale": 3}, 1),
