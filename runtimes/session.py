@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from isoform.signature import Signature
+
+Rewinds = Literal["rows", "together", "never"]
+"""How a decoder forgets tokens: as many of each row as is said, equally many of all rows, or not at all."""
 
 
 class Decoder(Protocol):
@@ -67,6 +70,12 @@ class Decoder(Protocol):
         state that cannot be rewound (recurrent, or a window of the last slots).
         """
         ...
+
+
+def rewinds(decoder: Decoder) -> Rewinds:
+    """How a decoder forgets tokens, which its attribute of this name says; one without it does not."""
+    found: Rewinds = getattr(decoder, "rewinds", "never")
+    return found
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from isoform.signature import Axis, Port, Signature, State
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from isoform.runtimes.session import Decoder
+    from isoform.runtimes.session import Decoder, Rewinds
 
 LOGITS = 2**26  # floats of logits that one pass may give when only the last slot's are asked for: 256 MiB
 PLAIN = 64  # tokens of a step that nothing else goes with and that needs no cutting into pieces
@@ -102,6 +102,13 @@ class GraphDecoder(ABC):
     def slots(self) -> int:
         """How many slots each row has so far, holes included."""
         return self._slots
+
+    @property
+    def rewinds(self) -> Rewinds:
+        """See `Decoder.rewind`: by row, equally many of all rows, or not at all."""
+        if self.signature.kept("replace", "window"):
+            return "never"
+        return "together" if self._masks is None else "rows"
 
     def step(
         self,

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
+from isoform.runtimes.session import rewinds
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from isoform.runtimes.session import Decoder
+    from isoform.runtimes.session import Decoder, Rewinds
 
 
 class EmbeddedDecoder:
@@ -73,3 +74,8 @@ class EmbeddedDecoder:
     def rewind(self, counts: ArrayLike) -> None:
         """See `Decoder.rewind`."""
         self._inner.rewind(counts)
+
+    @property
+    def rewinds(self) -> Rewinds:
+        """See `session.rewinds`."""
+        return rewinds(self._inner)

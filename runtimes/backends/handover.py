@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from isoform.runtimes.session import Decoder, Session
+    from isoform.runtimes.session import Decoder, Rewinds, Session
     from isoform.signature import Signature
 
 FROM_SLOTS = 256  # slots of a batch of prompts from which on they are read by the other form
@@ -116,6 +116,11 @@ class HandoverDecoder:
 
     def __len__(self) -> int:
         return len(self._decoder)
+
+    @property
+    def rewinds(self) -> Rewinds:
+        """See `session.rewinds`."""
+        return self._decoder.rewinds
 
     def step(
         self,

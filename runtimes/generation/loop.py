@@ -5,7 +5,7 @@ the logits to the searches. The set of requests is closed here: all are known fr
 
 Greedy text is token for token what `transformers.generate` gives for the row alone; sampled text is drawn from the same
 distribution, with NumPy's random numbers. A row never depends on the rows it is batched with: its lengths, n-grams and
-random numbers are its own. What needs a second model is refused.
+random numbers are its own. Where tokens are guessed, several go in together (`speculative`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from sys import maxsize
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isoform.errors import InputError
+from isoform.runtimes.generation.feed import PADDING, Feed, pad_left
 from isoform.runtimes.generation.processors import Processor, processors
 from isoform.runtimes.generation.recomputing import RecomputingDecoder
 from isoform.runtimes.generation.rules import NO_RULES, CallersRules
 from isoform.runtimes.generation.searches import BeamSearch, Decode, Search, TextRow, TokenSearch, longest
+from isoform.runtimes.generation.speculative import PromptLookup, Proposer, SpeculativeScheduler, SpeculativeSearch
 from isoform.runtimes.session import Session
 
 if TYPE_CHECKING:
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
     from isoform.runtimes.generation.settings import GenerationConfig
     from isoform.runtimes.session import Decoder
 
-
-_PADDING = 0
-"""The token fed where no text is: every model has it, unlike some models' own, and nothing reads what it gives."""
 
 LEAVING = 1 / 4
 """Share of the batch's rows that have ended from which on they leave it: to move the others costs less than padding."""
@@ -108,6 +107,7 @@ def steps(
     if config.stop_strings and decode is None:
         raise InputError("stop_strings need a tokenizer; generate through a pipeline, or pass decode=")
     read = _read(session, prompts, config, sources)
+    proposer = _proposer(config)
     rows = [TextRow(list(prompt), []) for prompt in prompts for _ in range(count)]
     limits = [longest(row, config, context) for row in rows]
     chains = [
@@ -122,6 +122,7 @@ def steps(
         for n, (row, limit) in enumerate(zip(rows, limits, strict=True))
     ]
     per_search = 1 if width == 1 else count
+    guessed: list[SpeculativeSearch] = []
     searches: list[Search] = []
     for n in range(0, len(rows), per_search):
         seed = None if config.seed is None else [config.seed, first_row * count + n]
@@ -129,19 +130,28 @@ def steps(
         options: dict[str, Any] = {"random": random, "decode": decode, "keep_chances": keep_chances}
         options["stop"] = callers.stop if callers.stops else None
         if width == 1:
-            searches.append(TokenSearch(rows[n], config, chains[n], limits[n], **options))
+            if proposer is not None:
+                guessed.append(SpeculativeSearch(rows[n], config, chains[n], limits[n], **options))
+            else:
+                searches.append(TokenSearch(rows[n], config, chains[n], limits[n], **options))
         else:
             searches.append(BeamSearch(rows[n : n + count], config, chains[n], limits[n], **options))
     # The rows of the batch that a search holds: at first one, which several texts sampled from a prompt may share.
     shared = width == 1 and not isinstance(session, Session)
     requests = [Request(search, [n // count if shared else n]) for n, search in enumerate(searches)]
     fed = prompts if width > 1 or shared else [row.prompt for row in rows]
-    scheduler = Scheduler(requests, fed, config, context=context)
     decoder = _decoder(session, fed, recompute_beyond)
+    scheduler: Scheduler | SpeculativeScheduler
+    if proposer is None:
+        scheduler = Scheduler(requests, fed, config, context=context)
+    else:
+        scheduler = SpeculativeScheduler(guessed, rows, limits, fed, proposer, decoder, config)
     while (feed := scheduler.schedule()) is not None:
         if feed.rows is not None:
             decoder.select(feed.rows)
-        logits = decoder.step(feed.ids, mask=feed.mask)
+        if feed.forget is not None:
+            decoder.rewind(feed.forget)
+        logits = decoder.step(feed.ids, mask=feed.mask, last=feed.last)
         scheduler.update(logits)
         del logits  # its memory is free for the next ones
         yield rows
@@ -179,24 +189,24 @@ def _decoder(session: Session | Decoder, prompts: Sequence[Sequence[int]], beyon
     )
 
 
+def _proposer(config: GenerationConfig) -> Proposer | None:
+    """What guesses tokens, where the settings say so."""
+    if config.prompt_lookup_num_tokens is None:
+        return None
+    if config.num_beams > 1:
+        raise InputError(
+            f"prompt_lookup_num_tokens={config.prompt_lookup_num_tokens} guesses the tokens of one text, and "
+            f"num_beams={config.num_beams} grows several; pass num_beams=1, or prompt_lookup_num_tokens=None"
+        )
+    return PromptLookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size)
+
+
 @dataclass(slots=True)
 class Request:
     """A search, and its rows of the decoder's batch."""
 
     search: Search
     rows: list[int]
-
-
-class Feed(NamedTuple):
-    """One step of the decoder.
-
-    `rows` of its batch go on, in this order, None when all do as they are. `ids` (B, T) are their new tokens. `mask`
-    (B, T) is 0 where a row gets none, None where all get tokens.
-    """
-
-    rows: NDArray[np.int64] | None
-    ids: NDArray[np.int64]
-    mask: NDArray[np.int64] | None
 
 
 class Scheduler:
@@ -213,7 +223,7 @@ class Scheduler:
         """`prompts` has one for each row of the batch."""
         self._requests, self._single = list(requests), config.num_beams == 1
         self._deadline = None if config.max_time is None else monotonic() + config.max_time
-        self._ids, self._mask = _pad_left(prompts)
+        self._ids, self._mask = pad_left(prompts)
         self._next, self._lengths = np.empty((len(prompts), 1), np.int64), self._mask.sum(1)
         self._most = maxsize if context is None else context
         self._free = self._most - int(self._lengths.max())  # steps that every row has a position for
@@ -235,7 +245,7 @@ class Scheduler:
                 going = True
                 tokens += request.search.tokens
             elif self._single:  # rows that ended are fed padding until they leave; their logits are not read
-                tokens += [_PADDING] * len(request.rows)
+                tokens += [PADDING] * len(request.rows)
             else:  # beams leave the batch
                 request.rows = []
         if not going:
@@ -290,13 +300,3 @@ class Scheduler:
     def _beyond(self) -> NDArray[np.int64]:
         """The mask of a step in which rows that have ended have no position left: they get padding."""
         return (self._lengths + self._made <= self._most).astype(np.int64)[:, None]
-
-
-def _pad_left(prompts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """ids and mask (B, T)."""
-    shape = len(prompts), max(map(len, prompts))
-    ids, mask = np.full(shape, _PADDING, np.int64), np.zeros(shape, np.int64)
-    for n, prompt in enumerate(prompts):
-        ids[n, shape[1] - len(prompt) :] = prompt
-        mask[n, shape[1] - len(prompt) :] = 1
-    return ids, mask

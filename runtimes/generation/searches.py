@@ -98,7 +98,7 @@ class TokenSearch:
         if best != best:  # a NaN comes before all numbers
             nothing_but_numbers(scores)
         if self._random is not None:
-            token = draw(scores, self._random)
+            token = self._drawn(scores, self._random)
         if self._keep:
             row.chances.append(float(log_softmax(scores)[token]))
         row.made.append(token)
@@ -111,6 +111,9 @@ class TokenSearch:
         elif late:
             row.reason = "time"
         self.done = row.reason is not None
+
+    def _drawn(self, scores: NDArray[np.float32], random: np.random.Generator) -> int:
+        return draw(scores, random)
 
 
 class BeamSearch:

@@ -59,6 +59,9 @@ class GenerationConfig:
     epsilon_cutoff: float | None = None
     eta_cutoff: float | None = None
     renormalize_logits: bool = False
+    # guessed tokens, of which the model keeps those that it would choose: they change the speed alone
+    prompt_lookup_num_tokens: int | None = None  # so many at most, found earlier in the text
+    max_matching_ngram_size: int = 2  # the last tokens that are looked for there
     # tokens
     eos_token_id: tuple[int, ...] | None = None
     pad_token_id: int | None = None
@@ -73,11 +76,13 @@ _NEUTRAL: dict[str, Any] = {
     "do_sample": False,
     "early_stopping": False,
     "length_penalty": 1.0,
+    "max_matching_ngram_size": 2,
     "num_beams": 1,
     "num_return_sequences": 1,
 }
 _SETS = ("begin_suppress_tokens", "suppress_tokens")
 _ONE_OR_MORE = ("eos_token_id", "forced_eos_token_id", "stop_strings")
+_COUNTS = ("max_matching_ngram_size", "num_beams", "num_return_sequences", "prompt_lookup_num_tokens")
 _WHOLE = (
     *("encoder_no_repeat_ngram_size", "max_new_tokens", "max_length", "min_new_tokens", "min_length"),
     *("no_repeat_ngram_size", "top_k"),
@@ -171,8 +176,8 @@ def _typed(name: str, value: Any) -> Any:
             if not isinstance(value, bool) and value != "never":
                 raise TypeError
             return value
-        if name in ("num_beams", "num_return_sequences", *_WHOLE):
-            least = 1 if name in ("num_beams", "num_return_sequences") else 0
+        if name in _COUNTS or name in _WHOLE:
+            least = 1 if name in _COUNTS else 0
             if isinstance(value, bool) or int(value) != value or value < least:
                 raise TypeError
             return int(value)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from isoform.runtimes.session import Decoder
+    from isoform.runtimes.session import Decoder, Rewinds
 
 GROUP = 128  # tokens of short rows that one call of `run` feeds together: attention goes over all of them
 ROWS = 64  # and rows, at most
@@ -236,6 +236,8 @@ class LlamaCppDecoder:
 
     Changes to the sequences wait for the next step: only then it is known how large the context must be.
     """
+
+    rewinds: Rewinds = "rows"
 
     def __init__(self, session: LlamaCppSession, batch: int) -> None:
         import numpy as np

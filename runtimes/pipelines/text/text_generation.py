@@ -152,8 +152,8 @@ class TextGeneration(BatchPipeline):
         ((prompt,),) = self.prepare([inputs], call)
         options = call.options
         text = TextStream(partial(self.text_tokenizer.decode, skip_special_tokens=options.skip_special_tokens))
-        for (row,) in self._steps([prompt], call, 0):
-            if piece := text.push(row.made[-1]):
+        for token in _tokens(self._steps([prompt], call, 0)):
+            if piece := text.push(token):
                 yield piece
         if piece := text.end():
             yield piece
@@ -338,12 +338,11 @@ class TextGeneration(BatchPipeline):
         put = getattr(streamer, "put", None)
         if put is None and not callable(streamer):
             raise InputError(f"a streamer is a function of a text, or has put() and end(), unlike {streamer!r:.60}")
-        text, rows = TextStream(call.decode), []
+        text, rows = TextStream(call.decode), list[TextRow]()
         array = _array_for(streamer)
         if put is not None:
             put(array([_begun(prompt, call.settings)]))
-        for rows in self._steps([prompt], call, number):
-            token = rows[0].made[-1]
+        for token in _tokens(self._steps([prompt], call, number), rows):
             if put is not None:
                 put(array([token]))
             elif piece := text.push(token):
@@ -365,6 +364,16 @@ class TextGeneration(BatchPipeline):
 def _begun(prompt: Prompt, settings: GenerationConfig) -> list[int]:
     """What the model is fed first: the prompt, or the token that stands for an empty one."""
     return prompt.ids or ([] if settings.bos_token_id is None else [settings.bos_token_id])
+
+
+def _tokens(steps: Iterator[list[TextRow]], rows: list[TextRow] | None = None) -> Iterator[int]:
+    """The new tokens of a text, of which a step may give several; `rows` becomes the rows of the last step."""
+    given = 0
+    for found in steps:
+        if rows is not None:
+            rows[:] = found
+        yield from found[0].made[given:]
+        given = len(found[0].made)
 
 
 def _array_for(streamer: Any) -> Callable[[Any], Any]:

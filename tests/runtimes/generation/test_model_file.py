@@ -179,7 +179,6 @@ def test_settings_of_a_file_give_the_text_that_transformers_gives(name: str, tmp
         ({"is_assistant": True}, False),
         ({"num_beam_groups": 2, "num_beams": 2}, 1),
         ({"penalty_alpha": 0.6, "top_k": 4, "do_sample": False}, 0),
-        ({"prompt_lookup_num_tokens": 3}, None),
         ({"token_healing": True}, False),
         ({"watermarking_config": {"bias": 2.5}}, None),
     ],

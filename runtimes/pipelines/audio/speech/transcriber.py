@@ -32,13 +32,14 @@ from isoform.runtimes.pipelines.audio.speech.windows import Windows
 from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
+from isoform.runtimes.session import rewinds
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from isoform.runtimes.backends.parts import Encoded, PartsSession
     from isoform.runtimes.generation.processors import Processor
-    from isoform.runtimes.session import Decoder
+    from isoform.runtimes.session import Decoder, Rewinds
 
 Stride = tuple[float, float, float]
 """Seconds of a piece, and those it shares with the one before and the one after."""
@@ -486,6 +487,11 @@ class _Listener:
 
     def rewind(self, counts: ArrayLike) -> None:
         self._decoder.rewind(counts)
+
+    @property
+    def rewinds(self) -> Rewinds:
+        """See `session.rewinds`."""
+        return rewinds(self._decoder)
 
     def __len__(self) -> int:
         return len(self._decoder)
