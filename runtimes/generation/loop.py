@@ -24,7 +24,14 @@ from isoform.runtimes.generation.processors import Processor, processors
 from isoform.runtimes.generation.recomputing import RecomputingDecoder
 from isoform.runtimes.generation.rules import NO_RULES, CallersRules
 from isoform.runtimes.generation.searches import BeamSearch, Decode, Search, TextRow, TokenSearch, longest
-from isoform.runtimes.generation.speculative import PromptLookup, Proposer, SpeculativeScheduler, SpeculativeSearch
+from isoform.runtimes.generation.speculative import (
+    Assistant,
+    DraftLine,
+    PromptLookup,
+    Proposer,
+    SpeculativeScheduler,
+    SpeculativeSearch,
+)
 from isoform.runtimes.session import Session
 
 if TYPE_CHECKING:
@@ -54,6 +61,7 @@ def generate(
     keep_chances: bool = False,
     recompute_beyond: int | None = None,
     sources: Sequence[Sequence[int]] | None = None,
+    assistant: Assistant | None = None,
     seen: Callable[[list[TextRow]], None] | None = None,
 ) -> list[TextRow]:
     """Continue every prompt; each gives `num_return_sequences` rows, in order.
@@ -63,8 +71,9 @@ def generate(
     InputError, and a row that fills it ends. `decode` turns ids into text, for `stop_strings`. `first_row` numbers the
     rows of a call made in batches, for their random numbers. `callers` are rules of the caller's own.
     `recompute_beyond`: a text of more tokens is computed anew from its beginning, once. `sources`: the ids that the
-    encoder read, without padding, a row for each prompt; a model without an encoder reads the prompts. `seen` is called
-    with the rows after every token.
+    encoder read, without padding, a row for each prompt; a model without an encoder reads the prompts. `assistant`
+    guesses tokens that the model only checks (`speculative`): a step may give a row several. `seen` is called with the
+    rows after every step.
     """
     for rows in steps(
         session,
@@ -78,6 +87,7 @@ def generate(
         keep_chances=keep_chances,
         recompute_beyond=recompute_beyond,
         sources=sources,
+        assistant=assistant,
     ):
         if seen is not None:
             seen(rows)
@@ -97,8 +107,9 @@ def steps(
     keep_chances: bool = False,
     recompute_beyond: int | None = None,
     sources: Sequence[Sequence[int]] | None = None,
+    assistant: Assistant | None = None,
 ) -> Iterator[list[TextRow]]:
-    """`generate`, token by token: yields the rows (the same objects, growing) after each step."""
+    """`generate`, step by step: yields the rows (the same objects, growing) after each step."""
     count, width = config.num_return_sequences, config.num_beams
     if width == 1 and count > 1 and not config.do_sample:
         raise InputError(f"num_return_sequences={count} greedy texts would all be the same; pass do_sample=True")
@@ -107,7 +118,7 @@ def steps(
     if config.stop_strings and decode is None:
         raise InputError("stop_strings need a tokenizer; generate through a pipeline, or pass decode=")
     read = _read(session, prompts, config, sources)
-    proposer = _proposer(config)
+    guesses = _guesses(config, assistant)
     rows = [TextRow(list(prompt), []) for prompt in prompts for _ in range(count)]
     limits = [longest(row, config, context) for row in rows]
     chains = [
@@ -130,7 +141,7 @@ def steps(
         options: dict[str, Any] = {"random": random, "decode": decode, "keep_chances": keep_chances}
         options["stop"] = callers.stop if callers.stops else None
         if width == 1:
-            if proposer is not None:
+            if guesses:
                 guessed.append(SpeculativeSearch(rows[n], config, chains[n], limits[n], **options))
             else:
                 searches.append(TokenSearch(rows[n], config, chains[n], limits[n], **options))
@@ -142,9 +153,19 @@ def steps(
     fed = prompts if width > 1 or shared else [row.prompt for row in rows]
     decoder = _decoder(session, fed, recompute_beyond)
     scheduler: Scheduler | SpeculativeScheduler
-    if proposer is None:
+    if not guesses:
         scheduler = Scheduler(requests, fed, config, context=context)
     else:
+        # Rules of the caller's may keep a state of the texts that they are shown; guesses are none.
+        lines = [
+            DraftLine(
+                n // count,
+                processors(config, len(row.prompt), limit, rules(len(row.prompt)) if rules else ()),
+                search.random,
+            )
+            for n, (row, limit, search) in enumerate(zip(rows, limits, guessed, strict=True))
+        ]
+        proposer = _proposer(config) if assistant is None else assistant.begin(lines, config)
         scheduler = SpeculativeScheduler(guessed, rows, limits, fed, proposer, decoder, config)
     while (feed := scheduler.schedule()) is not None:
         if feed.rows is not None:
@@ -189,15 +210,27 @@ def _decoder(session: Session | Decoder, prompts: Sequence[Sequence[int]], beyon
     )
 
 
-def _proposer(config: GenerationConfig) -> Proposer | None:
-    """What guesses tokens, where the settings say so."""
-    if config.prompt_lookup_num_tokens is None:
-        return None
+def _guesses(config: GenerationConfig, assistant: Assistant | None) -> bool:
+    """Whether tokens are guessed. Raises InputError for settings that exclude each other."""
+    count = config.prompt_lookup_num_tokens
+    if count is None and assistant is None:
+        return False
+    name, off = ("an assistant model", "leave it out")
+    if assistant is None:
+        name, off = f"prompt_lookup_num_tokens={count}", "pass prompt_lookup_num_tokens=None"
+    elif count is not None:
+        raise InputError(f"prompt_lookup_num_tokens={count} comes with an assistant model; guess by one of them")
     if config.num_beams > 1:
         raise InputError(
-            f"prompt_lookup_num_tokens={config.prompt_lookup_num_tokens} guesses the tokens of one text, and "
-            f"num_beams={config.num_beams} grows several; pass num_beams=1, or prompt_lookup_num_tokens=None"
+            f"{name} guesses the tokens of one text, and num_beams={config.num_beams} grows several; pass num_beams=1, "
+            f"or {off}"
         )
+    return True
+
+
+def _proposer(config: GenerationConfig) -> Proposer:
+    """What guesses tokens without a second model."""
+    assert config.prompt_lookup_num_tokens is not None
     return PromptLookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size)
 
 

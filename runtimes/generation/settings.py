@@ -62,6 +62,9 @@ class GenerationConfig:
     # guessed tokens, of which the model keeps those that it would choose: they change the speed alone
     prompt_lookup_num_tokens: int | None = None  # so many at most, found earlier in the text
     max_matching_ngram_size: int = 2  # the last tokens that are looked for there
+    num_assistant_tokens: int = 20  # so many at most, from a smaller model
+    num_assistant_tokens_schedule: Literal["constant", "heuristic", "heuristic_transient"] = "constant"
+    assistant_confidence_threshold: float = 0.4  # a token less likely for the smaller model is its last
     # tokens
     eos_token_id: tuple[int, ...] | None = None
     pad_token_id: int | None = None
@@ -77,12 +80,19 @@ _NEUTRAL: dict[str, Any] = {
     "early_stopping": False,
     "length_penalty": 1.0,
     "max_matching_ngram_size": 2,
+    "num_assistant_tokens": 20,
+    "num_assistant_tokens_schedule": "constant",
+    "assistant_confidence_threshold": 0.0,
     "num_beams": 1,
     "num_return_sequences": 1,
 }
 _SETS = ("begin_suppress_tokens", "suppress_tokens")
 _ONE_OR_MORE = ("eos_token_id", "forced_eos_token_id", "stop_strings")
-_COUNTS = ("max_matching_ngram_size", "num_beams", "num_return_sequences", "prompt_lookup_num_tokens")
+_COUNTS = (
+    *("max_matching_ngram_size", "num_assistant_tokens", "num_beams", "num_return_sequences"),
+    "prompt_lookup_num_tokens",
+)
+_SCHEDULES = ("constant", "heuristic", "heuristic_transient")
 _WHOLE = (
     *("encoder_no_repeat_ngram_size", "max_new_tokens", "max_length", "min_new_tokens", "min_length"),
     *("no_repeat_ngram_size", "top_k"),
@@ -183,6 +193,10 @@ def _typed(name: str, value: Any) -> Any:
             return int(value)
         if name in ("do_sample", "remove_invalid_values", "renormalize_logits"):
             if not isinstance(value, bool):
+                raise TypeError
+            return value
+        if name == "num_assistant_tokens_schedule":
+            if value not in _SCHEDULES:
                 raise TypeError
             return value
         if name.endswith("_id") or name == "seed":

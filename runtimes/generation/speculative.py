@@ -20,7 +20,7 @@ import numpy as np
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.feed import Feed, pad_left, pad_right
-from isoform.runtimes.generation.processors import draw, softmax
+from isoform.runtimes.generation.processors import Processor, draw, softmax
 from isoform.runtimes.generation.searches import TextRow, TokenSearch
 from isoform.runtimes.session import rewinds
 
@@ -103,11 +103,29 @@ def found_before(ids: Sequence[int], count: int, longest: int) -> list[int]:
     return []
 
 
+class Assistant(Protocol):
+    """What guesses tokens beside the model: makes a proposer for the rows of a call."""
+
+    def begin(self, lines: Sequence[DraftLine], config: GenerationConfig) -> Proposer:
+        """A proposer for these rows. Raises InputError for what does not fit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLine:
+    """A row that tokens are guessed for."""
+
+    prompt: int  # its number
+    chain: Sequence[Processor] = ()  # what shapes the logits
+    random: np.random.Generator | None = None  # of a text that is sampled
+
+
 class SpeculativeSearch(TokenSearch):
     """A `TokenSearch` that checks a proposal against the logits after each of its tokens."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.random = self._random
         self._guess: tuple[int, NDArray[np.float64] | None] | None = None
 
     def verify(self, proposal: Proposal, logits: NDArray[np.float32], late: bool) -> int:

@@ -17,7 +17,8 @@ class Origin:
 
     `config`: reads config.json with the defaults of its format; None where no family knows it. `count`: counts the
     parameters. `save`: writes the model into a new folder, whole or not at all. `inputs`: what its tokenizer
-    gives. `again`: what opens the same model, None where nothing does any more.
+    gives. `again`: what opens the same model, None where nothing does any more. `beside`: opens another model, given
+    it and its tokenizer, as this one was opened.
     """
 
     name: str = ""
@@ -28,6 +29,7 @@ class Origin:
     count: Callable[[], int] | None = None
     save: Callable[[Path], None] | None = None
     again: Any = None
+    beside: Callable[[Any, Any], Any] | None = None
 
     @property
     def torch_dtype(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from os import PathLike, fspath
 from pathlib import Path
@@ -85,7 +86,23 @@ def make_pipeline(
         )
         opened = Opener(source, wish, cached, progress, parameters.get("progress")).open()
         kept.things.append(source.opened)
-        origin = _origin(source, asked, opened.dtype, facts, given, folder)
+
+        def beside(other: Any, tokenizer: Any) -> Pipeline:
+            return make_pipeline(
+                chosen,
+                other,
+                config=None,
+                components={"tokenizer": tokenizer},
+                backend=backend,
+                threads=threads,
+                progress=progress,
+                request=request,
+                parameters={},
+                cached=cached,
+                quality=quality,
+            )
+
+        origin = replace(_origin(source, asked, opened.dtype, facts, given, folder), beside=beside)
         pipe = pipelines.build_pipeline(
             chosen, opened.session, folder, facts=facts, keep=kept, origin=origin, **parameters
         )

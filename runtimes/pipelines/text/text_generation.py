@@ -24,10 +24,12 @@ from isoform.runtimes.generation.settings import GenerationConfig, model_setting
 from isoform.runtimes.generation.text_stream import TextStream
 from isoform.runtimes.pipelines.base import Batches, BatchPipeline, InputPiece
 from isoform.runtimes.pipelines.batching import neighbours
+from isoform.runtimes.pipelines.text.assistant import Assistants
 from isoform.runtimes.pipelines.text.tokenizer_options import tokenizer_options
 from isoform.runtimes.preprocess.text.chat import ChatTemplate, is_chat
 
 if TYPE_CHECKING:
+    from isoform.runtimes.generation.speculative import Assistant
     from isoform.runtimes.session import Session
 
 DEFAULTS = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
@@ -79,6 +81,8 @@ class TextGenerationOptions:
     logits_processor: Any = None  # see `rules`
     stopping_criteria: Any = None
     prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None
+    assistant_model: Any = None  # guesses tokens: a folder, a Hub id, a module or a pipeline
+    assistant_tokenizer: Any = None  # the assistant's, instead of its own
     streamer: Streamer | None = None  # gets new text as it comes, one input after the other
     generation: Mapping[str, Any] = field(default_factory=dict)  # the settings of `GenerationConfig`
 
@@ -98,6 +102,7 @@ class _GenerationCall:
     options: TextGenerationOptions
     settings: GenerationConfig
     rules: CallersRules
+    assistant: Assistant | None
     decode: Callable[[Sequence[int]], str]
 
 
@@ -127,6 +132,7 @@ class TextGeneration(BatchPipeline):
         if (pad := self.text_tokenizer.token_id("pad_token")) is not None:
             self._defaults["pad_token_id"] = pad
         resolve(self._generation(), self.settings, self._defaults)
+        self._assistants = Assistants(self)
 
     def _inputs(self, inputs: Any, parameters: dict[str, Any]) -> Any:
         """See `Pipeline._inputs`; a generator of messages is one conversation."""
@@ -157,6 +163,11 @@ class TextGeneration(BatchPipeline):
                 yield piece
         if piece := text.end():
             yield piece
+
+    def close(self) -> None:
+        """See `Pipeline.close`; assistants that the pipeline opened are closed too."""
+        self._assistants.close()
+        super().close()
 
     def runs_alone(self, size: int | None, call: _GenerationCall) -> bool:
         """See `Pipeline.runs_alone`."""
@@ -199,7 +210,8 @@ class TextGeneration(BatchPipeline):
             skip_special_tokens=options.skip_special_tokens,
             clean_up_tokenization_spaces=options.clean_up_tokenization_spaces,
         )
-        return _GenerationCall(options, settings, rules, decode)
+        assistant = self._assistants.find(options.assistant_model, options.assistant_tokenizer)
+        return _GenerationCall(options, settings, rules, assistant, decode)
 
     def _beside_prefix(self, settings: GenerationConfig, options: TextGenerationOptions) -> GenerationConfig:
         """The settings, their whole lengths counted without the tokens of the prefix."""
@@ -331,6 +343,7 @@ class TextGeneration(BatchPipeline):
             first_row=first,
             callers=call.rules,
             recompute_beyond=self.facts.get("recompute_beyond"),
+            assistant=call.assistant,
         )
 
     def _streamed(self, prompt: Prompt, call: _GenerationCall, number: int, streamer: Any) -> list[TextRow]:

@@ -181,7 +181,7 @@ def test_streamers_of_transformers_get_what_transformers_gives_them(ours: Any) -
         ({"prefix_allowed_tokens_fn": lambda row, ids: []}, "allows no token"),
         ({"prefix_allowed_tokens_fn": lambda row, ids: [10**6]}, "allows 1000000, and there are"),
         ({"prefix_allowed_tokens_fn": 3}, "is no function of"),
-        ({"assistant_model": object()}, "assistant_model=.* is asked for"),
+        ({"assistant_model": object()}, "assistant_model: model=.* is not a folder"),
         ({"generation_config": 3}, "generation_config=3 is neither a mapping nor"),
         ({"return_dict_in_generate": True, "output_scores": True}, "output_scores=True would add numbers"),
     ],
