@@ -111,6 +111,8 @@ class HandoverSession:
 class HandoverDecoder:
     """A `Decoder` of a `HandoverSession`: its first step goes to the other session where it is long enough."""
 
+    reads_prompts_whole = True  # a prompt in pieces would be handed over for its first piece alone
+
     def __init__(self, session: HandoverSession, decoder: GraphDecoder) -> None:
         self._session, self._decoder = session, decoder
 

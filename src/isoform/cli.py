@@ -342,6 +342,46 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 @app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A bundle, checkpoint folder, Hub id or .gguf file.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Generation settings: temperature=0.2 max_new_tokens=100 …")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    backend: Annotated[str, typer.Option(help="auto, torch, torchscript, onnxruntime, openvino or llamacpp.")] = "auto",
+    device: Device = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="f32, bf16, int8, q4w, …: the form to run.")] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="exact, high (16-bit floats, 8 bits) or small (4 bits); the model's own.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores when not said.")] = None,
+    tools: Annotated[Path | None, typer.Option(help="A JSON file: a list of tools for the chat template.")] = None,
+    documents: Annotated[Path | None, typer.Option(help="A JSON file: a list of documents for it.")] = None,
+    chat_template: Annotated[str | None, typer.Option(help="A file, or the name of one of the model's.")] = None,
+    save_folder: Annotated[Path, typer.Option(help="Where !save writes and !load reads.")] = Path("chat_history"),
+    once: Annotated[str | None, typer.Option(help="Answer this message and leave.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one answer with its figures as JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what runs the model, and why.")] = False,
+) -> None:
+    """Talk with a model in the terminal. What is piped in is one message, and the answer is printed."""
+    from isoform.chat.start import chat as start
+
+    start(
+        model,
+        settings or [],
+        system=system,
+        tools=tools,
+        documents=documents,
+        template=chat_template,
+        save_folder=save_folder,
+        once=once,
+        as_json=json,
+        verbose=verbose,
+        opening={"backend": backend, "device": device, "dtype": dtype, "quality": quality, "threads": threads},
+    )
+
+
+@app.command()
 def bench(
     model: Annotated[str, typer.Argument(help="A bundle, checkpoint folder, Hub id or .gguf file.")],
     task: Annotated[str | None, typer.Option(help="The task, when not the model's own.")] = None,

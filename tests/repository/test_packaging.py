@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("reference", "exporters", "runtimes", "validators")
+OWN = ("chat", "steps")  # folders of the package itself
 CLEAN = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
 
 
@@ -46,7 +47,7 @@ def expected(built: tuple[Path, Path]) -> set[str]:
     tree = built[0].parents[1]
     package = tree / "src" / "isoform"
     found = {f"isoform/{path.name}" for path in package.iterdir() if path.is_file()}
-    found |= {f"isoform/steps/{path.name}" for path in (package / "steps").glob("*.py")}
+    found |= {f"isoform/{room}/{path.name}" for room in OWN for path in (package / room).glob("*.py")}
     for room in ROOMS:
         for path in (tree / room).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:

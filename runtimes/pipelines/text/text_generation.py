@@ -29,8 +29,9 @@ from isoform.runtimes.pipelines.text.tokenizer_options import tokenizer_options
 from isoform.runtimes.preprocess.text.chat import ChatTemplate, is_chat
 
 if TYPE_CHECKING:
+    from isoform.runtimes.conversation import Conversation
     from isoform.runtimes.generation.speculative import Assistant
-    from isoform.runtimes.session import Session
+    from isoform.runtimes.session import Decoder, Session
 
 DEFAULTS = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
 TOGETHER = 8  # prompts of a list that are decoded together
@@ -168,6 +169,24 @@ class TextGeneration(BatchPipeline):
         """See `Pipeline.close`; assistants that the pipeline opened are closed too."""
         self._assistants.close()
         super().close()
+
+    def conversation(self, system: str | None = None, **parameters: Any) -> Conversation:
+        """A conversation whose turns cost what they add: it keeps the KV cache of what was said.
+
+        The parameters are those of a call: settings of generation, tools, documents, chat_template, …
+        """
+        from isoform.runtimes.conversation import Conversation
+
+        return Conversation(self, system, parameters)
+
+    def call_of(self, parameters: Mapping[str, Any]) -> _GenerationCall:
+        """The parameters of a call, checked."""
+        return self._call(self._together(parameters))
+
+    def continued(self, prompt: Prompt, call: _GenerationCall, decoder: Decoder) -> Iterator[TextRow]:
+        """The text of one prompt after every token, decoded by a `decoder` of one row."""
+        for (row,) in self._steps([prompt], call, 0, decoder):
+            yield row
 
     def runs_alone(self, size: int | None, call: _GenerationCall) -> bool:
         """See `Pipeline.runs_alone`."""
@@ -333,9 +352,12 @@ class TextGeneration(BatchPipeline):
         return ids[new - limit :]
 
     # ------------------------------------------------------------------ generation
-    def _steps(self, prompts: Sequence[Prompt], call: _GenerationCall, first: int) -> Iterator[list[TextRow]]:
+    def _steps(
+        self, prompts: Sequence[Prompt], call: _GenerationCall, first: int, decoder: Decoder | None = None
+    ) -> Iterator[list[TextRow]]:
+        """`steps` over the session, or over a `decoder` that has a row for each prompt."""
         return steps(
-            self.session,
+            decoder or self.session,
             [_begun(prompt, call.settings) for prompt in prompts],
             call.settings,
             context=self.context,

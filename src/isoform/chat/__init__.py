@@ -1,0 +1,1 @@
+"""`isoform chat`: a conversation in the terminal, or one answer for a script."""
