@@ -19,7 +19,7 @@ _IDS = (
 """The settings that name tokens to be made or not. Those for padding and an empty prompt are read by nothing else."""
 
 
-def account_file(folder: Path, settings: Mapping[str, Any], *, read: Collection[str] = ()) -> None:
+def account_file(folder: Path, settings: Mapping[str, Any], *, read: Collection[str] = (), file: str = _FILE) -> None:
     """Raise UnsupportedModel for a key that nobody knows; `read`: the keys that the model's pipeline reads itself.
 
     What isoform knows and cannot do is refused by `settings.resolve`, where a call may have another value. A file that
@@ -30,7 +30,7 @@ def account_file(folder: Path, settings: Mapping[str, Any], *, read: Collection[
     for key, value in settings.items():
         if value is not None and key not in _KNOWN and key not in read:
             raise UnsupportedModel(
-                f"{folder / _FILE}: {key} = {value!r:.60} is not known and may change the text; take the key out of "
+                f"{folder / file}: {key} = {value!r:.60} is not known and may change the text; take the key out of "
                 "the file if it changes nothing"
             )
 

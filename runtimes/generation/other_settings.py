@@ -31,7 +31,7 @@ HARMLESS = frozenset(
     (
         *("_from_model_config", "assistant_ensemble_weight"),
         *("assistant_lookbehind", "cache_config", "cache_implementation", "compile_config"),
-        *("continuous_batching_config", "decoder_start_token_id", "disable_compile", "low_memory"),
+        *("continuous_batching_config", "disable_compile", "low_memory"),
         *("max_cache_len", "output_attentions", "output_hidden_states", "output_logits"),
         *("output_scores", "prefill_chunk_size", "return_dict_in_generate", "speculation_type"),
         *("synced_gpus", "target_lookbehind", "tokenizer", "transformers_version", "use_cache"),

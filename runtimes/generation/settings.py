@@ -69,6 +69,7 @@ class GenerationConfig:
     eos_token_id: tuple[int, ...] | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None  # stands for an empty prompt
+    decoder_start_token_id: int | None = None  # what the decoder of an encoder-decoder is fed first
 
 
 NAMES = frozenset(spec.name for spec in fields(GenerationConfig))
@@ -97,6 +98,10 @@ _WHOLE = (
     *("encoder_no_repeat_ngram_size", "max_new_tokens", "max_length", "min_new_tokens", "min_length"),
     *("no_repeat_ngram_size", "top_k"),
 )
+_OF_CONFIG = (
+    *("bos_token_id", "decoder_start_token_id", "eos_token_id", "forced_bos_token_id", "forced_eos_token_id"),
+    "pad_token_id",
+)
 
 
 def model_settings(folder: Path) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def model_settings(folder: Path) -> dict[str, Any]:
         settings = read_object(path)
     else:
         config = read_object(folder / "config.json")
-        settings = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        settings = {name: config.get(name) for name in _OF_CONFIG}
     return {name: value for name, value in settings.items() if value is not None}
 
 
