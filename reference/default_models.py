@@ -12,10 +12,14 @@ DEFAULT_MODELS: Mapping[str, tuple[str, str]] = {
     "image-classification": ("google/vit-base-patch16-224", "3f49326"),
     "image-feature-extraction": ("google/vit-base-patch16-224", "3f49326"),
     "question-answering": ("distilbert/distilbert-base-cased-distilled-squad", "564e9b5"),
+    "summarization": ("sshleifer/distilbart-cnn-12-6", "a4f8f3e"),
     "text-classification": ("distilbert/distilbert-base-uncased-finetuned-sst-2-english", "714eb0f"),
     "text-generation": ("HuggingFaceTB/SmolLM3-3B", "a07cc9a"),
+    "text2text-generation": ("google-t5/t5-base", "a9723ea"),
     "token-classification": ("dbmdz/bert-large-cased-finetuned-conll03-english", "4c53496"),
+    "translation": ("google-t5/t5-base", "a9723ea"),
     "visual-question-answering": ("dandelin/vilt-b32-finetuned-vqa", "d0a1f6a"),
+    "zero-shot-classification": ("facebook/bart-large-mnli", "d7645e1"),
     "zero-shot-image-classification": ("openai/clip-vit-base-patch32", "3d74acf"),
 }
 """Task -> (Hub id, revision), of transformers 5.23; of 4.57 for the tasks that 5 dropped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,15 +32,19 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "image-to-text": ("multimodal.image_to_text", "ImageToText", "image-to-text"),
     "question-answering": ("text.question_answering", "QuestionAnswering", "question-answering"),
     "sentence-similarity": ("text.sentence_similarity", "SentenceSimilarity", "feature-extraction"),
+    "summarization": ("text.text_to_text", "Summarization", "text2text-generation"),
+    "text2text-generation": ("text.text_to_text", "TextToText", "text2text-generation"),
     "text-classification": ("text.text_classification", "TextClassification", "text-classification"),
     "text-generation": ("text.text_generation", "TextGeneration", "text-generation"),
     "text-ranking": ("text.text_ranking", "TextRanking", "text-classification"),
     "token-classification": ("text.token_classification", "TokenClassification", "token-classification"),
+    "translation": ("text.translation", "Translation", "text2text-generation"),
     "visual-question-answering": (
         "multimodal.visual_question_answering",
         "VisualQuestionAnswering",
         "visual-question-answering",
     ),
+    "zero-shot-classification": ("text.zero_shot_classification", "ZeroShotClassification", "text-classification"),
     "zero-shot-image-classification": (
         "multimodal.zero_shot_image_classification",
         "ZeroShotImageClassification",
@@ -52,41 +56,68 @@ ALIASES = {
     "sentiment-analysis": "text-classification",
     "vqa": "visual-question-answering",
 }
+OTHERWISE: dict[str, tuple[str, str, str]] = {
+    "question-answering": ("text.prompted_answering", "PromptedAnswering", "text-generation"),
+}
+"""Task -> what answers where the model is for another task than the one of `TASKS`, in the same form."""
 
 
-def model_task(task: str) -> str:
-    """The task that a model must be opened or exported for, to serve this pipeline. InputError when there is none."""
-    return TASKS[_known(task)][2]
+def model_task(task: str, own: Callable[[], str | None] = lambda: None) -> str:
+    """The task that a model must be opened or exported for, to serve this pipeline. InputError when there is none.
+
+    `own` says what the model itself is for; it is asked where that may decide.
+    """
+    name = known(task)
+    other = OTHERWISE.get(name)
+    return other[2] if other is not None and own() == other[2] else TASKS[name][2]
 
 
 def hears(task: str) -> bool:
     """Whether the pipeline of a task takes sound."""
-    return TASKS[_known(task)][0].startswith("audio.")
+    return TASKS[known(task)][0].startswith("audio.")
 
 
 def build_pipeline(
-    task: str, session: Session, folder: str | Path, *, facts: Mapping[str, Any], **parameters: Any
+    task: str,
+    session: Session,
+    folder: str | Path,
+    *,
+    facts: Mapping[str, Any],
+    served: str | None = None,
+    **parameters: Any,
 ) -> Pipeline:
     """The pipeline of a task over an open session and the folder with the model's config and tokenizer files.
 
-    The pipeline owns the session and closes it. `facts` are those of the model (`reference.facts`). `parameters` hold
-    for every call; `batch_size`, `keep` (an object to hold on to, and to close with it) and `origin` are the
-    pipeline's own.
+    The pipeline owns the session and closes it. `facts` are those of the model (`reference.facts`), and `served` is the
+    task that it was opened for, by default the first that serves the pipeline. `parameters` hold for every call;
+    `batch_size`, `keep` (an object to hold on to, and to close with it) and `origin` are the pipeline's own.
     """
-    module, name, _ = TASKS[_known(task)]
+    name = known(task)
+    other = OTHERWISE.get(name)
+    module, name, _ = other if other is not None and served == other[2] else TASKS[name]
     kind: type[Pipeline] = getattr(import_module(f"{__name__}.{module}"), name)
     try:
-        pipe = kind(session, Path(folder), facts=facts, **parameters)
+        return kind(session, Path(folder), facts=facts, called=task, **parameters)
     except BaseException:
         session.close()
         raise
-    pipe.__dict__["task"] = task  # an alias stays one, as in transformers
-    return pipe
 
 
-def _known(task: str) -> str:
+def known(task: str) -> str:
+    """The key of `TASKS` for a task, an alias or a pair of languages ("translation_en_to_de"). Raises InputError."""
     name = ALIASES.get(task, task)
+    if name.startswith("translation_"):
+        if languages_of(name) is None:
+            raise InputError(f"{task!r} does not name two languages; write translation_en_to_de")
+        return "translation"
     if name not in TASKS:
         hint = "give a model as model=; the tasks are" if "/" in task or "." in task else "there are"
         raise InputError(f"there is no pipeline for {task!r}; {hint} {', '.join(TASKS)}")
     return name
+
+
+def languages_of(task: str) -> tuple[str, str] | None:
+    """The languages that a task names, from and to: ("en", "de") of "translation_en_to_de"."""
+    kind, _, pair = task.partition("_")
+    first, _, second = pair.partition("_to_")
+    return (first, second) if kind == "translation" and first and second else None

@@ -96,6 +96,7 @@ class Pipeline(Attributes, ABC):
         folder: Path,
         *,
         facts: Mapping[str, Any],
+        called: str | None = None,
         batch_size: int | None = None,
         num_workers: int | None = None,
         on_error: str = "raise",
@@ -106,9 +107,12 @@ class Pipeline(Attributes, ABC):
     ) -> None:
         """`facts` are what the manifest or the card says of the model (`reference.facts`).
 
+        `called`: the name under which the task was asked for, where that is not its own: it stays, as in transformers.
         `keep` is held until the pipeline closes (what `folder` belongs to), and `origin` says where the model is from;
         `parameters` are those of a call.
         """
+        if called is not None:
+            self.__dict__["task"] = called
         names = [port.name for port in session.signature.outputs]
         missing = [name for name in self.outputs if name not in names]
         if missing:

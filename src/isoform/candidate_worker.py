@@ -49,10 +49,10 @@ def main() -> None:
 def measured(job: Mapping[str, Any], candidate: Candidate) -> Measurement:
     """Open the candidate, time its workloads in rounds, and prove it.
 
-    Of the job: `model` (a folder), `source` (that of its checkpoint), `task`, `rounds`, `least` (seconds of a round),
-    `timing` (seconds after which no round begins), `workloads` (names, or null for those of a choice), `use`, `slowest`
-    (see `measure.Job`), `prove`, `quality` (that it is held to), `proof` (what is known already) and `answers` (the
-    folder of the reference's answers, for all candidates of a model).
+    Of the job: `model` (a folder), `source` (that of its checkpoint), `task`, `served` (the model's own), `rounds`,
+    `least` (seconds of a round), `timing` (seconds after which no round begins), `workloads` (names, or null for those
+    of a choice), `use`, `slowest` (see `measure.Job`), `prove`, `quality` (that it is held to), `proof` (what is known
+    already) and `answers` (the folder of the reference's answers, for all candidates of a model).
     """
     from isoform.workloads import SHORT, workloads_of
 
@@ -154,10 +154,9 @@ def proof(job: Mapping[str, Any], candidate: Candidate, pipe: Pipeline) -> dict[
     """
     from isoform.quality import plain_dtype
     from isoform.reference.model import open_model
-    from isoform.runtimes.pipelines import model_task
     from isoform.validators.check.proof import prove, worst_by_metric
 
-    model = open_model(job["source"], model_task(job["task"]))
+    model = open_model(job["source"], job["served"])
     dtype = candidate.precision if candidate.precision not in ("", "f32") else plain_dtype(candidate.dtype)
     report = prove(pipe.session, model, dtype, answers(Path(job["answers"]), model), job["quality"])
     return worst_by_metric(report) or {"unmeasured": (1.0, 0.0)}

@@ -194,6 +194,7 @@ class Target:
             "model": str(model),
             "source": str(self.reference or ""),
             "task": self.task,
+            "served": self.served,
             "use": job.use,
             "slowest": job.slowest,
             "prove": job.prove,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from math import prod
 from os import PathLike, fspath
 from pathlib import Path
@@ -15,7 +16,7 @@ from isoform.json_files import read_object
 from isoform.open_candidate import Cached
 from isoform.open_chosen import Opener, Wish
 from isoform.progress import Progress
-from isoform.sources import Kept, Source, default_model, find_source, for_task, task_of
+from isoform.sources import Kept, Source, default_model, find_source, for_task, own_task, task_of
 
 if TYPE_CHECKING:
     from isoform.runtimes.choose.records import Candidate
@@ -64,9 +65,10 @@ def make_pipeline(
             model, asked = default_model(task, components, asked)
         source = find_source(model, asked, kept)
         chosen = task_of(source, asked) if task is None else task
-        source = for_task(source, pipelines.model_task(chosen))
+        served = pipelines.model_task(chosen, partial(own_task, source))
+        source = for_task(source, served)
         _check_config(config, source, asked)
-        facts = _facts(source, pipelines.model_task(chosen))
+        facts = _facts(source, served)
         given = {name: value for name, value in components.items() if value is not None}
         folder = source.folder
         if given:
@@ -76,7 +78,7 @@ def make_pipeline(
             folder = staged.folder
         wish = Wish(
             task=chosen,
-            served=pipelines.model_task(chosen),
+            served=served,
             asked=asked,
             backend=backend,
             quality=quality,
@@ -104,7 +106,7 @@ def make_pipeline(
 
         origin = replace(_origin(source, asked, opened.dtype, facts, given, folder), beside=beside)
         pipe = pipelines.build_pipeline(
-            chosen, opened.session, folder, facts=facts, keep=kept, origin=origin, **parameters
+            chosen, opened.session, folder, facts=facts, served=served, keep=kept, origin=origin, **parameters
         )
         pipe.chosen = opened.choice
         if opened.spent is not None:

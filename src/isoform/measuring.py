@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from isoform.progress import Progress
 from isoform.quality import check_quality
 from isoform.runtimes.choose.choose import LATENCY, THROUGHPUT, Choice, Series, choose
 from isoform.runtimes.choose.measure import SECONDS
-from isoform.sources import Kept, find_source, for_task, task_of
+from isoform.sources import Kept, find_source, for_task, own_task, task_of
 
 WORKLOADS = ("prefill 128", "prefill 1024", "decode", "batch 1", "batch 8", "batch 32", "30 s")
 ONE_BY_ONE = ("tokens", "texts")
@@ -67,7 +68,7 @@ def measure_candidates(
     try:
         found = find_source(source, asked, kept)
         name = task_of(found, asked) if task is None else task
-        served = pipelines.model_task(name)
+        served = pipelines.model_task(name, partial(own_task, found))
         found = for_task(found, served)
         if found.path.suffix == ".onnx":
             raise InputError(f"{found.name} is a graph without a bundle; give its bundle or its checkpoint")

@@ -53,8 +53,7 @@ def kind_of(task: str) -> str:
     """What a task is about: "text", "sound" or "picture". InputError for a task that is none."""
     from isoform.runtimes import pipelines
 
-    pipelines.model_task(task)
-    room = pipelines.TASKS[pipelines.ALIASES.get(task, task)][0].partition(".")[0]
+    room = pipelines.TASKS[pipelines.known(task)][0].partition(".")[0]
     return {"audio": "sound", "text": "text"}.get(room, "picture")
 
 

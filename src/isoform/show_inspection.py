@@ -125,6 +125,7 @@ WORDS = {
     "image-feature-extraction": "embed",
     "image-to-text": "caption",
     "question-answering": "answers",
+    "text2text-generation": "text to text",
     "text-classification": "texts",
     "text-generation": "generate",
     "text-ranking": "rank",

@@ -64,14 +64,14 @@ class Kept:
 def default_model(task: str | None, components: Mapping[str, Any], asked: Request) -> tuple[str, Request]:
     """transformers' checkpoint for a task, when no model is given."""
     from isoform.reference.default_models import DEFAULT_MODELS
-    from isoform.runtimes.pipelines import ALIASES
+    from isoform.runtimes.pipelines import known
 
     if task is None:
         raise InputError("a pipeline needs a task or a model; give one of them, or both")
     for name, value in components.items():
         if value is not None:
             raise InputError(f"{name}= comes without a model, and may not fit the default one; give model= as well")
-    name = ALIASES.get(task, task)
+    name = known(task)
     if name not in DEFAULT_MODELS:
         raise InputError(f"there is no default model for {task}; give model=")
     found, revision = DEFAULT_MODELS[name]
@@ -172,6 +172,16 @@ def task_of(source: Source, asked: Request) -> str:
     if found not in TASKS:
         raise InputError(f"{source.name} is for {found}, for which there is no pipeline; there are {', '.join(TASKS)}")
     return found
+
+
+def own_task(source: Source) -> str | None:
+    """The task that a model itself is for; None for a bare graph."""
+    from isoform.manifest import NAME, Manifest
+    from isoform.reference.model import open_model
+
+    if source.checkpoint is None:
+        return Manifest.read(source.path).task if (source.path / NAME).is_file() else None
+    return (source.opened or open_model(source.checkpoint)).task.name
 
 
 def for_task(source: Source, served: str) -> Source:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from isoform.errors import UnsupportedModel
+
 TEXT = "A small cat sleeps in the old house."
 
 
@@ -34,11 +36,15 @@ REQUESTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "image-to-text": (_picture, {"max_new_tokens": 2}),
     "question-answering": (lambda: {"question": "Where does it sleep?", "context": TEXT}, {}),
     "sentence-similarity": (lambda: {"source_sentence": TEXT, "sentences": [TEXT, "An old house."]}, {}),
+    "summarization": (lambda: TEXT, SHORT),
     "text-classification": (lambda: TEXT, {}),
     "text-generation": (lambda: TEXT, SHORT),
     "text-ranking": (lambda: {"query": "Where does it sleep?", "documents": [TEXT, "An old house."]}, {}),
+    "text2text-generation": (lambda: TEXT, SHORT),
     "token-classification": (lambda: TEXT, {}),
+    "translation": (lambda: TEXT, SHORT),
     "visual-question-answering": (lambda: {"image": _picture(), "question": "What is it?"}, {"max_new_tokens": 2}),
+    "zero-shot-classification": (lambda: TEXT, LABELS),
     "zero-shot-image-classification": (_picture, LABELS),
 }
 """Task -> what makes its input, and the parameters. A task whose input depends on the tokenizer is in `OF_PIPELINE`."""
@@ -49,7 +55,7 @@ OF_PIPELINE: dict[str, Callable[[Any], Any]] = {
 """Task -> its input, from the opened pipeline."""
 
 
-BESIDES = frozenset(("text-ranking",))
+BESIDES = frozenset(("text-ranking", "zero-shot-classification"))
 """Tasks that only some models of their task are made for: where one is not served, nothing is missing."""
 
 
@@ -57,5 +63,7 @@ def answer(pipe: Any, task: str) -> Any:
     """The answer of an opened pipeline to the request of its task."""
     if task in OF_PIPELINE:
         return pipe(OF_PIPELINE[task](pipe))
+    if task == "zero-shot-classification" and pipe.entailment < 0:
+        raise UnsupportedModel("no label of the model begins with 'entail'")
     make, parameters = REQUESTS[task]
     return pipe(make(), **parameters)

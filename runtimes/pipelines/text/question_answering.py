@@ -11,6 +11,7 @@ import numpy as np
 from isoform.errors import InputError
 from isoform.runtimes.generation.processors import softmax
 from isoform.runtimes.pipelines.base import InputPiece
+from isoform.runtimes.pipelines.text.questions import Questions
 from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class QuestionAnsweringOptions:
             raise InputError(f"top_k={self.top_k} and max_answer_len={self.max_answer_len} must be at least 1")
 
 
-class QuestionAnswering(TextEncoder):
+class QuestionAnswering(Questions, TextEncoder):
     """`pipe(question="Where?", context="In Paris.")`, or with {"question", "context"}, or a list of those ->
     {"score", "start", "end", "answer"}, `start` and `end` counting characters of the context.
 
@@ -46,43 +47,6 @@ class QuestionAnswering(TextEncoder):
     task: ClassVar[str] = "question-answering"
     outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
     options: ClassVar[type[QuestionAnsweringOptions]] = QuestionAnsweringOptions
-    takes_objects: ClassVar[bool] = True
-    keywords: ClassVar[tuple[str, ...]] = ("inputs", "question", "data", "X")
-
-    def __call__(self, inputs: Any = None, context: Any = None, **parameters: Any) -> Any:
-        """One question or a list -> one answer or a list; with `top_k` above 1 an answer is a list.
-
-        Questions that are texts come with `context=`, a text for all of them or one each.
-        """
-        return super().__call__(inputs, **parameters, **({} if context is None else {"context": context}))
-
-    def _inputs(self, inputs: Any, parameters: dict[str, Any]) -> Any:
-        """See `Pipeline._inputs`: objects of a question and its context."""
-        question = inputs = super()._inputs(inputs, parameters)
-        if isinstance(question, str) or _texts(question):
-            if "context" not in parameters:
-                raise InputError(f"question-answering takes {self._takes()}; with isoform run, --set context=TEXT")
-            context = parameters.pop("context")
-            if isinstance(question, str):
-                inputs = {"question": question, "context": context}
-            else:
-                contexts = [context] * len(question) if isinstance(context, str) else context
-                if len(contexts) != len(question):
-                    raise InputError(f"{len(question)} questions came with {len(contexts)} contexts")
-                inputs = [{"question": q, "context": c} for q, c in zip(question, contexts, strict=True)]
-        return inputs
-
-    def _is_one(self, inputs: Any) -> bool:
-        return isinstance(inputs, Mapping)
-
-    def _takes(self) -> str:
-        return 'question= and context=, {"question": text, "context": text}, or a list of those'
-
-    def check(self, item: Any) -> None:
-        """See `BatchPipeline.check`."""
-        texts = [item.get(name) for name in ("question", "context")] if isinstance(item, Mapping) else [None]
-        if not all(isinstance(text, str) and text for text in texts):
-            raise InputError(f"question-answering takes {self._takes()}, neither empty; this is {item!r:.80}")
 
     def prepare(self, items: Sequence[Mapping[str, str]], call: QuestionAnsweringOptions) -> Iterable[Iterable[Any]]:
         """See `BatchPipeline.prepare`."""
@@ -132,10 +96,6 @@ class QuestionAnswering(TextEncoder):
         best = np.argsort(-scores, axis=None, kind="stable")[:top_k]
         places = zip(*np.unravel_index(best, scores.shape), strict=True)
         return [(int(a), int(b), float(scores[a, b])) for a, b in places if allowed[a] and allowed[b]], null
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def _characters(row: Encoding, first: int, last: int) -> tuple[int, int]:

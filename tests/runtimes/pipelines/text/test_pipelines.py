@@ -580,8 +580,8 @@ def test_a_pipeline_closes_its_session_and_lets_go(tiny: Tiny) -> None:
 
 
 def test_a_wrong_task_model_or_parameter_is_said_at_once(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match=r"no pipeline for 'translation'; there are .*feature-extraction"):
-        model_task("translation")
+    with pytest.raises(InputError, match=r"no pipeline for 'composing'; there are .*feature-extraction"):
+        model_task("composing")
     model = open_model(tiny("bert"), "feature-extraction")
     session = TorchSession(model)
     with pytest.raises(UnsupportedModel, match="fill-mask needs a model that gives logits; this one gives last_hidden"):
