@@ -79,6 +79,19 @@ def rewinds(decoder: Decoder) -> Rewinds:
 
 
 @runtime_checkable
+class DeepDecoder(Protocol):
+    """What a `Decoder` has besides whose model gives the hidden states of its last layer, which become logits."""
+
+    def keep_hidden_states(self) -> None:
+        """Keep them from now on; before the first step. Raises InputError where this form of the model gives none."""
+        ...
+
+    def hidden_states(self) -> NDArray[np.float32]:
+        """Those of the slots of the last step, (B, T, C)."""
+        ...
+
+
+@runtime_checkable
 class Session(Protocol):
     """A loaded artifact. Close it, or use it as a context manager; closing twice is fine."""
 

@@ -76,6 +76,7 @@ class GraphDecoder(ABC):
         self._in_groups = False  # whether prompts of several lengths go in by groups
         self._aligns_left = False  # whether rows begin at one slot, and end where they do; else they end at one
         self._slots = 0  # how many there are; those that the arrays do not know yet hold tokens
+        self._deep: list[NDArray[np.float32]] | None = None  # the hidden states of each pass, where they are kept
         self._bare = len(self._ports.inputs) == 1 and entry.role == "tokens"  # nothing else goes with a token
 
     @staticmethod
@@ -154,6 +155,29 @@ class GraphDecoder(ABC):
         if mask is not None:
             self._tidy()
         return logits
+
+    def keep_hidden_states(self) -> None:
+        """Keep the hidden states of the last layer for `hidden_states`; before the first step.
+
+        Raises InputError where the model gives none.
+        """
+        raise InputError(
+            "contrastive search (penalty_alpha) compares hidden states, and this form of the model does not give them; "
+            "use torch or onnxruntime, or pass penalty_alpha=None"
+        )
+
+    def _go_deep(self) -> None:
+        """Collect hidden states from now on, those of a prompt in one order."""
+        if self._slots:
+            raise InputError("this decoder has begun; ask for its hidden states before the first step")
+        self._deep, self._in_groups = [], False
+
+    def hidden_states(self) -> NDArray[np.float32]:
+        """Those of the slots of the last step, (B, T, C); once."""
+        if not self._deep:
+            raise InputError("no hidden states were kept; call keep_hidden_states before the step")
+        passes, self._deep = self._deep, []
+        return passes[0] if len(passes) == 1 else np.concatenate(passes, 1)
 
     def _takes(self, tokens: Any) -> TypeGuard[NDArray[np.int64]]:
         """Whether these are tokens (B, T) as a pass takes them."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from isoform.errors import InputError
-from isoform.runtimes.session import rewinds
+from isoform.runtimes.session import DeepDecoder, rewinds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +64,19 @@ class EmbeddedDecoder:
         if self._placed is not None:
             self._placed = self._placed[rows]
         self._inner.select(rows)
+
+    def keep_hidden_states(self) -> None:
+        """See `GraphDecoder.keep_hidden_states`."""
+        self._deep().keep_hidden_states()
+
+    def hidden_states(self) -> NDArray[np.float32]:
+        """See `GraphDecoder.hidden_states`."""
+        return self._deep().hidden_states()
+
+    def _deep(self) -> DeepDecoder:
+        if not isinstance(self._inner, DeepDecoder):
+            raise InputError("the decoder of this model gives no hidden states; use the torch or onnxruntime backend")
+        return self._inner
 
     def join(self, other: Decoder) -> None:
         """See `Decoder.join`; both must have been fed their prompts."""

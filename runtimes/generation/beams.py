@@ -7,7 +7,7 @@ The scores are sums of float32 log-probabilities in the same order of operations
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ class Beam:
     chances: tuple[float, ...]  # empty unless they are kept
     score: np.float32
     complete: bool = False  # it ended, by a token, a string or its length
+    terms: tuple[float, ...] = ()  # the log-probabilities that the score is the sum of; empty unless chances are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ class Beams:
         """
         rules, length = self._rules, len(self._running[0].made) + 1
         scores = np.stack([self._processed(row, beam) for row, beam in zip(logits, self._running, strict=False)])
-        shares = _log_sums(scores) if self._keep else None
+        shares = log_sums(scores) if self._keep else None
         if len(scores) < rules.width:
             if np.isfinite(scores[0]).sum() >= self._candidates:
                 totals = scores + self._running[0].score
@@ -100,29 +101,23 @@ class Beams:
         for index in chosen.tolist():
             parent, token = divmod(index, vocabulary)
             row, beam = min(parent, len(scores) - 1), self._running[parent]
-            chances = beam.chances
+            chances, terms = beam.chances, beam.terms
             if shares is not None:
                 chances = (*chances, float(scores[row, token] - shares[row]))
+                terms = (*terms, float(scores[row, token]))
             made = (*beam.made, token)
             hit = late or token in self._ends or length >= self._limit or bool(self._ended and self._ended(made))
-            found.append(Beam(made, chances, flat[index], hit))
+            found.append(Beam(made, chances, flat[index], hit, terms))
             parents.append(row)
         held = [beam.score + WORST if beam.complete else beam.score for beam in found]
         order = _ranked(held)[: rules.width]
         self._collect(found, length)
-        self._running = [Beam(found[n].made, found[n].chances, held[n]) for n in order]
+        self._running = [replace(found[n], score=held[n], complete=False) for n in order]
         self._weigh(length, stuck=all(beam.complete for beam in found))
         return [parents[n] for n in order]
 
     def _processed(self, logits: NDArray[np.float32], beam: Beam) -> NDArray[np.float32]:
-        scores = log_softmax(logits)
-        if not np.isfinite(scores.max()):
-            nothing_but_numbers(scores)
-        if self._chain:
-            ids = np.array([*self._prompt, *beam.made], np.int64)
-            for process in self._chain:
-                scores = process(ids, scores)
-        return scores
+        return processed(logits, [*self._prompt, *beam.made], self._chain)
 
     def _sums(self) -> NDArray[np.float32]:
         return np.array([beam.score for beam in self._running], np.float32)
@@ -142,7 +137,7 @@ class Beams:
             score = beam.score / divisor
             for refused in (done and rules.early_stopping is True, not self._improvable, not counts):
                 score = score + WORST if refused else score
-            merged.append(Beam(beam.made, beam.chances, score, counts))
+            merged.append(replace(beam, score=score, complete=counts))
         self._best = [merged[n] for n in _ranked([beam.score for beam in merged])[: rules.width]]
 
     def _weigh(self, length: int, stuck: bool) -> None:
@@ -154,6 +149,18 @@ class Beams:
         self._improvable &= any(hope > (worst if beam.complete else WORST) for beam in self._best)
         full = all(beam.complete for beam in self._best) and rules.early_stopping is True
         self.done = stuck or full or not self._improvable
+
+
+def processed(logits: NDArray[np.float32], ids: Sequence[int], chain: Sequence[Processor]) -> NDArray[np.float32]:
+    """The log-probabilities of the tokens that may follow ids, (V,)."""
+    scores = log_softmax(logits)
+    if not np.isfinite(scores.max()):
+        nothing_but_numbers(scores)
+    if chain:
+        so_far = np.array(ids, np.int64)
+        for process in chain:
+            scores = process(so_far, scores)
+    return scores
 
 
 def largest(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
@@ -172,7 +179,7 @@ def _ranked(scores: Sequence[Any]) -> list[int]:
     return sorted(range(len(scores)), key=lambda n: -float(scores[n]))
 
 
-def _log_sums(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+def log_sums(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """log Σ exp of every row. scores (B, V) -> (B,)."""
     most = scores.max(1)
     sums: NDArray[np.float32] = most + np.log(np.exp(scores - most[:, None]).sum(1))

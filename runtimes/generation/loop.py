@@ -19,11 +19,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import InputError
+from isoform.runtimes.generation.contradictions import refuse_contradictions, refuse_count
+from isoform.runtimes.generation.contrastive import deepened
 from isoform.runtimes.generation.feed import PADDING, Feed, pad_left
 from isoform.runtimes.generation.processors import Processor, processors
 from isoform.runtimes.generation.recomputing import RecomputingDecoder
 from isoform.runtimes.generation.rules import NO_RULES, CallersRules
-from isoform.runtimes.generation.searches import BeamSearch, Decode, Search, TextRow, TokenSearch, longest
+from isoform.runtimes.generation.searches import (
+    BeamSearch,
+    ContrastiveSearch,
+    Decode,
+    Search,
+    TextRow,
+    TokenSearch,
+    longest,
+)
 from isoform.runtimes.generation.speculative import (
     Assistant,
     DraftLine,
@@ -38,7 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.runtimes.generation.settings import GenerationConfig
-    from isoform.runtimes.session import Decoder
+    from isoform.runtimes.session import Decoder, DeepDecoder
 
 
 LEAVING = 1 / 4
@@ -111,16 +121,15 @@ def steps(
 ) -> Iterator[list[TextRow]]:
     """`generate`, step by step: yields the rows (the same objects, growing) after each step."""
     count, width = config.num_return_sequences, config.num_beams
-    if width == 1 and count > 1 and not config.do_sample:
-        raise InputError(f"num_return_sequences={count} greedy texts would all be the same; pass do_sample=True")
-    if 1 < width < count:
-        raise InputError(f"num_return_sequences={count} is more than num_beams={width}; ask for fewer, or more beams")
+    refuse_contradictions(config)
+    refuse_count(config)
+    contrast = config.mode == "contrastive"
     if config.stop_strings and decode is None:
         raise InputError("stop_strings need a tokenizer; generate through a pipeline, or pass decode=")
     read = _read(session, prompts, config, sources)
     guesses = _guesses(config, assistant)
     rows = [TextRow(list(prompt), []) for prompt in prompts for _ in range(count)]
-    limits = [longest(row, config, context) for row in rows]
+    limits = [longest(row, config, context, feeds_last=contrast) for row in rows]
     chains = [
         processors(
             config,
@@ -144,7 +153,8 @@ def steps(
             if guesses:
                 guessed.append(SpeculativeSearch(rows[n], config, chains[n], limits[n], **options))
             else:
-                searches.append(TokenSearch(rows[n], config, chains[n], limits[n], **options))
+                kind = ContrastiveSearch if contrast else TokenSearch
+                searches.append(kind(rows[n], config, chains[n], limits[n], **options))
         else:
             searches.append(BeamSearch(rows[n : n + count], config, chains[n], limits[n], **options))
     # The rows of the batch that a search holds: at first one, which several texts sampled from a prompt may share.
@@ -154,7 +164,8 @@ def steps(
     decoder = _decoder(session, fed, recompute_beyond)
     scheduler: Scheduler | SpeculativeScheduler
     if not guesses:
-        scheduler = Scheduler(requests, fed, config, context=context)
+        deep = deepened(decoder, getattr(session, "backend", "this backend")) if contrast else None
+        scheduler = Scheduler(requests, fed, config, context=context, deep=deep)
     else:
         # Rules of the caller's may keep a state of the texts that they are shown; guesses are none.
         lines = [
@@ -220,6 +231,11 @@ def _guesses(config: GenerationConfig, assistant: Assistant | None) -> bool:
         name, off = f"prompt_lookup_num_tokens={count}", "pass prompt_lookup_num_tokens=None"
     elif count is not None:
         raise InputError(f"prompt_lookup_num_tokens={count} comes with an assistant model; guess by one of them")
+    if config.mode == "contrastive":
+        raise InputError(
+            f"{name} guesses greedy or sampled text, and penalty_alpha={config.penalty_alpha} asks for contrastive "
+            f"search; pass penalty_alpha=None, or {off}"
+        )
     if config.num_beams > 1:
         raise InputError(
             f"{name} guesses the tokens of one text, and num_beams={config.num_beams} grows several; pass num_beams=1, "
@@ -252,9 +268,11 @@ class Scheduler:
         config: GenerationConfig,
         *,
         context: int | None,
+        deep: DeepDecoder | None = None,
     ) -> None:
-        """`prompts` has one for each row of the batch."""
-        self._requests, self._single = list(requests), config.num_beams == 1
+        """`prompts` has one for each row of the batch. `deep`: the decoder, where searches see its hidden states."""
+        self._requests, self._deep = list(requests), deep
+        self._single = config.num_beams == 1 and config.mode != "contrastive"  # whether a search has one row
         self._deadline = None if config.max_time is None else monotonic() + config.max_time
         self._ids, self._mask = pad_left(prompts)
         self._next, self._lengths = np.empty((len(prompts), 1), np.int64), self._mask.sum(1)
@@ -290,7 +308,8 @@ class Scheduler:
         return Feed(rows, self._next, self._beyond() if self._made > self._free else None)
 
     def update(self, logits: NDArray[np.float32]) -> None:
-        """Give each search the logits (B, V) of its rows."""
+        """Give each search the logits (B, V) of its rows, and the hidden states (B, T, C) where it needs them."""
+        hidden = None if self._deep is None else self._deep.hidden_states()
         late = self._deadline is not None and monotonic() > self._deadline
         for request in self._requests:
             if not request.search.done:
@@ -299,6 +318,8 @@ class Scheduler:
                     mine = logits
                 else:  # no copy of a single row
                     mine = logits[rows] if len(rows) > 1 else logits[rows[0], None]
+                if hidden is not None and isinstance(request.search, ContrastiveSearch):
+                    request.search.see(hidden[rows])
                 parents = request.search.advance(mine, late)
                 if parents is not None:
                     request.rows, self._still = [rows[n] for n in parents], False

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "assistant_early_exit": (None,),
     "assistant_model": (None,),
     "assistant_tokenizer": (None,),
-    "constraints": (None,),
     "custom_generate": (None,),
-    "diversity_penalty": (None, 0),
     "dola_layers": (None,),
     "force_bos_token_to_be_generated": (None, False),
-    "force_words_ids": (None,),
     "guidance_scale": (None, 1),
     "is_assistant": (None, False),
     "negative_prompt_attention_mask": (None,),
     "negative_prompt_ids": (None,),
-    "num_beam_groups": (None, 1),
-    "penalty_alpha": (None, 0),
     "token_healing": (None, False),
     "use_mtp": (None, False),
     "watermarking_config": (None,),
 }
 """Settings that isoform does not have, with the values that change nothing."""
+
+_REASONS: Mapping[str, str] = {
+    "assistant_early_exit": "a draft from the first layers alone needs a graph of its own, which no form has",
+    "cache_implementation": "keys and values are kept as they are computed, not rounded to 4 bits or less",
+    "custom_generate": "code from the Hub is never run",
+    "dola_layers": "the logits of layers below the last (DoLa) are in no form of a model",
+    "token_healing": "a prompt is fed as it is given, its last token included",
+    "use_mtp": "heads that predict several tokens are in no form of a model",
+    "watermarking_config": "a watermark is hidden in random numbers of torch, which are not those drawn here",
+}
 
 HARMLESS = frozenset(
     (
@@ -55,21 +60,15 @@ NOTES = frozenset(
 _ROUNDED = ("cache_implementation", "quantized")
 
 
-def unsupported(settings: Mapping[str, Any], asked: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """The settings that would change the text and that isoform does not have, each with a value that it can compute.
-
-    Of those that a call did not ask for, one of a mode that is off passes, as in transformers.
-    """
-    beams = (settings.get("num_beams") or 1) != 1
-    groups = beams and settings.get("num_beam_groups") not in UNSUPPORTED["num_beam_groups"]
-    contrastive = not beams and not settings.get("do_sample") and _above(settings.get("top_k"), 1)
-    on = {"diversity_penalty": groups, "num_beam_groups": beams, "penalty_alpha": contrastive}
+def unsupported(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings that would change the text and that isoform does not have, each with a value that it can compute."""
     for name, neutral in UNSUPPORTED.items():
-        if name in settings and settings[name] not in neutral and (name in asked or on.get(name, True)):
+        if name in settings and settings[name] not in neutral:
             yield name, neutral[-1]
     if settings.get(_ROUNDED[0]) == _ROUNDED[1]:  # its keys and values are rounded to 4 bits or less
         yield _ROUNDED[0], None
 
 
-def _above(value: Any, least: int) -> bool:
-    return isinstance(value, int | float) and value > least
+def reason(name: str) -> str:
+    """Why isoform does not have a setting."""
+    return _REASONS.get(name, "isoform does not generate so")

@@ -42,6 +42,8 @@ def processors(
     chain: list[Processor] = []
     if c.sequence_bias:
         chain.append(sequence_bias(dict(c.sequence_bias)))
+    if c.mode == "diverse beams":
+        chain.append(Diversity(c.diversity_penalty or 0.0))
     if c.encoder_repetition_penalty not in (None, 1.0):
         penalty = _positive("encoder_repetition_penalty", c.encoder_repetition_penalty)
         chain.append(source_repetition(source, penalty))
@@ -154,6 +156,20 @@ def sequence_bias(biases: Mapping[tuple[int, ...], float]) -> Processor:
 def repetition_penalty(penalty: float) -> Processor:
     """Divide the positive logits of tokens that are there already by `penalty`, multiply the negative ones."""
     return lambda ids, scores: _penalized(scores, ids, penalty)
+
+
+class Diversity:
+    """A `Processor` that takes a penalty off the tokens that beams of earlier groups have just been given."""
+
+    def __init__(self, penalty: float) -> None:
+        self._penalty, self.given = np.float32(penalty), list[int]()
+
+    def __call__(self, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not self.given:
+            return scores
+        counts = np.bincount(self.given, minlength=len(scores))[: len(scores)]
+        lowered: NDArray[np.float32] = scores - self._penalty * counts.astype(np.float32)
+        return lowered
 
 
 def source_repetition(source: Sequence[int], penalty: float) -> Processor:

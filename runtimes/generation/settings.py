@@ -11,7 +11,14 @@ from typing import Any, Literal
 from isoform.errors import CheckpointError, InputError
 from isoform.json_files import is_there, read_object
 from isoform.runtimes.generation.context import stretched
-from isoform.runtimes.generation.other_settings import HARMLESS, UNSUPPORTED, unsupported
+from isoform.runtimes.generation.contradictions import refuse_contradictions
+from isoform.runtimes.generation.other_settings import HARMLESS, UNSUPPORTED, reason, unsupported
+
+Mode = Literal["greedy", "sampling", "beams", "sampled beams", "diverse beams", "constrained beams", "contrastive"]
+"""How the next tokens are found; see `GenerationConfig.mode`."""
+
+Words = tuple[tuple[int, ...], ...]
+"""Sequences of tokens, of which a text must hold one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +42,11 @@ class GenerationConfig:
     num_beams: int = 1  # texts that grow side by side; 1 is greedy or plain sampling
     length_penalty: float = 1.0  # a beam's score is divided by its length to this power
     early_stopping: bool | Literal["never"] = False  # see `BeamRules`
+    num_beam_groups: int = 1  # groups of beams that avoid each other's tokens
+    diversity_penalty: float | None = None  # what a token loses for every beam of an earlier group that has it
+    constraints: tuple[Words, ...] | None = None  # of each, the text holds one; only with beams
+    force_words_ids: tuple[Words, ...] | None = None  # the same
+    penalty_alpha: float | None = None  # above 0, the share of the penalty in contrastive search
     seed: int | None = None  # the same seed gives row n of a call the same text; not a setting of transformers
     # logits, in the order in which they act
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] | None = None  # (ids, bias of the last given the others)
@@ -71,6 +83,24 @@ class GenerationConfig:
     bos_token_id: int | None = None  # stands for an empty prompt
     decoder_start_token_id: int | None = None  # what the decoder of an encoder-decoder is fed first
 
+    @property
+    def words(self) -> tuple[Words, ...]:
+        """What a text must hold: of each, one."""
+        return (*(self.constraints or ()), *(self.force_words_ids or ()))
+
+    @property
+    def mode(self) -> Mode:
+        """What the settings ask for, by transformers' rules."""
+        if self.words:
+            return "constrained beams"
+        if self.num_beams == 1:
+            if self.do_sample:
+                return "sampling"
+            return "contrastive" if self.penalty_alpha and (self.top_k or 0) > 1 else "greedy"
+        if self.num_beam_groups > 1:
+            return "diverse beams"
+        return "sampled beams" if self.do_sample else "beams"
+
 
 NAMES = frozenset(spec.name for spec in fields(GenerationConfig))
 
@@ -84,14 +114,15 @@ _NEUTRAL: dict[str, Any] = {
     "num_assistant_tokens": 20,
     "num_assistant_tokens_schedule": "constant",
     "assistant_confidence_threshold": 0.0,
+    "num_beam_groups": 1,
     "num_beams": 1,
     "num_return_sequences": 1,
 }
 _SETS = ("begin_suppress_tokens", "suppress_tokens")
 _ONE_OR_MORE = ("eos_token_id", "forced_eos_token_id", "stop_strings")
 _COUNTS = (
-    *("max_matching_ngram_size", "num_assistant_tokens", "num_beams", "num_return_sequences"),
-    "prompt_lookup_num_tokens",
+    *("max_matching_ngram_size", "num_assistant_tokens", "num_beam_groups", "num_beams"),
+    *("num_return_sequences", "prompt_lookup_num_tokens"),
 )
 _SCHEDULES = ("constant", "heuristic", "heuristic_transient")
 _WHOLE = (
@@ -143,12 +174,9 @@ def resolve(
     if "max_length" in {**model, **asked}:
         defaults.pop("max_new_tokens", None)  # a default must not override a length that somebody chose
     merged = {**_DEFAULTS, **defaults, **model, **asked}
-    for name, neutral in unsupported(merged, asked):
+    for name, neutral in unsupported(merged):
         where = "asked for" if name in asked else "set by the model's generation_config.json"
-        raise InputError(
-            f"{name}={merged[name]!r:.60} is {where}, and isoform decodes greedily, by sampling and by beams; "
-            f"pass {name}={neutral!r}"
-        )
+        raise InputError(f"{name}={merged[name]!r:.60} is {where}, and {reason(name)}; pass {name}={neutral!r}")
     for name in _RETURNED:
         if asked.get(name) and asked.get("return_dict_in_generate"):
             raise InputError(f"{name}={asked[name]!r} would add numbers that isoform does not keep; leave it out")
@@ -161,7 +189,9 @@ def resolve(
                 if name in asked or name not in model:
                     raise
                 raise CheckpointError(f"generation_config.json or config.json of the model: {error}") from None
-    return GenerationConfig(**typed)
+    config = GenerationConfig(**typed)
+    refuse_contradictions(config, asked)
+    return config
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -184,6 +214,8 @@ def _typed(name: str, value: Any) -> Any:
             return tuple(_sequence(word) for word in value) or None
         if name in _SETS:
             return tuple(one for one in map(_token, value) if one >= 0) or None
+        if name in ("constraints", "force_words_ids"):
+            return tuple(map(_words, value)) or None
         if name == "exponential_decay_length_penalty":
             start, factor = value
             return _token(start), float(factor)
@@ -229,6 +261,18 @@ def _sequence(ids: Any) -> tuple[int, ...]:
     if not found or min(found) < 0:
         raise ValueError
     return found
+
+
+def _words(value: Any) -> Words:
+    """A constraint: ids of a phrase, a list of those of which one is enough, or transformers' object for either."""
+    if type(value).__name__ in ("PhrasalConstraint", "DisjunctiveConstraint"):
+        value = value.token_ids
+    several = bool(value) and not any(isinstance(one, int) for one in value)
+    words = tuple(map(_sequence, value)) if several else (_sequence(value),)
+    for word in words:
+        if any(word == other[: len(word)] for other in words if other is not word):
+            raise ValueError  # the beginning of another one, after which nobody knows whether to go on
+    return words
 
 
 def _suggest(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from isoform.runtimes.backends.decoder import GraphDecoder, Kept, assembled, fitting, put
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
 FIRST_CAPACITY = 256  # slots of a new cache; it doubles when it is full
 
@@ -32,15 +33,39 @@ class TensorDecoder(GraphDecoder):
         rows: int | Mapping[str, NDArray[Any]],
         device: torch.device,
         dtype: torch.dtype,
+        head: nn.Module | None = None,
     ) -> None:
+        """`head`: the module that turns hidden states into logits, where there is one to look at."""
         super().__init__(signature, rows)
-        self._forward, self._device, self._dtype = forward, device, dtype
+        self._forward, self._device, self._dtype, self._head = forward, device, dtype, head
         self._in_groups = device.type == "cpu"  # a GPU is fastest with all rows together
         self._fixed = self._tensors(self._held)
         self._past = {state.input: self._zeros(state.shape(len(self))) for state in self.states}
 
     def _begun(self, rows: int, slots: int) -> TensorDecoder:
         return type(self)(self._forward, self.signature, rows, self._device, self._dtype)
+
+    def keep_hidden_states(self) -> None:
+        """See `GraphDecoder.keep_hidden_states`."""
+        if self._head is None:
+            super().keep_hidden_states()
+        self._go_deep()
+
+    def _watched(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """A pass, and what the head was given in it."""
+        if self._deep is None or self._head is None:
+            return self._forward(*given)
+        passes, thread = self._deep, get_ident()
+
+        def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if get_ident() == thread:  # others may run the same module
+                passes.append(to_numpy(inputs[0]))
+
+        handle = self._head.register_forward_pre_hook(take)
+        try:
+            return self._forward(*given)
+        finally:
+            handle.remove()
 
     def _tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         return dict(zip(arrays, tensors(arrays, self._device, self._dtype), strict=True))
@@ -58,7 +83,7 @@ class TensorDecoder(GraphDecoder):
         switch = self.signature.port("switch")
         if switch is not None:
             given[switch.name] = torch.full((1,), past > 0, device=self._device)
-        outputs = self._forward(*(given[port.name] for port in self.signature.inputs))
+        outputs = self._watched(*(given[port.name] for port in self.signature.inputs))
         return {port.name: tensor for port, tensor in zip(self.signature.outputs, outputs, strict=True)}
 
     def _logits(self, outputs: Mapping[str, Tensor], last: int | None) -> NDArray[np.float32]:

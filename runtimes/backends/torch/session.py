@@ -126,8 +126,12 @@ class TorchSession:
         if self._module is None:
             raise InputError("this torch session is closed; open a new one")
         if all(state.kind == "append" for state in self.signature.states) and self.signature.takes("mask"):
-            return BufferDecoder(self._appending, self.signature, rows, self._device, self._dtype)
-        return TensorDecoder(self._forward, self.signature, rows, self._device, self._dtype)
+            return BufferDecoder(self._appending, self.signature, rows, self._device, self._dtype, self._head())
+        return TensorDecoder(self._forward, self.signature, rows, self._device, self._dtype, self._head())
+
+    def _head(self) -> nn.Module | None:
+        """The module that turns hidden states into logits."""
+        return dict(self.module.named_children()).get("head")
 
     def close(self) -> None:
         self._module = None

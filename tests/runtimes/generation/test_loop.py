@@ -397,10 +397,8 @@ def test_a_seed_repeats_a_text_and_no_seed_does_not() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beam_groups": 4}, "num_beam_groups=4 is asked for"),
         ({"num_beams": 0}, "num_beams=0"),
         ({"early_stopping": "soon"}, "early_stopping='soon'"),
-        ({"penalty_alpha": 0.6}, "penalty_alpha"),
         ({"max_new_token": 4}, "did you mean 'max_new_tokens'"),
         ({"temperature": 0.0, "do_sample": True}, "do_sample=False"),
         ({"temperature": "hot", "do_sample": True}, "temperature='hot'"),
@@ -429,9 +427,9 @@ def test_settings_win_in_order_and_none_is_off() -> None:
     assert (settings.max_length, settings.max_new_tokens, settings.eos_token_id) == (99, None, None)
     assert resolve({}, {}, defaults).max_new_tokens == 256
     assert resolve({}, {"eos_token_id": [1, 2]}).eos_token_id == (1, 2)
-    with pytest.raises(InputError, match=r"penalty_alpha=3 is set by the model's generation_config\.json"):
-        resolve({}, {"penalty_alpha": 3})
-    assert resolve({"penalty_alpha": 0, "num_beams": None}, {"penalty_alpha": 3, "num_beams": 2}) == GenerationConfig(
+    with pytest.raises(InputError, match=r"guidance_scale=3 is set by the model's generation_config\.json"):
+        resolve({}, {"guidance_scale": 3})
+    assert resolve({"guidance_scale": 1, "num_beams": None}, {"guidance_scale": 3, "num_beams": 2}) == GenerationConfig(
         top_k=50
     )
 
