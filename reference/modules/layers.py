@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
     "silu": F.silu,
+    "swish": F.silu,
     "tanh": torch.tanh,
 }
 """config.json's `hidden_act` names."""

@@ -15,6 +15,7 @@ from isoform.reference.text.sequence_to_sequence import (
     EMBED_NORM,
     LEARNED_POSITIONS,
     LOGITS_BIAS,
+    SHARED_TABLE,
     Arrangement,
     SequenceToSequenceConfig,
     arranged,
@@ -29,10 +30,12 @@ from isoform.reference.text.sequence_to_sequence import (
 class BartConfig(SequenceToSequenceConfig):
     only: ClassVar[Mapping[str, tuple[Any, ...]]] = arranged(pre_norm=False, embed_norm=True, sinusoids=False)
 
+    decoder_start_token_id: int = 2
+
 
 ARRANGEMENT = Arrangement(pre_norm=False, embed_norm=True, positions=learned)
 
-RULES: tuple[Rule, ...] = (*rules(pre_norm=False), EMBED_NORM, LEARNED_POSITIONS, LOGITS_BIAS)
+RULES: tuple[Rule, ...] = (*SHARED_TABLE, *rules(pre_norm=False), EMBED_NORM, LEARNED_POSITIONS, LOGITS_BIAS)
 
 FAMILY = Family(
     name="bart",

@@ -76,7 +76,7 @@ class SequenceToSequenceConfig(Config):
     num_labels: int = 3
     pad_token_id: int = 1
     eos_token_id: int = 2
-    decoder_start_token_id: int = 2
+    decoder_start_token_id: int | None = None
     final_logits_bias: bool = True
     stored_positions: bool = False
 
@@ -138,13 +138,14 @@ def arranged(*, pre_norm: bool, embed_norm: bool, sinusoids: bool) -> dict[str, 
         "normalize_embedding": embed_norm,
         "static_position_embeddings": sinusoids,
         "add_bias_logits": False,
+        "do_blenderbot_90_layernorm": False,
     }
     return {key: (value, None) for key, value in given.items()}
 
 
 # ------------------------------------------------------------------ positions
 class Sinusoids(nn.Module):
-    """A table of sinusoids that is computed and not stored, float32: positions (T,) or (B, T) -> (…, C)."""
+    """A table of sinusoids (positions, C) that is computed and not stored: positions (T,) or (B, T) -> (…, C)."""
 
     table: Tensor
 
@@ -154,6 +155,13 @@ class Sinusoids(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         return F.embedding(positions, self.table)
+
+
+def sines_then_cosines(count: int, dim: int) -> Tensor:
+    """Float32 (`count`, `dim`): sines of half the waves' angles, then cosines, computed in float64."""
+    exponents = torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / dim
+    angles = torch.arange(count, dtype=torch.float64, device="cpu").unsqueeze(1) / 10000.0**exponents
+    return torch.cat((angles.sin(), angles[:, : dim // 2].cos()), 1).float()
 
 
 # ------------------------------------------------------------------ layers
@@ -365,8 +373,14 @@ def learned(c: SequenceToSequenceConfig) -> nn.Module:
     return Embedding(c.max_position_embeddings, c.d_model)
 
 
+def sinusoids(c: SequenceToSequenceConfig) -> nn.Module:
+    """A table of sinusoids, stored or computed."""
+    count, dim = c.max_position_embeddings, c.d_model
+    return Embedding(count, dim) if c.stored_positions else Sinusoids(sines_then_cosines(count, dim))
+
+
 # ------------------------------------------------------------------ rules
-_SHARED: tuple[Rule, ...] = (
+SHARED_TABLE: tuple[Rule, ...] = (
     Rename("model.shared", "decoder.embed"),
     Drop("model.decoder.embed_tokens"),  # the same as model.shared
 )
@@ -397,12 +411,13 @@ _PRE_NORMS: tuple[Rule, ...] = (
 )
 LOGITS_BIAS = Rename("final_logits_bias", "decoder.logits_bias")
 LEARNED_POSITIONS = Tail("model.*.embed_positions", "*.position_embed", UNREAD)
+STORED_POSITIONS = Rename("model.*.embed_positions", "*.position_embed")
 EMBED_NORM = Rename("model.*.layernorm_embedding", "*.embed_norm")
 
 
-def rules(*, pre_norm: bool, shared: bool = True) -> tuple[Rule, ...]:
-    """The rules of the layers. `shared`: those of the one table of embeddings too."""
-    return (*(_SHARED if shared else ()), *_LAYERS, *(_PRE_NORMS if pre_norm else _POST_NORMS))
+def rules(*, pre_norm: bool) -> tuple[Rule, ...]:
+    """The rules of the layers; those of the embeddings are `SHARED_TABLE`."""
+    return (*_LAYERS, *(_PRE_NORMS if pre_norm else _POST_NORMS))
 
 
 def tied(c: SequenceToSequenceConfig) -> dict[str, str]:

@@ -14,13 +14,11 @@ from isoform.exporters.gguf.metadata import metadata
 from isoform.exporters.gguf.tokenizer import tokenizer_files, tokenizer_metadata
 from isoform.manifest import Manifest
 from isoform.reference.model import open_model
+from tests.oracle.checkpoints.tokenizers import CONTROL, UNKNOWN, write_pieces
 from tests.reference.tokenizers.making import (
-    CONTROL,
-    UNKNOWN,
     bpe_pieces,
     strip,
     write_merges,
-    write_pieces,
     write_words,
 )
 

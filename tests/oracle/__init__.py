@@ -91,7 +91,16 @@ DECODER_HEADS = _listed(
     }
 )
 # Encoder-decoders, of two graphs, and with other heads or none: those run in one pass, as one graph.
-SEQUENCE_TO_SEQUENCE = _listed({"bart": ("bart", "bart_b"), "t5": ("t5", "t5_v1_1", "umt5_b")})
+SEQUENCE_TO_SEQUENCE = _listed(
+    {
+        "bart": ("bart", "bart_b"),
+        "m2m_100": ("m2m_100", "nllb"),
+        "marian": ("marian", "marian_b"),
+        "mbart": ("mbart", "mbart_50"),
+        "pegasus": ("pegasus", "pegasus_b"),
+        "t5": ("t5", "t5_v1_1", "umt5_b"),
+    }
+)
 SEQUENCE_HEADS = _listed({"t5": ("t5_seqcls", "mt5_encoder", "mt5_qa", "umt5_ner")})
 
 

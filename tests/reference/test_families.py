@@ -278,7 +278,19 @@ def stored_besides(tmp_path: Path) -> list[Path]:
     heads = {name: load_file(tiny(name) / "model.safetensors") for name in ("albert", "roberta")}
     mpnet = load_file(tiny("mpnet") / "model.safetensors")
     t5 = load_file(tiny("t5") / "model.safetensors")["shared.weight"]
+    tables = {
+        name: load_file(tiny(name) / "model.safetensors")["model.shared.weight"]
+        for name in ("bart", "marian", "m2m_100", "mbart", "pegasus")
+    }
     extra: dict[str, dict[str, Tensor]] = {
+        **{
+            name: {
+                "model__encoder__embed_tokens__weight": table.clone(),
+                "model__decoder__embed_tokens__weight": table.clone(),
+                "lm_head__weight": table.clone(),
+            }
+            for name, table in tables.items()
+        },
         "albert": {
             "albert__embeddings__position_ids": positions.clone(),
             "predictions__decoder__weight": heads["albert"]["albert.embeddings.word_embeddings.weight"].clone(),
@@ -330,6 +342,9 @@ def stored_besides(tmp_path: Path) -> list[Path]:
         },
         "vit_cls": {"vit__embeddings__mask_token": torch.zeros(1, 1, 4)},
     }
+    for side in ("encoder", "decoder"):
+        extra["marian"][f"model__{side}__embed_positions__weight"] = torch.zeros(256, 32)
+        extra["m2m_100"][f"model__{side}__embed_positions__weights"] = torch.zeros(258, 32)
     return [copy_of(name, tmp_path / f"besides-{name}", {}, **tensors) for name, tensors in extra.items()]
 
 

@@ -23,6 +23,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     rotary,
     t5,
     text,
+    translation,
     vision,
 )
 from tests.oracle.checkpoints.case import CASES, Case

@@ -7,10 +7,12 @@ breaks ties.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -248,6 +250,34 @@ def wordpiece(
     return _numbered(specials, alphabet, (a + b[2:] for (a, b), _ in merges))
 
 
+# ------------------------------------------------------------------ SentencePiece models
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
+
+
+def write_pieces(
+    path: Path,
+    pieces: list[tuple[str, float, int]],
+    *,
+    kind: int = 1,
+    charsmap: bytes = b"",
+    byte_fallback: bool = False,
+    **ids: int,
+) -> None:
+    """A SentencePiece model: text, score and type of each piece; `kind` 1 is Unigram, 2 BPE."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    made: Any = sentencepiece_model_pb2
+    model = made.ModelProto()
+    for piece, score, of_type in pieces:
+        model.pieces.add(piece=piece, score=score, type=of_type)
+    model.trainer_spec.model_type = kind
+    model.trainer_spec.byte_fallback = byte_fallback
+    for name, value in ids.items():
+        setattr(model.trainer_spec, name, value)
+    model.normalizer_spec.precompiled_charsmap = charsmap
+    path.write_bytes(model.SerializeToString())
+
+
 # ------------------------------------------------------------------ tokenizers
 def _special(*tokens: str) -> list[AddedToken]:
     return [AddedToken(token, special=True, normalized=False) for token in tokens]
@@ -367,3 +397,49 @@ def whisper_tok() -> Any:
     t.add_tokens([AddedToken(f"<|{i * 0.02:.2f}|>", special=False, normalized=False) for i in range(1501)])
     t.set_prefix_tokens()
     return t
+
+
+ENDS = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+def spoken_tok(cls: Any, codes: Sequence[str], **options: Any) -> Any:
+    """mBART's and mBART-50's: a Unigram vocabulary that ends with languages and a mask."""
+    pieces = unigram(400, ENDS) + [(token, 0.0) for token in (*codes, "<mask>")]
+    return cls(vocab=pieces, model_max_length=1024, **options)
+
+
+def nllb_tok(codes: Sequence[str], **options: Any) -> Any:
+    vocabulary, merges = sentencepiece(620, ENDS)
+    pieces = [piece for piece in vocabulary if not piece.startswith("<0x")]
+    numbered = _numbered(pieces, codes, ("<mask>",))
+    return T.NllbTokenizer(vocab=numbered, merges=merges, extra_special_tokens=list(codes), **options)
+
+
+def pegasus_tok(**options: Any) -> Any:
+    masks = ("<mask_1>", "<mask_2>", *(f"<unk_{n}>" for n in range(2, 103)))
+    return T.PegasusTokenizer(vocab=unigram(520, ("<pad>", "</s>", *masks, "<unk>")), model_max_length=512, **options)
+
+
+_CONTROLS = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL)]
+
+
+def marian_files(folder: Path, codes: Sequence[str] = ()) -> dict[str, int]:
+    """source.spm, target.spm and vocab.json, which lacks some pieces of the source; returns the vocabulary."""
+    source, target = unigram(400, ()), unigram(260, ())
+    for name, pieces in (("source", source), ("target", [("▁Straße", -7.5), *target])):
+        write_pieces(folder / f"{name}.spm", [*_CONTROLS, *((piece, score, NORMAL) for piece, score in pieces)])
+    kept = [piece for n, (piece, _) in enumerate(source) if n % 23 != 5]
+    vocabulary = _numbered(("</s>", "<unk>"), reversed(kept), ("▁Straße",), codes, ("<pad>",))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=2), encoding="utf-8")
+    return vocabulary
+
+
+def m2m_files(folder: Path) -> dict[str, int]:
+    """sentencepiece.bpe.model, a BPE without bytes, and vocab.json in another order; returns the vocabulary."""
+    found, _ = sentencepiece(620, ())
+    pieces = [piece for piece in found if not piece.startswith("<0x")]
+    model = [*_CONTROLS, *((piece, -float(n), NORMAL) for n, piece in enumerate(pieces))]
+    write_pieces(folder / "sentencepiece.bpe.model", model, kind=2)
+    vocabulary = _numbered(ENDS, reversed(pieces))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=2), encoding="utf-8")
+    return vocabulary

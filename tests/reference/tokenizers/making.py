@@ -9,6 +9,7 @@ from typing import Any
 
 from isoform.reference.tokenizers.language_codes import MBART, MBART_50, NLLB
 from tests.oracle.checkpoints import tokenizers as small
+from tests.oracle.checkpoints.tokenizers import BYTE, NORMAL, USER
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ENDS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -148,33 +149,6 @@ def write_merges(folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     lines = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
-
-
-def write_pieces(
-    path: Path,
-    pieces: list[tuple[str, float, int]],
-    *,
-    kind: int = 1,
-    charsmap: bytes = b"",
-    byte_fallback: bool = False,
-    **ids: int,
-) -> None:
-    """A SentencePiece model: text, score and type of each piece; `kind` 1 is Unigram, 2 BPE."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    made: Any = sentencepiece_model_pb2
-    model = made.ModelProto()
-    for piece, score, of_type in pieces:
-        model.pieces.add(piece=piece, score=score, type=of_type)
-    model.trainer_spec.model_type = kind
-    model.trainer_spec.byte_fallback = byte_fallback
-    for name, value in ids.items():
-        setattr(model.trainer_spec, name, value)
-    model.normalizer_spec.precompiled_charsmap = charsmap
-    path.write_bytes(model.SerializeToString())
 
 
 def unigram_pieces(*specials: tuple[str, int], user: tuple[str, ...] = ()) -> list[tuple[str, float, int]]:

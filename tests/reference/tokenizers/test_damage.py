@@ -20,15 +20,13 @@ from isoform.reference.tokenizers.sources import rebuilt
 from isoform.runtimes.preprocess.text.chat import ChatTemplate
 from isoform.runtimes.preprocess.text.ctc_vocabulary import CtcVocabulary
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
+from tests.oracle.checkpoints.tokenizers import CONTROL, UNKNOWN, write_pieces
 from tests.reference.tokenizers.making import (
-    CONTROL,
-    UNKNOWN,
     change,
     save,
     strip,
     unigram_pieces,
     write_merges,
-    write_pieces,
     write_words,
 )
 

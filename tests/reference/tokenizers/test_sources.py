@@ -17,18 +17,15 @@ from isoform.reference.classes import class_facts
 from isoform.reference.tokenizers.classes import TOKENIZERS
 from isoform.reference.tokenizers.sources import rebuilt
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
+from tests.oracle.checkpoints.tokenizers import CONTROL, UNKNOWN, USER, write_pieces
 from tests.reference.tokenizers.making import (
-    CONTROL,
     SETTINGS,
-    UNKNOWN,
-    USER,
     bpe_pieces,
     change,
     save,
     strip,
     unigram_pieces,
     write_merges,
-    write_pieces,
     write_words,
 )
 from tests.reference.tokenizers.test_classes import TEXTS
