@@ -74,6 +74,7 @@ GGUF_FAMILIES = {
     "granite": ("text.granite",),
     "gpt2": ("text.gpt2",),
     "llama": ("text.mixtral", "text.llama"),
+    "modern-bert": ("text.modernbert",),
     "olmo2": ("text.olmo2",),
     "phi3": ("text.phi3",),
     "qwen2": ("text.qwen2",),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference.card import Family
+from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope, with_labels
 from isoform.reference.modules.attention import Heads, MergedAttention
 from isoform.reference.modules.decoder_plan import Kind
@@ -212,6 +212,64 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+def gguf_fields(c: ModernBertConfig) -> dict[str, Any]:
+    return {
+        "block_count": c.num_hidden_layers,
+        "context_length": c.max_position_embeddings,
+        "embedding_length": c.hidden_size,
+        "feed_forward_length": c.intermediate_size,
+        "attention.head_count": c.num_attention_heads,
+        "attention.layer_norm_epsilon": c.norm_eps,
+        "attention.layer_norm_rms_epsilon": c.norm_eps,  # which the converter writes and nothing reads
+        "attention.causal": False,
+        "attention.sliding_window": c.local_attention,
+        "attention.sliding_window_pattern": period(c),
+        "rope.freq_base": c.rope.theta,
+        "rope.freq_base_swa": c.local_rope.theta,
+        "rope.scaling.type": "none",
+        "vocab_size": c.vocab_size,
+        "hidden_activation": c.hidden_activation,
+    }
+
+
+def period(c: ModernBertConfig) -> int:
+    """Every how many layers one sees all, the first of them to begin with; 0 when the layers follow no such rule."""
+    windowed = [kind.window is not None for kind in kinds(c)]
+    counts = (c.global_attn_every_n_layers, *range(1, len(windowed) + 1))
+    return next((every for every in counts if windowed == [n % every != 0 for n in range(len(windowed))]), 0)
+
+
+def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    return {
+        "architectures": ["ModernBertModel"],
+        "model_type": "modernbert",
+        "vocab_size": shapes["token_embd.weight"][0],
+        "hidden_size": fields["embedding_length"],
+        "intermediate_size": fields["feed_forward_length"],
+        "num_hidden_layers": fields["block_count"],
+        "num_attention_heads": fields["attention.head_count"],
+        "max_position_embeddings": fields["context_length"],
+        "norm_eps": fields["attention.layer_norm_epsilon"],
+        "local_attention": fields["attention.sliding_window"],
+        "global_attn_every_n_layers": fields.get("attention.sliding_window_pattern", 3),
+        "global_rope_theta": fields["rope.freq_base"],
+        "local_rope_theta": fields.get("rope.freq_base_swa", 10000.0),
+        "hidden_activation": fields.get("hidden_activation", "gelu"),
+    }
+
+
+def refuse(c: ModernBertConfig) -> str:
+    if c.norm_bias or c.attention_bias or c.mlp_bias:
+        return "llama.cpp has no biases in this architecture (norm_bias, attention_bias or mlp_bias is true)"
+    if not period(c):
+        return "llama.cpp wants windowed layers in a regular pattern (layer_types follows none)"
+    if c.rope.kind != "default" or c.local_rope.kind != "default":
+        return "llama.cpp does not scale the rotary positions of this architecture"
+    if c.hidden_activation not in ("gelu", "gelu_new", "gelu_pytorch_tanh", "silu"):
+        return f"llama.cpp has the activations gelu and silu for this architecture, not {c.hidden_activation}"
+    return ""
+
+
 FAMILY = Family(
     name="modernbert",
     title="ModernBERT",
@@ -232,5 +290,12 @@ FAMILY = Family(
     prefix="model",
     heads=("mlm", "head", "classifier"),
     tied=lambda c: {"head.weight": "embed.weight"} if c.tie_word_embeddings else {},
-    no_gguf="isoform does not write the architecture modern-bert yet; export to ONNX",
+    gguf=Gguf(
+        arch="modern-bert",
+        fields=gguf_fields,
+        config=from_gguf,
+        refuse=refuse,
+        tasks=("feature-extraction",),
+        names={"layers.*.mlp.gate_up": "blk.*.ffn_up"},
+    ),
 )

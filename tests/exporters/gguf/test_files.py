@@ -40,7 +40,7 @@ SILU = (
 GELU = (
     *("gemma", "gemma_b", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
     *("distilbert_base", "distilbert_seqcls", "embedding_gemma", "gpt2", "roberta_seqcls"),
-    "xlm_roberta_b",
+    *("modernbert_seqcls", "xlm_roberta_b"),
 )
 MODELS = (*SILU, *GELU)
 
@@ -49,6 +49,7 @@ PRE = {
     "gpt2": "gpt-2",
     "granite": "refact",
     "llama": "llama-bpe",
+    "modern-bert": "modern-bert",
     "olmo2": "gpt-2",
     "phi3": "gpt-2",
     "qwen2": "qwen2",
@@ -167,7 +168,7 @@ def test_llama_cpp_computes_the_reference_but_for_its_gelu(tiny: Tiny, tmp_path:
     silent = shutil.copytree(tiny(name), tmp_path / "silent")
     weights = load_file(silent / "model.safetensors")
     for key in weights:
-        down = ("mlp.down_proj.weight", ".output.dense.weight", ".lin2.weight", "mlp.c_proj.weight")
+        down = ("mlp.down_proj.weight", ".output.dense.weight", ".lin2.weight", "mlp.c_proj.weight", "mlp.Wo.weight")
         if key.endswith(down) and "attention" not in key:
             weights[key].zero_()
     save_file(weights, silent / "model.safetensors")
@@ -195,6 +196,19 @@ def test_another_pattern_of_windows_is_written_down(tiny: Tiny, tmp_path: Path) 
     assert torch.equal(again.module()(ids)[0], model.module()(ids)[0])
 
 
+def test_windows_and_activation_of_an_encoder_are_written_down(tiny: Tiny, tmp_path: Path) -> None:
+    """Here the Hub's newer spelling of the layers, which the converter leaves out, as it does the epsilon."""
+    kinds = ["full_attention", "sliding_attention"] * 2
+    folder = altered(tiny("modernbert_ner"), tmp_path, layer_types=kinds, hidden_activation="silu", local_attention=5)
+    model = open_model(folder, "feature-extraction")
+    write(model, tmp_path, ["f32"])
+    path = tmp_path / path_of("f32")
+    worst, noise, _ = differences(model, path)
+    assert worst <= STRICT * noise
+    ids = torch.arange(12).view(1, -1)
+    assert torch.equal(open_model(path).module()(ids)[0], model.module()(ids)[0])
+
+
 def altered(source: Path, folder: Path, **config: Any) -> Path:
     """A copy of a checkpoint with other settings."""
     copy = shutil.copytree(source, folder / "altered")
@@ -215,6 +229,7 @@ def test_an_attention_factor_of_yarn_is_what_llama_cpp_multiplies_by(tiny: Tiny,
 
 # ------------------------------------------------------------------ what llama.cpp cannot do
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LINEAR = {"rope_type": "linear", "factor": 2.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 
 REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
@@ -256,6 +271,16 @@ REFUSED: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "electra": ("feature-extraction", {}, "projection behind BERT's embeddings"),
     "albert_b": (None, {}, "layers share their weights"),
     "distilbert": (None, {}, "no fill-mask"),
+    "modernbert": (None, {}, "no fill-mask"),
+    "modernbert_b": (None, {}, "no biases in this architecture"),
+    "modernbert_mask": ("feature-extraction", {}, "no biases in this architecture"),
+    "modernbert_cls": ("feature-extraction", {"layer_types": ["sliding_attention"] * 4}, "regular pattern"),
+    "modernbert_ner": ("feature-extraction", {"hidden_activation": "relu"}, "gelu and silu for this architecture"),
+    "modernbert_qa": (
+        "feature-extraction",
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        "rotary positions",
+    ),
     "bert_ner": (None, {}, "no token-classification"),
     "bert": (None, {}, "no fill-mask"),
     "llama_b": ("feature-extraction", {}, "no feature-extraction"),

@@ -34,7 +34,7 @@ MODELS = (
     "qwen2_yarn",
     *("qwen3_moe", "qwen3_sharded", "gemma2", "gemma2_b", "gemma3_b", "gemma3_new", "bert_embed", "bert_seqcls_b"),
     *("distilbert_base", "distilbert_seqcls", "gemma", "gemma_b", "granite", "granite_b", "olmo2", "olmo2_b"),
-    *("embedding_gemma", "mixtral", "mixtral_b", "phi4", "phi4_mini", "smollm3", "gpt2"),
+    *("embedding_gemma", "mixtral", "mixtral_b", "modernbert_seqcls", "phi4", "phi4_mini", "smollm3", "gpt2"),
     *("roberta_seqcls", "xlm_roberta_b"),
 )
 
