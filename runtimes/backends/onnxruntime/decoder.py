@@ -31,6 +31,7 @@ class DecodingGraph(Protocol):
     trims: bool  # whether START is an input
     follows: bool  # whether MASK_END is one
     ragged: bool  # whether ROW_GAPS is one
+    hidden: str | None  # the output of the hidden states, where there is one
 
     @property
     def native(self) -> Any: ...
@@ -39,6 +40,8 @@ class DecodingGraph(Protocol):
     def extends_rows_alone(self) -> bool: ...
 
     def value(self, array: NDArray[Any]) -> Any: ...
+
+    def deep(self) -> DecodingGraph: ...
 
 
 class OnnxRuntimeDecoder(GraphDecoder):
@@ -53,6 +56,10 @@ class OnnxRuntimeDecoder(GraphDecoder):
     ) -> None:
         """`capacity`: the slots that there is room for at first, where the cache grows in place."""
         super().__init__(session.signature, rows)
+        self._use(session, capacity)
+
+    def _use(self, session: DecodingGraph, capacity: int | None) -> None:
+        """Decode with this graph, from the beginning."""
         self._session = session
         masked = self._masks is not None
         self._in_place = session.cache == IN_PLACE and masked
@@ -93,6 +100,13 @@ class OnnxRuntimeDecoder(GraphDecoder):
             self._token = tokens if self._follows and is_token(tokens) else None  # type: ignore[assignment]
         self._leave()
         return super().step(tokens, mask=mask, positions=positions, last=last)
+
+    def keep_hidden_states(self) -> None:
+        """See `GraphDecoder.keep_hidden_states`."""
+        deep = self._session.deep()
+        self._go_deep()
+        self._use(deep, None)
+        self._in_groups = self._follows = False
 
     def _follow(self, token: NDArray[np.int64]) -> Followed:
         given = self._bound, self._ports, token, self._mask, self._at, self._capacity
@@ -248,15 +262,19 @@ class OnnxRuntimeDecoder(GraphDecoder):
         batch = len(self)
         if self._in_place and past + length > self._capacity:
             self._grow(batch, past, past + length)
+        hidden: list[NDArray[Any]] = []
+        together = 1  # the axis along which parts of the pass are put together
         if batch == 1 or length == 1 or not (past and self._rows_alone):
-            logits = self._bound.run(self._ended(feeds, past + length), last, self._gaps)
+            logits = self._bound.run(self._ended(feeds, past + length), last, self._gaps, hidden)
         elif self._in_place and self._on_cpu:
-            feeds = self._ended(feeds, past + length)
-            logits = np.concatenate([self._row(feeds, n, past + length, last) for n in range(batch)])
+            feeds, together = self._ended(feeds, past + length), 0
+            logits = np.concatenate([self._row(feeds, n, past + length, last, hidden) for n in range(batch)])
         else:
             cuts = (self._cut(feeds, n, n + 1, past + n + 1) for n in range(length))
-            slots = [self._bound.run(cut, None) for cut in cuts]
+            slots = [self._bound.run(cut, None, None, hidden) for cut in cuts]
             logits = slots[-1][:, -1] if last == 1 else np.concatenate(slots if last is None else slots[-last:], 1)
+        if self._deep is not None:
+            self._deep.append(np.concatenate(hidden, together).astype(np.float32, copy=False))
         return logits if self._plain else logits.astype(np.float32)
 
     def _ended(self, feeds: dict[str, NDArray[Any]], total: int) -> dict[str, NDArray[Any]]:
@@ -266,14 +284,16 @@ class OnnxRuntimeDecoder(GraphDecoder):
         mask = feeds[self._masks.name]
         return {**feeds, self._masks.name: mask * (np.arange(mask.shape[1]) < total - self._gaps[:, None])}
 
-    def _row(self, feeds: dict[str, NDArray[Any]], n: int, total: int, last: int | None) -> NDArray[Any]:
+    def _row(
+        self, feeds: dict[str, NDArray[Any]], n: int, total: int, last: int | None, hidden: list[NDArray[Any]]
+    ) -> NDArray[Any]:
         """All new slots of row `n` alone: logits (1, T, V), or (1, V) of the last."""
         past = {name: self._session.value(array[n : n + 1]) for name, array in self._on_cpu.items()}
         rows = {port.name: len(port.axes) - 2 for port in self._ports.inputs if port is self._counts}
         row = {name: array[(slice(None),) * rows.get(name, 0) + (slice(n, n + 1),)] for name, array in feeds.items()}
         if self._gaps is not None and self._masks is not None:
             row[self._masks.name] = row[self._masks.name][:, : total - int(self._gaps[n])]
-        return Bound(self._session, self._ports, past, self._in_place, {}).run(row, last)
+        return Bound(self._session, self._ports, past, self._in_place, {}).run(row, last, None, hidden)
 
 
 class Followed:
@@ -368,6 +388,8 @@ class Bound:
         self._taken: list[str] = []  # the states that the next run gives
         self._own: Mapping[str, NDArray[Any]] = {}  # states whose memory is ours
         self._binding = session.native.io_binding()
+        self._deep = int(session.hidden is not None)  # how many outputs come before the states
+        self._bind_hidden()
         self.hold(held)
         self._bind_states(past)
 
@@ -389,11 +411,19 @@ class Bound:
         self._bind_states(past)
 
     def run(
-        self, feeds: Mapping[str, NDArray[Any]], last: int | None, gaps: NDArray[np.int32] | None = None
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        last: int | None,
+        gaps: NDArray[np.int32] | None,
+        hidden: list[NDArray[Any]],
     ) -> NDArray[Any]:
-        """The logits of the last slots; see `Decoder.step`."""
+        """The logits of the last slots, see `Decoder.step`; where the graph gives hidden states, they are appended."""
         self.bind(feeds, last, gaps=gaps)
-        return self.go(last)
+        self._bind_hidden()  # into memory of its own: the last run's has its shape
+        logits = self.go(last)
+        if self._deep:
+            hidden.append(self._binding.get_outputs()[0].numpy())
+        return logits
 
     def bind(
         self,
@@ -431,7 +461,7 @@ class Bound:
             raise failed(error) from None
         if room is not None and room.shape[1] is None and self._in_place:
             return room.array
-        *presents, made = self._binding.get_outputs()  # in the order in which they were bound first
+        *presents, made = self._binding.get_outputs()[self._deep :]  # in the order in which they were bound first
         logits: NDArray[Any] = made.numpy() if room is None else room.array
         if not self._in_place:
             self.past.update(zip(self._taken, presents, strict=True))
@@ -442,6 +472,10 @@ class Bound:
             return logits
         return logits[:, -1] if last == 1 else logits[:, -last:]
 
+    def _bind_hidden(self) -> None:
+        if self._session.hidden is not None:
+            self._binding.bind_output(self._session.hidden, "cpu")
+
     def _bind_states(self, new: Collection[str]) -> None:
         """Bind `new` states as inputs, and as outputs what a run changes: the first one also what is computed once."""
         empty = bool(self._once) and 0 in self.past[self._growing].shape()
@@ -449,6 +483,7 @@ class Bound:
         if self._once and changed != self._taken:
             self._binding.clear_binding_outputs()
             self._room = None
+            self._bind_hidden()
         self._taken = changed
         for name, present in self._states:
             if name in new:

@@ -29,7 +29,7 @@ from isoform.runtimes.backends.onnxruntime.library import (
     library,
 )
 from isoform.runtimes.backends.onnxruntime.prepare import huge_pages
-from isoform.runtimes.backends.onnxruntime.prepare.prepared_graph import CACHE, PreparedGraph, prepare
+from isoform.runtimes.backends.onnxruntime.prepare.prepared_graph import CACHE, PreparedGraph, prepare, prepare_deep
 from isoform.runtimes.backends.parallel_runs import in_turn
 from isoform.runtimes.devices import cpus, gpus, parse_device
 from isoform.signature import Axis, Port, Signature, with_states
@@ -75,7 +75,9 @@ class OnnxRuntimeSession:
         threads: int | None = None,
         spin: bool = True,
         like: OnnxRuntimeSession | None = None,
+        deep: tuple[PreparedGraph, str] | None = None,
     ) -> None:
+        """`deep`: run this graph of the file, whose output of that name is no port: the hidden states."""
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; export the model again")
         ort = library()
@@ -95,9 +97,11 @@ class OnnxRuntimeSession:
         if index is not None:
             _need_cuda(ort, index)
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": index, "use_tf32": int(not strict)}))
-        self._graph: PreparedGraph = (
-            prepare(path, SETTINGS, strict=strict, on_cpu=index is None) if like is None else like._graph
-        )
+        self.hidden = None if deep is None else deep[1]
+        if deep is not None:
+            self._graph: PreparedGraph = deep[0]
+        else:
+            self._graph = prepare(path, SETTINGS, strict=strict, on_cpu=index is None) if like is None else like._graph
         for name, value in self._graph.values.items():
             options.add_initializer(name, value)
         source = self._graph.source
@@ -115,6 +119,8 @@ class OnnxRuntimeSession:
         self._session: Any = session
         self._path = path
         self._single: OnnxRuntimeSession | None = None
+        self._deep: OnnxRuntimeSession | None = None
+        self._opened = {"device": device, "strict": strict, "threads": threads, "spin": spin}
         self._weights = huge_pages.regions() - before if index is None else set()
         self.types = {port.name: _type(path, port) for port in session.get_inputs()}
         self.types |= {port.name: _TYPES[port.type] for port in session.get_outputs() if port.type in _TYPES}
@@ -124,10 +130,11 @@ class OnnxRuntimeSession:
         self.ragged = ROW_GAPS in self.types
         self.cache = session.get_modelmeta().custom_metadata_map.get(CACHE)
         inputs = [port for port in session.get_inputs() if port.name not in SETTINGS]
-        self.signature = signature or graph_signature(path, inputs, session.get_outputs())
+        outputs = [port for port in session.get_outputs() if port.name != self.hidden]
+        self.signature = signature or graph_signature(path, inputs, outputs)
         for kind, ports, found in (
             ("inputs", self.signature.inputs, inputs),
-            ("outputs", self.signature.outputs, session.get_outputs()),
+            ("outputs", self.signature.outputs, outputs),
         ):
             names = {port.name for port in found}
             if {port.name for port in ports} != names:
@@ -177,6 +184,23 @@ class OnnxRuntimeSession:
             self._single = OnnxRuntimeSession(self._path, self.signature, threads=1, like=self)
         return self._single
 
+    def deep(self) -> OnnxRuntimeSession:
+        """The same graph with its hidden states as an output besides, opened when it is asked for first.
+
+        Its weights are in memory a second time. Raises InputError where the hidden states cannot be told.
+        """
+        if self._deep is None:
+            logits = self.signature.results[0].name
+            found = prepare_deep(self._path, SETTINGS, logits) if self.native is not None else None
+            if found is None:
+                raise InputError(
+                    f"contrastive search (penalty_alpha) compares hidden states, and {self._path} does not tell where "
+                    "it has them; use the torch backend, or pass penalty_alpha=None"
+                )
+            options: dict[str, Any] = {**self._opened, "deep": found}
+            self._deep = OnnxRuntimeSession(self._path, self.signature, **options)
+        return self._deep
+
     @property
     def extends_rows_alone(self) -> bool:
         """Whether several new slots after a past are for a batch of one only: so is grouped-query attention."""
@@ -201,7 +225,7 @@ class OnnxRuntimeSession:
         return OnnxRuntimeDecoder(self, rows)
 
     def close(self) -> None:
-        self._session = self._single = None
+        self._session = self._single = self._deep = None
         self._graph = PreparedGraph(self._path)
 
     def __enter__(self) -> Self:

@@ -13,10 +13,13 @@ import pytest
 
 from isoform.errors import InputError
 from isoform.reference.model import open_model
+from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
 from isoform.runtimes.backends.torch.session import TorchSession
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.searches import TextRow
 from isoform.runtimes.generation.settings import model_settings, resolve
+from isoform.runtimes.session import DeepDecoder
+from tests import exports
 from tests.oracle.search_goldens import CASES, COMMON, FILE, PROMPTS, fingerprint
 from tests.runtimes.generation.test_beams import Recomputed
 from tests.runtimes.generation.test_loop import Scripted
@@ -93,6 +96,38 @@ def test_decoders_give_the_texts_that_transformers_gave(name: str, tiny: Tiny) -
             for row in rows if settings.num_beams > 1 else ():
                 length = len(row.made) ** settings.length_penalty
                 assert row.score == pytest.approx(sum(row.terms) / length, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("llama_b", "f32"),
+        ("gpt2", "f32"),
+        *(pytest.param("llama_b", t, marks=pytest.mark.nightly) for t in ("int8", "f16")),
+    ],
+)
+def test_onnx_runtime_gives_hidden_states(name: str, dtype: str, tiny: Tiny) -> None:
+    """Those of torch, and with them the same texts by contrast, where the numbers are float32."""
+    file = exports.file_of(exports.exported(name, ("onnx",), dtype), "onnx", dtype)
+    ids = np.array([[5, 17, 33, 80], [61, 2, 9, 44]])
+    with opened(tiny(name)) as torch_session, OnnxRuntimeSession(file) as session:
+        hidden = []
+        for decoder in (torch_session.decoder(2), session.decoder(2)):
+            assert isinstance(decoder, DeepDecoder)
+            decoder.keep_hidden_states()
+            decoder.step(ids, mask=np.array([[1, 1, 1, 1], [0, 1, 1, 1]]))
+            first = decoder.hidden_states()
+            assert first.shape[:2] == (2, 4)
+            decoder.select(np.array([1, 0, 0]))
+            decoder.step(np.array([[7], [8], [9]]))
+            hidden.append((first[0], first[1, 1:], decoder.hidden_states()))
+        for ours, theirs in zip(hidden[1], hidden[0], strict=True):
+            most = {"f32": 1e-5, "f16": 5e-3, "int8": 0.1}[dtype]  # of the largest: rounding, of 11 bits, of 8 bits
+            assert np.abs(ours - theirs).max() <= most * np.abs(theirs).max()
+        for n, options in enumerate(CASES["contrastive"] if dtype == "f32" else ()):
+            settings = resolve({**COMMON, **options}, model_settings(tiny(name)))
+            rows = generate(session, PROMPTS, settings, keep_chances=True)
+            compare(rows, GOLDENS[name]["contrastive"][n], settings)
 
 
 @pytest.mark.parametrize("name", ["t5", pytest.param("bart", marks=pytest.mark.nightly)])

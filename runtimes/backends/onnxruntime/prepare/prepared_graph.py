@@ -16,6 +16,7 @@ from isoform.runtimes.backends.onnxruntime.graph_file import (
 )
 from isoform.runtimes.backends.onnxruntime.library import MASK_END, ROW_GAPS
 from isoform.runtimes.backends.onnxruntime.prepare.channel_blocks import LINEAR, in_blocks
+from isoform.runtimes.backends.onnxruntime.prepare.hidden_states import give_hidden_states
 from isoform.runtimes.backends.onnxruntime.prepare.row_gaps import add_row_gaps
 from isoform.runtimes.backends.onnxruntime.prepare.selected_rows import select_early
 
@@ -62,6 +63,19 @@ def prepare(path: Path, settings: Iterable[str], *, strict: bool, on_cpu: bool) 
         if (changed := with_input(content, name)) is not None:
             content = graph = changed
     return PreparedGraph((content if arrays else graph) or path, arrays, _values(arrays) if arrays else {})
+
+
+def prepare_deep(path: Path, settings: Iterable[str], logits: str) -> tuple[PreparedGraph, str] | None:
+    """The graph of a file with the hidden states of its last layer as an output, and their name; None without them.
+
+    Only what every CPU and GPU can run is changed in it.
+    """
+    plain = prepare(path, settings, strict=False, on_cpu=False)
+    content = plain.source if isinstance(plain.source, bytes) else path.read_bytes()
+    if len(content) >= LARGE or (model := parsed(content)) is None:
+        return None
+    name = give_hidden_states(model.graph, logits)
+    return None if name is None else (PreparedGraph(model.SerializeToString()), name)
 
 
 def _values(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
