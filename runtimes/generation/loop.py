@@ -22,6 +22,7 @@ from isoform.errors import InputError
 from isoform.runtimes.generation.contradictions import refuse_contradictions, refuse_count
 from isoform.runtimes.generation.contrastive import deepened
 from isoform.runtimes.generation.feed import PADDING, Feed, pad_left
+from isoform.runtimes.generation.guidance import GuidedDecoder, negative_prompts
 from isoform.runtimes.generation.processors import Processor, processors
 from isoform.runtimes.generation.recomputing import RecomputingDecoder
 from isoform.runtimes.generation.rules import NO_RULES, CallersRules
@@ -130,6 +131,10 @@ def steps(
     guesses = _guesses(config, assistant)
     rows = [TextRow(list(prompt), []) for prompt in prompts for _ in range(count)]
     limits = [longest(row, config, context, feeds_last=contrast) for row in rows]
+    negatives = _negatives(config, session, prompts, context)
+    if negatives is not None and context is not None:  # neither text has more positions
+        spare = [context + 1 - len(negative) for negative in _expanded(negatives, len(rows))]
+        limits = [min(n, len(row.prompt) + most) for n, row, most in zip(limits, rows, spare, strict=True)]
     chains = [
         processors(
             config,
@@ -162,6 +167,10 @@ def steps(
     requests = [Request(search, [n // count if shared else n]) for n, search in enumerate(searches)]
     fed = prompts if width > 1 or shared else [row.prompt for row in rows]
     decoder = _decoder(session, fed, recompute_beyond)
+    if negatives is not None:
+        other = _decoder(session, fed, recompute_beyond)
+        assert config.guidance_scale is not None
+        decoder = GuidedDecoder(decoder, other, config.guidance_scale, _expanded(negatives, len(fed)))
     scheduler: Scheduler | SpeculativeScheduler
     if not guesses:
         deep = deepened(decoder, getattr(session, "backend", "this backend")) if contrast else None
@@ -219,6 +228,33 @@ def _decoder(session: Session | Decoder, prompts: Sequence[Sequence[int]], beyon
     return (
         session.decoder(len(prompts)) if beyond is None else RecomputingDecoder(session.decoder, len(prompts), beyond)
     )
+
+
+def _negatives(
+    config: GenerationConfig, session: Session | Decoder, prompts: Sequence[Sequence[int]], context: int | None
+) -> list[list[int]] | None:
+    """What each prompt is guided away from; None where none is. Raises InputError where it cannot be."""
+    scale = config.guidance_scale
+    if scale is None or scale == 1:
+        if config.negative_prompt_ids is not None:
+            raise InputError("a negative prompt changes nothing without guidance_scale; pass one, such as 1.5")
+        return None
+    if not isinstance(session, Session):
+        raise InputError(
+            f"guidance_scale={scale:g} compares two prompts of a decoder, and this one reads an encoder's states; pass "
+            "guidance_scale=1"
+        )
+    if config.num_beams > 1:
+        raise InputError(
+            f"guidance_scale={scale:g} gives no probabilities that num_beams={config.num_beams} could add up; pass "
+            "num_beams=1, or guidance_scale=1"
+        )
+    return negative_prompts(config.negative_prompt_ids, prompts, context)
+
+
+def _expanded(negatives: Sequence[list[int]], count: int) -> list[list[int]]:
+    """One for each of `count` rows, of which every prompt has as many."""
+    return [row for row in negatives for _ in range(count // len(negatives))]
 
 
 def _guesses(config: GenerationConfig, assistant: Assistant | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import isfinite
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +50,8 @@ class GenerationConfig:
     penalty_alpha: float | None = None  # above 0, the share of the penalty in contrastive search
     seed: int | None = None  # the same seed gives row n of a call the same text; not a setting of transformers
     # logits, in the order in which they act
+    guidance_scale: float | None = None  # how far they move away from those after a negative prompt; 1 is off
+    negative_prompt_ids: tuple[tuple[int, ...], ...] | None = None  # one for all prompts, or one for each
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] | None = None  # (ids, bias of the last given the others)
     encoder_repetition_penalty: float | None = None  # above 1, what the encoder read becomes likelier; see `steps`
     repetition_penalty: float | None = None  # 1 changes nothing
@@ -210,6 +213,12 @@ def _typed(name: str, value: Any) -> Any:
         if name == "sequence_bias":
             pairs = value.items() if isinstance(value, Mapping) else value
             return tuple((_sequence(ids), float(bias)) for ids, bias in pairs) or None
+        if name == "negative_prompt_ids":
+            value = value.tolist() if hasattr(value, "tolist") else list(value)
+            rows = value if isinstance(next(iter(value), None), list | tuple) else [value]
+            return tuple(_sequence(row) for row in rows)
+        if name == "guidance_scale" and not isfinite(float(value)):
+            raise TypeError
         if name == "bad_words_ids":
             return tuple(_sequence(word) for word in value) or None
         if name in _SETS:

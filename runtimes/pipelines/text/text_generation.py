@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from isoform.errors import InputError
 from isoform.runtimes.generation.loop import steps
 from isoform.runtimes.generation.searches import TextRow
@@ -51,6 +53,8 @@ class TextGenerationOptions(WritingOptions):
     documents: Sequence[Mapping[str, Any]] | None = None
     chat_template: str | None = None
     tokenizer_encode_kwargs: Mapping[str, Any] | None = None  # for the tokenizer, or for a chat template
+    negative_prompt: str | None = None  # a text that guidance_scale moves away from; ids are negative_prompt_ids
+    negative_prompt_attention_mask: Any = None  # 0 for the ids that count as padding
 
     def __post_init__(self) -> None:
         if self.return_full_text is not None and (self.return_text is not None or self.return_tensors is not None):
@@ -116,8 +120,33 @@ class TextGeneration(TextWriter):
     def _one(self) -> str:
         return "a text or a conversation"
 
+    def _guided(self, settings: GenerationConfig, options: TextGenerationOptions) -> GenerationConfig:
+        """The settings with the negative prompt that the call gives as text or as padded ids."""
+        given, mask = settings.negative_prompt_ids, options.negative_prompt_attention_mask
+        if mask is not None:
+            rows = np.atleast_2d(np.asarray(mask)).tolist()
+            if given is None or [len(row) for row in rows] != [len(row) for row in given]:
+                raise InputError("negative_prompt_attention_mask has another shape than negative_prompt_ids")
+            pairs = zip(given, rows, strict=True)
+            given = tuple(tuple(n for n, held in zip(*pair, strict=True) if held) for pair in pairs)
+        if given is not None and len(given) > 1:
+            raise InputError(
+                f"negative_prompt_ids has {len(given)} rows, and holds for every input of a call; give one"
+            )
+        if options.negative_prompt is None:
+            for row in given or ():
+                self._check_ids(row)
+            return replace(settings, negative_prompt_ids=given)
+        if given is not None:
+            raise InputError("negative_prompt and negative_prompt_ids are both given; leave one out")
+        if not isinstance(options.negative_prompt, str):
+            raise InputError(f"negative_prompt={options.negative_prompt!r:.60} is no text")
+        special = {} if options.add_special_tokens is None else {"add_special_tokens": options.add_special_tokens}
+        return replace(settings, negative_prompt_ids=(tuple(self._ids(options.negative_prompt, dict(special))),))
+
     def _settings(self, settings: GenerationConfig, options: TextGenerationOptions) -> GenerationConfig:
         """See `TextWriter._settings`: whole lengths are counted without the tokens of the prefix."""
+        settings = self._guided(settings, options)
         prefix = self._prefix(options)
         if not prefix or (settings.max_length is None and settings.min_length is None):
             return settings

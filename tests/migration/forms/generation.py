@@ -107,8 +107,6 @@ SETTINGS = (
     ),
     Form(
         'pipeline("text-generation", "llama_b")("the cat", guidance_scale=1.5, do_sample=False, max_new_tokens=3)',
-        refused="classifier-free guidance runs the model twice and is not there",
-        says="guidance_scale",
     ),
 )
 

@@ -174,7 +174,6 @@ def test_settings_of_a_file_give_the_text_that_transformers_gives(name: str, tmp
         ({"cache_implementation": "quantized"}, None),
         ({"dola_layers": "low"}, None),
         ({"force_bos_token_to_be_generated": True}, False),
-        ({"guidance_scale": 3}, 1),
         ({"is_assistant": True}, False),
         ({"token_healing": True}, False),
         ({"watermarking_config": {"bias": 2.5}}, None),
