@@ -1,38 +1,25 @@
 """Chat templates: a conversation to the text a model was trained on, rendered as transformers renders it.
 
-A template comes from the Hub with the model and is untrusted code. It runs in jinja2's immutable sandbox with
-transformers' helpers, sees only plain JSON values, and is stopped when it takes too long or grows too large.
+A template comes from the Hub with the model and is untrusted code: it sees only plain JSON values, and runs in
+`sandbox`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import inspect
-import json
-import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isoform.errors import InputError
 from isoform.json_files import JsonObject, is_there, read_text
+from isoform.runtimes.preprocess.text.sandbox import render
 from isoform.runtimes.preprocess.text.tool_schemas import tool_schema
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 Message = Mapping[str, Any]
 """{"role": "user", "content": "…"}; content may be a list of {"type": "text", "text": "…"} parts."""
 
-SECONDS = 10.0
-"""How long a template may take; real ones take milliseconds."""
-
-_MAX_TEXT = 64 * 2**20  # characters that a template may write
-_MAX_SIZE = 10**6  # of a repetition, a width or a string made by one operation
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names under which reasoning is passed
 
@@ -120,7 +107,7 @@ class ChatTemplate:
             "documents": plain(list(documents)) if documents is not None else None,
             "add_generation_prompt": add_generation_prompt,
         }
-        text = _render(_compile(template), values)
+        text = render(template, values)
         return _cut(text, final) if continue_final_message else text
 
 
@@ -219,187 +206,3 @@ def _cut(text: str, final: str) -> str:
         )
     at = text.rindex(_TAG.strip())
     return text[:at] if text[at : at + len(_TAG)] == _TAG else text[:at].rstrip()
-
-
-# ------------------------------------------------------------------ jinja2
-def _render(template: Template, values: dict[str, Any]) -> str:
-    """Render in a thread of its own, which is stopped after `SECONDS`."""
-    from jinja2 import TemplateError
-
-    done: list[str] = []
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            parts, size = [], 0
-            for part in template.generate(values):
-                parts.append(part)
-                size += len(part)
-                if size > _MAX_TEXT:
-                    raise MemoryError(f"it writes more than {_MAX_TEXT} characters")
-            done.append("".join(parts))
-        except BaseException as error:  # noqa: BLE001  raised again by the caller's thread
-            failed.append(error)
-
-    thread = threading.Thread(target=work, name="chat template", daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    if thread.is_alive():
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
-        raise InputError(f"the chat template was stopped after {SECONDS:g} seconds; it does not seem to end")
-    if not failed:
-        return done[0]
-    error = failed[0]
-    if isinstance(error, TemplateError):
-        raise InputError(f"the chat template refuses this conversation: {error.message or error}") from error
-    if isinstance(error, RecursionError | MemoryError | OverflowError):
-        raise InputError(f"the chat template was stopped: {error}") from error
-    if isinstance(error, Exception):
-        raise InputError(f"the chat template fails on this conversation ({type(error).__name__}: {error})") from error
-    raise error
-
-
-@lru_cache(maxsize=16)
-def _compile(source: str) -> Template:
-    import jinja2
-    from jinja2 import nodes
-    from jinja2.exceptions import SecurityError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
-
-    def bounded(*sizes: Any) -> None:
-        for size in sizes:
-            if isinstance(size, int) and abs(size) > _MAX_SIZE:
-                raise SecurityError(f"a chat template may not ask for a size of {size}")
-
-    class Environment(ImmutableSandboxedEnvironment):
-        """The sandbox, with limits on what one operation can make: C code cannot be interrupted."""
-
-        intercepted_binops = frozenset(("*", "**", "%"))
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            if operator == "**" and not (isinstance(right, int | float) and abs(right) <= 64 and _small(left)):
-                raise SecurityError(f"a chat template may not compute {left!r:.20} ** {right!r:.20}")
-            if operator == "*":
-                for some, times in ((left, right), (right, left)):
-                    if isinstance(some, str | list | tuple) and isinstance(times, int):
-                        bounded(len(some) * times)
-                if isinstance(left, int) and isinstance(right, int) and not (_small(left) and _small(right)):
-                    raise SecurityError("a chat template may not multiply such large numbers")
-            if operator == "%" and isinstance(left, str):
-                _check_widths(left)
-            return super().call_binop(context, operator, left, right)
-
-        def call(self, context: Any, method: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(getattr(method, "__self__", None), str):
-                bounded(*args, *kwargs.values())
-            return super().call(context, method, *args, **kwargs)
-
-        def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-            wrapped = super().wrap_str_format(value)
-            if wrapped is not None:
-                _check_widths(str(value.__self__))
-            return wrapped
-
-    class Generation(Extension):
-        """{% generation %} … {% endgeneration %} marks what the assistant wrote; here it is just its content."""
-
-        tags = {"generation"}  # noqa: RUF012  jinja2's own declaration
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
-
-        def _content(self, caller: Callable[[], str]) -> str:
-            return caller()
-
-    def check_name(name: Any) -> None:
-        if isinstance(name, str) and name.startswith("_"):
-            raise SecurityError(f"a chat template may not store {name!r} on a namespace")
-
-    class SafeNamespace(Namespace):
-        """A namespace without underscored attributes."""
-
-        def __init__(*args: Any, **kwargs: Any) -> None:
-            self, args = args[0], args[1:]
-            attributes = dict(*args, **kwargs)
-            for name in attributes:
-                check_name(name)
-            Namespace.__init__(self, attributes)
-
-        def __setitem__(self, name: str, value: Any) -> None:
-            check_name(name)
-            Namespace.__setitem__(self, name, value)
-
-    class Dict:
-        """`dict(…)` without the attributes of the type."""
-
-        def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-            return dict(*args, **kwargs)
-
-        def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-            return dict.fromkeys(*args, **kwargs)
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        x: Any,
-        ensure_ascii: bool = False,
-        indent: int | str | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        bounded(indent)
-        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    def limited(name: str) -> Callable[..., Any]:
-        original = environment.filters[name]
-
-        @wraps(original)  # jinja2's marks as well: some filters get the environment first
-        def filter_(value: Any, *args: Any, **kwargs: Any) -> Any:
-            bounded(*args, *kwargs.values())
-            return original(value, *args, **kwargs)
-
-        return filter_
-
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    for name in ("batch", "center", "indent", "slice", "truncate", "wordwrap"):
-        environment.filters[name] = limited(name)
-    original_format = environment.filters["format"]
-
-    def format_(value: str, *args: Any, **kwargs: Any) -> str:
-        _check_widths(str(value))
-        return original_format(value, *args, **kwargs)
-
-    environment.filters["format"] = format_
-    environment.filters["tojson"] = tojson
-    environment.globals.pop("lipsum", None)
-    environment.globals |= {
-        "raise_exception": raise_exception,
-        "strftime_now": lambda format: datetime.now().strftime(format),
-        "dict": Dict(),
-        "namespace": SafeNamespace,
-    }
-    try:
-        return environment.from_string(source)
-    except RecursionError:
-        raise InputError("the chat template is nested too deeply; pass another with chat_template=") from None
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(
-            f"the chat template is not valid jinja2: {error.message} (line {error.lineno}); fetch the model again, or "
-            "pass another with chat_template="
-        ) from None
-
-
-def _small(number: Any) -> bool:
-    return isinstance(number, float) or (isinstance(number, int) and abs(number) < 2**256)
-
-
-def _check_widths(text: str) -> None:
-    from jinja2.exceptions import SecurityError
-
-    if re.search(r"[%{][^%{}]*(\d{5,}|\*)|\{[^{}]*:[^{}]*\{", text):
-        raise SecurityError("a chat template may not format to such a width")

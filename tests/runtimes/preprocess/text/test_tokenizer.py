@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import thread_time
 from typing import Any
 
 import pytest
 
 from isoform.errors import CheckpointError, InputError
 from isoform.reference.classes import class_facts
-from isoform.runtimes.preprocess.text import chat
+from isoform.runtimes.preprocess.text import sandbox
 from isoform.runtimes.preprocess.text.chat import ChatTemplate
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from isoform.tokenization import SPECIAL
@@ -242,6 +244,7 @@ def test_templates_are_found_in_every_place_that_repositories_use(tmp_path: Path
         "{{ 'a' * 10 ** 9 }}",
         "{{ [0] * 10 ** 9 }}",
         "{{ 'a'.ljust(10 ** 9) }}",
+        "{{ '{a:>1000000000}'.format_map({'a': 1}) }}",
         "{{ 'a' | center(10 ** 9) }}",
         "{{ '%1000000000d' % 1 }}",
         "{{ '%*d' % (10 ** 9, 1) }}",
@@ -251,6 +254,44 @@ def test_templates_are_found_in_every_place_that_repositories_use(tmp_path: Path
         "{% for i in range(10 ** 9) %}{% endfor %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{% include '/etc/passwd' %}",
+        "{% set a = 'x' * 10 ** 6 %}{{ a.replace('x', a) }}",
+        "{% set a = 'x' * 10 ** 6 %}{{ a | replace('x', a) }}",
+        "{% set a = 'x' * 10 ** 6 %}{{ a | replace('', a) }}",
+        "{% set a = 'x' * 10 ** 6 %}{{ a.join(a) }}",
+        "{% set a = 'x' * 10 ** 6 %}{{ a.join(range(99999) | map('string')) }}",
+        "{% set a = 'x' * 10 ** 6 %}{{ range(99999) | join(a) }}",
+        "{% set a = 'x' * 10 ** 6 %}{{ range(99999) | map('string') | join(a) }}",
+        "{% set a = '\t' * 10 ** 6 %}{{ a.expandtabs(10 ** 6) }}",
+        "{% set a = 'x' * 10 ** 6 %}{{ a.translate({120: a}) }}",
+        "{% set a = 'x' * 10 ** 6 %}{{ ('{0}' * 10 ** 5).format(a) }}",
+        "{% set a = 'x' * 10 ** 6 %}{{ ('%(a)s' * 10 ** 5) % {'a': a} }}",
+        "{% set a = 'x' * 10 ** 6 %}{{ ('%(a)s' * 10 ** 5) | format(a=a) }}",
+        "{% set a = '\n' * 10 ** 6 %}{{ a | indent('x' * 10 ** 6, true, true) }}",
+        "{% set a = 'x ' * 40000 %}{{ a | wordwrap(1, true, 'x' * 10 ** 6) }}",
+        "{{ (range(9999) | list) | tojson(indent='x' * 10 ** 6) }}",
+        "{{ (range(9999) | list) | tojson(separators=('x' * 10 ** 6, ':')) }}",
+        "{{ range(99999) | batch(1) | sum(start=[]) }}",
+        "{% set a = ['x' * 10 ** 6] * 10 ** 6 %}{{ a }}",
+        "{% set a = ['x' * 10 ** 6] * 10 ** 6 %}{{ a | string }}",
+        "{{ (['x' * 10 ** 6] * 99) | tojson }}",
+        "{{ dict.fromkeys(range(99999), 'x' * 10 ** 6) | string }}",
+        "{{ dict.fromkeys(range(99999), 'x' * 10 ** 6).items() }}",
+        "{% set ns = namespace(a='x' * 9) %}{% for i in range(99) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}",
+        "{% set ns = namespace(a='x' * 9) %}{% for i in range(99) %}{% set ns.a = ns.a + ns.a %}{% endfor %}",
+        "{% set ns = namespace(a=[1]) %}{% for i in range(99) %}{% set ns.a = ns.a + ns.a %}{% endfor %}",
+        "{% set ns = namespace(a=[1]) %}{% for i in range(99) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}",
+        "{% set ns = namespace(a=(1, 2)) %}{% for i in range(99) %}{% set ns.a = (ns.a, ns.a) %}{% endfor %}",
+        "{% set ns = namespace(a={}) %}{% for i in range(99) %}{% set ns.a = {'a': ns.a, 'b': ns.a} %}{% endfor %}",
+        "{% set n = namespace(a='x') %}{% for i in range(9) %}{% set n.a %}{{ n.a * 99 }}{% endset %}{% endfor %}",
+        "{% set n = namespace(a='x') %}{% for i in range(99) %}{% set n.a = '%s%s' | format(n.a, n.a) %}{% endfor %}",
+        "{% set ns = namespace(a=2) %}{% for i in range(99) %}{% set ns.a = ns.a * ns.a %}{% endfor %}",
+        "{% for i in range(99999) %}{{ 'x' * 10 ** 6 }}{% endfor %}",
+        "{% macro f() %}{% for i in range(9999) %}{{ 'x' * 10 ** 6 }}{% endfor %}{% endmacro %}{{ f() }}",
+        "{% macro f() %}{% for i in range(99999) %}" + "x" * 9999 + "{% endfor %}{% endmacro %}{{ f() }}",
+        "{{ ('x' * 10 ** 6) | urlize }}",
+        "{% block a %}{{ self.a() }}{% endblock %}",
+        "{% for i in range(2) %}" * 30 + "{% endfor %}" * 30,
+        "{% for a in messages recursive %}{{ loop(messages) }}{% endfor %}",
         "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
         "{% if %}",
         "{{ raise_exception('Only user and assistant roles') }}",
@@ -258,8 +299,9 @@ def test_templates_are_found_in_every_place_that_repositories_use(tmp_path: Path
     ],
 )
 def test_a_hostile_or_broken_template_is_an_input_error(source: str) -> None:
-    with pytest.raises(InputError, match="chat template"):
+    with pytest.raises(InputError, match="chat template") as refused:
         ChatTemplate({"default": source}).render(CHAT)
+    assert not isinstance(refused.value.__cause__, MemoryError), "it was refused too late"
 
 
 @pytest.mark.parametrize(
@@ -267,12 +309,20 @@ def test_a_hostile_or_broken_template_is_an_input_error(source: str) -> None:
     [
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% set a = range(9999) | list %}" + "{% for i in a %}" * 3 + "{% endfor %}" * 3,
+        "{% set a = range(99999) | list %}{% for i in a %}{{ a | sort | unique | map('upper') | first }}{% endfor %}",
+        "{% set a = range(99999) | list %}{% for i in a %}{% if -1 in a %}{% endif %}{% endfor %}",
+        "{% set a = range(99999) | list %}{{ a | select('in', a) | list }}",
     ],
 )
-def test_a_template_without_end_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "SECONDS", 0.3)
+def test_a_template_without_end_is_stopped_in_any_thread(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "SECONDS", 0.3)
+    start = thread_time()
     with pytest.raises(InputError, match="stopped after"):
         ChatTemplate({"default": source}).render(CHAT)
+    assert thread_time() - start < 5
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match="stopped after"):
+        pool.submit(ChatTemplate({"default": source}).render, CHAT).result()
 
 
 def test_a_template_sees_data_and_no_objects() -> None:
