@@ -25,6 +25,7 @@ STATED = (
     "image-text-to-text",
     "image-to-text",
     "question-answering",
+    "text2text-generation",
     "text-classification",
     "text-generation",
     "token-classification",

@@ -382,9 +382,13 @@ def text_task(
             tuple(Port(port, "int64", (BATCH, LENGTH)) for port in ("input_ids", "attention_mask")),
             tuple(Port(port, "float", axes) for port, axes in outputs(c)),
         ),
+        facts=lambda c: UNLIMITED,
         bare=bare,
     )
 
+
+UNLIMITED: Mapping[str, Any] = {"context": None}
+"""`n_positions` of config.json is the length of the training's texts, and no limit."""
 
 RULES: tuple[Rule, ...] = (
     Rename("transformer.shared", "embed"),
@@ -454,6 +458,7 @@ FAMILY = Family(
                 "decoder.encoder_hidden_states": "encoder.last_hidden_state",
                 "decoder.encoder_attention_mask": "encoder.attention_mask",
             },
+            facts=lambda c: UNLIMITED,
             bare=True,
         ),
         text_task(

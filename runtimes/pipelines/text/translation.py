@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from isoform.errors import InputError
 from isoform.runtimes.pipelines import languages_of
 from isoform.runtimes.pipelines.text.text_to_text import PREFIX, TextToText, TextToTextOptions
 from isoform.runtimes.pipelines.text.text_writer import WritingCall
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 _TASK = "translation_"
 
@@ -39,6 +42,8 @@ class Translation(TextToText):
     def begin(self, options: Any) -> WritingCall:
         """See `Pipeline.begin`."""
         pair, known = self._pair(options.src_lang, options.tgt_lang), self._known()
+        if self.text_tokenizer.languages is not None:
+            return super().begin(options)
         if pair is None and (options.src_lang or options.tgt_lang):
             raise InputError(
                 f"src_lang={options.src_lang!r} and tgt_lang={options.tgt_lang!r}: a translation needs both languages"
@@ -66,8 +71,31 @@ class Translation(TextToText):
                 stacklevel=2,
             )
 
+    def _own_settings(self, options: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        """See `TextWriter._own_settings`: a translation begins with the token of its language."""
+        if (languages := self.text_tokenizer.languages) is None:
+            return {}
+        source, target = self._codes(options.src_lang, options.tgt_lang)
+        languages.around(source)
+        forced = languages.forced(target)
+        if given.get("forced_bos_token_id", forced) != forced:
+            raise InputError(
+                f"forced_bos_token_id={given['forced_bos_token_id']!r:.40} is not the token of tgt_lang={target!r} "
+                f"({forced}); give one of them"
+            )
+        return {"forced_bos_token_id": forced}
+
+    def _read(self, texts: Sequence[str], options: Any) -> list[Encoding]:
+        """See `TextToText._read`: with the token of the language, where the model has one."""
+        if self.text_tokenizer.languages is None:
+            return super()._read(texts, options)
+        source, _ = self._codes(options.src_lang, options.tgt_lang)
+        return self.encode(texts, truncation=options.truncation or False, language=source)
+
     def _prefix(self, options: Any) -> str:
-        """See `TextToText._prefix`: that of the languages of the call."""
+        """See `TextToText._prefix`: that of the languages of the call; none for a model with language codes."""
+        if self.text_tokenizer.languages is not None:
+            return options.prefix or ""
         key = _key(self._pair(options.src_lang, options.tgt_lang))
         own = self._by_task()[key].get(PREFIX) if key in self._known() else None
         return own if isinstance(own, str) and options.prefix is None else super()._prefix(options)
@@ -83,10 +111,14 @@ class Translation(TextToText):
         """The entries of `task_specific_params` for pairs of languages."""
         return [name for name in self._by_task() if name.startswith(_TASK)]
 
-    def _pair(self, source: str | None, target: str | None) -> tuple[str, str] | None:
-        """From which language to which: as a call says it, and where it does not, as the task does."""
+    def _codes(self, source: str | None, target: str | None) -> tuple[str | None, str | None]:
+        """The languages of a text and of its translation: as a call says it, and where it does not, as the task."""
         named = languages_of(self.task) or (None, None)
-        first, second = source or named[0], target or named[1]
+        return source or named[0], target or named[1]
+
+    def _pair(self, source: str | None, target: str | None) -> tuple[str, str] | None:
+        """From which language to which, where both are known."""
+        first, second = self._codes(source, target)
         return (first, second) if first and second else None
 
 

@@ -69,7 +69,7 @@ CALLS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("name", ["bart", "bart_b"])
+@pytest.mark.parametrize("name", ["bart", "bart_b", "t5", "t5_v1_1", "umt5_b"])
 def test_texts_are_those_of_transformers(name: str, tiny: Tiny) -> None:
     other = theirs("text2text-generation", tiny(name))
     with ours("text2text-generation", tiny(name)) as pipe:
@@ -189,6 +189,18 @@ def test_long_texts_are_cut_or_refused(tiny: Tiny) -> None:
         assert [found[0], found[2]] == pipe(["a", "in"], **SHORT)
         (row,) = pipe("a", max_new_tokens=10 * limit, num_beams=1, eos_token_id=None, return_tensors="np")
         assert len(row["generated_token_ids"]) == limit + 1  # the last token needs no position
+
+
+def test_a_model_without_positions_reads_texts_of_any_length(tiny: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny("t5"), tmp_path / "m"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_positions": 16}))
+    long, call = "the old house " * 300, {**SHORT, "num_beams": 2}
+    other = theirs("translation_en_to_de", folder)
+    with ours("translation_en_to_de", folder) as pipe:
+        assert pipe(long, **call) == other(long, **call)
+        assert pipe(long, truncation=True, **call) == other(long, truncation=True, **call)
+        assert [len(pipe.encode([long], truncation=cut)[0].ids) for cut in (True, False)] == [512, 917]
 
 
 # ------------------------------------------------------------------ streams
