@@ -13,6 +13,8 @@ from isoform.reference.card import Family
 from isoform.reference.rules import Rule
 from isoform.reference.text.sequence_to_sequence import (
     EMBED_NORM,
+    HEAD_NAMES,
+    HEADS,
     LEARNED_POSITIONS,
     LOGITS_BIAS,
     SHARED_TABLE,
@@ -21,6 +23,7 @@ from isoform.reference.text.sequence_to_sequence import (
     arranged,
     generating,
     learned,
+    reading,
     rules,
     tied,
 )
@@ -35,7 +38,7 @@ class BartConfig(SequenceToSequenceConfig):
 
 ARRANGEMENT = Arrangement(pre_norm=False, embed_norm=True, positions=learned)
 
-RULES: tuple[Rule, ...] = (*SHARED_TABLE, *rules(pre_norm=False), EMBED_NORM, LEARNED_POSITIONS, LOGITS_BIAS)
+RULES: tuple[Rule, ...] = (*SHARED_TABLE, *rules(pre_norm=False), EMBED_NORM, LEARNED_POSITIONS, LOGITS_BIAS, *HEADS)
 
 FAMILY = Family(
     name="bart",
@@ -43,8 +46,19 @@ FAMILY = Family(
     model_types=("bart",),
     config=BartConfig,
     rules=RULES,
-    tasks=(generating(ARRANGEMENT, "BartForConditionalGeneration"),),
+    tasks=(
+        generating(ARRANGEMENT, "BartForConditionalGeneration"),
+        *reading(
+            ARRANGEMENT,
+            {
+                "sequence": ("BartForSequenceClassification",),
+                "span": ("BartForQuestionAnswering",),
+                "none": ("BartModel",),
+            },
+        ),
+    ),
     prefix="model",
+    heads=HEAD_NAMES,
     tied=tied,
     no_gguf="llama.cpp has no BART",
 )

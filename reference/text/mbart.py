@@ -13,6 +13,8 @@ from isoform.reference.card import Family
 from isoform.reference.rules import Rule
 from isoform.reference.text.sequence_to_sequence import (
     EMBED_NORM,
+    HEAD_NAMES,
+    HEADS,
     LEARNED_POSITIONS,
     LOGITS_BIAS,
     SHARED_TABLE,
@@ -21,6 +23,7 @@ from isoform.reference.text.sequence_to_sequence import (
     arranged,
     generating,
     learned,
+    reading,
     rules,
     tied,
 )
@@ -33,7 +36,7 @@ class MBartConfig(SequenceToSequenceConfig):
 
 ARRANGEMENT = Arrangement(pre_norm=True, embed_norm=True, positions=learned)
 
-RULES: tuple[Rule, ...] = (*SHARED_TABLE, *rules(pre_norm=True), EMBED_NORM, LEARNED_POSITIONS, LOGITS_BIAS)
+RULES: tuple[Rule, ...] = (*SHARED_TABLE, *rules(pre_norm=True), EMBED_NORM, LEARNED_POSITIONS, LOGITS_BIAS, *HEADS)
 
 FAMILY = Family(
     name="mbart",
@@ -41,8 +44,19 @@ FAMILY = Family(
     model_types=("mbart",),
     config=MBartConfig,
     rules=RULES,
-    tasks=(generating(ARRANGEMENT, "MBartForConditionalGeneration"),),
+    tasks=(
+        generating(ARRANGEMENT, "MBartForConditionalGeneration"),
+        *reading(
+            ARRANGEMENT,
+            {
+                "sequence": ("MBartForSequenceClassification",),
+                "span": ("MBartForQuestionAnswering",),
+                "none": ("MBartModel",),
+            },
+        ),
+    ),
     prefix="model",
+    heads=HEAD_NAMES,
     tied=tied,
     no_gguf="llama.cpp has no mBART",
 )

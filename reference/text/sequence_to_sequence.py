@@ -25,9 +25,19 @@ from isoform.reference.modules.attention import (
     Heads,
     SwitchedCache,
 )
-from isoform.reference.modules.encoder import encoder_layer
-from isoform.reference.modules.layers import MLP, Embedding, Linear, head_size, padding_bias, true_positions
+from isoform.reference.modules.encoder import DeepClassifier, encoder_layer
+from isoform.reference.modules.layers import (
+    MLP,
+    Embedding,
+    Linear,
+    causal_bias,
+    head_size,
+    last_token,
+    padding_bias,
+    true_positions,
+)
 from isoform.reference.rules import Drop, Rename, Rule, Tail
+from isoform.reference.text.bidirectional import OUTPUTS
 from isoform.signature import BATCH, LENGTH, Port, Signature, encoder_decoder_signature
 
 if TYPE_CHECKING:
@@ -304,16 +314,30 @@ def _post_norm(side: Side) -> nn.Module:
     return encoder_layer(side.dim, side.heads.count, side.heads.dim, side.hidden, side.act, 1e-5)
 
 
+def _decoder_layers(side: Side) -> Iterable[nn.Module]:
+    layer = PreNormDecoderLayer if side.pre_norm else PostNormDecoderLayer
+    return (layer(side) for _ in range(side.layers))
+
+
+class LogitsBias(nn.Module):
+    """A bias of the logits, (1, V) as it is stored."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, vocabulary))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits + self.bias
+
+
 class Decoder(Stack):
     """Token ids and encoder states to logits; `biased`: a stored bias is added to them."""
 
     def __init__(self, side: Side, biased: bool) -> None:
-        layer = PreNormDecoderLayer if side.pre_norm else PostNormDecoderLayer
-        super().__init__(side, (layer(side) for _ in range(side.layers)))
+        super().__init__(side, _decoder_layers(side))
         self.head = Linear(side.dim, side.vocabulary, bias=False)
-        if biased:
-            self.logits_bias = nn.Parameter(torch.zeros(1, side.vocabulary))
-        self.biased, self.heads = biased, side.heads
+        self.logits_bias = LogitsBias(side.vocabulary) if biased else None
+        self.heads = side.heads
 
     def forward(
         self, input_ids: Tensor, encoder_attention_mask: Tensor, encoder_hidden_states: Tensor, *cache: Tensor
@@ -329,7 +353,78 @@ class Decoder(Stack):
         for layer, caches in zip(self.layers, step.caches, strict=True):
             x = layer(x, None, encoder_hidden_states, bias, *caches)
         logits = self.head(self.normed(x))
-        return logits + self.logits_bias if self.biased else logits, *step.present
+        return logits if self.logits_bias is None else self.logits_bias(logits), *step.present
+
+
+class Reader(Stack):
+    """A decoder over the encoder's own tokens in one pass, moved by one slot, for a head that reads its states."""
+
+    def __init__(self, side: Side) -> None:
+        super().__init__(side, _decoder_layers(side))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, states: Tensor) -> Tensor:
+        """Shapes: ids and mask (B, S), encoder states (B, S, C) -> (B, S, C)."""
+        positions = true_positions(attention_mask)
+        x = self.embedded(input_ids, positions)
+        own, crossed = causal_bias(attention_mask, positions, None, x.dtype), padding_bias(attention_mask, x.dtype)
+        for layer in self.layers:
+            x = layer(x, own, states, crossed)
+        return self.normed(x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderHead:
+    """ "sequence", "span" or "none", with how many labels.
+
+    `start`: the token that the decoder reads first, None for the text's last one. `end`: the token whose last state is
+    classified.
+    """
+
+    kind: str
+    labels: int
+    start: int | None
+    end: int
+
+
+class ReadTwice(nn.Module):
+    """An encoder, a decoder over the same text, and a head over the decoder's states."""
+
+    def __init__(self, encoder: Side, decoder: Side, head: ReaderHead) -> None:
+        super().__init__()
+        self.decoder = Reader(decoder)  # first: it holds the table of embeddings that the encoder shares
+        self.encoder = Encoder(encoder)
+        if head.kind == "sequence":
+            self.classifier = DeepClassifier(decoder.dim, head.labels, "tanh")
+        elif head.kind == "span":
+            self.qa = Linear(decoder.dim, 2)
+        self.head = head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Shapes: both (B, T); no mask means no padding.
+
+        Returns the decoder's last hidden state (B, T, C), logits (B, labels), or start and end logits (B, T) each. A
+        row without `end` is classified by its first state.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        (states,) = self.encoder(input_ids, attention_mask)
+        x = self.decoder(self.moved(input_ids, attention_mask), attention_mask, states)
+        if self.head.kind == "sequence":
+            ends = (input_ids == self.head.end).to(attention_mask.dtype) * attention_mask
+            return (self.classifier(last_token(x, ends)),)
+        if self.head.kind == "span":
+            start, end = self.qa(x).unbind(-1)
+            return start, end
+        return (x,)
+
+    def moved(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The ids (B, T), each at the next slot; the first token of a row is the start."""
+        if self.head.start is None:
+            first = last_token(input_ids.unsqueeze(-1), attention_mask)
+        else:
+            first = torch.zeros_like(input_ids[:, :1]) + self.head.start
+        moved = torch.cat((first, input_ids[:, :-1]), 1)
+        return torch.where(true_positions(attention_mask) == 0, first, moved)
 
 
 # ------------------------------------------------------------------ sides of a config
@@ -366,6 +461,11 @@ class Arrangement:
 
     def decoder(self, c: SequenceToSequenceConfig) -> Decoder:
         return Decoder(self.side(c, "decoder"), c.final_logits_bias)
+
+    def reading(self, c: SequenceToSequenceConfig, kind: str) -> ReadTwice:
+        """The model with a head, whose decoder begins with a token of the config, or with the text's last."""
+        head = ReaderHead(kind=kind, labels=c.num_labels, start=c.decoder_start_token_id, end=c.eos_token_id)
+        return ReadTwice(self.side(c, "encoder"), self.side(c, "decoder"), head)
 
 
 def learned(c: SequenceToSequenceConfig) -> nn.Module:
@@ -409,8 +509,14 @@ _PRE_NORMS: tuple[Rule, ...] = (
     Rename("model.*.layers.*.final_layer_norm", "*.layers.*.mlp_norm"),
     Rename("model.*.layer_norm", "*.norm"),
 )
-LOGITS_BIAS = Rename("final_logits_bias", "decoder.logits_bias")
+LOGITS_BIAS = Rename("final_logits_bias", "decoder.logits_bias.bias")
 LEARNED_POSITIONS = Tail("model.*.embed_positions", "*.position_embed", UNREAD)
+HEADS: tuple[Rule, ...] = (
+    Rename("classification_head.dense", "classifier.dense"),
+    Rename("classification_head.out_proj", "classifier.out"),
+    Rename("qa_outputs", "qa"),
+)
+HEAD_NAMES = ("decoder.head", "decoder.logits_bias", "classifier", "qa")
 STORED_POSITIONS = Rename("model.*.embed_positions", "*.position_embed")
 EMBED_NORM = Rename("model.*.layernorm_embedding", "*.embed_norm")
 
@@ -452,3 +558,21 @@ def generating(arrangement: Arrangement, *architectures: str) -> Task:
             "decoder.encoder_hidden_states": "encoder.last_hidden_state",
         },
     )
+
+
+def reading(arrangement: Arrangement, architectures: Mapping[str, tuple[str, ...]]) -> tuple[Task, ...]:
+    """A task for each kind of head, of the Hub's classes that have it, in one graph."""
+
+    def task(kind: str, classes: tuple[str, ...]) -> Task:
+        name, outputs = OUTPUTS[kind]
+        made = Task(
+            name=name,
+            architectures=classes,
+            build=lambda c: arrangement.reading(c, kind),
+            signature=lambda c: replace(
+                encoder_signature(c), outputs=tuple(Port(port, "float", axes(c)) for port, axes in outputs.items())
+            ),
+        )
+        return replace(made, facts=lambda c: {"needs_token": c.eos_token_id}) if kind == "sequence" else made
+
+    return tuple(task(kind, classes) for kind, classes in architectures.items())

@@ -93,10 +93,10 @@ DECODER_HEADS = _listed(
 # Encoder-decoders, of two graphs, and with other heads or none: those run in one pass, as one graph.
 SEQUENCE_TO_SEQUENCE = _listed(
     {
-        "bart": ("bart", "bart_b"),
+        "bart": ("bart", "bart_b", "bart_mnli", "bart_qa", "bart_base"),
         "m2m_100": ("m2m_100", "nllb"),
         "marian": ("marian", "marian_b"),
-        "mbart": ("mbart", "mbart_50"),
+        "mbart": ("mbart", "mbart_50", "mbart_seqcls"),
         "pegasus": ("pegasus", "pegasus_b"),
         "t5": ("t5", "t5_v1_1", "umt5_b"),
     }

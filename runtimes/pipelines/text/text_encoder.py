@@ -31,6 +31,12 @@ class TextEncoder(OneGraph):
         for row in batch:
             if not row.ids:
                 raise InputError("a text without a single token cannot be run; give a text that is not empty")
+            if (needed := self.facts.get("needs_token")) is not None and needed not in row.ids:
+                token = self.text_tokenizer.token(needed) or str(needed)
+                raise InputError(
+                    f"a text without the token {token!r} cannot be classified by this model, which reads the state "
+                    "there; let the tokenizer add it (the post-processor of tokenizer.json)"
+                )
         padded, signature = self.text_tokenizer.pad(batch, "right"), self.session.signature
         roles: dict[str | None, NDArray[Any]] = {
             "tokens": padded.input_ids,

@@ -8,7 +8,7 @@ import torch
 import transformers as T
 
 from isoform.reference.tokenizers.language_codes import MBART, MBART_50
-from tests.oracle.checkpoints.case import Case, case, write_json
+from tests.oracle.checkpoints.case import Case, case, labels, write_json
 from tests.oracle.checkpoints.tokenizers import m2m_files, marian_files, nllb_tok, pegasus_tok, spoken_tok
 
 TEXTS = ["Hello, world!", "The old teacher reads a paper in the city."]
@@ -136,3 +136,12 @@ def pegasus_b(c: Case) -> None:
         "PegasusForConditionalGeneration", T.PegasusConfig(vocab_size=len(t), **options, activation_function="relu")
     )
     translate(c, read(t), [0])
+
+
+@case
+def mbart_seqcls(c: Case) -> None:
+    """Any fine-tuned mBART: the decoder begins with the text's last token."""
+    t = c.tok(spoken_tok(T.MBartTokenizer, MBART, src_lang="en_XX"))
+    config = T.MBartConfig(vocab_size=len(t), **OTHER, **labels(4))
+    c.model("MBartForSequenceClassification", config)
+    c.golden(read(t))

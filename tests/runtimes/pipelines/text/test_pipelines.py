@@ -72,7 +72,10 @@ def minilm() -> Path:
 # ------------------------------------------------------------------ feature-extraction
 @pytest.mark.parametrize(
     "name",
-    ["bert", "bert_b", "distilbert_base", "gemma2_b", "gpt2", "qwen2_b", "xlm_roberta_b", "electra_b", "albert_b"],
+    [
+        *("bert", "bert_b", "distilbert_base", "gemma2_b", "gpt2", "qwen2_b", "xlm_roberta_b", "electra_b", "albert_b"),
+        "bart_base",
+    ],
 )
 def test_features_are_those_of_transformers(name: str, tiny: Tiny) -> None:
     texts = [text for text in TEXTS if text or name not in DECODERS or name.startswith("gemma")]
@@ -384,6 +387,7 @@ def test_wrong_requests_are_input_errors(inputs: Any, options: dict[str, Any], m
         "roberta_seqcls",
         "electra_seqcls",
         "albert_seqcls",
+        "bart_mnli",
     ],
 )
 def test_texts_are_classified_as_transformers_does(name: str, tiny: Tiny) -> None:
@@ -471,7 +475,17 @@ def test_a_long_text_is_labelled_in_overlapping_parts(tiny: Tiny, tmp_path: Path
 # ------------------------------------------------------------------ question-answering
 @pytest.mark.parametrize(
     "name",
-    ["bert_qa", "bert_qa_b", "distilbert_qa", "gpt2_qa", "llama_qa", "xlm_roberta_qa", "electra_qa", "albert_qa"],
+    [
+        "bert_qa",
+        "bert_qa_b",
+        "distilbert_qa",
+        "gpt2_qa",
+        "llama_qa",
+        "xlm_roberta_qa",
+        "electra_qa",
+        "albert_qa",
+        "bart_qa",
+    ],
 )
 def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -> None:
     """transformers 5 has no such pipeline; its model's logits and the definition of the task are the oracle."""
