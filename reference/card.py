@@ -32,6 +32,8 @@ class Gguf:
     (`tokenizer.ggml.model`) that its files may have; without any, all.
     `large`: llama.cpp takes this configuration for a 70B model, whose values it quantizes with more bits.
     `names`: canonical modules that this architecture calls otherwise than `names.GGUF` has them.
+    `scales`: parameters that the model multiplies by a number and llama.cpp's graph does not, which are written as the
+    product; one that is tied gets a tensor of its own.
     `file`: how the file's name begins: "model", or "mmproj" for a tower that llama.cpp opens beside a language model.
     """
 
@@ -44,6 +46,7 @@ class Gguf:
     extra: Callable[[Any], dict[str, Sequence[float]]] = lambda config: {}
     refuse: Callable[[Any], str] = lambda config: ""
     large: Callable[[Any], bool] = lambda config: False
+    scales: Callable[[Any], Mapping[str, float]] = lambda config: {}
     tasks: tuple[str, ...] = ()  # the tasks that llama.cpp can serve
     names: Mapping[str, str] = field(default_factory=dict)
     file: str = "model"
@@ -87,6 +90,7 @@ class Task:
     `rules`: more weight rules, those of modules that only this task has.
     `shapes` gives the parameters that `build` makes, in their order, without torch; without it the module is built.
     `bare`: its classes hold the trunk without the family's prefix, as the headless one does.
+    `gguf`: how llama.cpp names the model of this task, where that is not an architecture of the whole family's.
     """
 
     name: str
@@ -102,6 +106,7 @@ class Task:
     rules: tuple[Rule, ...] = ()
     shapes: Callable[[Any], Mapping[str, tuple[int, ...]]] | None = None
     bare: bool = False
+    gguf: Gguf | None = None
 
     def carries(self, config: Any, name: str) -> bool:
         """Whether a canonical parameter is in a module that is carried."""
@@ -165,6 +170,15 @@ class Family:
     tied: Callable[[Any], Mapping[str, str]] = field(default=lambda config: {})  # parameter -> the one it shares
     gguf: Gguf | None = None
     no_gguf: str = ""  # the reason, when gguf is None
+
+    def gguf_of(self, task: Task) -> Gguf | None:
+        """How llama.cpp names the model of a task; None where it has no such architecture."""
+        return task.gguf or self.gguf
+
+    @property
+    def ggufs(self) -> tuple[Gguf, ...]:
+        """Every architecture of llama.cpp that the family is."""
+        return tuple(card for card in (self.gguf, *(task.gguf for task in self.tasks)) if card is not None)
 
     def rules_of(self, config: Any) -> tuple[Rule, ...]:
         """Every rule, with the sizes of this config."""

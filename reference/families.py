@@ -81,6 +81,8 @@ GGUF_FAMILIES = {
     "qwen3": ("text.qwen3",),
     "qwen3moe": ("text.qwen3_moe",),
     "smollm3": ("text.smollm3",),
+    "t5": ("text.t5",),
+    "t5encoder": ("text.t5",),
 }
 """`general.architecture` of a GGUF file -> its families' modules; the first that finds its `holds` and its kind of
 vocabulary reads the file."""
@@ -112,8 +114,8 @@ def gguf_family(arch: str, tensors: Collection[str], vocabulary: str = "") -> Fa
     else:
         cards = (_plugin(entry) for entry in entry_points(group=PLUGINS))
     for card in cards:
-        gguf = card.gguf
-        if gguf is None or gguf.arch != arch or not set(gguf.holds) <= set(tensors):
+        gguf = next((one for one in card.ggufs if one.arch == arch), None)
+        if gguf is None or not set(gguf.holds) <= set(tensors):
             continue
         if not gguf.vocabularies or vocabulary in gguf.vocabularies:
             return card

@@ -138,7 +138,7 @@ def card_of(model: Model) -> Gguf:
 
 
 def _card(family: Family, task: Task, part: str) -> Gguf | None:
-    return family.gguf if part == WHOLE else task.parts[part].gguf
+    return family.gguf_of(task) if part == WHOLE else task.parts[part].gguf
 
 
 def _refusal(model: Model) -> str:

@@ -186,7 +186,8 @@ def measure(
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
     module = model.module()
-    names = GGUF if model.family.gguf is None else model.family.gguf.tensors
+    card = model.family.gguf_of(model.task)
+    names = GGUF if card is None else card.tensors
     handles = []
     for path, layer in module.named_modules():
         name = rename(f"{path}.weight", names) if isinstance(layer, torch.nn.Linear) else None

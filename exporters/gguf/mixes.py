@@ -83,7 +83,8 @@ SPARSE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 
 # Small matrices that llama.cpp reads in float32 only, or that are too small to matter.
 WHOLE = ("position_embd.weight", "token_types.weight")
-WHOLE_PARTS = ("_norm.weight", "ffn_gate_inp.weight", "attn_rel_b.weight", "ssm_conv1d", "shortconv.conv.weight")
+DISTANCES = "attn_rel_b.weight"
+WHOLE_PARTS = ("_norm.weight", "ffn_gate_inp.weight", DISTANCES, "ssm_conv1d", "shortconv.conv.weight")
 
 LOW = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m")
 """Mixes around two bits, which have rules of their own."""
@@ -218,7 +219,10 @@ def tensor_types(
 
 def may_shrink(name: str, shape: Sequence[int], mix: str) -> bool:
     """Whether a tensor may be anything but float32. Norms, biases and small tables may not."""
-    if not name.endswith("weight") or name in WHOLE or any(part in name for part in WHOLE_PARTS):
+    parts = [part for part in WHOLE_PARTS if part in name]
+    if mix in CONVERTED and parts == [DISTANCES]:  # the converter does not know what llama-quantize knows
+        return len(shape) > 1
+    if not name.endswith("weight") or name in WHOLE or parts:
         return False
     if mix in CONVERTED:
         return len(shape) > 1

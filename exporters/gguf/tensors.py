@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -17,6 +17,7 @@ from isoform.reference.names import rename
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from isoform.reference.card import Gguf
     from isoform.reference.checkpoints.checkpoint import TensorInfo
@@ -58,7 +59,7 @@ def entries(model: Model, gguf: Gguf) -> list[GgufTensor]:
     result = [_constant(name, values) for name, values in gguf.extra(model.config).items()]
     head_dim = head_size(model) if gguf.interleaved_rope else 0
     files = Files()
-    for key, weight in model.weights.items():
+    for key, weight in written(model, gguf).items():
         name = rename(key, gguf.tensors)
         if name is None:
             raise UnsupportedExport(f"{model.name}: llama.cpp has no tensor for {key}; add it to reference/names.py")
@@ -67,6 +68,26 @@ def entries(model: Model, gguf: Gguf) -> list[GgufTensor]:
         pieces = partial(pieces_of, weight.shape, ITEM_BYTES[weight.stored], rows, pairs)
         result.append(GgufTensor(name, key, weight.shape, pieces, release))
     return result
+
+
+def written(model: Model, gguf: Gguf) -> dict[str, Weight]:
+    """The model's weights by canonical name as the file has them: those that the card scales as the product."""
+    scales = gguf.scales(model.config)
+    tied = {name: model.weights[source] for name, source in model.tied.items() if name in scales}
+    found = {**model.weights, **tied}
+    return found | {name: _scaled(found[name], scale) for name, scale in scales.items()}
+
+
+def _scaled(weight: Weight, scale: float) -> Weight:
+    """A weight times a number, in float32."""
+
+    def load() -> Tensor:
+        return weight.load().float() * scale
+
+    def rows(start: int, stop: int) -> Tensor:
+        return weight.rows(start, stop).float() * scale
+
+    return replace(weight, stored="F32", load=load, rows=rows, source=None, folded=None)
 
 
 def head_size(model: Model) -> int:

@@ -83,7 +83,8 @@ class GgufCheckpoint(Checkpoint):
         from isoform.reference.checkpoints.gguf_tokenizer import tokenizer_from_gguf
 
         files: dict[str, Any] = {"config.json": self.config, **tokenizer_from_gguf(self.metadata)}
-        if "text-generation" in self._gguf.tasks and (generation := self._generation()):
+        writes = {"text-generation", "text2text-generation"} & set(self._gguf.tasks)
+        if writes and (generation := self._generation()):
             files["generation_config.json"] = generation
         files |= self._sentence_transformer()
         folder = Path(tempfile.mkdtemp(prefix="isoform-"))
@@ -98,7 +99,8 @@ class GgufCheckpoint(Checkpoint):
         """generation_config.json: where llama.cpp stops, and the sampling that the file recommends."""
         from isoform.reference.checkpoints.gguf_tokenizer import end_tokens
 
-        found: dict[str, Any] = {k: self.config[k] for k in ("bos_token_id", "pad_token_id") if k in self.config}
+        ids = ("bos_token_id", "decoder_start_token_id", "pad_token_id")
+        found: dict[str, Any] = {key: self.config[key] for key in ids if key in self.config}
         ends = end_tokens(self.metadata)
         if ends:
             found["eos_token_id"] = ends[0] if len(ends) == 1 else ends
@@ -126,7 +128,7 @@ class GgufCheckpoint(Checkpoint):
                 "word_embedding_dimension": width,
                 **{f"pooling_mode_{name}": name == mode for name in POOLING.values()},
             },
-            "sentence_bert_config.json": {"max_seq_length": self.config["max_position_embeddings"]},
+            "sentence_bert_config.json": {"max_seq_length": self.metadata[f"{self._gguf.arch}.context_length"]},
         }
 
     def __getitem__(self, key: str) -> Tensor:
@@ -197,8 +199,8 @@ class GgufCheckpoint(Checkpoint):
         }
         fields |= {name: self._stored(self.tensors[name]).tolist() for name in AUXILIARY if name in self.tensors}
         shapes = {name: info.shape for name, info in self.tensors.items()}
-        numbers = {name.split(".")[1] for name in shapes if name.startswith("blk.")}
-        layers = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+        numbers = (re.match(r"(?:enc\.)?blk\.(\d+)\.", name) for name in shapes)  # those of a decoder are apart
+        layers = 1 + max((int(number[1]) for number in numbers if number is not None), default=-1)
         if fields.get("block_count") != layers:
             raise CheckpointError(
                 f"{self.path} has {layers} layers and its metadata says {fields.get('block_count')}; fetch it again"
@@ -283,7 +285,7 @@ def _family(path: Path, metadata: Mapping[str, Any], tensors: Collection[str]) -
     arch = metadata.get("general.architecture")
     vocabulary = str(metadata.get("tokenizer.ggml.model", ""))
     family = gguf_family(arch, tensors, vocabulary) if isinstance(arch, str) else None
-    if family is None or family.gguf is None:
+    if family is None:
         known = ", ".join(sorted(GGUF_FAMILIES))
         raise UnsupportedModel(f"{path}: GGUF architecture {arch!r} is not supported; isoform knows {known}")
-    return family, family.gguf
+    return family, next(card for card in family.ggufs if card.arch == arch)

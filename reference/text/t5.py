@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference.card import Family, Part, Task
+from isoform.reference.card import Family, Gguf, Part, Task
 from isoform.reference.config import Config, with_labels
 from isoform.reference.modules import ops
 from isoform.reference.modules.attention import (
@@ -54,11 +54,12 @@ class T5Config(Config):
     """`scale_decoder_outputs`: the head reads states times d_model^-0.5.
 
     T5 says so by tie_word_embeddings, which otherwise means nothing: the head shares the table of tokens unless the
-    file holds another one. mT5 never does, and UMT5 always, as in transformers 5.
+    file holds another one. mT5 never does, and UMT5 always, as in transformers 5. `n_positions`: how long the texts of
+    its training were.
     """
 
     reads = frozenset(("tie_word_embeddings",))
-    harmless = frozenset(("dropout_rate", "n_positions", "scalable_attention"))
+    harmless = frozenset(("dropout_rate", "scalable_attention"))
     aliases: ClassVar[Mapping[str, str]] = {
         "head_dim": "d_kv",
         "hidden_size": "d_model",
@@ -84,6 +85,7 @@ class T5Config(Config):
     decoder_start_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = 1
     num_labels: int = 2
+    n_positions: int = 512
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> T5Config:
@@ -95,8 +97,10 @@ class T5Config(Config):
         stated = {**stated, "dense_act_fn": act, "is_gated_act": gated}
         stated |= {"scale_decoder_outputs": data.get("tie_word_embeddings") is not False}
         found |= {key: value for key, value in stated.items() if found.get(key) is None}
-        if kind != "t5":
-            found["scale_decoder_outputs"] = kind == "umt5"
+        if kind == "umt5":
+            found["scale_decoder_outputs"] = data.get("scale_decoder_outputs") is not False
+        elif kind == "mt5":
+            found["scale_decoder_outputs"] = False
         config = super(T5Config, cls).from_dict(found)
         if config.relative_attention_num_buckets < 4:
             raise CheckpointError(
@@ -372,6 +376,7 @@ def text_task(
     build: Callable[[T5Config], nn.Module],
     outputs: Callable[[T5Config], Sequence[tuple[str, tuple[Axis, ...]]]],
     bare: bool = False,
+    gguf: Gguf | None = None,
 ) -> Task:
     """A task over one text, of the class of each model_type that ends in `head`."""
     return Task(
@@ -384,6 +389,7 @@ def text_task(
         ),
         facts=lambda c: UNLIMITED,
         bare=bare,
+        gguf=gguf,
     )
 
 
@@ -432,6 +438,107 @@ def mlp_rules(c: T5Config) -> tuple[Rule, ...]:
 def _roots(side: str, *whole: str) -> Mapping[str, str]:
     """The table of tokens and the head are the model's, the rest is the part's."""
     return {**{name: f"{side}.{name}" for name in ("layers", "norm", "buckets")}, **{name: name for name in whole}}
+
+
+_LAYER = {
+    "attn_norm": "attn_norm",
+    "attn.q": "attn_q",
+    "attn.k": "attn_k",
+    "attn.v": "attn_v",
+    "attn.out": "attn_o",
+    "attn.distance_embed": "attn_rel_b",
+    "cross_norm": "cross_attn_norm",
+    "cross.q": "cross_attn_q",
+    "cross.k": "cross_attn_k",
+    "cross.v": "cross_attn_v",
+    "cross.out": "cross_attn_o",
+    "mlp_norm": "ffn_norm",
+    "mlp.gate": "ffn_gate",
+    "mlp.up": "ffn_up",
+    "mlp.down": "ffn_down",
+}
+TENSORS: Mapping[str, str] = {
+    **{
+        f"{side}.layers.*.{ours}": f"{short}.blk.*.{theirs}"
+        for side, short in (("encoder", "enc"), ("decoder", "dec"))
+        for ours, theirs in _LAYER.items()
+    },
+    "encoder.norm": "enc.output_norm",
+    "decoder.norm": "dec.output_norm",
+}
+"""llama.cpp's names."""
+
+
+def gguf_fields(c: T5Config, decodes: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "context_length": c.n_positions,
+        "embedding_length": c.d_model,
+        "feed_forward_length": c.d_ff,
+        "block_count": c.num_layers,
+        "attention.head_count": c.num_heads,
+        "attention.key_length": c.d_kv,
+        "attention.value_length": c.d_kv,
+        "attention.layer_norm_epsilon": c.layer_norm_epsilon,
+        "attention.relative_buckets_count": c.relative_attention_num_buckets,
+        "attention.layer_norm_rms_epsilon": c.layer_norm_epsilon,
+    }
+    if decodes:
+        fields |= {"decoder_block_count": c.decoder_layers, "decoder_start_token_id": c.start}
+    return fields
+
+
+def from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], decodes: bool) -> dict[str, Any]:
+    """config.json of what llama.cpp computes: a head of its own is not scaled once more."""
+    each = "enc.blk.1.attn_rel_b.weight" in shapes
+    kind = "umt5" if each else "t5"
+    config = {
+        "architectures": [f"{kind.upper()}{'ForConditionalGeneration' if decodes else 'EncoderModel'}"],
+        "model_type": kind,
+        "vocab_size": shapes["token_embd.weight"][0],
+        "d_model": fields["embedding_length"],
+        "d_kv": fields["attention.key_length"],
+        "d_ff": fields["feed_forward_length"],
+        "num_layers": fields["block_count"],
+        "num_heads": fields["attention.head_count"],
+        "relative_attention_num_buckets": fields["attention.relative_buckets_count"],
+        "layer_norm_epsilon": fields["attention.layer_norm_rms_epsilon"],
+        "feed_forward_proj": "gated-gelu" if "enc.blk.0.ffn_gate.weight" in shapes else "relu",
+        "n_positions": fields["context_length"],
+    }
+    if decodes:
+        config |= {
+            "num_decoder_layers": fields.get("decoder_block_count", fields["block_count"]),
+            "decoder_start_token_id": fields["decoder_start_token_id"],
+            "scale_decoder_outputs": "output.weight" not in shapes,
+        }
+    return config
+
+
+def gguf_refusal(c: T5Config, decodes: bool) -> str:
+    if c.relative_attention_max_distance != 128:
+        return (
+            "llama.cpp's farthest distance with a bias of its own is 128, and config.json says "
+            f"relative_attention_max_distance {c.relative_attention_max_distance}"
+        )
+    if c.dense_act_fn not in (("gelu", "gelu_new", "gelu_pytorch_tanh") if c.is_gated_act else ("relu",)):
+        kind, other = ("a gated", "gelu") if c.is_gated_act else ("a plain", "relu")
+        return f"llama.cpp's activation of {kind} MLP is {other} in this architecture, not {c.dense_act_fn}"
+    if decodes and c.decoder_start_token_id is None:
+        return "config.json has no decoder_start_token_id, and llama.cpp would begin with the token that begins a text"
+    return ""
+
+
+def gguf_card(arch: str, task: str, decodes: bool) -> Gguf:
+    """llama.cpp has one architecture for both sides, and one for an encoder alone."""
+    return Gguf(
+        arch=arch,
+        fields=lambda c: gguf_fields(c, decodes),
+        config=lambda fields, shapes: from_gguf(fields, shapes, decodes),
+        refuse=lambda c: gguf_refusal(c, decodes),
+        scales=lambda c: {"head.weight": c.d_model**-0.5} if decodes and c.scale_decoder_outputs else {},
+        tasks=(task,),
+        names=TENSORS,
+    )
 
 
 FAMILY = Family(
@@ -485,10 +592,11 @@ FAMILY = Family(
             "EncoderModel",
             TextStates,
             lambda c: (("last_hidden_state", (BATCH, LENGTH, c.d_model)),),
+            gguf=gguf_card("t5encoder", "feature-extraction", decodes=False),
         ),
     ),
     prefix="transformer",
     heads=("decoder", "head", "classifier", "qa"),
     tied=lambda c: {"head.weight": "embed.weight"},
-    no_gguf="no file of llama.cpp's architecture t5 is written",
+    gguf=gguf_card("t5", "text2text-generation", decodes=True),
 )

@@ -82,23 +82,29 @@ def _write_sentencepiece(folder: Path) -> None:
 
 
 def _write_unigram(folder: Path) -> None:
-    """Write sentencepiece.bpe.model from the tokenizer.json of XLM-RoBERTa, whose vocabulary is that of the model with
-    <pad> before </s> and <mask> at the end."""
+    """Write the SentencePiece model of a Unigram tokenizer.json.
+
+    XLM-RoBERTa's is sentencepiece.bpe.model: the model's vocabulary has <pad> before </s> and <mask> at the end. T5's
+    is spiece.model, without the sentinels.
+    """
     from sentencepiece import sentencepiece_model_pb2
 
     path = folder / "tokenizer.json"
     model = json.loads(path.read_text(encoding="utf-8"))["model"] if path.exists() else {}
-    if model.get("type") != "Unigram" or [piece for piece, _ in model["vocab"][:4]] != [
-        "<s>",
-        "<pad>",
-        "</s>",
-        "<unk>",
-    ]:
-        return
+    first = [piece for piece, _ in model["vocab"][:4]] if model.get("type") == "Unigram" else []
     protocol: Any = sentencepiece_model_pb2
     proto = protocol.ModelProto()
     proto.trainer_spec.model_type = protocol.TrainerSpec.UNIGRAM
     kinds = protocol.ModelProto.SentencePiece
+    if first[:3] == ["<pad>", "</s>", "<unk>"]:
+        proto.trainer_spec.unk_id, proto.trainer_spec.eos_id = 2, 1
+        special = {"<pad>": kinds.CONTROL, "</s>": kinds.CONTROL, "<unk>": kinds.UNKNOWN}
+        for text, score in model["vocab"]:
+            if not text.startswith("<extra_id_"):
+                proto.pieces.add(piece=text, score=score, type=special.get(text, kinds.NORMAL))
+        (folder / "spiece.model").write_bytes(proto.SerializeToString())
+    if first != ["<s>", "<pad>", "</s>", "<unk>"]:
+        return
     for text, kind in (("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)):
         proto.pieces.add(piece=text, score=0.0, type=kind)
     for text, score in model["vocab"][4:-1]:

@@ -33,7 +33,7 @@ class LlamaCppProbe:
         from isoform.reference.names import GGUF, rename
         from isoform.runtimes.backends.llamacpp.process import Process
 
-        card = model.family.gguf
+        card = model.family.gguf_of(model.task)
         self._interleaved = card is not None and card.interleaved_rope
         table = GGUF if card is None else card.tensors
         skeleton = model.skeleton()

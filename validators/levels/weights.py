@@ -75,7 +75,8 @@ def check_weights(
         expected = _expected(stored, model, dtype, options or {}, importance)
         blocks = _Blocks(stored.gguf, importance) if stored.gguf is not None else None
         others: list[str] = []
-        for name, weight in model.weights.items():
+        weights = _written(stored, model)
+        for name, weight in weights.items():
             held = stored.tensors.get(name)
             if held is None:
                 wrong.append(f"{name} is missing")
@@ -99,7 +100,7 @@ def check_weights(
                 if len(changed) <= SHOWN and (found := _departure(held, weight, name, stored.gguf, backend, dtype)):
                     departures.append(found)
             weight.release()
-        for name in sorted(stored.tensors.keys() - model.weights.keys() - _extra(stored, model)):
+        for name in sorted(stored.tensors.keys() - weights.keys() - _extra(stored, model)):
             wrong.append(f"{name} is in the file, and the model has no such weight")
         if others and len(others) > len(model.weights) // 2:
             wrong.append(f"most tensors are of other types than {dtype} gives them: {_first(others)}")
@@ -121,9 +122,17 @@ def check_weights(
     return report
 
 
+def _written(stored: Stored, model: Model) -> Mapping[str, Weight]:
+    """The weights as a file has them: those of a GGUF file may be multiplied by a number."""
+    from isoform.exporters.gguf.tensors import written
+
+    card = model.family.gguf_of(model.task)
+    return model.weights if stored.gguf is None or card is None else written(model, card)
+
+
 def _extra(stored: Stored, model: Model) -> set[str]:
     """Tensors that llama.cpp wants and the checkpoint does not hold."""
-    card = model.family.gguf
+    card = model.family.gguf_of(model.task)
     return set(card.extra(model.config)) if stored.gguf is not None and card is not None else set()
 
 
@@ -195,9 +204,9 @@ def _expected(
 ) -> dict[str, str]:
     """Canonical name -> the type that a GGUF file of this mix, made with these options, gives the tensor."""
     from isoform.exporters.gguf.mixes import MIXES, Depths, parse_overrides, tensor_types
-    from isoform.reference.names import GGUF, rename
+    from isoform.reference.names import rename
 
-    card = model.family.gguf
+    card = model.family.gguf_of(model.task)
     if stored.gguf is None or card is None or dtype not in MIXES:
         return {}
     fields = card.fields(model.config)
@@ -208,8 +217,9 @@ def _expected(
         experts=fields.get("expert_count", 0),
         large=card.large(model.config),
     )
-    names = {key: rename(key, GGUF) or key for key in model.weights}
-    shapes = {names[key]: weight.shape for key, weight in model.weights.items()}
+    weights = _written(stored, model)
+    names = {key: rename(key, card.tensors) or key for key in weights}
+    shapes = {names[key]: weight.shape for key, weight in weights.items()}
     weighted = importance or (shapes if _Blocks(stored.gguf).weighted else None)
     overrides = parse_overrides(options.get("overrides", ()))
     chosen = tensor_types(dtype, shapes, depths, overrides=overrides, importance=weighted)

@@ -64,7 +64,7 @@ def t5_v1_1(c: Case) -> None:
             d_ff=64,
             num_layers=3,
             num_decoder_layers=1,
-            num_heads=3,
+            num_heads=4,
             decoder_start_token_id=0,
             feed_forward_proj="gated-gelu",
             tie_word_embeddings=False,
