@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -116,6 +116,7 @@ def open_session(
     alternating: bool = False,
     module: nn.Module | None = None,
     precision: str = "f32",
+    wires: Mapping[str, str] | None = None,
 ) -> Session:
     """One file (or, for torch, an opened model in `dtype`) on one backend.
 
@@ -123,6 +124,7 @@ def open_session(
     `alternating`: sessions of other parts run in turn with this one, so its idle threads must leave the CPUs to them.
     A model of several parts becomes a `PartsSession`. `module`, for torch: run this whole module of the model.
     `precision`, for openvino: the float type that it computes in and keeps caches in (f32, bf16 or f16).
+    `wires`: how the parts of a file that holds an encoder and a decoder are connected; it becomes a `PartsSession`.
     """
     check_device(device)
     if backend == "torch":
@@ -153,6 +155,10 @@ def open_session(
         from isoform.runtimes.backends.torchscript.session import TorchScriptSession
 
         return TorchScriptSession(source, signature, device=device, threads=threads)
+    if wires is not None:
+        from isoform.runtimes.backends.llamacpp.encoder_decoder import open_encoder_decoder
+
+        return open_encoder_decoder(source, signature, wires, device=device, strict=strict, threads=threads)
     from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
 
     return LlamaCppSession(source, signature, device=device, strict=strict, threads=threads)
@@ -177,6 +183,8 @@ def open_bundle(
     """One form of the model in `folder`: its artifact, or those of its parts; options as in `open_session`."""
     from isoform.runtimes.backends.parts import PartsSession
 
+    if len(artifacts) == 1 and artifacts[0].signature.takes("encoder_states"):  # a file of both parts
+        return open_artifact(folder, artifacts[0], backend, wires=manifest.wires, **options)
     if len(artifacts) == 1:
         return open_artifact(folder, artifacts[0], backend, **options)
     parts = {artifact.part: artifact for artifact in artifacts}

@@ -122,6 +122,7 @@ const void * llama_model_get_vocab(const void * model);
 int32_t llama_model_n_ctx_train(const void * model);
 int32_t llama_model_n_embd_out(const void * model);
 int32_t llama_model_n_swa(const void * model);
+bool llama_model_has_encoder(const void * model);
 
 void * llama_init_from_model(void * model, llama_context_params params);
 void llama_free(void * context);
@@ -135,6 +136,7 @@ size_t llama_state_seq_get_size_ext(void * context, int32_t seq, uint32_t flags)
 size_t llama_state_seq_get_data(void * context, uint8_t * out, size_t size, int32_t seq);
 size_t llama_state_seq_set_data(void * context, const uint8_t * data, size_t size, int32_t seq);
 
+int32_t llama_encode(void * context, llama_batch batch);
 int32_t llama_decode(void * context, llama_batch batch);
 float * llama_get_logits(void * context);
 float * llama_get_embeddings(void * context);

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -389,11 +389,12 @@ class Sequences:
         self.moved: dict[int, int] = {}  # of a model with a window: the tokens it had when it went to another context
         self._returned: deque[Sequence[int]] = deque()  # a finalizer may run anywhere, and so takes no lock
 
-    def take(self, count: int) -> list[int]:
-        """The first `count` that are free. Raises InputError when there are no more."""
+    def take(self, count: int, preferred: Collection[int] = ()) -> list[int]:
+        """The first `count` that are free, `preferred` ones before others. Raises InputError when there are no more."""
         with self._lock:
             self._collect()
-            free = [row for row in range(MAX_SEQUENCES) if row not in self._taken][:count]
+            free = [row for row in range(MAX_SEQUENCES) if row not in self._taken]
+            free = sorted(free, key=lambda row: row not in preferred)[:count]
             if not 1 <= count <= MAX_SEQUENCES or len(free) < count:
                 raise InputError(
                     f"a batch of {count} rows, while {len(self._taken)} are being decoded: llama.cpp decodes 1 to "

@@ -31,6 +31,7 @@ class ContextSize:
     """The size of a context: `rows` sequences of `slots` tokens each, or of `slots` in all where `shared`.
 
     `outputs` positions of one call may give logits; with `states` every position gives its last hidden state instead.
+    `encoded`: the tokens of one call of the encoder, in a model that has one beside its decoder.
     """
 
     rows: int
@@ -38,10 +39,12 @@ class ContextSize:
     outputs: int
     shared: bool
     states: bool
+    encoded: int = 0
 
     def fits_in(self, other: ContextSize) -> bool:
         same = (self.shared, self.states) == (other.shared, other.states)
-        return same and self.rows <= other.rows and self.slots <= other.slots and self.outputs <= other.outputs
+        sizes = ((mine.rows, mine.slots, mine.outputs, mine.encoded) for mine in (self, other))
+        return same and all(need <= has for need, has in zip(*sizes, strict=True))
 
 
 class Worker:
@@ -128,7 +131,9 @@ class Worker:
         fields = {"n_tokens": len(ids), "token": ids, "pos": positions, "logits": wanted}
         batch = self._ffi.new("llama_batch *", {**fields, "n_seq_id": ones, "seq_id": owners})
         self._api.log.clear()
-        code = self._lib.llama_decode(context, batch[0])
+        # An encoder like T5's has a call of its own; for one like BERT's both calls are the same.
+        encodes = room.states and self._lib.llama_model_has_encoder(self._model)
+        code = (self._lib.llama_encode if encodes else self._lib.llama_decode)(context, batch[0])
         if code != 0:
             raise IsoformError(f"llama.cpp refuses a batch of {len(ids)} tokens (code {code}): {self._api.reason()}")
         if room.states:
@@ -136,6 +141,53 @@ class Worker:
         else:
             out, width = self._lib.llama_get_logits(context), self._lib.llama_vocab_n_tokens(self._vocab)
         return {}, [self._ffi.buffer(out, 4 * width * sum(wanted)) if any(wanted) else b""]
+
+    def encode(
+        self,
+        blocks: Blocks,
+        *,
+        name: str,
+        sizes: list[int],
+        readers: list[list[int]],
+        start: int,
+        changes: Sequence[Sequence[int]],
+        afterwards: Sequence[Sequence[int]],
+    ) -> Reply:
+        """Run the encoder over texts back to back, `sizes` tokens each, between changes as in `decode`.
+
+        blocks: one, the ids (int32). `readers`: the sequences whose decoder steps attend to each text, from now on and
+        until the next call; others attend to nothing. All readers of a text must hold the same positions, `start` of
+        them, for llama.cpp wants the text's to go on from there; the encoder looks at distances alone. Gives one
+        block, the last hidden states, float32 of shape (tokens, hidden size).
+        """
+        context, _ = self._contexts[name]
+        self._change(context, changes)
+        owners: list[Any] = []
+        counts: list[int] = []
+        places: list[int] = []
+        for size, sequences in zip(sizes, readers, strict=True):
+            names = self._ffi.new("int32_t[]", sequences)
+            owners += [names] * size
+            counts += [len(sequences)] * size
+            places += range(start, start + size)
+        total = len(places)
+        fields = {
+            "n_tokens": total,
+            "token": self._ffi.from_buffer("int32_t[]", blocks[0]),
+            "pos": (positions := self._ffi.new("int32_t[]", places)),
+            "n_seq_id": (numbers := self._ffi.new("int32_t[]", counts)),
+            "seq_id": (lists := self._ffi.new("int32_t *[]", owners)),
+            "logits": (wanted := self._ffi.new("int8_t[]", [1] * total)),
+        }
+        batch = self._ffi.new("llama_batch *", fields)
+        self._api.log.clear()
+        code = self._lib.llama_encode(context, batch[0])
+        del positions, numbers, lists, wanted  # alive until here: the batch only points to them
+        if code != 0:
+            raise IsoformError(f"llama.cpp cannot encode {total} tokens (code {code}): {self._api.reason()}")
+        self._change(context, afterwards)
+        out, width = self._lib.llama_get_embeddings(context), self._lib.llama_model_n_embd_out(self._model)
+        return {}, [self._ffi.buffer(out, 4 * width * total)]
 
     def _change(self, context: Any, changes: Sequence[Sequence[int]]) -> None:
         memory = self._lib.llama_get_memory(context)
@@ -273,8 +325,9 @@ class Worker:
         params.n_ctx = room.slots if room.shared else room.slots * room.rows
         params.n_seq_max = room.rows
         params.kv_unified = room.shared
-        params.n_batch = params.n_ubatch = room.slots if room.states else BATCH  # encoders see all tokens at once
-        params.n_outputs_max = 0 if room.states else room.outputs
+        together = room.slots if room.states else max(BATCH, room.encoded)  # encoders see all tokens at once
+        params.n_batch = params.n_ubatch = together
+        params.n_outputs_max = 0 if room.states else max(room.outputs, room.encoded)
         params.embeddings, params.pooling_type = room.states, api.POOLING_NONE
         params.n_threads = params.n_threads_batch = self._threads
         if self._strict:
