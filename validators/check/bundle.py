@@ -92,7 +92,7 @@ def _check(
     artifacts = [artifact for artifact in manifest.artifacts if limits.only(artifact)]
     if not artifacts:
         raise InputError(f"{folder} holds none of the forms that are asked for; `isoform inspect {folder}` lists them")
-    parts = [part for part in model.parts if any(artifact.part == part.part for artifact in artifacts)]
+    parts = [part for part in model.parts if any(artifact.part in (part.part, WHOLE) for artifact in artifacts)]
     share = None if limits.seconds is None else limits.seconds / max(1, len(parts))
     cases = {part.part: cases_of(part, seed) for part in parts}
     plans = {
@@ -136,6 +136,12 @@ def _check(
     for n, artifact in enumerate(artifacts, 1):
         show(f"{artifact.files[0].path}", n, steps)
         left = None if clock.seconds is None else max(0.0, clock.seconds - clock.spent) / (len(artifacts) - n + 1)
+        if artifact.part == WHOLE and len(model.parts) > 1:  # a file of all parts, which run wired
+            file = Truth(model, ())
+            report.add(
+                _Artifact(folder, artifact, file, open_session, threads, Clock(left), clock.reason, "").check_file()
+            )
+            continue
         if artifact.part not in truths:
             report.results.append(_unknown(artifact, model))
             continue
@@ -188,7 +194,8 @@ def _wired(
     for (form, dtype, backend), parts in forms.items():
         level = "graph" if plain_dtype(dtype) in FLOATS else "deployment"
         subject = Subject(backend, level, dtype, GROUP, GROUP, form=form)
-        missing = [name for name in wired.order if name in wired.signatures and name not in parts]
+        one = parts.get(WHOLE)
+        missing = [name for name in wired.order if name in wired.signatures and name not in parts and one is None]
         if missing:
             report.skipped.append(Skip.of(subject, f"without {' and '.join(missing)} the parts cannot be wired"))
             continue
@@ -206,8 +213,13 @@ def _wired(
         try:
             if truth is None:
                 truth = Truth(wired, wired_cases(wired, cases, seed))
-            signatures = {name: wired.signatures[name] for name in parts}
-            sessions = PartsSession(signatures, open_part, model.task.wires, wired.steps)
+            strict, wires = level == "graph", model.task.wires
+            if one is None:
+                signatures = {name: wired.signatures[name] for name in parts}
+                sessions = PartsSession(signatures, open_part, wires, wired.steps)
+            else:
+                options = {"signature": one.signature, "strict": strict, "threads": threads}
+                sessions = open_session(paths[WHOLE], backend, wires=wires, **options)
             with WiredSession(sessions, wired) as session:
                 found = check_wired(session, wired, paths, dtype, truth)
         except Exception as error:  # noqa: BLE001  a form that cannot be wired is a finding, not the end of the check
@@ -319,6 +331,12 @@ class _Artifact:
 
     def check(self) -> Report:
         return self._labelled(self._levels())
+
+    def check_file(self) -> Report:
+        """Its files and weights, and not what it computes."""
+        report = Report([_files(self._subject("files", "files"), self.folder, self.artifact.files)])
+        self._weights(report)
+        return self._labelled(report)
 
     def check_run(self) -> Report:
         """What it computes, and not its files: for another backend over the same ones, if it is installed."""

@@ -12,11 +12,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from isoform.formats import DIGITS
+from isoform.manifest import WHOLE
 from isoform.quality import plain_dtype
+from isoform.reference.model import open_model
 from isoform.validators.cases.wired import GROUP, WiredModel
-from isoform.validators.levels.deployment import check_deployment
+from isoform.validators.levels.deployment import Imitation, check_deployment
 from isoform.validators.levels.graph import check_graph
 from isoform.validators.levels.packed import held_weights, imitate_held
+from isoform.validators.truth.answers import imitation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,9 +83,12 @@ class WiredSession:
 def check_wired(
     session: WiredSession, model: WiredModel, paths: Mapping[str, Path], dtype: str, truth: Truth
 ) -> Report:
-    """Run the wired cases; `paths` are the files of the parts."""
+    """Run the wired cases; `paths` are the files of the parts, or that of the whole model."""
     if plain_dtype(dtype) in DIGITS:
         return check_graph(model, session, dtype, truth=truth)
+    if WHOLE in paths:
+        imitated = imitation(WiredModel.of(open_model(paths[WHOLE])), paths[WHOLE])
+        return _deployed(session, paths[WHOLE], dtype, truth, imitated)
     held = {
         f"inner.{whole_name}": weight
         for part in model.whole.parts
@@ -90,7 +96,11 @@ def check_wired(
         for whole_name, weight in _whole_weights(part, paths[part.part]).items()
     }
     imitated = imitate_held(model, model.module(), held)
-    report = check_deployment(session, paths[model.main], dtype, truth, imitated)
+    return _deployed(session, paths[model.main], dtype, truth, imitated)
+
+
+def _deployed(session: WiredSession, path: Path, dtype: str, truth: Truth, imitated: Imitation) -> Report:
+    report = check_deployment(session, path, dtype, truth, imitated)
     report.skipped = []  # that it has no graph level is said for each part
     found = report.labelled(group=GROUP)
     found.results = [_named(result) for result in found.results]

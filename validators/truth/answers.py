@@ -156,4 +156,6 @@ def imitation(model: Model, path: Path) -> tuple[Run, AbstractContextManager[Any
                 if name in file:
                     kinds[id(made[id(empty)])] = file.info(name).dtype
             owner._parameters[leaf] = made[id(empty)]
+    if (share := getattr(module, "share", None)) is not None:  # parts of the same weights
+        share()
     return (lambda row: run_alone(model, module, row)), activations(kinds)
