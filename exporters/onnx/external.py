@@ -124,8 +124,8 @@ def _uses(parameters: Mapping[str, Parameter], weights: Mapping[str, Weight]) ->
             if form is None:
                 yield Use(weight, form, {DATA: parameters[next(iter(initializers))].type}, initializers)
             else:
-                rows, columns = weights[weight].shape
-                yield Use(weight, form, form.types(rows, columns), initializers)
+                *rows, columns = weights[weight].shape
+                yield Use(weight, form, form.types(prod(rows), columns), initializers)
 
 
 def _stored(use: Use, weight: Weight) -> bool:
@@ -192,8 +192,9 @@ def pieces(weight: Weight, size: int) -> Iterator[Tensor]:
 
 def _encoded(use: Use, weight: Weight) -> Iterator[tuple[str, Iterable[Tensor]]]:
     """Every part in pieces, to be taken in order: `data` as it is made, then the rest, which that has gathered."""
-    form, (rows, columns) = use.form, weight.shape
+    form, (*stacked, columns) = use.form, weight.shape
     assert form is not None
+    rows = prod(stacked)
     step = max(1, PIECE // columns)
     rest: dict[str, list[Tensor]] = {part: [] for part in use.parts if part != DATA}
 

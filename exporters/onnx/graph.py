@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -346,8 +347,8 @@ class Graph:
 
 
 def matrix(weight: Value) -> tuple[int, int]:
-    """Rows and columns of a weight."""
-    rows, columns = weight.type.shape
-    if not isinstance(rows, int) or not isinstance(columns, int):
+    """Rows and columns of a weight; a stack of matrices has the rows of all."""
+    *rows, columns = weight.type.shape
+    if not rows or not isinstance(columns, int) or not all(isinstance(count, int) for count in rows):
         raise UnsupportedExport(f"{weight.name} has the shape {weight.type.shape}, which is no matrix of a fixed size")
-    return rows, columns
+    return prod(count for count in rows if isinstance(count, int)), columns

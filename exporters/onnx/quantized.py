@@ -1,20 +1,24 @@
 """The same layers over quantized weights, as lowerings that go before those of `operators`.
 
-`aten::linear` and the lookup in a table of tokens take a form of their weight; what the form cannot hold (a row that is
-no multiple of the block) stays as it is, as it does in GGUF. Position and type tables stay as well.
+`aten::linear`, the lookup in a table of tokens and the matrices of experts take a form of their weight; what the form
+cannot hold (a row that is no multiple of the block) stays as it is, as it does in GGUF. Position and type tables and
+what scores experts stay as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from isoform.exporters.onnx.forms import DATA, SCALES, ZEROS, Blocks, Channels
 from isoform.exporters.onnx.graph import MICROSOFT, Graph, Value, matrix
+from isoform.exporters.onnx.operators.experts import biases_in_turn, in_turn, one_kernel
 from isoform.exporters.onnx.operators.operands import Lowering, Types
 from isoform.exporters.onnx.operators.registry import ATEN
 from isoform.exporters.tracing import Type
+from isoform.reference.modules.ops import ExpertArguments
 from isoform.reference.names import ROUTER
 
 TOKENS = "embed.weight"
@@ -59,14 +63,29 @@ def block_tables(body: Blocks, last: Blocks, head: str, base: Mapping[str, Lower
         settings = {"bits": form.bits, "block_size": form.size, "gather_axis": 0, "quantize_axis": 1}
         return graph.op("GatherBlockQuantized", inputs, *out, domain=MICROSOFT, attributes=settings)[0]
 
-    return {**base, "aten::embedding": embedding, "aten::linear": linear}
+    def experts(graph: Graph, out: Types, *arguments: Any) -> Value:
+        a = ExpertArguments[Value](*arguments)
+        if not all(_fits(graph, weight, body) for weight in (a.gate, a.up, a.down)):
+            plain: Value = base["isoform::routed_experts"](graph, out, *arguments)
+            return plain
+        first, second = ([_stack(graph, w, body, part) for w in (a.gate, a.up)] for part in (DATA, SCALES))
+        weights = [in_turn(graph, *first), in_turn(graph, *second), biases_in_turn(graph, a)]
+        weights += [_stack(graph, a.down, body, DATA), _stack(graph, a.down, body, SCALES), a.down_bias]
+        if body.asymmetric:
+            zeros = [_stack(graph, w, body, ZEROS) for w in (a.gate, a.up, a.down)]
+            weights += [None, None, None, in_turn(graph, *zeros[:2]), zeros[2]]
+        settings = {"expert_weight_bits": body.bits, "block_size": body.size, "accuracy_level": INT8_ACTIVATIONS}
+        return one_kernel(graph, out, a, "QMoE", weights, settings)
+
+    return {**base, "aten::embedding": embedding, "aten::linear": linear, "isoform::routed_experts": experts}
 
 
 def byte_tables(head: str, base: Mapping[str, Lowering], fused: bool) -> dict[str, Lowering]:
     """Weights and activations of 8 bits: each row of activations (B, T, C) gets its scale when it comes.
 
     `fused` takes ONNX Runtime's kernel that multiplies by the scales of the weight as well. A table of tokens is in
-    blocks there, and so is the `head` that shares it, from the same bytes; otherwise such a table stays as it is.
+    blocks there, and so is the `head` that shares it, from the same bytes; otherwise such a table stays as it is. So do
+    experts: the kernel takes those in blocks, and rounds activations by blocks; without it they stay in float.
     """
     form = Channels()
     blocks = block_tables(Blocks(8), Blocks(8), head, base)
@@ -93,7 +112,8 @@ def byte_tables(head: str, base: Mapping[str, Lowering], fused: bool) -> dict[st
             return blocks["aten::embedding"](graph, out, weight, ids, *rest)
         return ATEN["embedding"](graph, out, weight, ids, *rest)
 
-    return {**base, "aten::embedding": embedding, "aten::linear": linear}
+    table: dict[str, Lowering] = {**base, "aten::embedding": embedding, "aten::linear": linear}
+    return {**table, "isoform::routed_experts": blocks["isoform::routed_experts"]} if fused else table
 
 
 def _bytes(graph: Graph, x: Value) -> tuple[Value, Value]:
@@ -112,6 +132,15 @@ def _bytes(graph: Graph, x: Value) -> tuple[Value, Value]:
     total = graph.one("ReduceSum", (small, axis), rows, keepdims=1)
     nothing = graph.one("Sub", (total, total), rows)
     return bytes_, graph.one("Add", (most, nothing), rows)
+
+
+def _stack(graph: Graph, weight: Value, form: Blocks, part: str) -> Value:
+    """A part of a stack of matrices (E, rows, columns), as (E, rows, ...)."""
+    count, rows, columns = weight.type.shape
+    assert isinstance(count, int) and isinstance(rows, int) and isinstance(columns, int)
+    blocks = columns // form.size
+    widths = {DATA: columns * form.bits // 8, SCALES: blocks, ZEROS: -(-blocks * form.bits // 8)}
+    return graph.part(weight, form, part, (count, rows, widths[part]))
 
 
 def _is_table(weight: Value) -> bool:

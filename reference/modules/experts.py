@@ -13,36 +13,53 @@ from isoform.reference.modules.layers import Linear
 
 
 class Stacked(nn.Module):
-    """The matrices of all experts in one tensor, (experts, out, in)."""
+    """The matrices of all experts in one tensor, (experts, out, in), and their biases (experts, out)."""
 
-    def __init__(self, count: int, inputs: int, outputs: int) -> None:
+    def __init__(self, count: int, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(count, outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(count, outputs)) if bias else None
 
 
 class Experts(nn.Module):
     """Gate, up and down of every expert."""
 
-    def __init__(self, count: int, dim: int, hidden: int) -> None:
+    def __init__(self, count: int, dim: int, hidden: int, bias: bool = False) -> None:
         super().__init__()
-        self.gate, self.up = Stacked(count, dim, hidden), Stacked(count, dim, hidden)
-        self.down = Stacked(count, hidden, dim)
+        self.gate, self.up = Stacked(count, dim, hidden, bias), Stacked(count, dim, hidden, bias)
+        self.down = Stacked(count, hidden, dim, bias)
 
 
 class RoutedMLP(nn.Module):
-    """A router that scores the experts for each token, and gated MLPs with SiLU, of which the best `used` are added.
+    """A router that scores the experts for each token, and gated MLPs, of which the best `used` are added.
 
-    `normalize`: the weights of those add up to 1.
+    `normalize`: the weights of those add up to 1. `bias`: of the router and of every matrix. The gate is
+    g * sigmoid(alpha * g) * (u + shift), of values cut at `limit` (0: none).
     """
 
-    def __init__(self, dim: int, hidden: int, count: int, used: int, normalize: bool) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        count: int,
+        used: int,
+        normalize: bool,
+        *,
+        bias: bool = False,
+        alpha: float = 1.0,
+        shift: float = 0.0,
+        limit: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.router = Linear(dim, count, False)
-        self.experts = Experts(count, dim, hidden)
+        self.router = Linear(dim, count, bias)
+        self.experts = Experts(count, dim, hidden, bias)
         self.used, self.normalize = used, normalize
+        self.alpha, self.shift, self.limit = alpha, shift, limit
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: x (B, T, C) -> (B, T, C)."""
-        matrices = self.experts.gate.weight, self.experts.up.weight, self.experts.down.weight
-        y: Tensor = ops.routed_experts(x, self.router(x), *matrices, self.used, int(self.normalize))
+        stacks = self.experts.gate, self.experts.up, self.experts.down
+        matrices, biases = (stack.weight for stack in stacks), (stack.bias for stack in stacks)
+        settings = self.used, int(self.normalize), self.alpha, self.shift, self.limit
+        y: Tensor = ops.routed_experts(x, self.router(x), *matrices, *biases, *settings)
         return y

@@ -93,42 +93,6 @@ def partial_rotary(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     return torch.cat((rotated, each[..., count:]), -1).flatten(-2)
 
 
-@semantic
-def routed_experts(
-    x: Tensor, scores: Tensor, gate: Tensor, up: Tensor, down: Tensor, used: int, normalize: int
-) -> Tensor:
-    """For each token the gated MLPs of the `used` experts with the highest scores, added by the softmax of the scores.
-
-    The softmax is over all experts, in float32 or wider; with `normalize` the weights of the chosen ones are divided by
-    their sum. Each expert is down @ (silu(gate @ x) * (up @ x)).
-
-    Shapes: x (B, T, C), scores (B, T, E), gate and up (E, I, C), down (E, C, I) -> (B, T, C).
-    """
-    return _branch(_routed)(x, scores, gate, up, down, used, normalize)
-
-
-def _routed(x: Tensor, scores: Tensor, gate: Tensor, up: Tensor, down: Tensor, used: int, normalize: int) -> Tensor:
-    """Each expert that is taken, over its tokens. A tensor without data takes none, and only has a shape."""
-    tokens = x.flatten(0, 1)
-    y = torch.zeros_like(tokens)
-    if not x.is_meta:
-        wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
-        chances = torch.softmax(scores.flatten(0, 1), -1, dtype=wide)
-        weights, chosen = chances.topk(used, -1)
-        if normalize != 0:
-            weights = weights / weights.sum(-1, keepdim=True)
-        weights = weights.to(x.dtype)
-        taken = torch.bincount(chosen.flatten(), minlength=gate.shape[0]).nonzero()
-        for n in range(taken.shape[0]):
-            expert = int(taken[n])
-            found = (chosen == expert).nonzero()
-            rows, ranks = found[:, 0], found[:, 1]
-            part = tokens[rows]
-            inner = F.silu(F.linear(part, gate[expert])) * F.linear(part, up[expert])
-            y.index_add_(0, rows, F.linear(inner, down[expert]) * weights[rows, ranks].unsqueeze(-1))
-    return y.unflatten(0, x.shape[:2])
-
-
 _T = TypeVar("_T")
 
 
@@ -174,6 +138,81 @@ def _takes(arguments: type[tuple[Any, ...]]) -> Callable[[_F], Callable[..., Any
         return call
 
     return decorate
+
+
+class ExpertArguments(NamedTuple, Generic[_T]):
+    """What `routed_experts` takes, in order.
+
+    Shapes: x (B, T, C), scores (B, T, E), gate and up (E, I, C), down (E, C, I), their biases (E, I), (E, I) and (E, C)
+    or None. `limit`: what is activated is at most that, and what it gates at most that far from 0; 0 means none.
+    """
+
+    x: _T
+    scores: _T
+    gate: _T
+    up: _T
+    down: _T
+    gate_bias: _T | None
+    up_bias: _T | None
+    down_bias: _T | None
+    used: int
+    normalize: int
+    alpha: float
+    shift: float
+    limit: float
+
+
+@semantic
+@_takes(ExpertArguments)
+def routed_experts(a: ExpertArguments[Tensor]) -> Tensor:
+    """For each token the gated MLPs of the `used` experts with the highest scores, added by the softmax of the scores.
+
+    The softmax is over all experts, in float32 or wider; with `normalize` the weights of the chosen ones are divided by
+    their sum, which is the softmax over the chosen alone. Each expert is down @ (g * sigmoid(alpha * g) * (u + shift)),
+    for g = gate @ x and u = up @ x: alpha 1 and shift 0 are a SiLU's gate.
+    """
+    return _branch(_routed)(*a)
+
+
+def _routed(
+    x: Tensor,
+    scores: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    down_bias: Tensor | None,
+    used: int,
+    normalize: int,
+    alpha: float,
+    shift: float,
+    limit: float,
+) -> Tensor:
+    """Each expert that is taken, over its tokens. A tensor without data takes none, and only has a shape."""
+    tokens = x.flatten(0, 1)
+    y = torch.zeros_like(tokens)
+    if not x.is_meta:
+        wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
+        chances = torch.softmax(scores.flatten(0, 1), -1, dtype=wide)
+        weights, chosen = chances.topk(used, -1)
+        if normalize != 0:
+            weights = weights / weights.sum(-1, keepdim=True)
+        weights = weights.to(x.dtype)
+        taken = torch.bincount(chosen.flatten(), minlength=gate.shape[0]).nonzero()
+        for n in range(taken.shape[0]):
+            expert = int(taken[n])
+            found = (chosen == expert).nonzero()
+            rows, ranks = found[:, 0], found[:, 1]
+            part = tokens[rows]
+            g = F.linear(part, gate[expert], None if gate_bias is None else gate_bias[expert])
+            u = F.linear(part, up[expert], None if up_bias is None else up_bias[expert])
+            if limit > 0:
+                g, u = g.clamp(max=limit), u.clamp(min=-limit, max=limit)
+            inner = (F.silu(g) if alpha == 1 else g * torch.sigmoid(alpha * g)) * (u if shift == 0 else u + shift)
+            z = F.linear(inner, down[expert], None if down_bias is None else down_bias[expert])
+            y.index_add_(0, rows, z * weights[rows, ranks].unsqueeze(-1))
+    return y.unflatten(0, x.shape[:2])
 
 
 @semantic

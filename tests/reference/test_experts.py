@@ -16,12 +16,19 @@ from torch import Tensor
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.exporters.onnx import Options
+from isoform.exporters.onnx.external import write_weights
+from isoform.exporters.onnx.translate import translate
+from isoform.exporters.onnx.types import onnx_type
 from isoform.exporters.tracing import trace
 from isoform.reference.model import open_model
 from isoform.reference.modules import ops
 from isoform.reference.modules.experts import RoutedMLP
+from isoform.reference.rules import Rename
 from isoform.reference.text.qwen3_moe import Qwen3MoeConfig, plan
+from isoform.reference.weights import Weight
+from isoform.runtimes.backends.onnxruntime.graph_file import FOLDER_KEY, exact
 from isoform.signature import BATCH, LENGTH, Port, Signature
+from isoform.validators.levels.packed import held_weights
 from tests.exports import exported, file_of
 from tests.oracle import tiny
 
@@ -59,9 +66,90 @@ def test_each_token_takes_the_experts_with_the_highest_scores(
     used = min(used, count)
     x, scores = drawn(batch, length, 5, seed=seed), drawn(batch, length, count, seed=seed + 1)
     matrices = drawn(count, 4, 5, seed=2), drawn(count, 4, 5, seed=3), drawn(count, 5, 4, seed=4)
-    found = ops.routed_experts(x, scores, *matrices, used, int(normalize))
+    found = ops.routed_experts(x, scores, *matrices, None, None, None, used, int(normalize), 1.0, 0.0, 0.0)
     expected = one_by_one(x.flatten(0, 1), scores.flatten(0, 1), matrices, used, normalize).view_as(x)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+# ------------------------------------------------------------------ with biases, and values that are cut
+def gpt_oss(count: int = 6, used: int = 3) -> tuple[RoutedMLP, Tensor, Tensor]:
+    """GptOssMLP's weights in ours, an input that is cut at the limit, and what transformers makes of it."""
+    from transformers.models.gpt_oss.configuration_gpt_oss import GptOssConfig
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_local_experts": count, "num_experts_per_tok": used}
+    theirs = GptOssMLP(GptOssConfig(**sizes, swiglu_limit=2.0, swiglu_alpha=1.702)).eval()
+    with torch.no_grad():
+        for n, parameter in enumerate(theirs.parameters()):
+            parameter.copy_(drawn(*parameter.shape, seed=n) * (0.5 if parameter.dim() == 2 else 0.3))
+    mlp = RoutedMLP(32, 64, count, used, True, bias=True, alpha=1.702, shift=1.0, limit=2.0)
+    stored = dict(theirs.named_parameters())
+    both, biases = stored["experts.gate_up_proj"].transpose(1, 2), stored["experts.gate_up_proj_bias"]
+    ours = {
+        "router.weight": stored["router.weight"],
+        "router.bias": stored["router.bias"],
+        "experts.gate.weight": both[:, ::2],
+        "experts.gate.bias": biases[:, ::2],
+        "experts.up.weight": both[:, 1::2],
+        "experts.up.bias": biases[:, 1::2],
+        "experts.down.weight": stored["experts.down_proj"].transpose(1, 2),
+        "experts.down.bias": stored["experts.down_proj_bias"],
+    }
+    mlp.load_state_dict({name: tensor.detach().contiguous() for name, tensor in ours.items()})
+    x = drawn(2, 9, 32, seed=50).float()
+    with torch.no_grad():
+        return mlp, x, theirs(x)[0]
+
+
+def in_memory(name: str, tensor: Tensor) -> Weight:
+    return Weight(
+        tuple(tensor.shape),
+        "F32",
+        lambda: tensor,
+        lambda start, stop: tensor[start:stop],
+        lambda: None,
+        source=None,
+        keys=(name,),
+        rule=Rename(name, name),
+    )
+
+
+def test_biases_and_cut_gates_are_those_of_gpt_oss() -> None:
+    mlp, x, wanted = gpt_oss()
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), wanted, rtol=1e-5, atol=1e-5)
+        mlp.limit = 0.0
+        assert not torch.allclose(mlp(x), wanted, atol=1e-2)  # otherwise nothing is cut here
+
+
+@pytest.mark.parametrize("kind", ["f32", "f32-portable", "int8", "q8_0", "q4_0", "q4a-16", "q8a-16"])
+def test_a_graph_of_biases_and_cut_gates_is_that_of_gpt_oss(kind: str, tmp_path: Path) -> None:
+    """A batch, and a token, for which the portable graph reads the chosen matrices alone."""
+    mlp, x, wanted = gpt_oss()
+    signature = Signature((Port("x", "float", (BATCH, LENGTH, 32)),), (Port("y", "float", (BATCH, LENGTH, 32)),))
+    held = {name: parameter.detach() for name, parameter in mlp.named_parameters()}
+    with torch.device("meta"):
+        traced = RoutedMLP(32, 64, 6, 3, True, bias=True, alpha=1.702, shift=1.0, limit=2.0)
+    table = onnx_type(kind).lowerings("")
+    graph, parameters = translate(trace(traced, signature, torch.float32), signature, torch.float32, {}, table)
+    weights = {name: in_memory(name, tensor) for name, tensor in held.items()}
+    write_weights(graph, parameters, weights, tmp_path / "g.onnx_data", tmp_path, lambda *_: None)
+    (tmp_path / "g.onnx").write_bytes(graph.SerializeToString())
+    packed = held_weights(tmp_path / "g.onnx")
+    quantized = {name for name, weight in packed.items() if weight.bits}  # the router too: it is in no layer here
+    assert quantized == (set() if kind.startswith("f32") else {name for name in held if name.endswith("weight")})
+    with torch.no_grad():
+        for name, parameter in mlp.named_parameters():
+            if name in quantized:
+                parameter.copy_(torch.from_numpy(packed[name].rows(0, len(parameter))))
+        wanted = mlp(x) if quantized else wanted
+    source = exact(tmp_path / "g.onnx") or (tmp_path / "g.onnx").read_bytes()
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(FOLDER_KEY, str(tmp_path))
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    for part, made in ((x, wanted), (x[:1, :1], wanted[:1, :1])):
+        found = torch.from_numpy(session.run(None, {"x": part.numpy()})[0])
+        torch.testing.assert_close(found, made, rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------ in graphs

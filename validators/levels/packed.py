@@ -1,7 +1,7 @@
 """Quantized weights in an ONNX graph, read back by the operators' documentation and not by the code that wrote them.
 
-https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md: MatMulNBits and GatherBlockQuantized hold
-blocks of a row, MatMulIntegerToFloat and MatMulInteger bytes of a turned matrix. Weights that are in blocks of 32
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md: MatMulNBits, GatherBlockQuantized and QMoE
+hold blocks of a row, MatMulIntegerToFloat and MatMulInteger bytes of a turned matrix. Weights that are in blocks of 32
 without zeros must be ggml's Q4_0 or Q8_0 bit for bit; others may be off by half a step, or at the ends by one.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ LEVEL = "weights"
 PIECE = 2**20  # elements compared at a time
 TURNED = {"MatMulIntegerToFloat": (1, 3), "MatMulInteger": (1, None)}  # which inputs are data and scales
 BLOCKS = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}  # and zeros
+EXPERTS = ((2, 3, 11), (5, 6, 12))
+"""The same of QMoE, for what rises (gate and up, whose rows come in turn) and what falls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,11 @@ class PackedWeight:
             part = np.asarray(self.data[:, start:stop].T, np.float32) - np.float32(128)
             return part * self.scales[start:stop, None].astype(np.float32)
         scales = self.scales[start:stop].astype(np.float32)
-        values = _integers(self.data[start:stop], self.bits).reshape(*scales.shape, self.block)
+        values = self._held(start, stop).reshape(*scales.shape, self.block)
         zeros: Any = np.float32(2 ** (self.bits - 1))
         if self.zeros is not None:
-            zeros = _integers(self.zeros[start:stop], self.bits)[:, : scales.shape[1], None]
-        return ((values - zeros) * scales[..., None]).reshape(len(scales), -1)
+            zeros = _integers(self.zeros[start:stop], self.bits)[..., : scales.shape[-1], None]
+        return ((values - zeros) * scales[..., None]).reshape(*scales.shape[:-1], -1)
 
     def steps(self, start: int, stop: int) -> NDArray[np.float32]:
         """How far apart the values lie that can be held, for every value of some rows."""
@@ -70,26 +73,31 @@ class PackedWeight:
 
         assert self.scales is not None
         scales = np.abs(self.scales[start:stop].astype(np.float32))
-        return np.repeat(scales, self.block, 1) if self.block else scales[:, None]
+        return np.repeat(scales, self.block, -1) if self.block else scales[:, None]
 
     def at_an_end(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Which values of some rows are held as the smallest or the largest integer."""
         if not self.block:
             integers = _integers(self.data[:, start:stop].T, 8)
         else:
-            integers = _integers(self.data[start:stop], self.bits)
+            integers = self._held(start, stop)
         ends: NDArray[np.bool_] = (integers == 0) | (integers == 2**self.bits - 1)
         return ends
+
+    def _held(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The integers of some rows in blocks, or of some matrices of a stack."""
+        assert self.scales is not None
+        rows = self.scales[start:stop].shape[:-1]
+        return _integers(self.data[start:stop].reshape(*rows, -1), self.bits)
 
 
 def _integers(packed: NDArray[Any], bits: int) -> NDArray[np.float32]:
     """Rows of bytes, or of two 4-bit integers each, the first in the low half."""
     import numpy as np
 
-    flat = packed.reshape(len(packed), -1)
     if bits == 4:
-        flat = np.stack((flat & 15, flat >> 4), -1).reshape(len(flat), -1)
-    return flat.astype(np.float32)
+        packed = np.stack((packed & 15, packed >> 4), -1).reshape(*packed.shape[:-1], -1)
+    return packed.astype(np.float32)
 
 
 def held_weights(path: Path) -> dict[str, PackedWeight]:
@@ -112,8 +120,23 @@ def held_weights(path: Path) -> dict[str, PackedWeight]:
         parts.add(name)
         return _read(path, tensors[name])
 
+    makers = {name: node for node in nodes(graph) for name in node.output}
+
+    def stored(name: str) -> list[str]:
+        """The weights that a value is put together from."""
+        if not name or name in tensors:
+            return [name] if name and ".weight" in name else []
+        return [found for other in makers[name].input for found in stored(other)]
+
     for node in nodes(graph):
         settings = {attribute.name: attribute.i for attribute in node.attribute}
+        for places in EXPERTS if node.op_type == "QMoE" else ():
+            parts_of = ([*map(read, stored(node.input[n]))] if n < len(node.input) else [] for n in places)
+            names = stored(node.input[places[0]])
+            for name, data, scales, zeros in zip_longest(names, *parts_of):
+                result[_weight(name)] = PackedWeight(
+                    data, settings["expert_weight_bits"], settings["block_size"], scales, zeros
+                )
         if node.op_type in BLOCKS:
             data, scales, zeros = (node.input[n] if n < len(node.input) else "" for n in BLOCKS[node.op_type])
             result[_weight(scales)] = PackedWeight(
@@ -249,12 +272,17 @@ def imitate_held(
             rows = len(parameter) if parameter.dim() else 1
             parameter.data = torch.from_numpy(held[name].rows(0, rows).copy()).view(parameter.shape)
             if held[name].bits:
-                blocks[id(parameter)] = parameter.shape[-1] if held[name].by_row else held[name].block
+                blocks[_key(parameter)] = parameter.shape[-1] if held[name].by_row else held[name].block
     return (lambda row: run_alone(model, module, row)), rounded_activations(blocks)
 
 
+def _key(weight: torch.Tensor) -> int:
+    """What a matrix and the stack that it is taken from have in common: where the memory of their tensor begins."""
+    return weight.untyped_storage().data_ptr()
+
+
 def rounded_activations(blocks: Mapping[int, int]) -> AbstractContextManager[Any]:
-    """Round the factor of every matrix in `blocks` (id of the parameter -> its block, 0 for the whole tensor)."""
+    """Round the factor of every matrix in `blocks` (its `_key` -> its block, 0 for the whole tensor)."""
     import torch
     import torch.nn.functional as F
     from torch.overrides import TorchFunctionMode
@@ -271,8 +299,8 @@ def rounded_activations(blocks: Mapping[int, int]) -> AbstractContextManager[Any
 
     class ByteActivations(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if function is F.linear and id(args[1]) in blocks:
-                args = (rounded(args[0], blocks[id(args[1])]), *args[1:])
+            if function is F.linear and (key := _key(args[1])) in blocks:
+                args = (rounded(args[0], blocks[key]), *args[1:])
             return function(*args, **(kwargs or {}))
 
     return ByteActivations()

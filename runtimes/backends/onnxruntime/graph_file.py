@@ -26,20 +26,20 @@ def is_larger(path: Path, most: int) -> bool:
 def exact(path: Path) -> bytes | None:
     """The graph with the input of every quantized layer left in float, or None where that changes nothing.
 
-    The kernel of weights in blocks quantizes its input as well, for speed; without the permission it does not. Products
-    of bytes become products of floats, but for those in branches.
+    The kernel of weights in blocks quantizes its input as well, for speed; without the permission it does not, but for
+    experts of 8 bits, which become floats. Products of bytes become products of floats, but for those in branches.
     """
     graph = _read(path)
     permissions = [
         (node, attribute)
         for node in (nodes(graph.graph) if graph else ())
-        if node.op_type == "MatMulNBits"
+        if node.op_type in ("MatMulNBits", "QMoE")
         for attribute in node.attribute
         if attribute.name == "accuracy_level" and attribute.i
     ]
     for node, attribute in permissions:
         node.attribute.remove(attribute)
-    products = graph is not None and _multiply_floats(graph.graph)
+    products = graph is not None and (_multiply_floats(graph.graph) | _float_experts(graph.graph))
     return graph.SerializeToString() if permissions or products else None
 
 
@@ -100,6 +100,64 @@ def _multiply_floats(graph: Any) -> bool:
         return False
     del graph.node[:]
     graph.node.extend(_needed(found, {value.name for value in graph.output}))
+    return True
+
+
+def _float_experts(graph: Any) -> bool:
+    """Put MoE over floats in the place of every QMoE of 8 bits; False where there is none.
+
+    The matrices are (integer - 128) * scale for each block, or less their own zero.
+    """
+    import numpy as np
+    from onnx import AttributeProto, TensorProto, numpy_helper
+    from onnx.helper import get_attribute_value, make_node
+
+    found: list[Any] = []
+    constants: dict[str, Any] = {}
+    for node in graph.node:
+        settings = {a.name: get_attribute_value(a) for a in node.attribute if a.type != AttributeProto.GRAPH}
+        if node.op_type != "QMoE" or settings["expert_weight_bits"] != 8:
+            found.append(node)
+            continue
+        layer = re.sub(r"\.QMoE(\.\d+)?$", "", node.name)
+        given = [*node.input, *[""] * (13 - len(node.input))]
+        size = settings["block_size"]
+        constants |= {
+            "exact.middle": np.float32(128),
+            "exact.last": np.array([-1], np.int64),
+            f"exact.blocks.{size}": np.array([0, 0, -1, size], np.int64),
+            "exact.rows": np.array([0, 0, -1], np.int64),
+        }
+        matrices = []
+        for n, (data, scales, zeros) in enumerate(((given[2], given[3], given[11]), (given[5], given[6], given[12]))):
+            step = [f"{layer}.Exact.{9 * n + m}" for m in range(9)]
+            found += [
+                make_node("Cast", [data], [step[0]], name=step[0], to=TensorProto.FLOAT),
+                make_node("Reshape", [step[0], f"exact.blocks.{size}"], [step[1]], name=step[1]),
+                make_node("Cast", [scales], [step[2]], name=step[2], to=TensorProto.FLOAT),
+                make_node("Unsqueeze", [step[2], "exact.last"], [step[3]], name=step[3]),
+                make_node("Mul", [step[6], step[3]], [step[7]], name=step[7]),
+                make_node("Reshape", [step[7], "exact.rows"], [step[8]], name=step[8]),
+            ]
+            middle = "exact.middle"
+            if zeros:
+                found[-4:-4] = [
+                    make_node("Cast", [zeros], [step[4]], name=step[4], to=TensorProto.FLOAT),
+                    make_node("Unsqueeze", [step[4], "exact.last"], [step[5]], name=step[5]),
+                ]
+                middle = step[5]
+            found[-2:-2] = [make_node("Sub", [step[1], middle], [step[6]], name=step[6])]
+            matrices.append(step[8])
+        inputs = [*given[:2], matrices[0], given[4], matrices[1], given[7]]
+        while not inputs[-1]:
+            inputs.pop()
+        kept = {k: v for k, v in settings.items() if k not in ("expert_weight_bits", "block_size", "accuracy_level")}
+        found.append(make_node("MoE", inputs, node.output, name=node.name, domain=node.domain, **kept))
+    if not constants:
+        return False
+    del graph.node[:]
+    graph.node.extend(found)
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
     return True
 
 
