@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from isoform.reference.modules.attention import Attention
+from isoform.reference.modules.experts import RoutedMLP
 from isoform.reference.modules.layers import GatedMLP, Linear, MergedMLP
 from isoform.reference.names import HEAD, ROUTER
 from isoform.runtimes.backends.torch.asked import asked
+from isoform.runtimes.backends.torch.experts import PackedRoutedMLP
 from isoform.runtimes.backends.torch.linear import HEADS, LAYERS, PackedLinear
 from isoform.runtimes.backends.torch.operations import CURVES, gated
 
@@ -80,7 +82,8 @@ class Head(nn.Module):
 def pack(module: nn.Module, form: str) -> set[str]:
     """Replace the linear layers in place by those of a form -> the parameters that went.
 
-    The matrix of a router stays, and so does what is no linear layer of its own: experts, convolutions, tables.
+    The matrix of a router stays, and so does what is no linear layer of its own: convolutions, tables. Experts are
+    packed one by one.
     """
     gone: dict[nn.Module, nn.Module] = {}
     names: set[str] = set()
@@ -105,6 +108,9 @@ def pack(module: nn.Module, form: str) -> set[str]:
             name = f"{prefix}{leaf}"
             if child in gone:
                 owner._modules[leaf] = gone[child]
+            elif type(child) is RoutedMLP:
+                put(prefix, owner, leaf, PackedRoutedMLP(child, LAYERS[form]))
+                names.difference_update(f"{name}.router.{kept}" for kept, _ in child.router.named_parameters())
             elif (mlp := _gated(child, LAYERS[form])) is not None:
                 put(prefix, owner, leaf, mlp)
             elif type(child) in (Linear, nn.Linear) and not f".{name}.weight".endswith(ROUTER):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,9 +12,11 @@ import torch
 from isoform.errors import BackendUnavailable, InputError
 from isoform.reference.model import open_model
 from isoform.reference.modules import ops
+from isoform.reference.modules.experts import RoutedMLP
 from isoform.reference.modules.layers import ACTIVATIONS, Linear
 from isoform.runtimes.backends.torch import rounding, session, spread
 from isoform.runtimes.backends.torch.attention import BlockAttention, in_place
+from isoform.runtimes.backends.torch.experts import PackedRoutedMLP
 from isoform.runtimes.backends.torch.linear import (
     LAYERS,
     Int4WeightLinear,
@@ -137,12 +139,41 @@ def test_layers_that_read_one_input_become_one_product() -> None:
     assert not [name for name, p in module.named_parameters() if p.dim() == 2 and name != "embed.weight"]
 
 
-def test_the_matrix_that_scores_experts_and_those_of_experts_stay() -> None:
+def test_experts_are_packed_and_the_matrix_that_scores_them_stays() -> None:
     module = open_model(tiny("qwen3_moe")).module(DTYPE)
-    pack(module, "int8")
+    before = {name for name, _ in module.named_parameters()}
+    gone = pack(module, "int8")
     kept = {name for name, parameter in module.named_parameters() if parameter.dim() >= 2}
-    assert any(name.endswith("router.weight") for name in kept)
-    assert any("experts" in name for name in kept)
+    assert kept == {"embed.weight", *(name for name in before if name.endswith("router.weight"))}
+    assert gone == {name for name in before if "norm" not in name} - kept
+
+
+class Counted(PackedLinear):
+    """A float layer that notes how many rows it multiplied."""
+
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.held = weight.detach().clone()
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        return torch.nn.functional.linear(x, self.held, self.added)
+
+
+@pytest.mark.parametrize("length", [1, 2, 23])
+@pytest.mark.parametrize("settings", [{}, {"bias": True, "alpha": 1.702, "shift": 1.0, "limit": 0.5}])
+def test_packed_experts_multiply_the_rows_that_take_them(length: int, settings: dict[str, Any]) -> None:
+    """The numbers are those of the operation, whose body is compared with transformers'."""
+    mlp = RoutedMLP(16, 24, 7, 3, True, **settings).requires_grad_(False)
+    for n, parameter in enumerate(mlp.parameters()):
+        parameter.copy_(random(*parameter.shape, seed=n) * 0.3)
+    x = random(2, length, 16, seed=40) if length > 1 else random(1, 1, 16, seed=40)
+    Counted.seen.clear()
+    with torch.inference_mode():
+        torch.testing.assert_close(PackedRoutedMLP(mlp, Counted)(x), mlp(x), rtol=1e-5, atol=1e-6)
+    assert sum(Counted.seen) == 2 * 3 * x.shape[0] * length  # gate with up, and down
 
 
 @bf16
@@ -241,7 +272,7 @@ def test_padding_changes_nothing(form: str) -> None:
     assert_near(both[1:, :7], alone, STEPS)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3_b", "gpt2", "whisper", "qwen3_moe", "deberta"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_b", "gpt2", "whisper", "mixtral", "deberta"])
 @pytest.mark.parametrize("form", ["bf16", "int8"])
 def test_other_layers_are_near_float32_too(name: str, form: str) -> None:
     """Softcaps and windows, encoder states, experts, and attention by distance."""
