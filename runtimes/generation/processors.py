@@ -86,25 +86,28 @@ def processors(
 
 
 def warpers(c: GenerationConfig) -> list[Processor]:
-    """What shapes the distribution that is sampled from, in transformers' order."""
+    """What shapes the distribution that is sampled from, in transformers' order.
+
+    Each leaves `least` tokens, where it takes that: the best ones.
+    """
     chain: list[Processor] = []
+    least = 1 if c.num_beams == 1 else len(c.eos_token_id or (0,)) + 1  # beams need one more than can end them
     if c.temperature not in (None, 1.0):
         chain.append(temperature(_positive("temperature", c.temperature)))
     if c.top_h is not None:
         chain.append(top_h(_within("top_h", c.top_h)))
     if c.top_k:
-        # Beams need one token more than can end them.
-        chain.append(top_k(c.top_k if c.num_beams == 1 else max(c.top_k, len(c.eos_token_id or (0,)) + 1)))
+        chain.append(top_k(max(c.top_k, least)))
     if c.top_p is not None and c.top_p < 1:
-        chain.append(top_p(_within("top_p", c.top_p)))
+        chain.append(top_p(_within("top_p", c.top_p), least))
     if c.min_p is not None:
-        chain.append(min_p(_within("min_p", c.min_p)))
+        chain.append(min_p(_within("min_p", c.min_p), least))
     if c.typical_p is not None and c.typical_p < 1:
-        chain.append(typical(_within("typical_p", c.typical_p)))
+        chain.append(typical(_within("typical_p", c.typical_p), least))
     if c.epsilon_cutoff:
-        chain.append(epsilon_cutoff(_within("epsilon_cutoff", c.epsilon_cutoff)))
+        chain.append(epsilon_cutoff(_within("epsilon_cutoff", c.epsilon_cutoff), least))
     if c.eta_cutoff:
-        chain.append(eta_cutoff(_within("eta_cutoff", c.eta_cutoff)))
+        chain.append(eta_cutoff(_within("eta_cutoff", c.eta_cutoff), least))
     return chain
 
 
@@ -269,13 +272,13 @@ def top_k(k: int) -> Processor:
     return apply
 
 
-def top_p(p: float) -> Processor:
+def top_p(p: float, least: int = 1) -> Processor:
     """Keep the smallest set of best tokens whose probability reaches p."""
 
     def apply(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
         order = np.argsort(scores, kind="stable")
         drop = np.cumsum(softmax(scores[order]), dtype=np.float32) <= np.float32(1 - p)
-        drop[-1] = False
+        drop[-least:] = False
         mask = np.empty_like(drop)
         mask[order] = drop
         return _mask(scores, mask)
@@ -283,19 +286,19 @@ def top_p(p: float) -> Processor:
     return apply
 
 
-def min_p(p: float) -> Processor:
+def min_p(p: float, least: int = 1) -> Processor:
     """Drop what is less probable than p times the best."""
 
     def apply(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
         probabilities = softmax(scores)
         drop = probabilities < np.float32(p) * probabilities.max()
-        drop[probabilities.argmax()] = False
+        drop[np.argsort(-probabilities, kind="stable")[:least] if least > 1 else probabilities.argmax()] = False
         return _mask(scores, drop)
 
     return apply
 
 
-def typical(mass: float) -> Processor:
+def typical(mass: float, least: int = 1) -> Processor:
     """Keep the tokens whose surprise is nearest to the entropy, up to `mass` of probability (arXiv:2202.00666)."""
 
     def apply(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -307,23 +310,23 @@ def typical(mass: float) -> Processor:
         cumulative = np.cumsum(softmax(scores[order]), dtype=np.float32)
         last = min(int((cumulative < np.float32(mass)).sum()), len(scores) - 1)
         drop = shift > shift[order[last]]
-        drop[order[0]] = False
+        drop[order[:least]] = False
         return _mask(scores, drop)
 
     return apply
 
 
-def epsilon_cutoff(epsilon: float) -> Processor:
+def epsilon_cutoff(epsilon: float, least: int = 1) -> Processor:
     """Drop what is less probable than epsilon, except the best."""
-    return lambda ids, scores: _mask(scores, (softmax(scores) < np.float32(epsilon)) & (scores < scores.max()))
+    return lambda ids, scores: _mask(scores, (softmax(scores) < np.float32(epsilon)) & _below_best(scores, least))
 
 
-def eta_cutoff(epsilon: float) -> Processor:
+def eta_cutoff(epsilon: float, least: int = 1) -> Processor:
     """Drop what is less probable than a bound that falls with the entropy, except the best (arXiv:2210.15191)."""
 
     def apply(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
         eta = min(np.float32(epsilon), np.sqrt(np.float32(epsilon)) * np.exp(-_entropy(scores)))
-        return _mask(scores, (softmax(scores) < eta) & (scores < scores.max()))
+        return _mask(scores, (softmax(scores) < eta) & _below_best(scores, least))
 
     return apply
 
@@ -343,6 +346,13 @@ def top_h(share: float) -> Processor:
         return _mask(scores, mask)
 
     return apply
+
+
+def _below_best(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+    """Which scores are less than the `count` best."""
+    count = min(count, len(scores))
+    below: NDArray[np.bool_] = scores < (scores.max() if count == 1 else np.partition(scores, -count)[-count])
+    return below
 
 
 def _entropy(scores: NDArray[np.float32]) -> np.float32:

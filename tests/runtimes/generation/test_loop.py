@@ -185,6 +185,41 @@ def test_logits_are_processed_as_transformers_does(config: dict[str, Any], new: 
             np.testing.assert_allclose(ours, expected, **SCORES)
 
 
+WARPERS: list[dict[str, Any]] = [
+    {"temperature": 1.4},
+    {"top_h": 0.6},
+    {"top_k": 12},
+    {"top_p": 0.8},
+    {"min_p": 0.05},
+    {"typical_p": 0.7},
+    {"epsilon_cutoff": 0.01},
+    {"eta_cutoff": 0.05},
+]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_every_combination_of_warpers_leaves_the_distribution_of_transformers(beams: int) -> None:
+    """Numbers, not draws: of all 256 sets of warpers, with renormalized logits for every other one."""
+    random = np.random.default_rng(7)
+    for chosen in range(2 ** len(WARPERS)):
+        config: dict[str, Any] = {
+            "do_sample": True,
+            "num_beams": beams,
+            "renormalize_logits": bool(chosen % 2),
+            "top_k": 0,
+        }
+        for n, warper in enumerate(WARPERS):
+            config |= warper if chosen >> n & 1 else {}
+        ids, logits = random.integers(0, 10, 6), (random.standard_normal(60) * 2).astype(np.float32)
+        given = sampling.log_softmax(logits) if beams > 1 else logits
+        ours = given
+        for process in sampling.processors(resolve({"eos_token_id": [2, 11], **config}), 4, 20):
+            ours = process(ids, ours)
+        expected = theirs(config, 4, ids, given, ids[:4])
+        assert np.array_equal(np.isneginf(ours), np.isneginf(expected)), config
+        np.testing.assert_allclose(ours, expected, **SCORES, err_msg=str(config))
+
+
 def test_tokens_are_drawn_with_their_probabilities() -> None:
     scores = np.array([0.0, -np.inf, 1.0, 2.0], np.float32)
     random = np.random.default_rng(1)
