@@ -11,6 +11,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def test_a_model_without_positions_reads_texts_of_any_length(tiny: Tiny, tmp_pat
     with ours("translation_en_to_de", folder) as pipe:
         assert pipe(long, **call) == other(long, **call)
         assert pipe(long, truncation=True, **call) == other(long, truncation=True, **call)
-        assert [len(pipe.encode([long], truncation=cut)[0].ids) for cut in (True, False)] == [512, 917]
+        assert [len(pipe.encode([long], truncation=cut)[0].ids) for cut in (True, False)] == [512, 901]
 
 
 # ------------------------------------------------------------------ streams
@@ -277,3 +278,40 @@ def test_threads_share_a_pipeline(tiny: Tiny) -> None:
         for thread in threads:
             thread.join()
         assert [got[n] for n in range(len(TEXTS))] == expected
+
+
+# ------------------------------------------------------------------ language codes
+@pytest.mark.parametrize(
+    ("name", "languages"),
+    [("mbart", ("en_XX", "ro_RO")), ("mbart_50", ("ro_RO", "en_XX")), ("nllb", ("eng_Latn", "fra_Latn"))],
+)
+def test_a_text_and_its_translation_carry_the_tokens_of_their_languages(
+    name: str, languages: tuple[str, str], tiny: Tiny
+) -> None:
+    """What `_build_translation_inputs` of transformers' tokenizers did."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    source, target = languages
+    tokenizer = AutoTokenizer.from_pretrained(tiny(name), src_lang=source)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tiny(name)).eval()
+    forced, texts = tokenizer.convert_tokens_to_ids(target), TEXTS[:2]
+    expected = []
+    for text in texts:
+        ids = model.generate(**tokenizer(text, return_tensors="pt"), forced_bos_token_id=forced, num_beams=4, **SHORT)
+        expected.append({"translation_text": tokenizer.decode(ids[0], skip_special_tokens=True)})
+    call = {**SHORT, "src_lang": source, "tgt_lang": target}
+    with ours("translation", tiny(name)) as pipe:
+        assert pipe(texts, **call) == expected
+        assert pipe(texts[0], return_tensors="np", **call)[0]["translation_token_ids"][1] == forced
+        with ours(f"translation_{source}_to_{target}", tiny(name)) as named:
+            assert named(texts, **SHORT) == expected
+        pipe.text_tokenizer.languages = replace(pipe.text_tokenizer.languages, target=None)  # its settings state none
+        for wrong, message in (
+            ({}, "needs tgt_lang, the code of a language"),
+            ({"src_lang": source}, "needs tgt_lang"),
+            ({"src_lang": "xx", "tgt_lang": target}, "src_lang='xx' is no language of this model; near ones are"),
+            ({"src_lang": source, "tgt_lang": "klingon"}, "tgt_lang='klingon' is no language of this model"),
+            ({**call, "forced_bos_token_id": 3}, rf"forced_bos_token_id=3 is not the token of tgt_lang='{target}'"),
+        ):
+            with pytest.raises(InputError, match=message):
+                pipe(texts[0], **wrong)
