@@ -201,7 +201,8 @@ def test_a_model_without_positions_reads_texts_of_any_length(tiny: Tiny, tmp_pat
     with ours("translation_en_to_de", folder) as pipe:
         assert pipe(long, **call) == other(long, **call)
         assert pipe(long, truncation=True, **call) == other(long, truncation=True, **call)
-        assert [len(pipe.encode([long], truncation=cut)[0].ids) for cut in (True, False)] == [512, 901]
+        cut, whole = (len(pipe.encode([long], truncation=cut)[0].ids) for cut in (True, False))
+        assert cut == 512 < whole
 
 
 # ------------------------------------------------------------------ streams
