@@ -13,7 +13,11 @@ os.environ.setdefault("ISOFORM_MEASURE", "never")  # the tests of measuring say 
 
 import pytest
 
-from tests import oracle
+from isoform.reference.families import modules
+from tests import oracle, sampling
+
+APART = ("browser", "clients", "mutants", "nightly", "slow")
+"""The marks of suites that are run by themselves."""
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +26,16 @@ def tiny() -> Callable[[str], Path]:
     return oracle.tiny
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `gpu` where torch sees no CUDA device."""
+    """Mark what the sample leaves out as nightly, and skip the tests marked `gpu` where torch sees no CUDA device."""
+    if (changed := sampling.changed_files()) is not None:
+        touched = sampling.touched_families(changed, {module.rsplit(".", 1)[-1]: module for module in modules()})
+        daily = [item for item in items if not any(map(item.get_closest_marker, APART))]
+        left_out = sampling.left_out(map(_case, daily), oracle.TINIES, touched)
+        for item in daily:
+            if item.nodeid in left_out:
+                item.add_marker(pytest.mark.nightly)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
@@ -31,3 +43,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none here"))
+
+
+def _case(item: pytest.Item) -> sampling.Case:
+    """What the sampling reads of a test: the first of its parameters that is a tiny checkpoint is its subject."""
+    spec = getattr(item, "callspec", None)
+    values = [value for value in spec.params.values() if isinstance(value, str)] if spec else []
+    subject = next((value for value in values if value in oracle.BATCH), "")
+    return sampling.Case(item.nodeid, item.nodeid.partition("[")[0], subject)
