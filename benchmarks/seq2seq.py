@@ -62,6 +62,8 @@ def checkpoint(name: str, folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(path / "tokenizer.json"))
     named = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
+    if "<s>" in words:
+        named["bos_token"] = "<s>"
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 1024, **named}
     (path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return path
