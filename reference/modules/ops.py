@@ -227,8 +227,9 @@ def attention(a: AttentionArguments[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     - Switched (a past and a switch): the same without padding; the future is hidden here, and while the switch is off
       the past counts as empty. A bias spans all P+T slots; while the switch is off its last T columns count.
     - Encoder states (a past, a switch and weights): while the switch is off key and value are projected from the
-      encoder states; while it is on they are the past, and what is returned for them is empty. Without a bias the past
-      may have B/n rows, each shared by n neighbouring rows of q, as beams do.
+      encoder states; while it is on they are the past, and what is returned for them is empty. The past may have B/n
+      rows, each shared by n neighbouring rows of q, as beams do. A bias has a row for each of those, and hides the same
+      slots from all queries: (B/n or 1, 1 or heads, 1, slots).
 
     Scores become softcap * tanh(scores / softcap) before the bias is added (Gemma 2, arXiv 2408.00118); 0 means none.
     """
@@ -315,8 +316,7 @@ def _crossed(
         v = F.linear(v, v_weight, v_bias).unflatten(-1, (kv_heads, -1)).transpose(1, 2)
         new_k, new_v = k, v
     shape = q.shape
-    if bias is None:  # nothing is hidden from a query, so rows that share a past can be one
-        q = q.reshape(k.shape[0], -1, shape[-1])
+    q = q.reshape(k.shape[0], -1, shape[-1])  # rows that share a past are one: all their queries see the same slots
     out = _attend(q, k, v, bias, False, heads, kv_heads, scale, softcap)
     return out.reshape(shape), new_k, new_v
 

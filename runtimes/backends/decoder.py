@@ -341,14 +341,14 @@ class GraphDecoder(ABC):
     def _shared(self, order: NDArray[np.int64]) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
         """Which rows of what is held go on (None: all as they are), and the one that each row reads.
 
-        Rows beside each other may share one where nothing is masked, if the same number share each.
+        Rows beside each other may share one, if the same number share each.
         """
         if not self._held:
             return None, np.arange(len(order))
         owners = self._owner[order]
         shared = owners[np.flatnonzero(np.diff(owners, prepend=-1))]
         count, left = divmod(len(order), len(shared))
-        if left or not self.slots or len(self._held) > 1 or (np.repeat(shared, count) != owners).any():
+        if left or not self.slots or (np.repeat(shared, count) != owners).any():
             shared, count = owners, 1
         stays = np.array_equal(shared, np.arange(len(next(iter(self._held.values())))))
         return None if stays else shared, np.repeat(np.arange(len(shared)), count)

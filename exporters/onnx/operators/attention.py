@@ -224,8 +224,7 @@ def encoder_states(graph: Graph, out: Types, a: Arguments, linear: Lowering, por
     dtype, (batch, slots, _) = a.q.type.dtype, a.k.type.shape
     dim = past_k.type.shape[3]
 
-    def attend(q: Value, key: Value, value: Value) -> Value:
-        mask = whole_bias(graph, a._replace(q=q))
+    def attend(q: Value, key: Value, value: Value, mask: Value | None) -> Value:
         if not portable and heads == kv_heads:
             settings = {"num_heads": heads, "scale": scale}
             inputs = (q, key, value, None, None, mask)
@@ -243,21 +242,30 @@ def encoder_states(graph: Graph, out: Types, a: Arguments, linear: Lowering, por
         x = graph.reshape(x, Type(dtype, (batch, slots, kv_heads, dim)))
         return graph.one("Transpose", (x,), Type(dtype, (batch, kv_heads, slots, dim)), perm=[0, 2, 1, 3])
 
+    def hidden(q: Value) -> Value | None:
+        """The bias with a row for each of these queries, which are as many as the value says."""
+        if bias is None:
+            return None
+        int64 = torch.int64
+        before = graph.one("Shape", (bias,), Type(int64, (2,)), start=0, end=2)
+        queries = graph.one("Shape", (q,), Type(int64, (1,)), start=1, end=2)
+        behind = graph.one("Shape", (bias,), Type(int64, (1,)), start=3, end=4)
+        shape = graph.one("Concat", (before, queries, behind), Type(int64, (4,)), axis=0)
+        return graph.one("Expand", (bias, shape), Type(dtype, (*bias.type.shape[:2], *q.type.shape[1:2], slots)))
+
     def recalled() -> tuple[Value, ...]:
         nothing = graph.indices(0), graph.indices(0), graph.indices(2)
         empty = (graph.one("Slice", (x, *nothing), x.type) for x in (past_k, past_v))
-        if bias is not None:
-            return attend(a.q, past_k, past_v), *empty
         # Rows that share encoder states, such as beams, become more queries of one row.
         rows = graph.one("Shape", (past_k,), Type(torch.int64, (1,)), start=0, end=1)
         plan = (rows, graph.indices(-1), graph.shape([a.q.type.shape[2]]))
         together = graph.one("Reshape", (a.q, graph.one("Concat", plan, Type(torch.int64, (3,)), axis=0)), a.q.type)
-        mixed = attend(together, past_k, past_v)
+        mixed = attend(together, past_k, past_v, hidden(together))
         return graph.one("Reshape", (mixed, graph.one("Shape", (a.q,), Type(torch.int64, (3,)))), mixed.type), *empty
 
     def projected() -> tuple[Value, ...]:
         key, value = project(a.k_weight, a.k_bias), project(a.v_weight, a.v_bias)
-        return attend(a.q, key, value), key, value
+        return attend(a.q, key, value, whole_bias(graph, a)), key, value
 
     assert a.switch is not None
     return graph.branch(a.switch, recalled, projected)

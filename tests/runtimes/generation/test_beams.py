@@ -102,24 +102,33 @@ def test_more_rows_than_beams_are_an_input_error(tiny: Tiny) -> None:
         generate(Recomputed(None), [[1]], settings)
 
 
-def test_rows_that_share_a_memory_are_as_rows_with_one_each(tiny: Tiny) -> None:
+@pytest.mark.parametrize(
+    ("name", "backend"), [("whisper", "torch"), ("bart", "torch"), ("bart", "onnxruntime"), ("t5", "torchscript")]
+)
+def test_rows_that_share_encoder_states_are_as_rows_with_their_own(name: str, backend: str, tiny: Tiny) -> None:
     from isoform.reference.model import open_model
-    from isoform.runtimes.open import open_session
+    from isoform.runtimes.open import open_path, open_session
+    from tests.exports import exported
 
-    features = np.random.default_rng(0).normal(size=(3, 128, 3000)).astype(np.float32)
-    start = np.array([[401, 402]] * 3)
-    with open_session(open_model(tiny("whisper"), "automatic-speech-recognition"), "torch") as session:
-        speech: Any = session
-        memory = speech.encode({"input_features": features})
+    random = np.random.default_rng(0)
+    features = {"input_features": random.normal(size=(3, 128, 3000)).astype(np.float32)}
+    mask = np.array([[1] * 6, [0, 0, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])  # padding on both sides
+    texts = {"input_ids": random.integers(3, 90, (3, 6)), "attention_mask": mask}
+    start = np.array([[2, 3]] * 3)
+    opened: Any = open_session(open_model(tiny(name)), "torch") if backend == "torch" else None
+    with opened or open_path(exported(name), backend)[0] as session:
+        states = session.encode(features if name == "whisper" else texts)
         for order in ([0, 0, 2, 2], [1, 1, 1], [2, 2, 0, 0], [0, 1, 1]):
-            decoder, ids = speech.decoder(memory), np.arange(5, 5 + len(order))[:, None]
+            decoder, ids = session.decoder(states), np.arange(5, 5 + len(order))[:, None]
             decoder.step(start)
             decoder.select(np.array(order))
             got = [decoder.step(ids)]
-            decoder.select(np.arange(len(order))[::-1].copy())  # against the order of the memory
+            shared = len(set(order)) if len(order) % len(set(order)) == 0 else len(order)
+            assert {len(array) for array in decoder._held.values()} == {shared}
+            decoder.select(np.arange(len(order))[::-1].copy())  # against the order of the states
             got.append(decoder.step(ids))
             for n, row in enumerate(order):
-                alone = speech.decoder(memory.select([row]))
+                alone = session.decoder(states.select([row]))
                 alone.step(start[:1])
                 np.testing.assert_allclose(got[0][n], alone.step(ids[n : n + 1])[0], atol=1e-5)
                 last = len(order) - 1 - n
