@@ -122,6 +122,11 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         padding_side="left",
         vocabulary=("tokenizer.model",),
     ),
+    "M2M100Tokenizer": TokenizerClass(
+        kind=parts.numbered_of_many,
+        tokens=_tokens(bos="<s>", eos="</s>", sep="</s>", unk="<unk>", pad="<pad>"),
+        vocabulary=("sentencepiece.bpe.model", "vocab.json"),
+    ),
     "MBart50Tokenizer": TokenizerClass(
         kind=parts.unigram_after_a_language,
         tokens={name: token for name, token in _ROBERTA.items() if name != "bos_token"},
@@ -139,6 +144,11 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         tokens={**_ROBERTA, "unk_token": "[UNK]"},
         strips=("mask_token",),
         vocabulary=_WORDS,
+    ),
+    "MarianTokenizer": TokenizerClass(
+        kind=parts.numbered_of_a_pair,
+        tokens=_tokens(eos="</s>", unk="<unk>", pad="<pad>"),
+        vocabulary=("source.spm", "vocab.json"),
     ),
     "NllbTokenizer": TokenizerClass(
         kind=parts.byte_pairs_after_a_language,

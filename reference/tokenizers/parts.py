@@ -402,3 +402,64 @@ def unigram_before_end_spaced(settings: JsonObject) -> Parts:
         "frame": template(([("A", 0), ("eos_token", 0)], [("A", 0), ("B", 0), ("eos_token", 0)])),
         "extra": [*([sentence] if sentence else []), *(f"<unk_{n}>" for n in range(2, offset))],
     }
+
+
+# ------------------------------------------------------------------ pieces with the ids of another file
+HIDDEN, CODE = "\ue000", "\ue001"
+"""Begin the spelling of pieces that no text becomes, and stand for ">>" in the code of a language; of no writing."""
+
+
+def _replace(pattern: str, content: str) -> Parts:
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+
+
+_FOUND = _replace(HIDDEN, "")
+_TRIMMED: tuple[Parts, ...] = ({"type": "Fuse"}, _replace(r"\A\s+|\s+\z", ""))
+_MARKED: tuple[Parts, ...] = (
+    _replace(" {2,}", " "),
+    _replace(r"\A ", ""),
+    _replace(f"[ {SPACE}]+\\z", ""),
+    {"type": "Prepend", "prepend": SPACE},
+    _replace(" ", SPACE),
+)
+"""What SentencePiece makes of spaces."""
+
+
+def words_and_end() -> Parts:
+    """What M2M-100 does with a text, by SentencePiece itself: words that begin with "▁". The normalizer's steps come
+    after the model's own map of characters."""
+    space = _metaspace("always")
+    return {
+        "normalizer": list(_MARKED),
+        "pre_tokenizer": space,
+        "decoder": _sequence("decoders", _FOUND, space, *_TRIMMED),
+    }
+
+
+def unigram_of_a_pair() -> Parts:
+    """What Marian does with a text: the same, after the code of the language to translate to, if there is one."""
+    space = _metaspace("always")
+    return {
+        "normalizer": [_replace(r"\A>>(?=[\s\S]*?<<)", CODE), *_MARKED],
+        "pre_tokenizer": _sequence("pretokenizers", _split(f"{SPACE}{CODE}[\\s\\S]*?<<"), space),
+        "decoder": _sequence("decoders", _FOUND, _replace(CODE, ">>"), space, *_TRIMMED),
+    }
+
+
+def _known(settings: JsonObject) -> Parts:
+    """How many tokens a rebuilt vocabulary has; the pieces after them are unknown to the model."""
+    count = settings.integer("known_pieces", least=1)
+    return {} if count is None else {"known": count}
+
+
+def numbered_of_a_pair(settings: JsonObject) -> Parts:
+    """Marian's tokenizer.json as it stands."""
+    if settings.flag("separate_vocabs", False):
+        return {"refused": "a Marian tokenizer with separate_vocabs has two vocabularies, which is not supported"}
+    frame = template(([("A", 0), ("eos_token", 0)], [("A", 0), ("B", 0), ("eos_token", 0)]))
+    return {"frame": frame, **_known(settings)}
+
+
+def numbered_of_many(settings: JsonObject) -> Parts:
+    """M2M-100's tokenizer.json as it stands, after the token of a language."""
+    return {"languages": _languages(settings, r"__([a-z]{2,3})__", "en", before=True), **_known(settings)}

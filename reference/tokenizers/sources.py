@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,17 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import CheckpointError
 from isoform.json_files import JsonObject
 from isoform.reference.checkpoints import sentencepiece_model
-from isoform.reference.checkpoints.sentencepiece_model import CONTROL, UNIGRAM, USER_DEFINED, SentencePieceModel
+from isoform.reference.checkpoints.sentencepiece_model import (
+    CONTROL,
+    NORMAL,
+    UNIGRAM,
+    USER_DEFINED,
+    SentencePieceModel,
+)
+from isoform.reference.tokenizers import parts
 from isoform.reference.tokenizers.classes import ALIASES, AS_STORED, TOKENIZERS, Facts, tokenizer_class
-from isoform.reference.tokenizers.parts import MARKS_TO_SPACES, SPACE
+from isoform.reference.tokenizers.language_codes import M2M_100, MBART, MBART_50, WMT_21
+from isoform.reference.tokenizers.parts import CODE, HIDDEN, MARKS_TO_SPACES, SPACE
 from isoform.tokenization import EXTRA, MOST_ID, PARTS, TokenizerSettings, assemble, checked, read_settings, text_of
 
 if TYPE_CHECKING:
@@ -65,6 +73,8 @@ def rebuilt(folder: Path) -> dict[str, str] | None:
     values = {**settings.values, **base.settings}
     settings = TokenizerSettings(JsonObject(folder / CONFIG, values), settings.added)
     facts = AS_STORED if row is None else row.facts(settings.values)
+    if "refused" in facts:
+        return None
     with checked(f"{folder / files[0]} is not a readable vocabulary ({{}}); fetch it again"):
         data = _assembled(base, facts, settings)
     config = {**JsonObject.read(folder / CONFIG), **base.settings}
@@ -107,7 +117,9 @@ def _assembled(base: _Base, facts: Facts, settings: TokenizerSettings) -> dict[s
     for name in (*PARTS, "post_processor"):
         component = getattr(tokenizer, name)
         data[name] = None if component is None else json.loads(component.__getstate__())
-    if data["post_processor"] is None or facts.get("frame", {}).get("ends"):
+    if "languages" in facts:
+        data["post_processor"] = _spoken_frame(tokenizer, special, facts["languages"])
+    elif data["post_processor"] is None or facts.get("frame", {}).get("ends"):
         data["post_processor"] = _ends(tokenizer, special, settings.values)
     if base.model["type"] == "Unigram":
         data["model"] = json.loads(tokenizer.model.__getstate__())
@@ -128,32 +140,49 @@ def _ends(tokenizer: Tokenizer, special: Mapping[str, str], values: JsonObject) 
     """The post-processor that adds BOS and EOS where tokenizer_config.json asks for them."""
     bos = special.get("bos_token") if values.flag("add_bos_token", False) else None
     eos = special.get("eos_token") if values.flag("add_eos_token", False) else None
-    found = {token: tokenizer.token_to_id(token) for token in (bos, eos) if token is not None}
 
-    def part(token: str | None, segment: int) -> list[dict[str, Any]]:
-        return [] if token is None else [{"SpecialToken": {"id": token, "type_id": segment}}]
+    def text(name: str, segment: int) -> list[tuple[str | None, int]]:
+        return [(bos, segment), (name, segment), (eos, segment)]
 
-    def text(name: str, segment: int) -> list[dict[str, Any]]:
-        return [*part(bos, segment), {"Sequence": {"id": name, "type_id": segment}}, *part(eos, segment)]
+    return _template(tokenizer, text("A", 0), [*text("A", 0), *text("B", 1)])
 
-    return {
-        "type": "TemplateProcessing",
-        "single": text("A", 0),
-        "pair": [*text("A", 0), *text("B", 1)],
-        "special_tokens": {token: {"id": token, "ids": [index], "tokens": [token]} for token, index in found.items()},
-    }
+
+def _spoken_frame(tokenizer: Tokenizer, special: Mapping[str, str], languages: Facts) -> dict[str, Any]:
+    """The post-processor that adds the token of the folder's own language, and the end."""
+    found = tokenizer.get_vocab(True)
+    codes = {match[1]: token for token in found if (match := re.fullmatch(languages["pattern"], token))}
+    own, end = (codes.get(languages["source"]), 0), (special.get("eos_token"), 0)
+    before, after = ([own], [end]) if languages["before"] else ([], [end, own])
+    return _template(tokenizer, [*before, ("A", 0), *after], [*before, ("A", 0), ("B", 0), *after])
+
+
+def _template(tokenizer: Tokenizer, *texts: list[tuple[str | None, int]]) -> dict[str, Any]:
+    """A post-processor of a text and of two: tokens, None for none, and the texts "A" and "B", with their segments."""
+    single, pair = (
+        [
+            {"Sequence" if name in ("A", "B") else "SpecialToken": {"id": name, "type_id": segment}}
+            for name, segment in parts
+            if name is not None
+        ]
+        for parts in texts
+    )
+    tokens = {name: tokenizer.token_to_id(name) for parts in texts for name, _ in parts if name not in ("A", "B", None)}
+    listed = {token: {"id": token, "ids": [index], "tokens": [token]} for token, index in tokens.items()}
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": listed}
 
 
 # ------------------------------------------------------------------ vocabularies
 def _vocabulary(paths: list[Path], name: str, settings: TokenizerSettings) -> _Base:
     path = paths[0]
-    if path.suffix == ".model":
+    if path.suffix in (".model", ".spm"):
         try:
             model = sentencepiece_model.parse(path.read_bytes())
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
         if not model.pieces:
             raise CheckpointError(f"{path} holds no pieces; fetch it again")
+        if len(paths) > 1 and name in NUMBERED:
+            return _numbered(model, JsonObject.read(paths[1]), name, settings)
         return _sentencepiece(model, name, settings)
     from tokenizers import models
 
@@ -188,21 +217,62 @@ def _sentencepiece(model: SentencePieceModel, name: str, settings: TokenizerSett
     if not name:
         return _plain(model, settings, found)
     row = TOKENIZERS[name].kind(settings.values)["model"]
-    if row["type"] == "BPE":
-        return _Base(_merged(model.pieces), settings=found)
     vocabulary = list(zip(model.pieces, model.scores, strict=True))
     named = {key: text_of(token) for key, token in settings.named(TOKENIZERS[name].tokens).items() if token}
     if name in PIECES:
         vocabulary = PIECES[name](vocabulary, named, settings.values)
+    charsmap = {"type": "Precompiled", "precompiled_charsmap": b64encode(model.charsmap).decode()}
+    parts = {"normalizer": charsmap} if model.charsmap else {}
+    if row["type"] == "BPE":
+        return _Base(_merged([piece for piece, _ in vocabulary]), parts if name in PIECES else {}, found)
     if isinstance(row["unk_id"], dict):
         found["unk_id"] = model.unk_id
     pieces = [[piece, score] for piece, score in vocabulary]
+    return _Base({"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": False}, parts, found)
+
+
+def _numbered(model: SentencePieceModel, ids: JsonObject, name: str, settings: TokenizerSettings) -> _Base:
+    """A SentencePiece model whose pieces have the ids of vocab.json: `known` of them, the other pieces are unknown.
+
+    A text never becomes a piece of vocab.json that the model lacks (of the other language), so that is `HIDDEN`.
+    """
+    steps, tokens = NUMBERED[name](settings.values, len(ids))
+    named = settings.named(TOKENIZERS[name].tokens)
+    unknown = text_of(named["unk_token"])
+    if unknown not in ids:
+        raise CheckpointError(f"{ids.path} has no {unknown!r}, the token of what is unknown; fetch it again")
+    for token in ids:
+        if not 0 <= ids.integer(token, -1) < len(ids):
+            raise ids.wrong(token, f"an id below {len(ids)}, the number of tokens")
+    by_id: dict[int, str] = {index: token for token, index in ids.items()}
+    if len(by_id) < len(ids):
+        raise CheckpointError(f"{ids.path} gives one id to two tokens; fetch it again")
+    by_id |= tokens
+    known, written = max(by_id) + 1, (NORMAL, USER_DEFINED)
+    kinds = zip(model.pieces, model.scores, model.types, strict=True)
+    scores = {piece: score for piece, score, kind in kinds if kind in written}
+    plain = scores.keys() | {text_of(token) for token in (*named.values(), *settings.extra()) if token}
+    plain |= set(tokens.values())
+    spelled = {index: token if token in plain else _spelled(token) for index, token in by_id.items()}
+    others = [piece for piece in scores if piece not in ids]
+    spelled |= dict(enumerate(others, known))
+    found: dict[str, Any] = {"known_pieces": known} if others else {}
     charsmap = {"type": "Precompiled", "precompiled_charsmap": b64encode(model.charsmap).decode()}
-    return _Base(
-        {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": False},
-        {"normalizer": charsmap} if model.charsmap else {},
-        found,
-    )
+    first = [charsmap] if model.charsmap else []
+    steps = {**steps, "normalizer": {"type": "Sequence", "normalizers": [*first, *steps["normalizer"]]}}
+    if model.kind == UNIGRAM:
+        texts = [spelled[n] for n in range(len(spelled))]
+        pieces = [[text, scores.get(text, 0.0)] for text in texts]
+        return _Base({"type": "Unigram", "unk_id": ids[unknown], "vocab": pieces, "byte_fallback": False}, steps, found)
+    base = _merged([piece for piece in model.pieces if piece in scores], unk_token=unknown, fuse_unk=True)
+    return _Base({**base, "vocab": {token: index for index, token in spelled.items()}}, steps, found)
+
+
+def _spelled(token: str) -> str:
+    """How a token that no text becomes is spelled; the code of a language (">>fr<<") stands at the beginning of one."""
+    if token.startswith(">>") and token.endswith("<<"):
+        return f"{SPACE}{CODE}{token[2:]}"
+    return HIDDEN + token
 
 
 def _merged(pieces: list[str], **more: Any) -> dict[str, Any]:
@@ -268,4 +338,56 @@ def _spans(pieces: Pieces, named: Mapping[str, str], values: JsonObject) -> Piec
     return [*pieces, *((f"<extra_id_{n}>", 0.0) for n in range(count - 1, -1, -1))]
 
 
-PIECES = {"CamembertTokenizer": _camembert, "T5Tokenizer": _spans, "XLMRobertaTokenizer": _fairseq}
+def _behind_ends(pieces: Pieces, named: Mapping[str, str]) -> Pieces:
+    """All pieces but the first three, after `<s> <pad> </s> <unk>`."""
+    return [*((named.get(f"{name}_token", text), 0.0) for name, text in FAIRSEQ.items()), *pieces[3:]]
+
+
+FAIRSEQ = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
+
+
+def _nllb(pieces: Pieces, named: Mapping[str, str], values: JsonObject) -> Pieces:
+    return _behind_ends(pieces, named)
+
+
+def _spoken(codes: tuple[str, ...]) -> Callable[[Pieces, Mapping[str, str], JsonObject], Pieces]:
+    """mBART's: the tokens of languages, and the mask, behind the pieces."""
+
+    def placed(pieces: Pieces, named: Mapping[str, str], values: JsonObject) -> Pieces:
+        return [*_behind_ends(pieces, named), *((code, 0.0) for code in codes), (named["mask_token"], 0.0)]
+
+    return placed
+
+
+def _pegasus(pieces: Pieces, named: Mapping[str, str], values: JsonObject) -> Pieces:
+    """Tokens of masks before the pieces, the first two of which are padding and the end."""
+    masks = dict.fromkeys((named.get("mask_token"), values.text("mask_token_sent", "<mask_1>")))
+    count = values.integer("offset", 103, least=0, most=10_000)
+    unused = [(f"<unk_{n}>", -100.0) for n in range(2, count)]
+    begin = [named["pad_token"], named["eos_token"], *(mask for mask in masks if mask)]
+    return [*((token, 0.0) for token in begin), *unused, *pieces[2:]]
+
+
+PIECES = {
+    "CamembertTokenizer": _camembert,
+    "MBart50Tokenizer": _spoken(MBART_50),
+    "MBartTokenizer": _spoken(MBART),
+    "NllbTokenizer": _nllb,
+    "PegasusTokenizer": _pegasus,
+    "T5Tokenizer": _spans,
+    "XLMRobertaTokenizer": _fairseq,
+}
+
+
+# ------------------------------------------------------------------ pieces with the ids of another file
+def _of_a_pair(values: JsonObject, count: int) -> tuple[dict[str, Any], dict[int, str]]:
+    return parts.unigram_of_a_pair(), {}
+
+
+def _of_many(values: JsonObject, count: int) -> tuple[dict[str, Any], dict[int, str]]:
+    """M2M-100's: the tokens of languages behind those of vocab.json."""
+    codes = {"m2m100": M2M_100, "wmt21": WMT_21}[values.choice("language_codes", ("m2m100", "wmt21"), "m2m100")]
+    return parts.words_and_end(), {count + n: f"__{code}__" for n, code in enumerate(codes)}
+
+
+NUMBERED = {"M2M100Tokenizer": _of_many, "MarianTokenizer": _of_a_pair}

@@ -32,7 +32,7 @@ OWN = "model_specific_special_tokens"
 PARTS = ("normalizer", "pre_tokenizer", "decoder")
 FACTS = frozenset(
     (
-        *(*PARTS, "end_of_word", "extra", "frame", "languages", "model", "padding_side", "segments", "strips"),
+        *(*PARTS, "end_of_word", "extra", "frame", "known", "languages", "model", "padding_side", "segments", "strips"),
         *("tokens", "unmapped"),
     )
 )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.runtimes.preprocess.text.known_pieces import KnownPieces
 from isoform.runtimes.preprocess.text.languages import Languages, read_languages
 from isoform.tokenization import assemble, checked, read_settings, read_tokenizer, state, text_of
 
@@ -69,6 +70,7 @@ class TextTokenizer:
             named = assemble(self._tokenizer, kind, settings)
         self.special: dict[str, str] = {name: text_of(token) for name, token in named.items() if token}
         self._end_of_word: str = kind.get("end_of_word", "")
+        self._known: int | None = kind.get("known")
         self.languages: Languages | None = None
         if "languages" in kind:
             self.languages = read_languages(kind["languages"], self._tokenizer, self.special.get("eos_token"))
@@ -176,7 +178,11 @@ class TextTokenizer:
         limit = max_length if max_length is not None else self.max_length
         what = f"{self._path}: the tokenizer cannot cut the text ({{}}); fetch it again"
         with checked(what), self._truncated(kinds[truncation], limit, stride, language):
-            return self._tokenizer.encode_batch(batch, is_pretokenized=words, add_special_tokens=add_special_tokens)
+            rows = self._tokenizer.encode_batch(batch, is_pretokenized=words, add_special_tokens=add_special_tokens)
+        if self._known is None:
+            return rows
+        known: list[Any] = [KnownPieces(row, self._known, self.token_id("unk_token") or 0) for row in rows]
+        return known
 
     @contextmanager
     def _truncated(self, strategy: str, limit: int | None, stride: int, language: str | None) -> Iterator[None]:

@@ -19,6 +19,8 @@ import numpy as np
 import transformers as T
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from isoform.reference.checkpoints.sentencepiece_model import white_space_map
+
 Vocabulary = dict[str, int]
 Merges = list[tuple[str, str]]
 
@@ -423,23 +425,24 @@ def pegasus_tok(**options: Any) -> Any:
 _CONTROLS = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL)]
 
 
-def marian_files(folder: Path, codes: Sequence[str] = ()) -> dict[str, int]:
+def marian_files(folder: Path, codes: Sequence[str] = (), charsmap: bytes | None = None) -> dict[str, int]:
     """source.spm, target.spm and vocab.json, which lacks some pieces of the source; returns the vocabulary."""
     source, target = unigram(400, ()), unigram(260, ())
     for name, pieces in (("source", source), ("target", [("▁Straße", -7.5), *target])):
-        write_pieces(folder / f"{name}.spm", [*_CONTROLS, *((piece, score, NORMAL) for piece, score in pieces)])
+        found = [*_CONTROLS, *((piece, score, NORMAL) for piece, score in pieces)]
+        write_pieces(folder / f"{name}.spm", found, charsmap=charsmap or white_space_map())
     kept = [piece for n, (piece, _) in enumerate(source) if n % 23 != 5]
     vocabulary = _numbered(("</s>", "<unk>"), reversed(kept), ("▁Straße",), codes, ("<pad>",))
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=2), encoding="utf-8")
     return vocabulary
 
 
-def m2m_files(folder: Path) -> dict[str, int]:
+def m2m_files(folder: Path, charsmap: bytes | None = None) -> dict[str, int]:
     """sentencepiece.bpe.model, a BPE without bytes, and vocab.json in another order; returns the vocabulary."""
     found, _ = sentencepiece(620, ())
     pieces = [piece for piece in found if not piece.startswith("<0x")]
     model = [*_CONTROLS, *((piece, -float(n), NORMAL) for n, piece in enumerate(pieces))]
-    write_pieces(folder / "sentencepiece.bpe.model", model, kind=2)
-    vocabulary = _numbered(ENDS, reversed(pieces))
+    write_pieces(folder / "sentencepiece.bpe.model", model, kind=2, charsmap=charsmap or white_space_map())
+    vocabulary = _numbered(ENDS, reversed([piece for n, piece in enumerate(pieces) if n % 41 != 7]))
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=2), encoding="utf-8")
     return vocabulary

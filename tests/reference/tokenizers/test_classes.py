@@ -54,7 +54,7 @@ def agrees(folder: Path, *more: str) -> None:
     assert ours.segments == ("token_type_ids" in theirs.model_input_names)
 
 
-IN_PYTHON = ("SiglipTokenizer",)
+IN_PYTHON = ("M2M100Tokenizer", "MarianTokenizer", "SiglipTokenizer")
 """Classes that transformers reads from a SentencePiece model alone (test_sources.py)."""
 
 
@@ -221,7 +221,7 @@ def test_classes_that_take_the_file_as_it_stands_build_nothing_in_transformers()
         assert found is PythonBackend or found.__init__ is TokenizersBackend.__init__, name
 
 
-@pytest.mark.parametrize("name", ["MarianTokenizer", "MBartTokenizer", "BertJapaneseTokenizer", "MyTokenizerFast", "x"])
+@pytest.mark.parametrize("name", ["XLNetTokenizer", "PLBartTokenizer", "BertJapaneseTokenizer", "MyTokenizerFast", "x"])
 def test_a_class_that_is_not_known_is_refused_by_name(name: str, tmp_path: Path) -> None:
     folder = save("GPT2Tokenizer", tmp_path)
     change(folder / "tokenizer_config.json", tokenizer_class=name)

@@ -139,6 +139,9 @@ PIECES: dict[str, tuple[str, list[tuple[str, int]], dict[str, Any]]] = {
         [("[PAD]", CONTROL), ("[CLS]", CONTROL), ("[SEP]", CONTROL), ("[UNK]", UNKNOWN)],
         {"unk_id": 3},
     ),
+    "MBart50Tokenizer": ("sentencepiece.bpe.model", list(UNK_BOS_EOS), {}),
+    "MBartTokenizer": ("sentencepiece.bpe.model", list(UNK_BOS_EOS), {}),
+    "PegasusTokenizer": ("spiece.model", [("<pad>", CONTROL), ("</s>", CONTROL), ("<unk>", UNKNOWN)], {"unk_id": 2}),
     "T5Tokenizer": ("spiece.model", [("<pad>", CONTROL), ("</s>", CONTROL), ("<unk>", UNKNOWN)], {"unk_id": 2}),
     "XLMRobertaTokenizer": ("sentencepiece.bpe.model", list(UNK_BOS_EOS), {}),
 }
@@ -245,9 +248,8 @@ def test_what_cannot_be_rebuilt_is_left_alone(tmp_path: Path) -> None:
     assert rebuilt(folder) is None, "there is a tokenizer.json"
     strip(folder)
     assert rebuilt(folder) is None, "there is no vocabulary"
-    write_pieces(folder / "source.spm", bpe_pieces(*UNK_BOS_EOS), kind=2)
-    (folder / "vocab.json").write_text("{}")
-    change(folder / "tokenizer_config.json", tokenizer_class="MarianTokenizer")
+    write_pieces(folder / "sentencepiece.bpe.model", bpe_pieces(*UNK_BOS_EOS), kind=2)
+    change(folder / "tokenizer_config.json", tokenizer_class="PLBartTokenizer")
     assert rebuilt(folder) is None, "there is no such class"
     folder = save("LlamaTokenizer", tmp_path / "b")
     strip(folder)
@@ -303,3 +305,104 @@ def test_a_vocabulary_with_holes_repeats_and_controls_is_read_as_transformers_re
     lines += ["house", "##x ", "ﬁ", "é", "\u3000"]
     (folder / "vocab.txt").write_text("\r\n".join(lines), encoding="utf-8")
     agrees(folder, ("house tab fi é housex",))
+
+
+# ------------------------------------------------------------------ pieces with the ids of vocab.json
+CODED = (">>fra<< Hello house", ">>fra<<house", " >>fra<< a", ">>deu<<", ">> a", "a dog >>", "the Straße")
+
+
+def agrees_in_python(folder: Path, *more: str, **options: Any) -> TextTokenizer:
+    """Ids and texts are those of a class that transformers runs on the SentencePiece library itself."""
+    from transformers import AutoTokenizer
+
+    theirs, files = AutoTokenizer.from_pretrained(folder), rebuilt(folder)
+    assert files is not None
+    made = linked(folder, Path(), files)
+    try:
+        ours = TextTokenizer(made, class_facts(made))
+    finally:
+        shutil.rmtree(made)
+    for token, index in theirs.get_vocab().items():
+        if token.strip():
+            assert ours.decode([index]) == theirs.decode([index]), token
+    texts = [text for text in TEXTS if "\u3099" not in text]  # the map joins a voicing mark
+    asked = [*texts, *more, *(f"{token}a {token} B{token}" for token in theirs.all_special_tokens[:5])]
+    for special in (True, False):
+        expected = theirs(asked, add_special_tokens=special)["input_ids"]
+        found = [row.ids for row in ours.encode(asked, add_special_tokens=special)]
+        for text, mine, their in zip(asked, found, expected, strict=True):
+            assert mine == their, text
+        for row in expected:
+            assert ours.decode(row, skip_special_tokens=True) == theirs.decode(row, skip_special_tokens=True)
+    pairs = theirs(TEXTS[3:9], TEXTS[20:26])["input_ids"]
+    assert [row.ids for row in ours.encode(TEXTS[3:9], TEXTS[20:26])] == pairs
+    cut = theirs(asked, truncation=True, max_length=5)["input_ids"]
+    assert [row.ids for row in ours.encode(asked, truncation=True, max_length=5)] == cut
+    return ours
+
+
+def test_a_marian_tokenizer_has_the_ids_of_vocab_json(tmp_path: Path) -> None:
+    from tests.oracle.checkpoints.tokenizers import marian_files
+
+    for n, charsmap in enumerate((white_space_map(), composed(tmp_path))):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        marian_files(folder, (">>fra<<", ">>deu<<"), charsmap)
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "MarianTokenizer"}')
+        (folder / "config.json").write_text('{"model_type": "marian"}')
+        agrees_in_python(folder, *CODED)
+    change(folder / "tokenizer_config.json", separate_vocabs=True)
+    assert rebuilt(folder) is None
+
+
+def test_an_m2m_100_tokenizer_has_the_ids_of_vocab_json(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from isoform.reference.tokenizers.language_codes import M2M_100
+    from tests.oracle.checkpoints.tokenizers import m2m_files
+
+    for n, listed in enumerate(([], [f"__{code}__" for code in M2M_100])):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        m2m_files(folder, white_space_map())
+        settings = {"tokenizer_class": "M2M100Tokenizer", "src_lang": "de", "additional_special_tokens": listed}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        (folder / "config.json").write_text('{"model_type": "m2m_100"}')
+        ours = agrees_in_python(folder, "__fr__ a house__de__")
+        theirs = AutoTokenizer.from_pretrained(folder)
+        assert ours.languages is not None
+        assert {code: index for code, (_, index) in ours.languages.tokens.items()} == theirs.lang_code_to_id
+        wanted = theirs._build_translation_inputs(TEXTS[:9], src_lang="zh", tgt_lang="fr")
+        assert [row.ids for row in ours.encode(TEXTS[:9], language="zh")] == wanted["input_ids"]
+        assert ours.languages.forced("fr") == wanted["forced_bos_token_id"]
+
+
+def test_an_nllb_model_is_the_tokenizer_of_its_class(tmp_path: Path) -> None:
+    for n, settings in enumerate(({}, {"src_lang": "fra_Latn", "legacy_behaviour": True})):
+        folder = save("NllbTokenizer", tmp_path / str(n), **settings)
+        strip(folder)
+        pieces = [*((text, 0.0, kind) for text, kind in UNK_BOS_EOS), *bpe_pieces()]
+        kept = [piece for piece in pieces if not piece[0].startswith("<0x")]
+        write_pieces(folder / "sentencepiece.bpe.model", kept, kind=2, charsmap=white_space_map())
+        stored = agrees(folder, ("a fra_Latn b",))
+        frame = [part.get("SpecialToken", {}).get("id") for part in stored["post_processor"]["single"]]
+        assert frame == ([None, "</s>", "fra_Latn"] if settings else ["eng_Latn", None, "</s>"])
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        ({"<unk>": 0, "a": 7}, r"vocab\.json: a is 7, not an id below 2"),
+        ({"<unk>": 0, "a": 0}, r"vocab\.json gives one id to two tokens"),
+        ({"a": 0, "</s>": 1}, r"vocab\.json has no '<unk>'"),
+        ({}, r"vocab\.json has no '<unk>'"),
+    ],
+)
+def test_ids_that_cannot_be_are_one_line(vocabulary: dict[str, int], message: str, tmp_path: Path) -> None:
+    from tests.oracle.checkpoints.tokenizers import marian_files
+
+    marian_files(tmp_path)
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "MarianTokenizer"}')
+    with pytest.raises(CheckpointError, match=message):
+        rebuilt(tmp_path)
