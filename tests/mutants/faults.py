@@ -18,10 +18,14 @@ from torch import Tensor, nn
 
 from isoform.manifest import Artifact
 from isoform.reference.model import Model, open_model
+from isoform.reference.modules.relative import one_sided_buckets, two_sided_buckets
 from isoform.reference.modules.rotary import inverse_frequencies
 from tests.mutants.planting import FORMS, Checkpoint, Config, Definition, InFile, Plant, Tensors
 
 GRAPHS = tuple(form for form in FORMS if not form.startswith("gguf"))
+SINGLE = ("onnx f32", "onnx int8", "torchscript f32")
+FLOATS_ONLY = ("onnx f32", "torchscript f32")
+NOT_LOOKED_INTO = "a quantized part that reads encoder states is measured on rows alone, and not bisected"
 FILES = tuple(form for form in FORMS if form.startswith("gguf"))
 
 
@@ -278,6 +282,31 @@ def every_distance_a_bucket(module: nn.Module) -> None:
     """The far distances all in the last bucket, and none on a logarithmic scale."""
     table, last = part(module, "buckets"), int(part(module, "buckets").numbers.max())
     table.numbers = (torch.arange(table.far, -table.far - 1, -1) + last // 2 + 1).clamp(0, last)
+
+
+def distances_forgotten(module: nn.Module) -> None:
+    attention = part(module, "layers.0.attn")
+    honest = attention.bias
+    attention.bias = lambda places: 0 * honest(places)
+
+
+def distances_of_the_other_side(module: nn.Module) -> None:
+    """A decoder's buckets for an encoder, and the other way round."""
+    table = part(module, "buckets")
+    both = int(table.numbers[-1]) > 0  # of a key far behind the query
+    table.numbers = (one_sided_buckets if both else two_sided_buckets)(int(table.numbers.max()) + 1, table.far)
+
+
+def distances_of_the_first_layer(module: nn.Module) -> None:
+    part(module, "layers.1.attn").bias = part(module, "layers.0.attn").bias
+
+
+def head_unscaled(module: nn.Module) -> None:
+    part(module, "").scale = 1.0
+
+
+def begins_with_another_token(module: nn.Module) -> None:
+    part(module, "").start = 5
 
 
 def without_its_norm(module: nn.Module) -> None:
@@ -587,6 +616,76 @@ FAULTS: tuple[Fault, ...] = (
         (r"^distance_embed$", r"^buckets$", r"layers\.0\.attn\.out$"),
         ("onnx f32", "onnx int8", "torchscript f32"),
         "its rows are no whole blocks",
+    ),
+    *(
+        Fault(
+            f"{name}, T5's {side}",
+            f"{side} {source}",
+            Definition(change),
+            (r"layers\.0\.attn\.out$", r"^layers\.0\.attn", r"^layers\.0$", r"^buckets$"),
+            SINGLE if side == "encoder" else FLOATS_ONLY,
+            "" if side == "encoder" else NOT_LOOKED_INTO,
+        )
+        for side, source in (("encoder", "t5"), ("decoder", "t5_v1_1"))
+        for name, change in (
+            ("no bias by distance", distances_forgotten),
+            ("buckets of the other side", distances_of_the_other_side),
+            ("distances one late", distances_one_late),
+        )
+    ),
+    Fault(
+        "padding ignored, T5's encoder",
+        "encoder t5",
+        Definition(padding_ignored),
+        (r"layers\.0\.attn\.out$",),
+        SINGLE,
+    ),
+    Fault(
+        "padding of the encoder states ignored, T5's decoder",
+        "decoder t5",
+        Definition(padding_ignored),
+        (r"layers\.0\.cross\.out$", r"^layers\.0$"),
+        FLOATS_ONLY,
+        NOT_LOOKED_INTO,
+    ),
+    Fault(
+        "tied head unscaled, T5's decoder",
+        "decoder t5",
+        Definition(head_unscaled),
+        (r"^head$", r"what goes into head"),
+        FLOATS_ONLY,
+        NOT_LOOKED_INTO,
+    ),
+    Fault(
+        "one table of distances for all layers, UMT5",
+        "encoder umt5_b",
+        Definition(distances_of_the_first_layer),
+        (r"layers\.1\.attn\.out$", r"^layers\.1\.attn"),
+        SINGLE,
+    ),
+    Fault(
+        "begins with another token, T5 that classifies",
+        "tiny t5_seqcls",
+        Definition(begins_with_another_token),
+        (r"decoder\.layers\.0\.attn_norm", r"decoder\.layers\.0"),
+        SINGLE,
+    ),
+    Fault(
+        "tied head unscaled, T5 in GGUF",
+        "tiny t5",
+        Checkpoint(config=lambda config: config.update(scale_decoder_outputs=False)),
+        (r"head",),
+        ("gguf f32", "gguf q8_0"),
+        "it is a fault of the file that llama.cpp's own converter writes",
+    ),
+    Fault(
+        "distances of two heads swapped, T5 in GGUF",
+        "tiny t5",
+        Checkpoint(
+            on("decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", lambda table: table.flip(1))
+        ),
+        (r"decoder\.layers\.0\.attn\.distance_embed",),
+        ("gguf f32", "gguf q8_0"),
     ),
     Fault(
         "padding ignored, MPNet",

@@ -72,6 +72,8 @@ class Sources:
         kind, _, family = name.partition(" ")
         if kind == "tiny":
             return open_model(tiny(family))
+        if kind in ("encoder", "decoder"):  # that part alone
+            return next(part for part in open_model(tiny(family)).parts if part.part == kind)
         settings: Config = {"num_key_value_heads": 4} if kind == "square" else {}
         folder = wide(family, self.folder / name.replace(" ", "-"), num_hidden_layers=3, **settings)
         template = tiny(BASES[family]) / "chat_template.jinja"

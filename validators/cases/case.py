@@ -123,14 +123,15 @@ class Case:
         raise InputError(f"the validators do not know what to feed into the port {port.name!r} {port.axes}")
 
     def encoder_inputs(self, signature: Signature) -> dict[str, NDArray[Any]]:
-        """The encoder states of the rows, shorter ones padded at the end, and the mask of them, by port."""
+        """The encoder states of the rows, shorter ones padded on the case's side, and the mask of them, by port."""
         import numpy as np
 
         lengths = [len(row.media[ENCODER_STATES]) for row in self.rows]
         states = np.zeros((len(lengths), max(lengths), self.rows[0].media[ENCODER_STATES].shape[-1]), np.float32)
-        for line, row, length in zip(states, self.rows, lengths, strict=True):
-            line[:length] = row.media[ENCODER_STATES]
-        mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+        mask = np.zeros(states.shape[:2], np.int64)
+        for line, real, row, length in zip(states, mask, self.rows, lengths, strict=True):
+            slots = slice(max(lengths) - length, None) if self.side == "left" else slice(0, length)
+            line[slots], real[slots] = row.media[ENCODER_STATES], 1
         ports = ((signature.port("encoder_states"), states), (signature.port("encoder_mask"), mask))
         return {port.name: array for port, array in ports if port is not None}
 
@@ -189,6 +190,8 @@ def real(port: Port, output: NDArray[Any], case: Case, row: int, want: tuple[int
             output = output.compress(mask[-output.shape[axis] :] != 0, axis) if output.shape[axis] else output
         elif name in (BATCH, PICTURES, SENTENCES):
             output = output[(slice(None),) * axis + (slice(row, row + 1),)]
+        elif isinstance(name, str) and cut and name == ENCODER_LENGTH and case.side == "left":
+            output = output[(slice(None),) * axis + (slice(output.shape[axis] - want[axis], None),)]
         elif isinstance(name, str) and (padded or (cut and name == ENCODER_LENGTH)):
             output = output[(slice(None),) * axis + (slice(want[axis]),)]
     return output

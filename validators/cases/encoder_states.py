@@ -1,8 +1,8 @@
 """The cases of a part that reads encoder states: rows of tokens, and what the reference's encoder gives for its cases.
 
-Where the encoder states have no mask, those of all rows of a case have one length. Shorter rows of tokens are padded on
-the right only: there is no mask for tokens, and no position attends to a later one. `select` reorders the rows between
-two steps.
+Where the encoder states have no mask, those of all rows of a case have one length; else they are padded on either
+side. Shorter rows of tokens are padded on the right only: there is no mask for tokens, and no position attends to a
+later one. `select` reorders the rows between two steps.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from isoform.signature import Signature
 
 ORDER = (2, 0, 0, 1)
+FAR = 300  # encoder states of the longest row, where rows may differ in them
 
 
 def reads_states(signature: Signature) -> bool:
@@ -61,10 +62,14 @@ def encoder_states_cases(model: Model, states: Sequence[NDArray[np.float32]], se
         Case("right padding", mixed, detail=f"rows of {' '.join(str(len(r)) for r in mixed)}"),
     ]
     others = list({len(own): own for own in states if len(own) != usual}.values())
-    if masked and others:
-        rows = tuple(row(SHORT, own) for own in (first, *others[:2]))
+    if masked:
+        far = np.resize(states[-1], (FAR, states[-1].shape[1]))  # more of them than any text here has
+        rows = tuple(row(SHORT, own) for own in (first, *others[:2], far))
         sizes = " ".join(str(len(row.media[ENCODER_STATES])) for row in rows)
-        cases.append(Case(f"batch of {len(rows)}", rows, detail=f"encoder states of {sizes}"))
+        cases += [
+            Case(f"batch of {len(rows)}", rows, side="left", detail=f"encoder states of {sizes}, padded on the left"),
+            Case(f"batch of {len(rows)}", rows, detail=f"encoder states of {sizes}"),
+        ]
     cases += [Case("one row", (row(SHORT, own),), detail=f"encoder states of {len(own)}") for own in others[:1]]
     if not model.signature.states:
         return cases

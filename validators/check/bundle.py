@@ -213,13 +213,13 @@ def _wired(
         try:
             if truth is None:
                 truth = Truth(wired, wired_cases(wired, cases, seed))
-            strict, wires = level == "graph", model.task.wires
+            sessions: Any
             if one is None:
                 signatures = {name: wired.signatures[name] for name in parts}
-                sessions = PartsSession(signatures, open_part, wires, wired.steps)
+                sessions = PartsSession(signatures, open_part, model.task.wires, wired.steps)
             else:
-                options = {"signature": one.signature, "strict": strict, "threads": threads}
-                sessions = open_session(paths[WHOLE], backend, wires=wires, **options)
+                options = {"signature": one.signature, "strict": level == "graph", "threads": threads}
+                sessions = open_session(paths[WHOLE], backend, wires=model.task.wires, **options)
             with WiredSession(sessions, wired) as session:
                 found = check_wired(session, wired, paths, dtype, truth)
         except Exception as error:  # noqa: BLE001  a form that cannot be wired is a finding, not the end of the check
