@@ -551,7 +551,10 @@ FAMILY = Family(
     tasks=(
         Task(
             name="text2text-generation",
-            architectures=tuple(f"{kind}ForConditionalGeneration" for kind in ("T5", "MT5", "UMT5")),
+            architectures=(
+                *(f"{kind}ForConditionalGeneration" for kind in ("T5", "MT5", "UMT5")),
+                "T5WithLMHeadModel",  # of old files
+            ),
             parts={
                 "encoder": Part(build=Encoder, signature=encoder_signature, roots=_roots("encoder", "embed")),
                 "decoder": Part(

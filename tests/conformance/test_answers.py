@@ -21,7 +21,7 @@ from isoform.formats import FORMAT_OF
 from isoform.manifest import Manifest
 from isoform.reference.model import open_model
 from tests.exports import exported
-from tests.oracle import DECODER_HEADS, ENCODERS, TEXT_ENCODERS, tiny
+from tests.oracle import DECODER_HEADS, ENCODERS, SEQUENCE_HEADS, TEXT_ENCODERS, tiny
 
 TEXTS = ["The small cat reads a large red book in the old house.", "a naïve café", "every teacher knows this: " * 5]
 QUESTIONS = [{"question": "what reads the book?", "context": text + " The small cat."} for text in TEXTS]
@@ -96,7 +96,7 @@ def test_a_bundle_answers_as_its_checkpoint_does(name: str) -> None:
     "name",
     [
         pytest.param(name, marks=() if n == 0 else (pytest.mark.nightly,))
-        for names in (*TEXT_ENCODERS.values(), *DECODER_HEADS.values())
+        for names in (*TEXT_ENCODERS.values(), *DECODER_HEADS.values(), *SEQUENCE_HEADS.values())
         for n, name in enumerate(names)
     ],
 )

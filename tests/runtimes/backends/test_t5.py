@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from isoform.errors import InputError
+from isoform.exporters import onnx
+from isoform.exporters.bundle import export
 from isoform.manifest import Manifest
 from isoform.reference.model import open_model
 from isoform.runtimes.generation.loop import generate
@@ -105,6 +109,21 @@ def test_greedy_and_beams_give_transformers_tokens(backend: str) -> None:
             assert tokens == expected[1 : 1 + len(tokens)] and not any(expected[1 + len(tokens) :])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sampled_tokens_are_drawn_from_transformers_distributions(backend: str) -> None:
+    session, inputs, rules = opened("t5", backend), texts(), {"temperature": 0.05, "top_k": 20}
+    config = GenerationConfig(max_new_tokens=9, do_sample=True, seed=3, eos_token_id=(1,), pad_token_id=0, **rules)  # type: ignore[arg-type]
+    rows = generate(session.decoder(session.encode(inputs)), [[0]] * 3, config, keep_chances=True)
+    for n, row in enumerate(rows):
+        logits = logits_of("t5", {key: array[n : n + 1] for key, array in inputs.items()}, np.array([[0, *row.made]]))
+        scores = torch.from_numpy(logits[0, :-1])
+        for warp in (transformers.TemperatureLogitsWarper(0.05), transformers.TopKLogitsWarper(20)):
+            scores = warp(None, scores)
+        chances = torch.log_softmax(scores, -1)[torch.arange(len(row.made)), row.made]
+        assert np.abs(np.array(row.chances) - chances.numpy()).max() < 1e-3  # the temperature makes 20 of 1
+    assert len({tuple(row.made) for row in rows}) == 3
+
+
 def test_llamacpp_decoders_that_step_in_turn_read_their_own_texts_while_the_context_grows() -> None:
     session, inputs, ids = opened("t5", "llamacpp"), texts(), written(3, 400)
     want = logits_of("t5", inputs, ids)
@@ -148,6 +167,19 @@ def test_what_llamacpp_cannot_read_is_refused_by_name() -> None:
     other = session.decoder(encoded)
     with pytest.raises(InputError, match="rows of 0 tokens cannot join rows of 2"):
         decoder.join(other)
+
+
+def test_float16_graphs_hold_states_beyond_float16(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny("t5"), tmp_path / "m"))
+    tensors, times = load_file(folder / "model.safetensors"), {"wi": 100, "wo": 2000}
+    grown = {key: times.get(key.split(".")[-2], 1) * x if "block.0." in key else x for key, x in tensors.items()}
+    save_file(grown, folder / "model.safetensors", metadata={"format": "pt"})
+    model = open_model(folder)
+    export(model, ["onnx"], tmp_path / "b", onnx=onnx.Options(types=("f16",)))
+    inputs, ids = texts(), written(3, 6)
+    with open_path(tmp_path / "b", "onnxruntime", dtype="f16")[0] as half, open_session(model, "torch") as exact:
+        found, expected = (one.decoder(one.encode(inputs)).step(ids, last=None) for one in (half, exact))
+    same(found, expected, GELU)  # 11-bit mantissa
 
 
 def test_llamacpp_gives_the_states_of_an_encoder_alone() -> None:

@@ -388,6 +388,7 @@ def test_wrong_requests_are_input_errors(inputs: Any, options: dict[str, Any], m
         "electra_seqcls",
         "albert_seqcls",
         "bart_mnli",
+        "t5_seqcls",
     ],
 )
 def test_texts_are_classified_as_transformers_does(name: str, tiny: Tiny) -> None:
@@ -446,6 +447,7 @@ def test_scores_follow_the_problem_type(kind: str, tiny: Tiny, tmp_path: Path) -
         "gpt2_ner",
         "electra_ner",
         "albert_ner",
+        "umt5_ner",
     ],
 )
 @pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
@@ -485,6 +487,7 @@ def test_a_long_text_is_labelled_in_overlapping_parts(tiny: Tiny, tmp_path: Path
         "electra_qa",
         "albert_qa",
         "bart_qa",
+        "mt5_qa",
     ],
 )
 def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -> None:
