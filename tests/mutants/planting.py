@@ -46,9 +46,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Definition:
-    """Change the module that is traced; its weights are honest."""
+    """Change the module that is traced; its weights are honest. `part`: of a model of several, that part's."""
 
     change: Callable[[nn.Module], None]
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,52 +83,60 @@ class Sources:
         return open_model(folder)
 
 
-def write(model: Model, form: str, folder: Path) -> Artifact:
-    """One artifact under `folder`."""
+def write(model: Model, form: str, folder: Path) -> list[Artifact]:
+    """One artifact under `folder`; of a model of several parts, one for each."""
     kind, dtype = form.split()
     if kind == "onnx":
-        [artifact] = onnx.write(model, folder, dtype, lambda *_: None)
-    elif kind == "torchscript":
-        [artifact] = torchscript.write(model, folder, dtype)
-    else:
-        [artifact] = gguf.write(model, folder, [dtype])
-    return artifact
+        return onnx.write(model, folder, dtype, lambda *_: None)
+    if kind == "torchscript":
+        return torchscript.write(model, folder, dtype)
+    return gguf.write(model, folder, [dtype])
 
 
 def make_bundle(honest: Model, form: str, plant: Plant | None, folder: Path) -> Path:
-    """A bundle of one artifact with the fault in it, or honest without a plant. Raises UnsupportedExport."""
-    source = honest.checkpoint.folder
+    """A bundle of one form with the fault in it, or honest without a plant. Raises UnsupportedExport."""
+    source, root = honest.checkpoint.folder, honest.checkpoint.root
     bundle = folder / "bundle"
     bundle.mkdir(parents=True)
     model = honest
     beside = source
     if isinstance(plant, Checkpoint):
-        beside = changed_checkpoint(source, plant, folder / "source")
+        beside = changed_checkpoint(root, plant, folder / "source")
         model = open_model(beside, honest.task.name)
     elif isinstance(plant, Definition):
         model = copy.copy(honest)
         model.__dict__.pop("parts", None)  # which are cached, and honest
-        object.__setattr__(model, "skeleton", _faulty(honest, plant.change))
-    artifact = write(model, form, bundle)
+        if plant.part:
+            others = [_changed(part, plant.change) if part.part == plant.part else part for part in honest.parts]
+            model.__dict__["parts"] = tuple(others)
+        else:
+            object.__setattr__(model, "skeleton", _faulty(honest, plant.change))
+    artifacts = write(model, form, bundle)
     if isinstance(plant, InFile):
+        [artifact] = artifacts
         plant.change(bundle, artifact, honest)
-    artifact = replace(
-        artifact,
-        files=tuple(describe(bundle / file.path, bundle) for file in artifact.files),
-        signature=(honest.trunk if form.startswith("gguf") else honest).signature,
-    )
+    whole = {part.part: part for part in (honest.trunk if form.startswith("gguf") else honest).parts}
+    artifacts = [
+        replace(
+            artifact,
+            files=tuple(describe(bundle / file.path, bundle) for file in artifact.files),
+            signature=whole[artifact.part].signature,
+        )
+        for artifact in artifacts
+    ]
     for path in honest.checkpoint.sidecars():
         kept = beside if isinstance(plant, Checkpoint) and plant.beside else source
         target = bundle / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(kept / path.relative_to(source), target)
-    files = [asdict(describe(path, source)) for path in honest.checkpoint.files()]
+    files = [asdict(describe(path, root)) for path in honest.checkpoint.files()]
     Manifest(
         family=honest.family.name,
         task=honest.task.name,
-        source={"name": honest.name, "path": str(source), "files": files},
+        source={"name": honest.name, "path": str(root), "files": files},
         versions={},
-        artifacts=[artifact],
+        artifacts=artifacts,
+        wires=dict(honest.task.wires),
     ).write(bundle)
     return bundle
 
@@ -146,6 +155,13 @@ def changed_checkpoint(source: Path, plant: Checkpoint, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     plant.files(folder)
     return folder
+
+
+def _changed(part: Model, change: Callable[[nn.Module], None]) -> Model:
+    found = copy.copy(part)
+    found.__dict__.pop("parts", None)
+    object.__setattr__(found, "skeleton", _faulty(part, change))
+    return found
 
 
 def _faulty(model: Model, change: Callable[[nn.Module], None]) -> Callable[..., nn.Module]:

@@ -35,10 +35,14 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
     limit = positions(model)
     longest = min(_window(model) + 9, limit)
     random = np.random.default_rng(seed)
+    needed = model.task.facts(model.config).get("needs_token")
 
     def row(length: int, types: int = 1) -> Row:
         length = max(1, min(length, limit))
-        return Row(random.integers(0, vocabulary, length), random.integers(0, types, length))
+        ids, kinds = random.integers(0, vocabulary, length), random.integers(0, types, length)
+        if needed is not None and length > 3:  # the token whose state a head reads: the last of several
+            ids[[length // 3, 2 * length // 3]] = needed
+        return Row(ids, kinds)
 
     one, short, long = row(1), row(SHORT), row(longest)
     mixed = (short, one, long)
