@@ -159,6 +159,8 @@ def open_session(
         from isoform.runtimes.backends.llamacpp.encoder_decoder import open_encoder_decoder
 
         return open_encoder_decoder(source, signature, wires, device=device, strict=strict, threads=threads)
+    if signature.takes("encoder_states"):
+        raise InputError(f"{source} holds an encoder and a decoder, which run together; open the bundle it belongs to")
     from isoform.runtimes.backends.llamacpp.session import LlamaCppSession
 
     return LlamaCppSession(source, signature, device=device, strict=strict, threads=threads)

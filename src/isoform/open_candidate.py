@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isoform.errors import BackendUnavailable
 from isoform.formats import form_for, options_for
 from isoform.progress import Progress
 from isoform.sources import Source
@@ -72,7 +73,16 @@ def _open(
     if source.opened is None:
         return backends.open_path(source.path, backend, task=served, dtype=dtype, **place)[0]
     if dtype == STORED:
-        return backends.open_session(source.path, backend, signature=source.opened.trunk.signature, **place)
+        model = source.opened.trunk
+        card = model.family.gguf_of(model.task)
+        if card is not None and (left_out := card.scales(model.config)):
+            name, scale = next(iter(left_out.items()))
+            raise BackendUnavailable(
+                f"{source.path} does not hold {name} times {scale:.4g}, and llama.cpp's graph leaves that factor out: "
+                "its probabilities would be wrong; `isoform export --to gguf` makes a right file of it"
+            )
+        wires = dict(model.task.wires) or None
+        return backends.open_session(source.path, backend, signature=model.signature, wires=wires, **place)
     if backend == "torch":
         return backends.open_session(source.opened, backend, dtype=dtype, **place)
     form, written = form_for(backend, dtype)

@@ -14,16 +14,20 @@ import transformers
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from isoform.errors import InputError
-from isoform.exporters import onnx
+from isoform.errors import BackendUnavailable, InputError
+from isoform.exporters import gguf, onnx
 from isoform.exporters.bundle import export
 from isoform.manifest import Manifest
+from isoform.open_candidate import STORED, open_candidate
 from isoform.reference.model import open_model
+from isoform.runtimes.choose.records import Candidate
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import GenerationConfig
 from isoform.runtimes.open import open_bundle, open_path, open_session
+from isoform.sources import Source
 from tests.exports import exported
 from tests.oracle import tiny
+from tests.oracle.convert_gguf import oracle_convert
 
 BACKENDS = ("llamacpp", "onnxruntime", "torch", "torchscript")
 CLOSE = 2e-5  # of the largest value: float32 sums in another order, through four layers
@@ -177,9 +181,28 @@ def test_float16_graphs_hold_states_beyond_float16(tmp_path: Path) -> None:
     model = open_model(folder)
     export(model, ["onnx"], tmp_path / "b", onnx=onnx.Options(types=("f16",)))
     inputs, ids = texts(), written(3, 6)
-    with open_path(tmp_path / "b", "onnxruntime", dtype="f16")[0] as half, open_session(model, "torch") as exact:
-        found, expected = (one.decoder(one.encode(inputs)).step(ids, last=None) for one in (half, exact))
+    sessions: list[Any] = [open_path(tmp_path / "b", "onnxruntime", dtype="f16")[0], open_session(model, "torch")]
+    found, expected = (one.decoder(one.encode(inputs)).step(ids, last=None) for one in sessions)
     same(found, expected, GELU)  # 11-bit mantissa
+
+
+def test_a_bare_file_runs_unless_llamacpp_would_leave_its_head_unscaled(tmp_path: Path) -> None:
+    candidate = Candidate(backend="llamacpp", dtype=STORED, threads=1)
+
+    def bare(path: Path) -> Any:
+        source = Source("m", path, path.parent, opened=open_model(path))
+        return open_candidate(source, "text2text-generation", candidate, lambda *_: path, threads=1)
+
+    gguf.write(open_model(tiny("t5")), tmp_path, ["f32"])
+    inputs, ids = texts(), written(3, 5)
+    with bare(tmp_path / gguf.path_of("f32")) as session:
+        found = session.decoder(session.encode(inputs)).step(ids, last=None)
+    same(found, logits_of("t5", inputs, ids), GELU)  # a float16 cache
+    theirs_file = oracle_convert(tiny("t5"), tmp_path / "theirs.gguf", "f32", None, sentencepiece=True)
+    with pytest.raises(BackendUnavailable, match=r"head\.weight times 0\.1443, and"):
+        bare(theirs_file)
+    with pytest.raises(InputError, match="holds an encoder and a decoder"):
+        open_session(theirs_file, "llamacpp", signature=open_model(tiny("t5")).signature)
 
 
 def test_llamacpp_gives_the_states_of_an_encoder_alone() -> None:
