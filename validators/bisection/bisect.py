@@ -14,6 +14,7 @@ from isoform.validators.bisection.around import around
 from isoform.validators.bisection.open_probe import open_probe
 from isoform.validators.bisection.points import Point, recorded
 from isoform.validators.bisection.probe import Inside, fitting, output_points
+from isoform.validators.bisection.routed import Routes, forced
 from isoform.validators.cases.case import Case, Row
 from isoform.validators.report.departure import Departure
 from isoform.validators.report.layers import ModuleShare, layer_of
@@ -42,19 +43,22 @@ class Expected:
 
 
 class Insides:
-    """What the reference computes at every point, for the rows of a case."""
+    """What the reference computes at every point, for the rows of a case; `routes`: over these experts, by row."""
 
-    def __init__(self, model: Model, rows: Sequence[Row], backend: str, dtype: str) -> None:
+    def __init__(
+        self, model: Model, rows: Sequence[Row], backend: str, dtype: str, routes: Sequence[Routes] | None = None
+    ) -> None:
         import torch
 
-        exact = [
-            self._pass(model, model_module, row, None) for model_module in [model.module(torch.float64)] for row in rows
-        ]
+        along: Sequence[Routes | None] = routes or [None] * len(rows)
+        every = list(zip(rows, along, strict=True))
+        module = model.module(torch.float64)
+        exact = [self._pass(model, module, row, None, taken) for row, taken in every]
         module = model.module(getattr(torch, FLOATS.get(plain_dtype(dtype), "float32")))
-        own = [self._pass(model, module, row, None) for row in rows]
+        own = [self._pass(model, module, row, None, taken) for row, taken in every]
         known: list[dict[Point, Any]] | None = None
         if backend in REASONS:
-            known = [self._pass(model, module, row, backend) for row in rows]
+            known = [self._pass(model, module, row, backend, taken) for row, taken in every]
         self.rows = [
             {
                 point: Expected(
@@ -68,14 +72,14 @@ class Insides:
         ]
 
     @staticmethod
-    def _pass(model: Model, module: Any, row: Row, backend: str | None) -> dict[Point, Any]:
+    def _pass(model: Model, module: Any, row: Row, backend: str | None, routes: Routes | None) -> dict[Point, Any]:
         import torch
 
         dtype = next(p.dtype for p in module.parameters())
         inputs = [torch.from_numpy(array) for array in Case("", (row,)).inputs(model.signature).values()]
         inputs = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
-        mode = deviation(backend) if backend else None
-        with torch.inference_mode(), mode or nullcontext(), trimmed(module, row), recorded(module) as found:
+        mode, table = deviation(backend) if backend else None, forced(routes) if routes else {}
+        with torch.inference_mode(), mode or nullcontext(), trimmed(module, row), recorded(module, table) as found:
             outputs = module(*inputs)
         wide = torch.promote_types(dtype, torch.float32)
         for (point, slots), output in zip(output_points(model.signature).values(), outputs, strict=True):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from isoform.validators.report.layers import Side, place
@@ -55,8 +56,10 @@ def tensors(values: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def recorded(module: nn.Module) -> Iterator[dict[Point, Tensor]]:
+def recorded(module: nn.Module, operations: Mapping[str, Any] = MappingProxyType({})) -> Iterator[dict[Point, Tensor]]:
     """While the block lasts, a pass of `module` fills the yielded dict, in the order of computation.
+
+    `operations` are semantic ones that are computed otherwise.
 
     Inputs are kept of modules with parameters of their own, outputs of all but the outermost; only floating ones. A
     module that runs more than once is kept the first time.
@@ -101,7 +104,7 @@ def recorded(module: nn.Module) -> Iterator[dict[Point, Tensor]]:
             handles.append(part.register_forward_pre_hook(enter(name, bool(part._parameters))))
             handles.append(part.register_forward_hook(leave(name)))
     try:
-        with ops.lowered_by({**ops.OPS, ROTARY: rotary}):
+        with ops.lowered_by({**ops.OPS, ROTARY: rotary, **operations}):
             yield found
     finally:
         for handle in handles:

@@ -427,6 +427,7 @@ class _Artifact:
         """Graph or deployment; with a clock `between` runs after the most telling case."""
         from isoform.validators.bisection.search import departures
         from isoform.validators.levels.deployment import check_deployment
+        from isoform.validators.levels.routes import along_routes
 
         if self.artifact.signature != self.truth.model.signature:
             text = f"the signature in {NAME} is not the one of {self.truth.model.name}; export the model again"
@@ -454,6 +455,7 @@ class _Artifact:
                 between()
         if strict:
             cases, model = self.truth.cases, self.truth.model
+            along_routes(model, self.path, self.backend, self.dtype, report, cases, self.threads)
             report.add(departures(model, self.path, self.backend, self.dtype, report, cases, threads=self.threads))
         elif self.artifact.format == "onnx" and self.backend == CHECKED_ON["onnx"] and not self.clock.up:
             self._exact(report)

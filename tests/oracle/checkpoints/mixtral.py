@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import transformers as T
 
 from tests.oracle.checkpoints.case import Case, case, labels
@@ -22,7 +23,12 @@ INSTRUCT = (
 
 def _mixtral(c: Case, t: Any, options: dict[str, Any], rows: int = 0, kind: str = "MixtralForCausalLM") -> Any:
     c.tok(t)
-    c.model(kind, T.MixtralConfig(**{"vocab_size": len(t) + rows, **options}))
+    model = c.model(kind, T.MixtralConfig(**{"vocab_size": len(t) + rows, **options}))
+    with torch.no_grad():  # a stack is drawn as one matrix, too small for what each expert reads
+        for name, parameter in model.named_parameters():
+            if ".experts." in name:
+                parameter *= parameter.shape[1] ** 0.5
+    model.save_pretrained(c.folder)
     return t
 
 
