@@ -175,13 +175,18 @@ class MergedAttention(nn.Module):
         bias: Tensor | None = None,
         cache: GrowingCache | None = None,
         angles: tuple[Tensor, Tensor] | None = None,
+        window: int | None = None,
     ) -> Tensor:
-        """As `Attention.attend`."""
+        """As `Attention.attend`. With a `window`, to both sides of every token, the bias is `ops.local_bias`."""
         heads = self.heads
         q, k, v = self.qkv(x).split([count * heads.dim for count in (heads.count, heads.kv, heads.kv)], -1)
         if angles is not None:
             q, k = ops.rotary(q, *angles, heads.count), ops.rotary(k, *angles, heads.kv)
-        out: Tensor = self.out(attend(q, k, v, bias, heads, cache))
+        if window is None or bias is None:
+            y = attend(q, k, v, bias, heads, cache)
+        else:
+            y = ops.local_attention(q, k, v, bias, window, heads.count, heads.settings[2])
+        out: Tensor = self.out(y)
         return out
 
 

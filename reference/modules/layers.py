@@ -124,19 +124,6 @@ def window_bias(mask: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
     return ((~seen).to(dtype) * hidden(dtype)).unsqueeze(1)
 
 
-def slot_window_bias(mask: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-    """Hide padding, and what is `window` or more slots away on either side.
-
-    Shapes: mask (B, S) -> (B, 1, S, S), or (B, 1, 1, S) without a window.
-    """
-    if window is None:
-        return padding_bias(mask, dtype)
-    slots = torch.ones_like(mask[0]).cumsum(0)
-    near = (slots.unsqueeze(1) - slots.unsqueeze(0)).abs() < window
-    seen = near.unsqueeze(0) & (mask != 0).unsqueeze(1)
-    return ((~seen).to(dtype) * hidden(dtype)).unsqueeze(1)
-
-
 def head_size(dim: int, heads: int, name: str = "hidden_size", count: str = "num_attention_heads") -> int:
     """Channels of a head, all of them together being `dim`. Raises CheckpointError when they do not come out even.
 

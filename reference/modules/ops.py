@@ -247,6 +247,68 @@ def attention(a: AttentionArguments[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return _branch(_crossed)(a.q, a.k, a.v, *projections, a.past_k, a.past_v, a.switch, a.bias, *settings)
 
 
+@semantic
+def local_bias(mask: Tensor, like: Tensor, window: int) -> Tensor:
+    """The bias of `local_attention`: it hides padding, and what is `window` or more slots away on either side.
+
+    Texts of up to four blocks have one row for each query: mask (B, T) -> (B, 1, T, T) in the dtype of `like`. For a
+    longer one there are rows for the queries of one block, over the keys of that block and the two beside it:
+    (B * blocks, 1, block, 3 * block). `block_of` says how long a block is.
+    """
+    hidden = torch.finfo(like.dtype).min / 2
+    return _branch(_local_bias)(mask, like, window, block_of(window), dense_length(window), hidden)
+
+
+@semantic
+def local_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int, heads: int, scale: float) -> Tensor:
+    """Attention to the tokens that are less than `window` slots away, with the bias that `local_bias` gives.
+
+    Long texts are computed block by block, so that a token costs the same however long its text is. Beltagy et al.
+    2020, https://arxiv.org/abs/2004.05150. Shapes: q, k and v (B, T, heads*D) -> (B, T, heads*D).
+    """
+    return _branch(_local)(q, k, v, bias, block_of(window), dense_length(window), heads, scale)
+
+
+def block_of(window: int) -> int:
+    """The slots of a block: a window reaches no farther than into the blocks on both sides."""
+    return max(window - 1, 16)
+
+
+def dense_length(window: int) -> int:
+    """The slots up to which a text is computed at once: the blocks of its keys would be three times as many."""
+    return 4 * block_of(window)
+
+
+def _local_bias(mask: Tensor, like: Tensor, window: int, block: int, dense: int, hidden: float) -> Tensor:
+    length = mask.shape[1]
+    padding = (mask == 0).to(like.dtype) * hidden
+    if length <= dense:
+        slots = torch.arange(length, device=mask.device)
+        far = (slots.unsqueeze(1) - slots.unsqueeze(0)).abs() >= window
+        return far.to(like.dtype) * hidden + padding.unsqueeze(1).unsqueeze(1)
+    blocks = (length + block - 1) // block
+    padding = F.pad(padding, [block, (blocks + 1) * block - length], value=hidden).unfold(1, 3 * block, block)
+    queries = torch.arange(block, device=mask.device) + block
+    far = (queries.unsqueeze(1) - torch.arange(3 * block, device=mask.device).unsqueeze(0)).abs() >= window
+    return far.to(like.dtype) * hidden + padding.flatten(0, 1).unsqueeze(1).unsqueeze(1)
+
+
+def _local(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, block: int, dense: int, heads: int, scale: float) -> Tensor:
+    batch, length, width = q.shape[0], q.shape[1], q.shape[2]
+    if length <= dense:
+        k, v = k.unflatten(-1, (heads, -1)).transpose(1, 2), v.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return _attend(q, k, v, bias, False, heads, heads, scale, 0.0)
+    blocks = (length + block - 1) // block
+    behind = blocks * block - length
+    q = F.pad(q, [0, 0, 0, behind]).reshape(batch * blocks, block, width)
+    # Views of overlapping blocks: (B * blocks, heads, D, 3 * block), the channels of a slot beside each other.
+    k = F.pad(k, [0, 0, block, behind + block]).unfold(1, 3 * block, block).flatten(0, 1)
+    v = F.pad(v, [0, 0, block, behind + block]).unfold(1, 3 * block, block).flatten(0, 1)
+    k, v = k.unflatten(1, (heads, -1)).transpose(2, 3), v.unflatten(1, (heads, -1)).transpose(2, 3)
+    out = _attend(q, k, v, bias, False, heads, heads, scale, 0.0)
+    return out.reshape(batch, blocks * block, width)[:, :length]
+
+
 def _branch(body: _F) -> _F:
     """`body`, or its script while torch traces: a trace follows one side of an `if`, a script keeps both."""
     return _scripted(body) if torch._C._is_tracing() else body

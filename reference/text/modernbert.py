@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Gguf
 from isoform.reference.config import Config, RopeConfig, read_rope, with_labels
+from isoform.reference.modules import ops
 from isoform.reference.modules.attention import Heads, MergedAttention
 from isoform.reference.modules.decoder_plan import Kind
 from isoform.reference.modules.layers import (
@@ -27,7 +28,7 @@ from isoform.reference.modules.layers import (
     activation,
     first_token,
     head_size,
-    slot_window_bias,
+    padding_bias,
     true_positions,
 )
 from isoform.reference.modules.sentence import pool
@@ -108,8 +109,8 @@ class ModernBertLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim, c.norm_eps, bias=c.norm_bias)
         self.mlp = MergedMLP(dim, c.intermediate_size, c.hidden_activation, c.mlp_bias)
 
-    def forward(self, x: Tensor, bias: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
-        x = x + self.attn.attend(self.attn_norm(x), bias, None, angles)
+    def forward(self, x: Tensor, bias: Tensor, angles: tuple[Tensor, Tensor] | None, window: int | None) -> Tensor:
+        x = x + self.attn.attend(self.attn_norm(x), bias, None, angles, window)
         y: Tensor = x + self.mlp(self.mlp_norm(x))
         return y
 
@@ -161,9 +162,14 @@ class ModernBert(nn.Module):
         x = self.embed_norm(self.embed(input_ids))
         angles = {name: rope(positions, x.dtype) for name, rope in self.ropes.items()}
         windows = dict.fromkeys(kind.window for kind in self.kinds)
-        bias = {window: slot_window_bias(attention_mask, window, x.dtype) for window in windows}
+        bias = {
+            window: padding_bias(attention_mask, x.dtype)
+            if window is None
+            else ops.local_bias(attention_mask, x, window)
+            for window in windows
+        }
         for layer, kind in zip(self.layers, self.kinds, strict=True):
-            x = layer(x, bias[kind.window], None if kind.rope is None else angles[kind.rope])
+            x = layer(x, bias[kind.window], None if kind.rope is None else angles[kind.rope], kind.window)
         return self.answer(self.norm(x), attention_mask)
 
     def answer(self, x: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:

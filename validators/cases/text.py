@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SMALL_WINDOW = 64  # a longer window is outgrown by one row of its own, where that costs no more than `AFFORDABLE`
 AFFORDABLE = 10**11  # tokens times parameters of the layers: a model of 100M with a window of 512, in 10 s in float64
 
+FAR, SMALLEST = 5, 20
+"""A row is far beyond a window of an encoder when it is so many times longer, and than a window of so many tokens."""
+
 SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 TEXTS = (
@@ -65,7 +68,18 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
     if model.signature.states:
         cases += _cached(long, row)
         cases += _outgrowing(model, row(_long_window(model) + STEPS + 1))
+    elif windows := _windows(model):
+        cases += _far_beyond(model, short, row(FAR * max(SMALLEST, *windows) + 1))
     return as_alone(model, cases)
+
+
+def _far_beyond(model: Model, short: Row, long: Row) -> Iterator[Case]:
+    """A row that many windows lie side by side in, alone and beside a short one: some forms compute it in blocks."""
+    from math import prod
+
+    if len(long) * sum(prod(weight.shape) for name, weight in model.weights.items() if "layers." in name) <= AFFORDABLE:
+        yield Case("past the window", (long,), detail=f"1 row of {len(long)}")
+        yield Case("past the window", (short, long), "left", detail=f"left padding, {_lengths((short, long))}")
 
 
 def _outgrowing(model: Model, row: Row) -> Iterator[Case]:

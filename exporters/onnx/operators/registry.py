@@ -58,6 +58,7 @@ from isoform.exporters.onnx.operators.shapes import (
     unbind,
     unsqueeze,
 )
+from isoform.exporters.onnx.operators.windows import local_attention, local_bias
 
 ATEN: Mapping[str, Lowering] = {
     "__and__": logical("And"),
@@ -148,6 +149,8 @@ ATEN: Mapping[str, Lowering] = {
 PORTABLE: Mapping[str, Lowering] = {
     "aten::linear": portable_linear,
     "isoform::attention": attention(portable_linear, portable=True),
+    "isoform::local_attention": local_attention(portable=True),
+    "isoform::local_bias": local_bias(portable=True),
     "isoform::partial_rotary": rotary(interleaved=True),
     "isoform::rms_norm": rms_norm,
     "isoform::rotary": rotary(interleaved=False),
@@ -158,6 +161,8 @@ PORTABLE: Mapping[str, Lowering] = {
 RUNTIME: Mapping[str, Lowering] = {
     "aten::linear": fused_linear,
     "isoform::attention": attention(fused_linear, portable=False),
+    "isoform::local_attention": local_attention(portable=False),
+    "isoform::local_bias": local_bias(portable=False),
     "isoform::rms_norm": skip_rms_norm,
     "isoform::partial_rotary": rotary(interleaved=True),
     "isoform::rotary": rotary(interleaved=False),
