@@ -22,6 +22,7 @@ from isoform.errors import InputError
 from isoform.runtimes.generation.contradictions import refuse_contradictions, refuse_count
 from isoform.runtimes.generation.contrastive import deepened
 from isoform.runtimes.generation.feed import PADDING, Feed, pad_left
+from isoform.runtimes.generation.grammar import Grammar, GrammarConstraint
 from isoform.runtimes.generation.guidance import GuidedDecoder, negative_prompts
 from isoform.runtimes.generation.processors import Processor, processors
 from isoform.runtimes.generation.recomputing import RecomputingDecoder
@@ -31,6 +32,7 @@ from isoform.runtimes.generation.searches import (
     ContrastiveSearch,
     Decode,
     Search,
+    Stop,
     TextRow,
     TokenSearch,
     longest,
@@ -73,6 +75,7 @@ def generate(
     recompute_beyond: int | None = None,
     sources: Sequence[Sequence[int]] | None = None,
     assistant: Assistant | None = None,
+    grammar: Grammar | None = None,
     seen: Callable[[list[TextRow]], None] | None = None,
 ) -> list[TextRow]:
     """Continue every prompt; each gives `num_return_sequences` rows, in order.
@@ -83,8 +86,8 @@ def generate(
     rows of a call made in batches, for their random numbers. `callers` are rules of the caller's own.
     `recompute_beyond`: a text of more tokens is computed anew from its beginning, once. `sources`: the ids that the
     encoder read, without padding, a row for each prompt; a model without an encoder reads the prompts. `assistant`
-    guesses tokens that the model only checks (`speculative`): a step may give a row several. `seen` is called with the
-    rows after every step.
+    guesses tokens that the model only checks (`speculative`): a step may give a row several. New text follows
+    `grammar`. `seen` is called with the rows after every step.
     """
     for rows in steps(
         session,
@@ -99,6 +102,7 @@ def generate(
         recompute_beyond=recompute_beyond,
         sources=sources,
         assistant=assistant,
+        grammar=grammar,
     ):
         if seen is not None:
             seen(rows)
@@ -119,6 +123,7 @@ def steps(
     recompute_beyond: int | None = None,
     sources: Sequence[Sequence[int]] | None = None,
     assistant: Assistant | None = None,
+    grammar: Grammar | None = None,
 ) -> Iterator[list[TextRow]]:
     """`generate`, step by step: yields the rows (the same objects, growing) after each step."""
     count, width = config.num_return_sequences, config.num_beams
@@ -135,12 +140,17 @@ def steps(
     if negatives is not None and context is not None:  # neither text has more positions
         spare = [context + 1 - len(negative) for negative in _expanded(negatives, len(rows))]
         limits = [min(n, len(row.prompt) + most) for n, row, most in zip(limits, rows, spare, strict=True)]
+    followed = [None if grammar is None else grammar.constraint(len(row.prompt)) for row in rows]
     chains = [
         processors(
             config,
             len(row.prompt),
             limit,
-            [*(rules(len(row.prompt)) if rules else ()), *callers.processors],
+            [
+                *(rules(len(row.prompt)) if rules else ()),
+                *callers.processors,
+                *(() if (follow := followed[n]) is None else (follow,)),
+            ],
             callers.constraint(n % count if width == 1 else 0),
             read[n // count],
         )
@@ -153,7 +163,7 @@ def steps(
         seed = None if config.seed is None else [config.seed, first_row * count + n]
         random = np.random.default_rng(seed) if config.do_sample else None
         options: dict[str, Any] = {"random": random, "decode": decode, "keep_chances": keep_chances}
-        options["stop"] = callers.stop if callers.stops else None
+        options["stop"] = _stop(callers, None if config.eos_token_id else followed[n])
         if width == 1:
             if guesses:
                 guessed.append(SpeculativeSearch(rows[n], config, chains[n], limits[n], **options))
@@ -180,7 +190,15 @@ def steps(
         lines = [
             DraftLine(
                 n // count,
-                processors(config, len(row.prompt), limit, rules(len(row.prompt)) if rules else ()),
+                processors(
+                    config,
+                    len(row.prompt),
+                    limit,
+                    [
+                        *(rules(len(row.prompt)) if rules else ()),
+                        *(() if grammar is None else (grammar.constraint(len(row.prompt)),)),
+                    ],
+                ),
                 search.random,
             )
             for n, (row, limit, search) in enumerate(zip(rows, limits, guessed, strict=True))
@@ -196,6 +214,18 @@ def steps(
         scheduler.update(logits)
         del logits  # its memory is free for the next ones
         yield rows
+    if grammar is not None and width > 1 and not all(grammar.follows(row.made, row.score) for row in rows):
+        raise InputError(
+            f"{grammar.name} has fewer texts than num_return_sequences={count} asks for with num_beams={width}; ask "
+            "for fewer"
+        )
+
+
+def _stop(callers: CallersRules, follow: GrammarConstraint | None) -> Stop | None:
+    """What ends a text beside its settings: rules of the caller's, and a complete grammar where no token says so."""
+    if follow is None:
+        return callers.stop if callers.stops else None
+    return lambda ids: follow.complete(ids) or callers.stop(ids)
 
 
 def _read(

@@ -254,6 +254,7 @@ class TextGeneration(TextWriter):
             callers=call.rules,
             recompute_beyond=self.facts.get("recompute_beyond"),
             assistant=call.assistant,
+            grammar=call.grammar,
         )
 
     def _fed(self, piece: Prompt, call: WritingCall) -> list[int]:

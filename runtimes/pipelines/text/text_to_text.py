@@ -89,6 +89,11 @@ class TextToText(TextWriter):
 
     def begin(self, options: TextToTextOptions) -> WritingCall:
         """See `Pipeline.begin`."""
+        if options.assistant_model is not None:
+            raise InputError(
+                f"{self.task}: an assistant guesses the texts of decoders without an encoder; leave assistant_model "
+                "out, or pass prompt_lookup_num_tokens"
+            )
         call = super().begin(options)
         start = _start(call.settings)
         if self.vocabulary is not None and start >= self.vocabulary:
@@ -130,6 +135,8 @@ class TextToText(TextWriter):
             decode=self.text_tokenizer.decode,
             first_row=first,
             callers=call.rules,
+            sources=[piece.ids for piece in pieces],
+            grammar=call.grammar,
         )
 
     def _fed(self, piece: Encoding, call: WritingCall) -> list[int]:

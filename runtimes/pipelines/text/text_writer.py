@@ -20,8 +20,10 @@ from isoform.runtimes.generation.text_stream import TextStream
 from isoform.runtimes.pipelines.base import Batches, BatchPipeline, InputPiece
 from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.pipelines.text.assistant import Assistants
+from isoform.runtimes.pipelines.text.grammars import Grammars
 
 if TYPE_CHECKING:
+    from isoform.runtimes.generation.grammar import Grammar
     from isoform.runtimes.generation.speculative import Assistant
     from isoform.runtimes.session import Session
 
@@ -54,6 +56,10 @@ class WritingOptions:
     logits_processor: Any = None  # see `rules`
     stopping_criteria: Any = None
     prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None
+    response_format: Mapping[str, Any] | None = None  # JSON, of a schema or any; see `grammar`
+    grammar: str | None = None  # that the text follows, in llama.cpp's notation or Lark's
+    regex: str | None = None  # that the text matches
+    choices: Sequence[str] | None = None  # of which the text is one
     assistant_model: Any = None  # guesses tokens: a folder, a Hub id, a module or a pipeline
     assistant_tokenizer: Any = None  # the assistant's, instead of its own
     streamer: Streamer | None = None  # gets new text as it comes, one input after the other
@@ -68,6 +74,7 @@ class WritingCall:
     settings: GenerationConfig
     rules: CallersRules
     assistant: Assistant | None
+    grammar: Grammar | None
     decode: Callable[[Sequence[int]], str]
 
 
@@ -90,7 +97,7 @@ class TextWriter(BatchPipeline):
         if (pad := self.text_tokenizer.token_id("pad_token")) is not None:
             self._defaults["pad_token_id"] = pad
         resolve(self._generation(), self.settings, self._defaults)
-        self._assistants = Assistants(self)
+        self._assistants, self._grammars = Assistants(self), Grammars(self)
 
     def _model_settings(self) -> dict[str, Any]:
         """The settings that the model comes with."""
@@ -182,7 +189,8 @@ class TextWriter(BatchPipeline):
             clean_up_tokenization_spaces=self.cleans if cleans is None else cleans,
         )
         assistant = self._assistants.find(options.assistant_model, options.assistant_tokenizer)
-        return WritingCall(options, settings, rules, assistant, decode)
+        grammar = self._grammars.find(options, settings.eos_token_id)
+        return WritingCall(options, settings, rules, assistant, grammar, decode)
 
     def answers(self, items: Sequence[Any], size: int | None, call: WritingCall) -> Iterator[Any]:
         """See `Pipeline.answers`; a streamer is given one text after the other."""
