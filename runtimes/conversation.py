@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isoform.errors import InputError
+from isoform.runtimes.generation.context import turning_point
 from isoform.runtimes.generation.kept_prefix import PrefixDecoder, Stopped
 from isoform.runtimes.generation.recomputing import RecomputingDecoder
 from isoform.runtimes.generation.text_stream import TextStream
@@ -48,6 +49,7 @@ class Writer(Protocol):
     facts: Mapping[str, Any]
     context: int | None
     chat_template: ChatTemplate
+    config: Mapping[str, Any]
 
     def call_of(self, parameters: Mapping[str, Any]) -> Any: ...
 
@@ -186,7 +188,7 @@ class Conversation:
 
     def _answered(self, said: dict[str, Any], call: Any, prompt: Any, first: int, left: int) -> Iterator[str]:
         decoder, text = self._decoder, TextStream(call.decode)
-        decoder.begin()
+        decoder.begin(self._fresh(len(prompt.ids)))
         start, begun = perf_counter(), 0.0
         made: list[int] = []
         reason: str | None = None
@@ -278,6 +280,13 @@ class Conversation:
         clean = [{name: value for name, value in message.items() if name != STOPPED} for message in messages]
         ((prompt,),) = self._pipe.prepare([clean], call)
         return prompt
+
+    def _fresh(self, length: int) -> str | None:
+        """Why a prompt of so many tokens is computed anew; None where the cache may be used."""
+        point = None if self._pipe.facts.get("recompute_beyond") is not None else turning_point(self._pipe.config)
+        if point is None or max(length, self._decoder.held) <= point:
+            return None
+        return f"beyond {point:,} tokens, this model's rotary scaling changes what was cached"
 
     def _begun(self) -> Decoder:
         """A decoder of one row for the conversation."""

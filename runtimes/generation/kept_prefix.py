@@ -45,9 +45,12 @@ class PrefixDecoder:
         """How many tokens the cache holds."""
         return len(self._held or ())
 
-    def begin(self) -> None:
-        """Take a whole prompt in the next step."""
+    def begin(self, anew: str | None = None) -> None:
+        """Take a whole prompt in the next step; `anew`: why it is computed without the cache."""
         self._whole, self.reused, self.stepped, self.anew = True, 0, 0, None
+        if anew is not None and self._held:
+            self.anew = anew
+            self.forget()
 
     def forget(self) -> None:
         """Give the cache back."""

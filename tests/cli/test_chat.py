@@ -31,7 +31,7 @@ READY = r"\n(\x1b\[\S+)*> $"
 class Terminal:
     """`isoform chat` in a pseudo-terminal."""
 
-    def __init__(self, folder: Path, *arguments: object) -> None:
+    def __init__(self, folder: Path, *arguments: object, wait: int = 30) -> None:
         pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals need pexpect, which this system may not have")
         variables = {
             **os.environ,
@@ -43,7 +43,13 @@ class Terminal:
         command = [sys.executable, *map(str, ("-m", "isoform", "chat", *arguments, "--save-folder", folder / "saved"))]
         self._end = pexpect.EOF
         self._child: Any = pexpect.spawn(
-            command[0], command[1:], env=variables, encoding="utf-8", timeout=30, dimensions=(50, 300), cwd=str(folder)
+            command[0],
+            command[1:],
+            env=variables,
+            encoding="utf-8",
+            timeout=wait,
+            dimensions=(50, 300),
+            cwd=str(folder),
         )
         self._child.expect("> ")
 

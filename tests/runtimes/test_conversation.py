@@ -14,8 +14,9 @@ import pytest
 
 import isoform
 from isoform.errors import InputError
+from isoform.formats import FORMAT_OF
 from isoform.runtimes.generation.kept_prefix import PIECE, PrefixDecoder, Stopped
-from tests.exports import exported
+from tests.exports import exported, portable
 
 Tiny = Callable[[str], Path]
 
@@ -47,7 +48,9 @@ def their_answer(folder: Path, messages: Sequence[Mapping[str, Any]], count: int
 
 
 def where(backend: str, tiny: Tiny) -> Path:
-    formats = {"torch": (), "onnxruntime": ("onnx",), "llamacpp": ("gguf",)}[backend]
+    if backend == "openvino":
+        return portable("llama3_instruct")
+    formats = () if backend == "torch" else (FORMAT_OF[backend],)
     return exported("llama3_instruct", formats) if formats else tiny("llama3_instruct")
 
 
@@ -61,7 +64,14 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "llamacpp"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        *("torch", "onnxruntime", "llamacpp"),
+        pytest.param("torchscript", marks=pytest.mark.nightly),
+        pytest.param("openvino", marks=pytest.mark.nightly),
+    ],
+)
 def test_every_turn_is_transformers_answer_and_costs_what_it_adds(backend: str, tiny: Tiny) -> None:
     with opened("text-generation", where(backend, tiny), backend=backend) as pipe:
         talk = pipe.conversation("Be brief.", max_new_tokens=7, do_sample=False)
@@ -98,6 +108,18 @@ def test_a_cache_that_cannot_be_rewound_begins_anew_and_says_so(tiny: Tiny) -> N
         assert talk.ask("y") == want
         assert "cannot be rewound" in str(talk.turns[-1].anew)
         assert talk.turns[-1].reused_tokens == 0
+
+
+@pytest.mark.parametrize("name", ["llama_dynamic", "llama_longrope"])
+def test_a_scaling_that_depends_on_the_length_reads_a_long_text_anew(name: str, tiny: Tiny) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with opened("text-generation", tiny(name), backend="torch") as pipe:
+        talk = pipe.conversation(max_new_tokens=4, do_sample=False, chat_template=template)
+        for question in ("a", "b", "c d", "e"):
+            messages = [*talk.messages, user(question)]
+            want = pipe(messages, max_new_tokens=4, do_sample=False, chat_template=template)
+            assert talk.ask(question) == want[0]["generated_text"][-1]["content"]
+        assert "rotary scaling" in str(talk.turns[-1].anew)
 
 
 @pytest.fixture
