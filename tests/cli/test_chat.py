@@ -312,6 +312,7 @@ def drawn(text: str, step: int) -> str:
     """What a terminal of 40 columns shows in the end of a text that comes in pieces."""
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=40, color_system=None, legacy_windows=False)
+    console.print("before")
     pieces: Iterator[str] = (text[n : n + step] for n in range(0, len(text), step))
     markdown.show(pieces, console)
     return out.getvalue()
@@ -351,7 +352,8 @@ x = 1
 def test_markdown_that_comes_in_pieces_is_the_same_in_the_end() -> None:
     assert "<think>tags</think>" in whole(MARKDOWN)
     for step in (1, 7, len(MARKDOWN)):
-        shown = _screen(drawn(MARKDOWN, step))
+        before, *shown = _screen(drawn(MARKDOWN, step))
+        assert before == "before"
         assert [line.rstrip() for line in shown if line.strip()] == [
             line.rstrip() for line in whole(MARKDOWN).splitlines() if line.strip()
         ]
@@ -367,6 +369,7 @@ def _screen(text: str) -> list[str]:
                 rows.append("")
         elif token.endswith("A") and token.startswith("\x1b"):
             at -= int(re.sub(r"\D", "", token) or 1)
+            assert at >= 0, "it moves beyond what it has drawn"
         elif token == "\x1b[2K":
             rows[at] = ""
         elif not token.startswith("\x1b") and token != "\r":

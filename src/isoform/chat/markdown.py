@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from time import monotonic
 
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -34,21 +34,22 @@ def visible(text: str) -> str:
 
 def show(pieces: Iterable[str], console: Console) -> None:
     """Print text as it comes; where the pieces end with an error, all that came before it."""
-    text = ""
-    live: Any = None
+    text, drawn = "", 0.0
+    # Drawn by this thread alone: a thread of rich's own may erase more than it drew while this one prints.
+    live = Live(console=console, transient=True, auto_refresh=False, vertical_overflow="ellipsis")
     try:
-        live = Live(console=console, transient=True, refresh_per_second=_REDRAWN, vertical_overflow="ellipsis")
         with live:
             for piece in pieces:
                 text += visible(piece)
-                done = finished(text)
-                if done:
-                    live.update("")
+                if done := finished(text):
+                    live.update("", refresh=True)
                     console.print(ModelMarkdown(text[:done]))
                     console.print()
-                    text = text[done:]
-                live.update(ModelMarkdown(text))
-            live.update("")
+                    text, drawn = text[done:], 0.0
+                if (now := monotonic()) - drawn > 1 / _REDRAWN:
+                    live.update(ModelMarkdown(text), refresh=True)
+                    drawn = now
+            live.update("", refresh=True)
     finally:
         if text.strip():
             console.print(ModelMarkdown(text))

@@ -136,7 +136,11 @@ class ChatSession:
 
     def _set(self, words: list[str]) -> None:
         if words:
-            self._talk.set(**read_settings(_split(words[0])))
+            try:
+                self._talk.set(**read_settings(_split(words[0])))
+            except InputError as error:
+                message, many, _ = str(error).partition("; generation knows")
+                raise InputError(f"{message}; Tab completes the names") if many else error from None
         self._note(" ".join(f"{n}={dumps(v, ensure_ascii=False)}" for n, v in self._settings().items()) or "none set")
 
     def _system(self, words: list[str]) -> None:
