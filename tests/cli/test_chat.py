@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import isoform
 from isoform.chat import lines, markdown, saved
 from isoform.chat.commands import parse
+from isoform.chat.session import ChatSession
 from isoform.chat.settings import read_settings
 from isoform.errors import InputError
 from tests.cli.test_bad_input import refused, run
@@ -137,6 +140,10 @@ def test_a_conversation_in_a_terminal_knows_all_commands(tiny: Tiny, tmp_path: P
     assert "no system message" in shell.send('!system ""')
     shell.send('"""one', "… $")
     assert "max_new_tokens is reached" in shell.send('two"""')
+    shell.send("\x1b[200~pasted\nlines\x1b[201~")
+    shell.send("!save pasted")
+    kept = json.loads((tmp_path / "saved" / "pasted.json").read_text(encoding="utf-8"))
+    assert [message["content"] for message in kept["chat_history"][::2]] == ["one\ntwo", "pasted\nlines"]
     assert "5 messages of" in shell.send("!load mine")
     assert "cannot be read" in shell.send("!load theirs")
     assert "rain on a tin roof" in shell.send("!example poem")
@@ -216,6 +223,34 @@ def test_a_model_without_a_template_takes_one_from_a_file(
     assert run(monkeypatch, *command, "--once", "Hello") == 0
     want = their_answer(tiny("gpt2"), [{"role": "user", "content": "Hello"}], 5, chat_template=template)[1]
     assert capsys.readouterr().out == want + "\n"
+
+
+def test_the_user_is_told_what_has_left_the_context(tiny: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny("llama3_instruct"), tmp_path / "narrow"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 96}))
+    pipe: Any = isoform.pipeline("text-generation", folder, backend="torch")
+    with pipe:
+        console = Console(file=io.StringIO(), width=200)
+        talk = pipe.conversation("Hm.", max_new_tokens=8, do_sample=False)
+        shell = ChatSession(talk, "narrow", "torch", tmp_path, console)
+
+        def told(said: str) -> str:
+            start = console.file.tell()
+            shell.take(said)
+            console.file.seek(start)
+            return console.file.read()
+
+        shown = [told(f"Number {n}.") for n in range(5)]
+        assert shown[0].startswith(talk.messages[2]["content"] + "\n(max_new_tokens is reached")
+        notes = [re.search(r"the (?:(\d) )?oldest turns? ha(?:s|ve) left the context of 96", text) for text in shown]
+        assert [int(note[1] or 1) if note else 0 for note in notes] == [turn.left for turn in talk.turns]
+        assert talk.left > 1
+        assert f"of which {talk.left} have left the context" in told("!stats")
+        assert "the model reads 96; shorten it" in told("long " * 90)
+        assert "(max_new_tokens is reached" in told("And now?")
+        told("!set max_new_tokens=900 eos_token_id=[]")
+        assert "the model's context is full" in told("More?")
 
 
 # ------------------------------------------------------------------ parts

@@ -245,7 +245,7 @@ class TextGeneration(TextWriter):
     ) -> Iterator[list[TextRow]]:
         """See `TextWriter._steps`; over the session, or over a `decoder` that has a row for each prompt."""
         return steps(
-            decoder or self.session,
+            self.session if decoder is None else decoder,
             [_begun(piece, call.settings) for piece in pieces],
             call.settings,
             context=self.context,

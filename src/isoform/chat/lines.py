@@ -69,6 +69,7 @@ def editing(complete: Complete) -> Iterator[None]:
         readline.read_history_file(path)
     readline.set_completer(_completer(readline, complete))
     readline.set_completer_delims(" \t\n")
+    readline.parse_and_bind("set enable-bracketed-paste on")  # so that a pasted text is one message
     libedit = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
     try:

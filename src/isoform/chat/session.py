@@ -64,9 +64,9 @@ class ChatSession:
                     continue
                 if said.strip() == SIGN + "exit":
                     return
-                self._take(said)
+                self.take(said)
 
-    def _take(self, said: str) -> None:
+    def take(self, said: str) -> None:
         """Do what a message says; an error is a line, and the conversation goes on."""
         try:
             if is_command(said):

@@ -185,7 +185,36 @@ def test_conversations_are_rendered_as_transformers_renders_them(name: str, tiny
     assert ours.render(CHAT[:2], continue_final_message=True) == begun
 
 
+WIDE = """{%- macro shown(value, depth=0) -%}
+{%- if value is mapping -%}{ {%- for key, item in value | dictsort -%}
+{{ key }}: {{ shown(item, depth + 1) }}{{ ', ' if not loop.last }}{%- endfor -%} }
+{%- elif value is iterable and value is not string -%}[{% for one in value %}{{ shown(one) ~ '/' ~ depth }}{% endfor %}]
+{%- else -%}{{ value | string | trim | upper }}{%- endif -%}{%- endmacro -%}
+{%- set ns = namespace(last=-1, seen=[]) -%}
+{%- for message in messages[::-1] -%}
+{%- set at = messages | length - 1 - loop.index0 -%}
+{%- if message.role == 'user' and ns.last < 0 -%}{%- set ns.last = at -%}{%- endif -%}
+{%- set ns.seen = ns.seen + [message.role ~ at] -%}
+{%- endfor -%}
+{{- bos_token + '<' + ns.last | string + '>' }}{{ ns.seen | join(',') }}{{ shown(tools) }}
+{% for message in messages if message['role'] in ['user', 'assistant'] -%}
+{{ loop.index }}/{{ loop.length }} {{ loop.previtem.role if loop.previtem is defined else '-' }}
+{{ loop.cycle('a', 'b') }}
+{%- set text -%}{% if message.content is string %}
+{{ message.content.split()[0] | replace('H', 'J') }}{% endif %}{%- endset -%}
+[{{ text }}]{{ message.get('name', 'nobody') }}
+{% if not loop.first and loop.last and not add_generation_prompt %}.{% endif %}
+{% else %}none{% endfor -%}
+{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | length }}
+{{ messages | rejectattr('role', 'equalto', 'user') | map(attribute='role') | unique | sort | join('|') }}
+{% for role, group in messages | groupby('role') %}{{ role }}={{ group | length }};{% endfor %}
+{{ (tools | first).items() | list }}{{ {'b': 1, 'a': [1, none, true]} | tojson(indent=1) }}
+{{ 7 // 2 }}{{ 7 % 2 }}{{ -3 | abs }}
+{%- filter upper %}filtered {{ 'x' * 3 }}{% endfilter %}{% call shown2('c') %}inner{% endcall %}"""
+CALLER = "{% macro shown2(a) %}<{{ a }}{{ caller() }}>{% endmacro %}"
+
 TEMPLATES = {
+    "wide": CALLER + WIDE,
     "tojson": "{{ messages | tojson(indent=2) }}{{ {'b': 'é<&', 'a': 1} | tojson }}",
     "globals": "{{ dict(a=1) }}{{ namespace(x=2).x }}{{ range(3) | list }}",
     "loops": "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}\n  {{ loop.last }}\n{% endfor %}",
