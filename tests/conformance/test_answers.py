@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 
 import isoform
-from isoform.exporters.onnx import Options
 from isoform.formats import FORMAT_OF
 from isoform.manifest import Manifest
 from isoform.reference.model import open_model
-from tests.exports import exported
-from tests.oracle import DECODER_HEADS, ENCODERS, SEQUENCE_HEADS, TEXT_ENCODERS, tiny
+from tests.exports import exported, portable
+from tests.oracle import DECODER_HEADS, ENCODERS, SEQUENCE_HEADS, SEQUENCE_TO_SEQUENCE, TEXT_ENCODERS, tiny
 
 TEXTS = ["The small cat reads a large red book in the old house.", "a naïve café", "every teacher knows this: " * 5]
 QUESTIONS = [{"question": "what reads the book?", "context": text + " The small cat."} for text in TEXTS]
@@ -30,6 +29,7 @@ ASKED: dict[str, list[Any]] = {
     "fill-mask": [f"{text} [MASK] ." for text in TEXTS],
     "question-answering": QUESTIONS,
     "text-classification": TEXTS,
+    "text2text-generation": TEXTS,
     "token-classification": TEXTS,
 }
 """What each task of a text encoder is asked; rows of unlike length, so that a batch is padded. [MASK] stands for the
@@ -37,6 +37,10 @@ tokenizer's own mask."""
 
 EXPERTS = ("mixtral_seqcls",)
 """ONNX Runtime's kernel for experts is none that OpenVINO takes."""
+WRITTEN: dict[str, dict[str, Any]] = {
+    "text2text-generation": {"num_beams": 2, "max_new_tokens": 6, "min_length": 0, "no_repeat_ngram_size": 2},
+}
+"""The settings of the tasks that write texts."""
 
 FLOAT32: dict[str, Any] = {"rtol": 2e-4, "atol": 2e-5}  # a few layers, summed in another order
 GELU: dict[str, Any] = {"rtol": 0, "atol": 2e-2}  # llama.cpp's GELU is a table of half precision; states are up to 4
@@ -74,21 +78,29 @@ def answers(source: Path, task: str, backend: str, size: int) -> Any:
         mask = json.loads((source / "tokenizer_config.json").read_text())["mask_token"]
         asked = [text.replace("[MASK]", mask) for text in asked]
     with isoform.pipeline(task, source, backend=backend, threads=1, batch_size=size) as pipe:
-        return pipe(asked)
+        return pipe(asked, **WRITTEN.get(task, {}))
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+GENERATING = {name: n for names in SEQUENCE_TO_SEQUENCE.values() for n, name in enumerate(names)}
+"""Encoder-decoders that write texts, with their place in the family."""
+LEFT_OUT = {("t5_v1_1", "openvino"): "OpenVINO 2026.4 gives other numbers in every run, some of them NaN"}
+"""A bundle's name and a backend -> why its answers are not compared."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*ENCODERS, *(pytest.param(name, marks=(pytest.mark.nightly,) if n else ()) for name, n in GENERATING.items())],
+)
 def test_a_bundle_answers_as_its_checkpoint_does(name: str) -> None:
     task, bundle = open_model(tiny(name)).task.name, exported(name)
     expected = answers(tiny(name), task, "torch", 1)
     assert_same(answers(tiny(name), task, "torch", 3), expected, FLOAT32)
     written = {artifact.format for artifact in Manifest.read(bundle).artifacts}
     for backend, form in FORMAT_OF.items():
-        if form in written:
+        if form in written and (name, backend) not in LEFT_OUT:
             tolerance = GELU if form == "gguf" else FLOAT32
-            standard = backend == "openvino" and name in EXPERTS
-            source = exported(name, ["onnx"], onnx=Options(types=("f32-portable",))) if standard else bundle
-            assert_same(answers(source, task, backend, 3), expected, tolerance)
+            standard = backend == "openvino" and (name in GENERATING or name in EXPERTS)
+            assert_same(answers(portable(name) if standard else bundle, task, backend, 3), expected, tolerance)
 
 
 @pytest.mark.parametrize("backend", ["torchscript", "onnxruntime"])
