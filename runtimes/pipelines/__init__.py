@@ -60,6 +60,8 @@ OTHERWISE: dict[str, tuple[str, str, str]] = {
     "question-answering": ("text.prompted_answering", "PromptedAnswering", "text-generation"),
 }
 """Task -> what answers where the model is for another task than the one of `TASKS`, in the same form."""
+WRITING = ("summarization", "text-generation", "text2text-generation", "translation")
+"""The tasks whose answers are texts, written token by token."""
 
 
 def model_task(task: str, own: Callable[[], str | None] = lambda: None) -> str:

@@ -290,11 +290,12 @@ def run(
 ) -> None:
     """Run a pipeline over texts, recordings or pictures. Exit code 2 when an input has no answer."""
     from isoform import api, run_inputs, show
+    from isoform.runtimes.pipelines import WRITING, known
 
     if form != "text" and (json or jsonl or task != "automatic-speech-recognition" or len(inputs or []) != 1):
         raise InputError(f"--format {form} is for the speech of one recording, and without --json")
-    if stream and (json or jsonl or task != "text-generation"):
-        raise InputError("--stream shows generated text as it comes: for text-generation, and without --json")
+    if stream and (json or jsonl or known(task) not in WRITING):
+        raise InputError(f"--stream shows text as it comes: for {', '.join(WRITING)}, and without --json")
     if json and jsonl:
         raise InputError("--json prints one document and --jsonl a line for each answer; pass one of them")
     kind, arguments = run_inputs.kind_of(task), list(inputs or ["-"])

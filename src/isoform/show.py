@@ -180,8 +180,15 @@ def answer(name: str | None, answer: Any) -> None:
     if name is not None:
         out.print(Text(name, style="bold"), soft_wrap=True)
     match answer:
-        case [{"generated_text": str(generated)}]:
-            out.print(Text(generated))
+        case [{"generated_text": str(said)}] | [{"summary_text": str(said)}] | [{"translation_text": str(said)}]:
+            out.print(Text(said))
+        case {"generated_text": str(said)} | {"summary_text": str(said)} | {"translation_text": str(said)}:
+            out.print(Text(said))
+        case {"sequence": str(), "labels": [*labels], "scores": [*scores]}:
+            rows = table(None, "label", "score", right=("score",))
+            for label, score in zip(labels, scores, strict=True):
+                rows.add_row(str(label), f"{score:.4f}")
+            out.print(rows)
         case [{"score": _}, *_]:
             rows = table(None, *answer[0], right=("score",))
             for row in answer:

@@ -64,12 +64,12 @@ def _batch(
 
 def _item(pipe: Pipeline) -> tuple[Callable[[int], Any], Mapping[str, Any]]:
     """What gives the Nth input of a task, and the parameters of a call."""
-    from isoform.runtimes.pipelines import known
+    from isoform.runtimes.pipelines import WRITING, known
 
     task = known(pipe.task)
     if task in ("feature-extraction", "text-classification", "token-classification"):
         return lambda n: SENTENCES[n % len(SENTENCES)], {}
-    if task in ("summarization", "text2text-generation", "translation"):
+    if task in WRITING:
         return lambda n: SENTENCES[n % len(SENTENCES)], {"max_new_tokens": STEPS, "min_new_tokens": STEPS}
     if task in OF_PIPELINE:
         return lambda n: OF_PIPELINE[task](pipe), {}

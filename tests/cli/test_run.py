@@ -171,6 +171,20 @@ def test_streams_print_each_text_and_its_error(tiny: Tiny, printed: Printed) -> 
     assert out == "".join(text + "\n" for text in expected)
 
 
+def test_texts_from_texts_and_labels_are_printed(tiny: Tiny, printed: Printed) -> None:
+    call = ("-s", "num_beams=1", "-s", "max_new_tokens=4", "-s", "min_length=0")
+    summarize = ("summarization", tiny("bart"), "the cat", *call)
+    (whole,) = json.loads(printed(*summarize, "--json")[0])
+    said = whole[0]["summary_text"].strip()
+    assert [printed(*summarize, *more)[0].strip() for more in ((), ("--stream",))] == [said, said]
+    out, _ = printed("translation_en_to_de", tiny("t5"), "the cat", "a", *call)
+    assert out.splitlines()[0] == repr("the cat")
+    with pytest.warns(UserWarning, match="begins with 'entail'"):
+        labels = ("-s", "candidate_labels=red, blue")
+        out, _ = printed("zero-shot-classification", tiny("bert_seqcls"), "the cat", *labels)
+    assert all(word in out for word in ("red", "blue", "0."))
+
+
 def test_ways_that_exclude_each_other_are_refused(tiny: Tiny, printed: Printed) -> None:
     command = ("fill-mask", tiny("bert"), "a [MASK]")
     assert "pass one of them" in printed(*command, "--json", "--jsonl", code=2)[1]

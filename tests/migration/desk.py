@@ -14,7 +14,7 @@ from tests import oracle
 
 MODELS = (
     *("bert", "bert_b", "bert_ner", "bert_qa", "bert_seqcls", "distilbert_seqcls"),
-    *("llama_b", "llama3_instruct", "qwen2"),
+    *("llama_b", "llama3_instruct", "qwen2", "bart", "nllb", "t5"),
     *("vit_cls", "dinov2", "clip", "siglip", "blip_caption", "blip_vqa"),
     *("wav2vec2", "wav2vec2_ctc", "moonshine"),
 )
@@ -26,6 +26,7 @@ def lay_out(folder: Path) -> None:
     for name in MODELS:
         (folder / name).symlink_to(oracle.tiny(name))
     _write_speech(folder / "whisper")
+    _write_inference(folder / "bert_nli")
     for n, name in enumerate(("cat.png", "dog.jpg")):
         pixels = np.random.default_rng(n).integers(0, 255, (40, 50, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / name, quality=95)
@@ -34,6 +35,16 @@ def lay_out(folder: Path) -> None:
         soundfile.write(folder / name, samples, RATE)
     reviews = [{"text": text, "pair": "a dog"} for text in ("the cat sat", "a dog ran", "on the mat")]
     (folder / "reviews.json").write_text(json.dumps(reviews), encoding="utf-8")
+
+
+def _write_inference(folder: Path) -> None:
+    """The tiny classifier with the labels of a model that says what follows from what."""
+    shutil.copytree(oracle.tiny("bert_seqcls"), folder)
+    labels = ("contradiction", "entailment")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["id2label"] = {str(n): name for n, name in enumerate(labels)}
+    config["label2id"] = {name: n for n, name in enumerate(labels)}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def _write_speech(folder: Path) -> None:

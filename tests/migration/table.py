@@ -18,6 +18,8 @@ TOPICS: dict[str, tuple[Form, ...]] = {
     "Streamers": generation.STREAMERS,
     "Classifying texts": text.CLASSIFICATION,
     "Classifying tokens": text.TOKENS,
+    "Classifying texts without training": text.ZERO_SHOT,
+    "Texts from texts": text.TEXT_TO_TEXT,
     "Filling masks": text.MASKS,
     "Extracting features": text.FEATURES,
     "Answering questions": text.ANSWERING,

@@ -192,8 +192,8 @@ OTHER_PARAMETERS = (
     ),
     Form(
         'pipeline("translation_en_to_fr", model="llama_b")("the cat")',
-        refused="transformers 5 has no such task either",
-        says="translation_en_to_fr",
+        refused="the model has no encoder; one for translation is needed",
+        says="has no task 'text2text-generation'",
     ),
 )
 

@@ -35,6 +35,61 @@ TOKENS = same(
     'pipeline("ner", "bert_ner", aggregation_strategy="simple", stride=4)("Ada lives in Paris " * 30)',
 )
 
+ZERO_SHOT = same(
+    'pipeline("zero-shot-classification", "bert_nli")("a cat sat", candidate_labels=["cats", "dogs"])',
+    'pipeline("zero-shot-classification", "bert_nli")("a cat sat", ["cats", "dogs"])',
+    'pipeline("zero-shot-classification", "bert_nli")("a cat sat", candidate_labels="cats, dogs", multi_label=True)',
+    'pipeline("zero-shot-classification", "bert_nli")(["a cat", "a dog"], ["cats"], hypothesis_template="About {}.")',
+    'pipeline("zero-shot-classification", "bert_nli")(sequences="a cat", candidate_labels=["a", "b"])["labels"][0]',
+)
+
+WRITTEN = "as in transformers 4"
+TO_FRENCH = """
+pipe = pipeline("translation", model="nllb", src_lang="eng_Latn", tgt_lang="fra_Latn")
+pipe("the cat sat", max_new_tokens=5)
+"""
+TEXT_TO_TEXT = (
+    *like(
+        'pipeline("summarization", "bart")("the cat sat on the mat", max_length=9, min_length=2)',
+        'pipeline("summarization", "bart", tokenizer="bart")("the cat sat on the mat", max_length=9, min_length=2)',
+        """
+        summarizer = pipeline("summarization", model="bart", max_length=9, min_length=2)
+        [summarizer(["the cat sat on the mat"])[0]]
+        """,
+        'pipeline("summarization", "bart")("the cat sat on the mat", max_length=9, min_length=2, truncation=True)',
+        """
+        pipe = pipeline("summarization", "bart")
+        [{"summary_text": pipe("the cat sat on the mat", max_length=9, min_length=2)[0]["summary_text"]}]
+        """,
+        note=WRITTEN,
+    ),
+    *like(
+        'pipeline("translation_en_to_de", "t5")("the cat sat", max_new_tokens=5)',
+        'pipeline("translation", "t5", src_lang="en", tgt_lang="de")("the cat sat", max_new_tokens=5)',
+        'pipeline("translation", "t5")("the cat sat", max_new_tokens=5)',
+        """
+        ids = pipeline("translation_en_to_de", "t5")("the cat sat", max_new_tokens=5, return_tensors=True)
+        from transformers import AutoTokenizer
+        tokenizer = AutoTokenizer.from_pretrained("t5")
+        [{"translation_text": tokenizer.decode(ids[0]["translation_token_ids"], skip_special_tokens=True)}]
+        """,
+        note=WRITTEN,
+    ),
+    *like(
+        TO_FRENCH,
+        'pipeline("translation", "nllb")("the cat sat", src_lang="eng_Latn", tgt_lang="fra_Latn", max_new_tokens=5)',
+        'pipeline("translation_eng_Latn_to_fra_Latn", "nllb")("the cat sat", max_new_tokens=5)',
+        note=WRITTEN,
+    ),
+    *like(
+        'pipeline("text2text-generation", "t5")("the cat sat", max_new_tokens=5, num_beams=1)',
+        'pipeline("text2text-generation", "t5")(["the cat sat"], max_new_tokens=5, num_beams=1)',
+        'list(pipeline("text2text-generation", "t5")(iter(["the cat sat"]), max_new_tokens=5, num_beams=1))[0]',
+        'pipeline(model="t5")("the cat sat", max_new_tokens=5, num_beams=1)',
+        note=WRITTEN,
+    ),
+)
+
 MASKS = same(
     'pipeline("fill-mask", "bert")(["a [MASK]", "the [MASK] sat"])',
     'pipeline("fill-mask", "bert")(["a [MASK]"])',
