@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
+from isoform.api import import_gguf
 from isoform.errors import UnsupportedExport
 from isoform.exporters.gguf import FORMAT, path_of, write
 from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
@@ -94,6 +96,26 @@ def test_a_file_opens_as_the_checkpoint_that_it_was_made_of(name: str, tmp_path:
     with torch.inference_mode():
         found, expected = (one.module()(*inputs)[0] for one in (again, opened))
     assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())  # the scale moves into a matrix
+
+
+@pytest.mark.parametrize("name", ["t5", "t5_v1_1", "encoder"])
+def test_an_imported_file_is_a_checkpoint_that_transformers_computes(name: str, tmp_path: Path) -> None:
+    folder = source(name, tmp_path)
+    opened = open_model(folder)
+    write(opened, tmp_path, ["f32"])
+    import_gguf(str(tmp_path / path_of("f32")), tmp_path / "imported")
+    kind = transformers.T5ForConditionalGeneration if opened.task.parts else transformers.T5EncoderModel
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 1]])}
+    inputs |= {"decoder_input_ids": torch.tensor([[0, 9, 8]])} if opened.task.parts else {}
+    with torch.no_grad():
+        found, expected = (
+            kind.from_pretrained(path, dtype=torch.float32).eval()(**inputs)[0]
+            for path in (tmp_path / "imported", folder)
+        )
+    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    texts = ["translate English to German: The  house <extra_id_0> is wonderful.", "naïve"]
+    ours, theirs = (transformers.AutoTokenizer.from_pretrained(path)(texts) for path in (tmp_path / "imported", folder))
+    assert ours["input_ids"] == theirs["input_ids"]
 
 
 def test_llamacpps_own_file_of_a_tied_model_is_scaled_as_the_model_is(tmp_path: Path) -> None:
