@@ -31,6 +31,8 @@ class QuestionAnsweringOptions:
     max_question_len: int = 64  # tokens; a longer question is cut
     doc_stride: int | None = None  # tokens that two parts share, 128 unless set
     handle_impossible_answer: bool = False  # "" is an answer too
+    align_to_words: bool = True  # an answer has whole words; False: it may begin and end inside them
+    padding: Any = None  # changes nothing
 
     def __post_init__(self) -> None:
         if self.top_k < 1 or self.max_answer_len < 1:
@@ -52,10 +54,11 @@ class QuestionAnswering(Questions, TextEncoder):
         """See `BatchPipeline.prepare`."""
         limits = [n for n in (self.text_tokenizer.max_length, self.context) if n]
         length = call.max_seq_len or min([*limits, 384])
+        questions = [self._short(item["question"], call.max_question_len) for item in items]
+        contexts = [item["context"] for item in items]
         rows = self.encode(
-            [self._short(item["question"], call.max_question_len) for item in items],
-            [item["context"] for item in items],
-            truncation="only_second",
+            *((contexts, questions) if self._place == 0 else (questions, contexts)),
+            truncation="only_first" if self._place == 0 else "only_second",
             max_length=length,
             stride=call.doc_stride if call.doc_stride is not None else min(length // 2, 128),
         )
@@ -65,17 +68,29 @@ class QuestionAnswering(Questions, TextEncoder):
         """See `BatchPipeline.finish`."""
         found: list[dict[str, Any]] = []
         nothing = 1.0
+        # Several spans may have the same words, and so one answer, which is as likely as all of them together.
+        wanted = 2 * call.top_k + 10 if call.align_to_words else call.top_k
         for piece in pieces:
             row, logits = piece.value, (piece.output["start_logits"], piece.output["end_logits"])
-            spans, null = self._spans(row, *logits, call.top_k, call.max_answer_len)
+            spans, null = self._spans(row, *logits, wanted, call.max_answer_len)
             nothing = min(nothing, null)
             for first, last, score in spans:
-                start, end = _characters(row, first, last)
-                found.append({"score": score, "start": start, "end": end, "answer": item["context"][start:end]})
+                start, end = _characters(row, first, last, self._place if call.align_to_words else None)
+                text = item["context"][start:end]
+                same = next((one for one in found if one["answer"].lower() == text.lower()), None)
+                if same is not None:
+                    same["score"] += score
+                else:
+                    found.append({"score": score, "start": start, "end": end, "answer": text})
         if call.handle_impossible_answer:
             found.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
         found = sorted(found, key=lambda a: a["score"], reverse=True)[: call.top_k]
         return found[0] if len(found) == 1 else found
+
+    @property
+    def _place(self) -> int:
+        """Which of the two texts is the context: the first in models that pad on the left, as they were trained."""
+        return 0 if self.text_tokenizer.padding_side == "left" else 1
 
     def _short(self, question: str, limit: int) -> str:
         """The question, cut to so many tokens."""
@@ -86,7 +101,7 @@ class QuestionAnswering(Questions, TextEncoder):
         self, row: Encoding, start: NDArray[np.float32], end: NDArray[np.float32], top_k: int, longest: int
     ) -> tuple[list[tuple[int, int, float]], float]:
         """The best (first token, last token, score) of one part, and the score of "no answer here"."""
-        inside = np.array([n == 1 for n in row.sequence_ids])
+        inside = np.array([n == self._place for n in row.sequence_ids])
         cls = self.text_tokenizer.token_id("cls_token")
         allowed = inside | (np.array(row.ids) == cls)
         begin, finish = (softmax(np.where(allowed, logits, _NEVER)) for logits in (start, end))
@@ -98,9 +113,11 @@ class QuestionAnswering(Questions, TextEncoder):
         return [(int(a), int(b), float(scores[a, b])) for a, b in places if allowed[a] and allowed[b]], null
 
 
-def _characters(row: Encoding, first: int, last: int) -> tuple[int, int]:
-    """Where the words of two tokens begin and end in the context."""
+def _characters(row: Encoding, first: int, last: int, place: int | None) -> tuple[int, int]:
+    """Where two tokens begin and end in the context, or the words of text number `place` that they are part of."""
+    if place is None:
+        return row.offsets[first][0], row.offsets[last][1]
     begins, ends = row.token_to_word(first), row.token_to_word(last)
-    begin = row.word_to_chars(begins, 1) if begins is not None else None
-    end = row.word_to_chars(ends, 1) if ends is not None else None
+    begin = row.word_to_chars(begins, place) if begins is not None else None
+    end = row.word_to_chars(ends, place) if ends is not None else None
     return (begin or row.offsets[first])[0], (end or row.offsets[last])[1]

@@ -115,7 +115,8 @@ def test_rows_that_share_encoder_states_are_as_rows_with_their_own(name: str, ba
     mask = np.array([[1] * 6, [0, 0, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])  # padding on both sides
     texts = {"input_ids": random.integers(3, 90, (3, 6)), "attention_mask": mask}
     start = np.array([[2, 3]] * 3)
-    opened: Any = open_path(exported(name), backend)[0] if backend != "torch" else open_session(open_model(tiny(name)))
+    bundled = backend != "torch"
+    opened: Any = open_path(exported(name), backend)[0] if bundled else open_session(open_model(tiny(name)), backend)
     with opened as session:
         states = session.encode(features if name == "whisper" else texts)
         for order in ([0, 0, 2, 2], [1, 1, 1], [2, 2, 0, 0], [0, 1, 1]):

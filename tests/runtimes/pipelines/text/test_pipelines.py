@@ -19,7 +19,7 @@ from isoform.runtimes.backends.torch.session import TorchSession
 from isoform.runtimes.pipelines import ALIASES, TASKS, build_pipeline, model_task
 from isoform.runtimes.pipelines.batching import TOKENS, longest_first
 from isoform.sentence_modules import MODES
-from tests.oracle import DECODERS
+from tests.oracle import DECODERS, answering_4_57
 
 Tiny = Callable[[str], Path]
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}  # float32 through a few layers, summed in another order
@@ -475,60 +475,47 @@ def test_a_long_text_is_labelled_in_overlapping_parts(tiny: Tiny, tmp_path: Path
 
 
 # ------------------------------------------------------------------ question-answering
-@pytest.mark.parametrize(
-    "name",
-    [
-        "bert_qa",
-        "bert_qa_b",
-        "distilbert_qa",
-        "gpt2_qa",
-        "llama_qa",
-        "xlm_roberta_qa",
-        "electra_qa",
-        "albert_qa",
-        "bart_qa",
-        "mt5_qa",
-    ],
-)
-def test_an_answer_is_the_likeliest_span_of_the_context(name: str, tiny: Tiny) -> None:
-    """transformers 5 has no such pipeline; its model's logits and the definition of the task are the oracle."""
+@pytest.mark.parametrize("name", answering_4_57.NAMES)
+def test_an_answer_is_the_one_of_transformers_4(name: str, tiny: Tiny) -> None:
+    stored = json.loads(Path(answering_4_57.__file__).with_suffix(".json").read_text(encoding="utf-8"))[name]
+    question = answering_4_57.QUESTION
+    with ours("question-answering", tiny(name)) as pipe:
+        for (context, options), expected in zip(answering_4_57.CALLS, stored, strict=True):
+            same(pipe(question=question, context=context, **options), expected)
+            item = {"question": question, "context": context}
+            same(pipe([item, item], batch_size=2, **options), [expected, expected])
+        with pytest.raises(InputError, match="neither empty"):
+            pipe(question=question, context="")
+        with pytest.raises(InputError, match="no parameter 'topk'"):
+            pipe(question=question, context="a", topk=3)
+
+
+def test_a_model_that_pads_on_the_left_reads_the_context_first(tiny: Tiny, tmp_path: Path) -> None:
+    """The pipeline of transformers 4 does so too, and takes words of the question for words of the context."""
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny(name))
-    model = AutoModelForQuestionAnswering.from_pretrained(tiny(name))
-    question, context = "what reads the book?", "The small cat reads a large red book in the old house, naïve."
-    encoding = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+    folder = Path(shutil.copytree(tiny("llama_qa"), tmp_path / "m"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForQuestionAnswering.from_pretrained(folder)
+    question, context = answering_4_57.QUESTION, answering_4_57.CONTEXT
+    encoding = tokenizer(context, question, return_tensors="pt", return_offsets_mapping=True)
     offsets = encoding.pop("offset_mapping")[0].tolist()
     with torch.no_grad():
         out = model(**encoding)
-    inside = torch.tensor([n == 1 for n in encoding.sequence_ids(0)])
-    inside[0] = tokenizer.cls_token_id is not None
+    inside = torch.tensor([n == 0 for n in encoding.sequence_ids(0)])
     start, end = (torch.where(inside, x[0], -10000.0).softmax(0) for x in (out.start_logits, out.end_logits))
     spans = [
         (float(start[a] * end[b]), offsets[a][0], offsets[b][1])
         for a in range(1, len(offsets))
         for b in range(a, min(a + 15, len(offsets)))
     ]
-    spans.sort(reverse=True)
-    with ours("question-answering", tiny(name)) as pipe:
-        answer = pipe(question=question, context=context)
-        assert list(answer) == ["score", "start", "end", "answer"]
-        assert answer["score"] == pytest.approx(spans[0][0], rel=1e-4)
-        assert answer["start"] <= spans[0][1]  # spans grow to whole words
-        assert answer["end"] >= spans[0][2]
-        assert answer["answer"] == context[answer["start"] : answer["end"]]
-        item = {"question": question, "context": context}
-        same(pipe(item), answer)
-        same(pipe([item, item], batch_size=2), [answer, answer])
-        several = pipe(item, top_k=3)
-        assert [a["score"] for a in several] == pytest.approx([s[0] for s in spans[:3]], rel=1e-4)
-        none = {"score": pytest.approx(float(start[0] * end[0]), rel=1e-4), "start": 0, "end": 0, "answer": ""}
-        nothing = pipe(item, top_k=200, handle_impossible_answer=True)
-        assert (none in nothing) == (tokenizer.cls_token_id is not None)  # without a place for it, it cannot be found
-        long = pipe(question=question, context=context + " every teacher knows" * 150, max_seq_len=40)
-        assert set(long) == set(answer)
-        with pytest.raises(InputError, match="neither empty"):
-            pipe(question=question, context="")
+    score, first, last = max(spans)
+    with ours("question-answering", folder) as pipe:
+        answer = pipe(question=question, context=context, align_to_words=False)
+        same(answer, {"score": score, "start": first, "end": last, "answer": context[first:last]})
+        assert set(pipe(question=question, context=context * 9, max_seq_len=40)) == set(answer)
 
 
 # ------------------------------------------------------------------ what all share
