@@ -61,5 +61,16 @@ class RecomputingDecoder:
         """Refused: the tokens that stay may have been computed for a longer text."""
         raise InputError("a decoder whose cache is computed anew cannot be rewound")
 
+    def keep_hidden_states(self) -> None:
+        """Refused: those of the tokens before would be others after the cache was computed anew."""
+        raise InputError(
+            "contrastive search (penalty_alpha) compares hidden states, and those of this model change when a text "
+            "outgrows its first length; pass penalty_alpha=None"
+        )
+
+    def hidden_states(self) -> NDArray[np.float32]:
+        """Refused; see `keep_hidden_states`."""
+        raise InputError("a decoder whose cache is computed anew keeps no hidden states")
+
     def _longest(self) -> int:
         return int(self._mask.sum(1).max(initial=0))

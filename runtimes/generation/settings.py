@@ -182,7 +182,10 @@ def resolve(
         raise InputError(f"{name}={merged[name]!r:.60} is {where}, and {reason(name)}; pass {name}={neutral!r}")
     for name in _RETURNED:
         if asked.get(name) and asked.get("return_dict_in_generate"):
-            raise InputError(f"{name}={asked[name]!r} would add numbers that isoform does not keep; leave it out")
+            raise InputError(
+                f"{name}={asked[name]!r} would add numbers that isoform does not keep; leave it out (there is "
+                "return_scores=True of text-generation: the score of a text and the log-probabilities of its tokens)"
+            )
     typed: dict[str, Any] = {}
     for name, value in merged.items():
         if name in NAMES:

@@ -19,7 +19,7 @@ from isoform.runtimes.generation.loop import steps
 from isoform.runtimes.generation.searches import TextRow
 from isoform.runtimes.generation.settings import GenerationConfig
 from isoform.runtimes.pipelines.base import InputPiece
-from isoform.runtimes.pipelines.text.text_writer import TextWriter, WritingCall, WritingOptions, even
+from isoform.runtimes.pipelines.text.text_writer import TextWriter, WritingCall, WritingOptions, even, scored
 from isoform.runtimes.pipelines.text.tokenizer_options import tokenizer_options
 from isoform.runtimes.preprocess.text.chat import ChatTemplate, is_chat
 
@@ -171,11 +171,11 @@ class TextGeneration(TextWriter):
     def finish(self, item: Any, pieces: Sequence[InputPiece], call: WritingCall) -> list[dict[str, Any]]:
         """See `BatchPipeline.finish`."""
         (piece,), options = pieces, call.options
-        made = even(piece.output, call.settings)
+        made = list(zip(even(piece.output, call.settings), scored(piece.output, call), strict=True))
         if options.return_tensors:
-            return [{"generated_token_ids": [*piece.value.ids, *ids]} for ids in made]
+            return [{"generated_token_ids": [*piece.value.ids, *ids], **more} for ids, more in made]
         full = options.return_full_text is None or options.return_full_text
-        return [{"generated_text": _joined(piece.value, call.decode(ids), full)} for ids in made]
+        return [{"generated_text": _joined(piece.value, call.decode(ids), full), **more} for ids, more in made]
 
     # ------------------------------------------------------------------ prompts
     def _prompt(self, item: Any, o: TextGenerationOptions, settings: GenerationConfig) -> Prompt:
@@ -253,6 +253,7 @@ class TextGeneration(TextWriter):
             first_row=first,
             callers=call.rules,
             recompute_beyond=self.facts.get("recompute_beyond"),
+            keep_chances=call.options.return_scores,
             assistant=call.assistant,
             grammar=call.grammar,
         )

@@ -22,7 +22,7 @@ from isoform.runtimes.generation.searches import TextRow
 from isoform.runtimes.generation.settings import GenerationConfig
 from isoform.runtimes.pipelines.base import InputPiece
 from isoform.runtimes.pipelines.nested_lists import given_as
-from isoform.runtimes.pipelines.text.text_writer import TextWriter, WritingCall, WritingOptions, even
+from isoform.runtimes.pipelines.text.text_writer import TextWriter, WritingCall, WritingOptions, even, scored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,6 +135,7 @@ class TextToText(TextWriter):
             decode=self.text_tokenizer.decode,
             first_row=first,
             callers=call.rules,
+            keep_chances=call.options.return_scores,
             sources=[piece.ids for piece in pieces],
             grammar=call.grammar,
         )
@@ -156,10 +157,12 @@ class TextToText(TextWriter):
     def finish(self, item: str, pieces: Sequence[InputPiece], call: WritingCall) -> list[dict[str, Any]]:
         """See `BatchPipeline.finish`."""
         start, tensors = _start(call.settings), call.options.return_tensors
-        made = [[start, *ids] for ids in even(pieces[0].output, call.settings)]
+        rows = pieces[0].output
+        made = [([start, *ids], more) for ids, more in zip(even(rows, call.settings), scored(rows, call), strict=True)]
         if tensors:
-            return [{f"{self.returned}_token_ids": given_as(np.array(ids, np.int64), tensors)} for ids in made]
-        return [{f"{self.returned}_text": call.decode(ids)} for ids in made]
+            name = f"{self.returned}_token_ids"
+            return [{name: given_as(np.array(ids, np.int64), tensors), **more} for ids, more in made]
+        return [{f"{self.returned}_text": call.decode(ids), **more} for ids, more in made]
 
     def _shaped(self, answer: Any, inputs: Any, parameters: Mapping[str, Any]) -> Any:
         """A list of texts gives one object for each, where each has one."""

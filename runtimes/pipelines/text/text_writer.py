@@ -14,6 +14,7 @@ import numpy as np
 from isoform.errors import InputError
 from isoform.runtimes.generation.model_file import account_file, account_ids
 from isoform.runtimes.generation.rules import CallersRules, is_transformers, read_rules
+from isoform.runtimes.generation.scores import scores_of
 from isoform.runtimes.generation.searches import TextRow
 from isoform.runtimes.generation.settings import GenerationConfig, model_settings, resolve, settings_of
 from isoform.runtimes.generation.text_stream import TextStream
@@ -47,6 +48,7 @@ class WritingOptions:
 
     return_text: bool | None = None
     return_tensors: bool | str | None = None  # token ids instead of text
+    return_scores: bool = False  # {"score", "token_scores"} besides, see `scores_of`; not a parameter of transformers
     clean_up_tokenization_spaces: bool | None = None
     skip_special_tokens: bool = True
     stop_sequence: str | Sequence[str] | None = None  # ends a text, which keeps it
@@ -132,6 +134,8 @@ class TextWriter(BatchPipeline):
             raise InputError("stream() makes one text; pass num_return_sequences=1")
         if call.settings.num_beams > 1:
             raise InputError("beams are known when they end, so stream() has no pieces of them; pass num_beams=1")
+        if call.options.return_scores:
+            raise InputError("stream() gives text alone; for return_scores=True, call the pipeline")
         self.check(inputs)
         ((piece,),) = self.prepare([inputs], call)
         options = call.options
@@ -234,6 +238,11 @@ class TextWriter(BatchPipeline):
         elif said := text.end():
             streamer(said)
         return rows
+
+
+def scored(rows: Sequence[TextRow], call: WritingCall) -> list[dict[str, Any]]:
+    """What the records of these rows hold beside their texts."""
+    return [scores_of(row, call.settings) if call.options.return_scores else {} for row in rows]
 
 
 def even(rows: Sequence[TextRow], settings: GenerationConfig) -> list[list[int]]:
