@@ -389,6 +389,7 @@ class Bound:
         self._own: Mapping[str, NDArray[Any]] = {}  # states whose memory is ours
         self._binding = session.native.io_binding()
         self._deep = int(session.hidden is not None)  # how many outputs come before the states
+        self._hidden: list[NDArray[Any]] = []  # the hidden states of the last run, if there are any
         self._bind_hidden()
         self.hold(held)
         self._bind_states(past)
@@ -421,8 +422,7 @@ class Bound:
         self.bind(feeds, last, gaps=gaps)
         self._bind_hidden()  # into memory of its own: the last run's has its shape
         logits = self.go(last)
-        if self._deep:
-            hidden.append(self._binding.get_outputs()[0].numpy())
+        hidden += self._hidden
         return logits
 
     def bind(
@@ -459,6 +459,8 @@ class Bound:
             self._session.native.run_with_iobinding(self._binding)
         except errors() as error:
             raise failed(error) from None
+        if self._deep:
+            self._hidden = [self._binding.get_outputs()[0].numpy()]
         if room is not None and room.shape[1] is None and self._in_place:
             return room.array
         *presents, made = self._binding.get_outputs()[self._deep :]  # in the order in which they were bound first
