@@ -83,7 +83,7 @@ CONTRAST: tuple[dict[str, Any], ...] = (
     {"num_beams": 1, "penalty_alpha": 0.9, "top_k": 2, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
 )
 CASES = {"diverse beams": GROUPS, "constrained beams": WORDS, "contrastive": CONTRAST}
-DECODERS = ("llama_b", "gpt2", "gemma2", "qwen2_b", "mixtral")
+DECODERS = ("llama_b", "gpt2", "gemma3_b", "qwen2_b", "mixtral")
 ENCODER_DECODERS = ("t5", "bart")
 COMMON: dict[str, Any] = {"do_sample": False, "max_new_tokens": 10}
 

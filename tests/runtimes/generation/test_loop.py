@@ -139,11 +139,43 @@ def theirs(
     """transformers' LogitsProcessorList for these settings, on the same ids and logits."""
     import torch
     from transformers import GenerationConfig as TheirConfig
-    from transformers import GenerationMixin
 
     c = TheirConfig(eos_token_id=[2, 11], **config)
     c.update(**TheirConfig._get_default_generation_params(), defaults_only=True)
     c._eos_token_tensor = torch.tensor([2, 11])
+    return _processed(c, config, prompt, ids, logits, source)
+
+
+def processed_by_transformers(
+    own: Any, config: dict[str, Any], prompt: int, ids: NDArray[np.int64], logits: NDArray[np.float32]
+) -> NDArray[Any]:
+    """The same with the settings that a model comes with; what its encoder read does not count."""
+    import copy
+
+    import torch
+    from transformers import GenerationConfig as TheirConfig
+
+    c = copy.deepcopy(own)
+    c.update(**{name: value for name, value in config.items() if name != "seed"})
+    c.update(**TheirConfig._get_default_generation_params(), defaults_only=True)
+    ends = c.eos_token_id
+    c._eos_token_tensor = None if ends is None else torch.tensor(ends if isinstance(ends, list) else [ends])
+    if c.max_new_tokens is not None:
+        c.max_length = prompt + c.max_new_tokens
+    return _processed(c, {"max_length": c.max_length}, prompt, ids, logits, ids[:prompt])
+
+
+def _processed(
+    c: Any,
+    config: dict[str, Any],
+    prompt: int,
+    ids: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    source: NDArray[np.int64],
+) -> NDArray[Any]:
+    import torch
+    from transformers import GenerationMixin
+
     if "max_length" not in config:
         c.max_length = prompt + config.get("max_new_tokens", 20)
 
