@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from isoform.errors import InputError
 
-if TYPE_CHECKING:
-    from isoform.runtimes.generation.settings import GenerationConfig
+
+class ModeSettings(Protocol):
+    """The settings that decide the mode of generation; see `GenerationConfig`."""
+
+    @property
+    def constraints(self) -> Any: ...
+    @property
+    def diversity_penalty(self) -> float | None: ...
+    @property
+    def do_sample(self) -> bool: ...
+    @property
+    def guidance_scale(self) -> float | None: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def num_beam_groups(self) -> int: ...
+    @property
+    def num_beams(self) -> int: ...
+    @property
+    def num_return_sequences(self) -> int: ...
+    @property
+    def penalty_alpha(self) -> float | None: ...
+    @property
+    def top_k(self) -> int | None: ...
+    @property
+    def words(self) -> Any: ...
 
 
-def refuse_contradictions(config: GenerationConfig, asked: Collection[str] = ()) -> None:
+def refuse_contradictions(config: ModeSettings, asked: Collection[str] = ()) -> None:
     """InputError for settings that exclude each other.
 
     A setting of a mode that is off counts only where the call asks for it: a model's file may hold it, as in
@@ -21,13 +45,13 @@ def refuse_contradictions(config: GenerationConfig, asked: Collection[str] = ())
         raise InputError(reason)
 
 
-def refuse_count(config: GenerationConfig) -> None:
+def refuse_count(config: ModeSettings) -> None:
     """InputError for more texts of a prompt than the mode gives."""
     for reason in _of_count(config):
         raise InputError(reason)
 
 
-def _of_words(c: GenerationConfig) -> Iterator[str]:
+def _of_words(c: ModeSettings) -> Iterator[str]:
     if not c.words:
         return
     name = "constraints" if c.constraints else "force_words_ids"
@@ -39,7 +63,7 @@ def _of_words(c: GenerationConfig) -> Iterator[str]:
         yield f"{name} and num_beam_groups={c.num_beam_groups} exclude each other; leave one of them out"
 
 
-def _of_groups(c: GenerationConfig, asked: Collection[str]) -> Iterator[str]:
+def _of_groups(c: ModeSettings, asked: Collection[str]) -> Iterator[str]:
     penalty = c.diversity_penalty
     if penalty is not None and penalty < 0:
         yield f"diversity_penalty={penalty} is less than 0, so that the groups would be alike; pass a number above 0"
@@ -67,7 +91,7 @@ def _of_groups(c: GenerationConfig, asked: Collection[str]) -> Iterator[str]:
         yield "beams in groups would all be the same without a diversity_penalty; pass diversity_penalty=0.5, or more"
 
 
-def _of_contrast(c: GenerationConfig, asked: Collection[str]) -> Iterator[str]:
+def _of_contrast(c: ModeSettings, asked: Collection[str]) -> Iterator[str]:
     alpha = c.penalty_alpha
     if not alpha or ("penalty_alpha" not in asked and c.mode != "contrastive"):
         return
@@ -75,13 +99,15 @@ def _of_contrast(c: GenerationConfig, asked: Collection[str]) -> Iterator[str]:
         yield f"penalty_alpha={alpha} must lie between 0 and 1"
     if c.num_beams > 1:
         yield f"penalty_alpha={alpha} is contrastive search, which has no beams; pass num_beams=1"
+    if c.guidance_scale not in (None, 1):
+        yield f"penalty_alpha={alpha} compares texts that guidance_scale={c.guidance_scale:g} mixes; pass one of them"
     if c.do_sample:
         yield f"penalty_alpha={alpha} is contrastive search, which does not sample; pass do_sample=False"
     if (c.top_k or 0) < 2:
         yield f"penalty_alpha={alpha} weighs candidates, and top_k={c.top_k} leaves one; pass top_k=4, or 2 at least"
 
 
-def _of_count(c: GenerationConfig) -> Iterator[str]:
+def _of_count(c: ModeSettings) -> Iterator[str]:
     count, width = c.num_return_sequences, c.num_beams
     if width == 1 and count > 1 and not c.do_sample:
         kind = "texts of contrastive search" if c.mode == "contrastive" else "greedy texts"

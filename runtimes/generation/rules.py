@@ -49,6 +49,8 @@ Allowed = Callable[[int, Any], Sequence[int]]
 
 # transformers leaves out the processor of a setting where the caller gives one of the same class.
 _REPLACED = {
+    "EncoderNoRepeatNGramLogitsProcessor": "encoder_no_repeat_ngram_size",
+    "EncoderRepetitionPenaltyLogitsProcessor": "encoder_repetition_penalty",
     "ExponentialDecayLengthPenalty": "exponential_decay_length_penalty",
     "ForcedBOSTokenLogitsProcessor": "forced_bos_token_id",
     "ForcedEOSTokenLogitsProcessor": "forced_eos_token_id",

@@ -170,6 +170,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"force_words_ids": [[700]], "num_beams": 2}, "token 700 must be in the text"),
     ({"penalty_alpha": 0.6, "num_beams": 2}, "no beams; pass num_beams=1"),
     ({"penalty_alpha": 0.6, "do_sample": True}, "does not sample"),
+    ({"penalty_alpha": 0.6, "guidance_scale": 1.5}, "guidance_scale=1.5 mixes"),
     ({"penalty_alpha": 0.6, "top_k": 1}, "top_k=1 leaves one"),
     ({"penalty_alpha": 1.6, "top_k": 4}, "between 0 and 1"),
     ({"penalty_alpha": 0.6, "top_k": 4, "num_return_sequences": 2}, "would all be the same"),
