@@ -163,7 +163,7 @@ class GraphDecoder(ABC):
         """
         raise InputError(
             "contrastive search (penalty_alpha) compares hidden states, and this form of the model does not give them; "
-            "use torch or onnxruntime, or pass penalty_alpha=None"
+            "use torch, onnxruntime or openvino, or pass penalty_alpha=None"
         )
 
     def _go_deep(self) -> None:

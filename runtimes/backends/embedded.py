@@ -75,7 +75,7 @@ class EmbeddedDecoder:
 
     def _deep(self) -> DeepDecoder:
         if not isinstance(self._inner, DeepDecoder):
-            raise InputError("the decoder of this model gives no hidden states; use the torch or onnxruntime backend")
+            raise InputError("the decoder of this model gives no hidden states; use torch, onnxruntime or openvino")
         return self._inner
 
     def join(self, other: Decoder) -> None:

@@ -23,8 +23,8 @@ def deepened(decoder: object, backend: str) -> DeepDecoder:
     """The decoder, which keeps hidden states from now on."""
     if not isinstance(decoder, DeepDecoder):
         raise InputError(
-            f"contrastive search (penalty_alpha) compares hidden states, and {backend} does not give them; use torch "
-            "or onnxruntime, or pass penalty_alpha=None"
+            f"contrastive search (penalty_alpha) compares hidden states, and {backend} does not give them; use torch, "
+            "onnxruntime or openvino, or pass penalty_alpha=None"
         )
     decoder.keep_hidden_states()
     return decoder

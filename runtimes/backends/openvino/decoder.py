@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.runtimes.backends.decoder import GraphDecoder, Kept, assembled
-from isoform.runtimes.backends.openvino.stateful import ROWS
+from isoform.runtimes.backends.openvino.stateful import HIDDEN, ROWS
 from isoform.signature import Signature
 
 if TYPE_CHECKING:
@@ -18,12 +18,36 @@ if TYPE_CHECKING:
     from isoform.runtimes.backends.openvino.request import Request
 
 
-class StatefulDecoder(GraphDecoder):
+class RequestDecoder(GraphDecoder):
+    """A decoder over an infer request; `deep` makes one that gives hidden states."""
+
+    def __init__(
+        self,
+        request: Request,
+        signature: Signature,
+        rows: int | Mapping[str, NDArray[Any]],
+        deep: Callable[[], Request],
+    ) -> None:
+        super().__init__(signature, rows)
+        self._request, self._deeper = request, deep
+
+    def keep_hidden_states(self) -> None:
+        """See `GraphDecoder.keep_hidden_states`."""
+        self._go_deep()
+        self._request = self._deeper()
+
+    def _logits(self, feeds: Mapping[str, NDArray[Any]], length: int, last: int | None) -> NDArray[np.float32]:
+        logits = self._request.logits(feeds, length, last)
+        if self._deep is not None:
+            self._deep.append(self._request.output(HIDDEN))
+        return logits
+
+
+class StatefulDecoder(RequestDecoder):
     """The states lie in an infer request of its own. Rows are chosen by the next pass, without a copy."""
 
-    def __init__(self, request: Request, signature: Signature, rows: int | Mapping[str, NDArray[Any]]) -> None:
-        super().__init__(signature, rows)
-        self._request = request
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
         self._rows = np.arange(len(self), dtype=np.int32)  # of the states, those that the next pass goes on with
 
     def _pass(
@@ -31,7 +55,7 @@ class StatefulDecoder(GraphDecoder):
     ) -> NDArray[np.float32]:
         given = {**feeds, ROWS: self._rows}
         self._rows = np.arange(len(self), dtype=np.int32)
-        return self._request.logits(given, length, last)
+        return self._logits(given, length, last)
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         """The states by port, each with the rows of this decoder."""
@@ -57,12 +81,11 @@ class StatefulDecoder(GraphDecoder):
         self._put(_assembled(self, plan, slots, lambda decoder: decoder._arrays()), len(plan))
 
 
-class LoopDecoder(GraphDecoder):
+class LoopDecoder(RequestDecoder):
     """What a pass gives as present goes into the next one as past."""
 
-    def __init__(self, request: Request, signature: Signature, rows: int | Mapping[str, NDArray[Any]]) -> None:
-        super().__init__(signature, rows)
-        self._request = request
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
         self._past = {state.input: np.zeros(state.shape(len(self)), np.float32) for state in self.states}
 
     def _pass(
@@ -71,7 +94,7 @@ class LoopDecoder(GraphDecoder):
         given = {**self._held, **feeds, **self._past}
         if (switch := self.signature.port("switch")) is not None:
             given[switch.name] = np.array([past > 0])
-        logits = self._request.logits(given, length, last)
+        logits = self._logits(given, length, last)
         for state in self.states:
             if not past or state.kind != "once":  # the first pass has computed that
                 self._past[state.input] = self._request.output(state.output)

@@ -46,7 +46,9 @@ class OpenVinoSession:
         precision: str = "f32",
         strict: bool = False,
         threads: int | None = None,
+        deep: bool = False,
     ) -> None:
+        """`deep`: the graph has the output `HIDDEN` besides. Raises InputError where it cannot be told."""
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision!r} is not known; choose from {', '.join(PRECISIONS)}")
         self.threads = cpus() if threads is None else threads
@@ -67,7 +69,13 @@ class OpenVinoSession:
         _check_ports(path, model, self.signature)
         self._keeps = bool(self.signature.states) and not self.signature.kept("once")
         try:
-            self.cuts_logits = bool(self.signature.states) and cut_logits(model, self.signature.results[0].name)
+            logits = self.signature.results[0].name
+            self.cuts_logits = bool(self.signature.states) and cut_logits(model, logits, deep=deep)
+            if deep and not self.cuts_logits:
+                raise InputError(
+                    f"contrastive search (penalty_alpha) compares hidden states, and {path} does not tell where it has "
+                    "them; use the torch backend, or pass penalty_alpha=None"
+                )
             if self._keeps:
                 keep_states(model, self.signature)
             self._compiled: Any = core().compile_model(_in_float32(model), self.device, self._settings())
@@ -78,6 +86,9 @@ class OpenVinoSession:
             n: port.element_type.to_dtype() for port in self._compiled.inputs for n in port.names
         }
         self._request: Request | None = None
+        self._deep: OpenVinoSession | None = None
+        self._opened = {"device": device, "precision": precision, "threads": threads}
+        self._path = path
 
     def _settings(self) -> dict[str, Any]:
         """Those of OpenVINO's properties that change numbers or take CPUs, as far as the device has them."""
@@ -131,10 +142,17 @@ class OpenVinoSession:
     def decoder(self, rows: int | Mapping[str, NDArray[Any]]) -> GraphDecoder:
         """See `Session.decoder`."""
         kind = StatefulDecoder if self._keeps else LoopDecoder
-        return kind(self.request(), self.signature, rows)
+        return kind(self.request(), self.signature, rows, self._deep_request)
+
+    def _deep_request(self) -> Request:
+        """A request of the same graph with `HIDDEN` as an output, compiled when it is asked for first."""
+        if self._deep is None:
+            options: dict[str, Any] = {**self._opened, "deep": True}
+            self._deep = OpenVinoSession(self._path, self.signature, **options)
+        return self._deep.request()
 
     def close(self) -> None:
-        self._compiled = self._request = None
+        self._compiled = self._request = self._deep = None
 
     def __enter__(self) -> Self:
         return self

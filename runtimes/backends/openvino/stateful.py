@@ -17,6 +17,8 @@ ROWS = "beam_idx"
 """An input of a graph with states inside, int32 (B,): which row of the states each row goes on with."""
 FIRST_LOGITS = "first_logits"
 """An input, int64 (1,): the first of the new slots that gets logits; a negative number counts from the end."""
+HIDDEN = "last_layer_states"
+"""An output, (B, T, C): the hidden states that become logits."""
 
 _ELEMENTWISE = ("Add", "Convert", "Divide", "Multiply", "Tanh")
 
@@ -55,8 +57,11 @@ def variable(state_name: str, signature: Signature) -> str:
     return next(state.input for state in signature.states if f"{state.input}{state.output}" == state_name)
 
 
-def cut_logits(model: Any, name: str) -> bool:
-    """Let `FIRST_LOGITS` say which slots get logits, if one product makes them. Returns whether it does."""
+def cut_logits(model: Any, name: str, *, deep: bool = False) -> bool:
+    """Let `FIRST_LOGITS` say which slots get logits, if one product makes them. Returns whether it does.
+
+    `deep`: what that product is computed from, for all slots, becomes the output `HIDDEN`.
+    """
     import openvino as ov
     from openvino import opset13 as ops
 
@@ -71,6 +76,9 @@ def cut_logits(model: Any, name: str) -> bool:
     hidden = node.input_value(0)
     if hidden.get_partial_shape().rank != ov.Dimension(3):
         return False
+    if deep:
+        hidden.get_tensor().add_names({HIDDEN})
+        model.add_outputs([hidden])
     first = ops.parameter([1], ov.Type.i64, name=FIRST_LOGITS)
     first.output(0).set_names({FIRST_LOGITS})
     end, step, axis = (np.array([number], np.int64) for number in (np.iinfo(np.int64).max, 1, 1))

@@ -66,7 +66,6 @@ GATE = (
 _SHALLOW = "compares hidden states"
 _REFUSED = {
     ("contrastive", "torchscript"): _SHALLOW,
-    ("contrastive", "openvino"): _SHALLOW,
     ("contrastive", "llamacpp"): _SHALLOW,
 }
 _GUIDANCE = "this one reads an encoder's states"
