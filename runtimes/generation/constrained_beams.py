@@ -46,10 +46,10 @@ class ConstrainedBeams:
         ended: Callable[[Sequence[int]], bool] | None = None,
         keep_chances: bool = False,
     ) -> None:
-        self._prompt, self._width, self._words = list(prompt), rules.width, tuple(words)
+        self._prompt, self._width, self._begun = list(prompt), rules.width, Progress.of(words, prompt)
         self._chain, self._limit, self._wanted = chain, limit, wanted
         self._ends, self._ended, self._keep = tuple(ends), ended, keep_chances
-        if (needed := Progress.of(words, prompt).left) > limit:
+        if (needed := self._begun.left) > limit:
             raise InputError(
                 f"the words of force_words_ids or constraints have {needed} tokens, and the text may have {limit} new "
                 "ones; pass a larger max_new_tokens"
@@ -96,7 +96,7 @@ class ConstrainedBeams:
         return [rows[parent] for parent, _ in spread]
 
     def _progress(self, beam: Beam) -> Progress:
-        return Progress.of(self._words, [*self._prompt, *beam.made])
+        return self._begun.after(beam.made)
 
     def _spread(self, chosen: list[tuple[int, Beam]], scores: NDArray[np.float32]) -> list[tuple[int, Beam]]:
         """The beams that go on, of those that are likeliest and those whose words lead on."""

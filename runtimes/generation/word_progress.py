@@ -7,7 +7,7 @@ of the prompt count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from isoform.runtimes.generation.settings import Words
 
@@ -26,7 +26,11 @@ class Progress:
     @classmethod
     def of(cls, words: Sequence[Words], ids: Sequence[int]) -> Progress:
         """The progress of a text."""
-        progress = cls(list(words), max(map(_height, words)))
+        return cls(list(words), max(map(_height, words))).after(ids)
+
+    def after(self, ids: Sequence[int]) -> Progress:
+        """The progress when these tokens have followed."""
+        progress = replace(self, pending=list(self.pending), path=list(self.path))
         for token in ids:
             progress.add(token)
         return progress
@@ -51,7 +55,7 @@ class Progress:
 
     def with_token(self, token: int) -> Progress:
         """The progress with this token; `path` is shared, as it is among transformers' copies."""
-        copy = Progress(list(self.pending), self.longest, self.met, self.current, self.path)
+        copy = replace(self, pending=list(self.pending))
         copy.add(token)
         return copy
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from isoform import pipeline
 from isoform.errors import InputError
 from isoform.reference.model import open_model
 from isoform.runtimes.backends.onnxruntime.session import OnnxRuntimeSession
@@ -209,3 +210,12 @@ def test_words_that_the_prompt_holds_need_no_room() -> None:
     settings = resolve({"force_words_ids": [[5, 6], [7, 8]], "num_beams": 2, "max_new_tokens": 1})
     (row,) = generate(Scripted(3).decoder(1), [[5, 6, 7]], settings)
     assert row.made == [8]
+
+
+def test_a_cache_that_is_computed_anew_gives_no_hidden_states(tiny: Tiny) -> None:
+    message = "change when a text outgrows its first length"
+    with (
+        pipeline("text-generation", tiny("phi3_longrope"), do_sample=False) as pipe,
+        pytest.raises(InputError, match=message),
+    ):
+        pipe("the cat", penalty_alpha=0.6, top_k=4)
