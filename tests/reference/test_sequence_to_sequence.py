@@ -18,7 +18,8 @@ from isoform.errors import InputError, UnsupportedModel
 from isoform.reference.model import Model, open_model
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.settings import GenerationConfig
-from isoform.runtimes.open import open_session
+from isoform.runtimes.open import open_path, open_session
+from tests.exports import exported
 from tests.oracle import SEQUENCE_TO_SEQUENCE, listed, tiny
 from tests.reference.tokenizers.making import change
 
@@ -99,14 +100,22 @@ def test_padded_rows_give_in_steps_what_each_gives_alone(name: str, side: str) -
         same(together[row : row + 1], wanted)
 
 
+def on_graphs() -> list[Any]:
+    """Two of them on graphs in the gate; the others are nightly."""
+    quick = ("bart_b", "onnxruntime"), ("marian_b", "torchscript")
+    pairs = [(name, backend) for name in GENERATING for backend in ("onnxruntime", "torchscript")]
+    return [pytest.param(*pair, marks=() if pair in quick else (pytest.mark.nightly,)) for pair in pairs]
+
+
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("name", GENERATING)
-def test_texts_are_those_of_transformers(name: str, beams: int) -> None:
+@pytest.mark.parametrize(("name", "backend"), [*((name, "torch") for name in GENERATING), *on_graphs()])
+def test_texts_are_those_of_transformers(name: str, backend: str, beams: int) -> None:
     start, end = oracle(name).config.decoder_start_token_id, oracle(name).config.eos_token_id
     options: dict[str, Any] = {"max_length": 12, "min_length": 4, "num_beams": beams, "no_repeat_ngram_size": 3}
     rows = [ids_of(name, 1, length)[0].tolist() for length in (9, 5)]
     config = GenerationConfig(**options, eos_token_id=(end,), forced_eos_token_id=(end,))
-    session: Any = open_session(model(name), "torch")
+    graphs = None if backend == "torch" else open_path(exported(name), backend)[0]
+    session: Any = graphs or open_session(model(name), "torch")
     with session:
         ids, mask = np.full((2, 9), 1), np.zeros((2, 9), np.int64)
         for n, row in enumerate(rows):
