@@ -56,9 +56,10 @@ OUTPUTS = (
 )
 KERNELS = (
     "chunk_size_feed_forward",
+    "deterministic_flash_attn",
+    "gradient_checkpointing",
     "pad_head_dim_to_multiple_of",
     "reorder_and_upcast_attn",
-    "deterministic_flash_attn",
 )
 TOKENS = (  # the generation loop and the padding of an embedding in training
     *("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "sep_token_id"),
