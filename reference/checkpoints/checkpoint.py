@@ -38,6 +38,8 @@ SIDECARS = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "spm.model",
+    "source.spm",
+    "target.spm",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",

@@ -42,7 +42,8 @@ def inputs_of(name: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_loads_what_was_saved_with_equal_outputs(name: str, tmp_path: Path) -> None:
-    open_model(tiny(name)).save(tmp_path / "saved")
+    checkpoint = open_checkpoint(tiny(name))
+    open_model(checkpoint).save(tmp_path / "saved")
     outputs, notes = in_transformers(tmp_path / "saved", **inputs_of(name))
     assert notes == {}
     golden = load_file(tiny(name) / "golden.safetensors")
@@ -51,7 +52,7 @@ def test_transformers_loads_what_was_saved_with_equal_outputs(name: str, tmp_pat
             # Weights of a mapped file lie otherwise than those behind the golden outputs: another kernel may take them.
             torch.testing.assert_close(value, golden[f"out.{key}"], rtol=0, atol=1e-6)
     assert {path.name for path in (tmp_path / "saved").iterdir()} - {"model.safetensors"} == {
-        path.relative_to(tiny(name)).parts[0] for path in open_checkpoint(tiny(name)).sidecars()
+        path.relative_to(checkpoint.folder).parts[0] for path in checkpoint.sidecars()
     }
 
 
