@@ -6,6 +6,7 @@ its GGUF ones. The formats: tools/imatrix/imatrix.cpp in https://github.com/ggml
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,11 +151,18 @@ def weights_for(
             found[name] = values
         elif name != "token_embd.weight":  # rows are looked up there: llama.cpp's own matrices have no use for it
             raise InputError(f"{importance.path} has {len(values)} weights for {name}, which takes {wanted}: {way_out}")
-    layers = {name.split(".")[1] for name, shape in shapes.items() if name.startswith("blk.") and len(shape) > 1}
-    covered = {name.split(".")[1] for name in importance.values if name.startswith("blk.")}
-    if missing := sorted(layers - covered, key=int):
-        raise InputError(f"{importance.path} weighs nothing in layer {missing[0]}: {way_out}")
+    layers = {layer_of(name) for name, shape in shapes.items() if len(shape) > 1}
+    covered = {layer_of(name) for name in importance.values}
+    if missing := sorted(layer for layer in layers - covered if layer is not None):
+        side, number = missing[0]
+        raise InputError(f"{importance.path} weighs nothing in {side}layer {number}: {way_out}")
     return found
+
+
+def layer_of(name: str) -> tuple[str, int] | None:
+    """The layer of a tensor by its GGUF name, with the side that it is on; None for those of no layer."""
+    match = re.match(r"(enc\.|dec\.)?blk\.(\d+)\.", name)
+    return None if match is None else ({"enc.": "encoder ", "dec.": "decoder "}.get(match[1] or "", ""), int(match[2]))
 
 
 # ------------------------------------------------------------------ measuring
@@ -191,7 +199,7 @@ def measure(
     handles = []
     for path, layer in module.named_modules():
         name = rename(f"{path}.weight", names) if isinstance(layer, torch.nn.Linear) else None
-        if name is None or not name.startswith("blk."):
+        if name is None or layer_of(name) is None:
             continue
 
         def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
@@ -247,6 +255,11 @@ def make_importance(
 
     `encode` gives the tokens of a text, with or without special ones; at most `limit` chunks are used.
     """
+    if len(model.parts) > 1:
+        raise InputError(
+            f"{model.name} has the parts {', '.join(part.part for part in model.parts)}, and an importance matrix is "
+            "measured on a text alone; quantize it without one"
+        )
     longest = model.config.context or context
     if not 2 <= context <= longest:
         raise InputError(f"--context {context} is not between 2 and the model's {longest} positions")

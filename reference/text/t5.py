@@ -169,6 +169,8 @@ def wide(x: Tensor) -> Tensor:
 class Norm(RMSNorm):
     """Root mean square norm of states that may be wider than the weights, into the weights' dtype."""
 
+    wide = ("input",)
+
     def forward(self, x: Tensor) -> Tensor:
         return ops.rms_norm(x, self.weight.to(x.dtype), self.eps).to(self.weight.dtype)
 
@@ -185,6 +187,12 @@ class DistanceAttention(Attention):
         return None if self.distance_embed is None else self.distance_embed(places).permute(2, 0, 1).unsqueeze(0)
 
 
+class Down(Linear):
+    """A matrix whose results are beyond half precision, and divided there."""
+
+    wide = ("output",)
+
+
 class FeedForward(nn.Module):
     """down(act(up(x))), or down(act(gate(x)) * up(x)).
 
@@ -192,10 +200,12 @@ class FeedForward(nn.Module):
     what it is multiplied by is divided by a power of two, which is exact; the result is multiplied by it in float32.
     """
 
+    wide = ("output",)
+
     def __init__(self, dim: int, hidden: int, act: str, gated: bool) -> None:
         super().__init__()
         self.gate = Linear(dim, hidden, bias=False) if gated else None
-        self.up, self.down = Linear(dim, hidden, bias=False), Linear(hidden, dim, bias=False)
+        self.up, self.down = Linear(dim, hidden, bias=False), Down(hidden, dim, bias=False)
         self.act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -208,6 +218,8 @@ class FeedForward(nn.Module):
 
 class Layer(nn.Module):
     """Attention to the tokens, in a decoder to the encoder states too, and an MLP, each x + f(norm(x))."""
+
+    wide = ("output",)
 
     def __init__(self, c: T5Config, biased: bool, crossed: bool) -> None:
         super().__init__()

@@ -158,7 +158,10 @@ def float16(model: Model, *, seed: int = 0) -> Forecast:
 
 @contextmanager
 def _watched(module: nn.Module, found: dict[tuple[str, str], float]) -> Iterator[None]:
-    """While this lasts, `found` keeps the largest absolute value of modules and of what is inside operations."""
+    """While this lasts, `found` keeps the largest absolute value of modules and of what is inside operations.
+
+    A module's `wide` names those of its values ("input", "output") that its definition keeps out of float16.
+    """
     from torch import nn
 
     from isoform.reference.modules import ops
@@ -177,17 +180,18 @@ def _watched(module: nn.Module, found: dict[tuple[str, str], float]) -> Iterator
     def enter(name: str, part: nn.Module) -> Callable[..., None]:
         def hook(_: nn.Module, given: tuple[Any, ...]) -> None:
             running.append(name)
-            for x in [x for x in tensors(given) if x.is_floating_point()][:1] if part._parameters else ():
+            looked_at = bool(part._parameters) and "input" not in getattr(part, "wide", ())
+            for x in [x for x in tensors(given) if x.is_floating_point()][:1] if looked_at else ():
                 keep(name, "input", x)
                 if hasattr(part, "eps"):
                     keep(name, "squares", x.square().sum(-1))
 
         return hook
 
-    def leave(name: str) -> Callable[..., None]:
+    def leave(name: str, part: nn.Module) -> Callable[..., None]:
         def hook(_: nn.Module, given: Any, returned: Any) -> None:
             running.pop()
-            for x in tensors(returned):
+            for x in tensors(returned) if "output" not in getattr(part, "wide", ()) else ():
                 keep(name, "output", x)
 
         return hook
@@ -203,7 +207,7 @@ def _watched(module: nn.Module, found: dict[tuple[str, str], float]) -> Iterator
     for name, part in module.named_modules():
         if name and not isinstance(part, nn.Identity):
             handles.append(part.register_forward_pre_hook(enter(name, part)))
-            handles.append(part.register_forward_hook(leave(name)))
+            handles.append(part.register_forward_hook(leave(name, part)))
     try:
         with ops.lowered_by({name: watching(name, body) for name, body in ops.OPS.items()}):
             yield

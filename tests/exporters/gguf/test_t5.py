@@ -13,9 +13,9 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from isoform.api import import_gguf
-from isoform.errors import UnsupportedExport
-from isoform.exporters.gguf import FORMAT, path_of, write
+from isoform.api import imatrix, import_gguf
+from isoform.errors import InputError, UnsupportedExport
+from isoform.exporters.gguf import FORMAT, Options, path_of, write
 from isoform.reference.checkpoints.gguf_checkpoint import GgufCheckpoint
 from isoform.reference.checkpoints.gguf_file import read_gguf
 from isoform.reference.model import open_model
@@ -162,3 +162,13 @@ def test_every_tensor_of_the_checkpoint_is_in_the_file(tmp_path: Path) -> None:
     stored = load_file(tiny("t5_v1_1") / "model.safetensors")
     copies = {key for key in stored if key.endswith("embed_tokens.weight")}
     assert len(read_gguf(tmp_path / path_of("f32")).tensors) == len(stored) - len(copies)
+
+
+def test_an_importance_matrix_covers_an_encoder_and_is_refused_for_two_parts(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("The small cat reads. " * 60)
+    made = imatrix(tiny("mt5_encoder"), tmp_path / "text", tmp_path / "matrix.gguf", context=32, chunks=2)
+    assert made["tensors"] == 3 * 7  # four of the attention, three of the MLP in each layer
+    options = Options(types=("q8_0",), imatrix=tmp_path / "matrix.gguf")
+    write(open_model(tiny("mt5_encoder")), tmp_path, ["q8_0"], options=options)
+    with pytest.raises(InputError, match="has the parts encoder, decoder"):
+        imatrix(tiny("t5"), tmp_path / "text", tmp_path / "other.gguf", context=32)
