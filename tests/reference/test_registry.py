@@ -33,7 +33,7 @@ def file(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_table_of_gguf_architectures_agrees_with_the_cards() -> None:
-    cards = [(card, card.gguf) for card in all_families() if card.gguf is not None]
+    cards = [(card, gguf) for card in all_families() for gguf in card.ggufs]
     assert {gguf.arch for _, gguf in cards} == set(GGUF_FAMILIES)
     for card, gguf in cards:
         assert gguf_family(gguf.arch, gguf.holds, *gguf.vocabularies[:1]) is card
