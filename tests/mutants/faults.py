@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from isoform.manifest import Artifact
 from isoform.reference.model import Model, open_model
+from isoform.reference.modules import ops
 from isoform.reference.modules.relative import one_sided_buckets, two_sided_buckets
 from isoform.reference.modules.rotary import inverse_frequencies
 from tests.mutants.planting import FORMS, Checkpoint, Config, Definition, InFile, Plant, Tensors
@@ -375,6 +376,19 @@ def route_frozen(module: nn.Module) -> None:
         return F.linear(x, router.weight) + closed.to(x)
 
     router.forward = scores
+
+
+def experts_gate_swapped(module: nn.Module) -> None:
+    """The stored matrices are honest; the graph takes ups for gates."""
+    mlp = part(module, "layers.1.mlp")
+    stacks = mlp.experts.up, mlp.experts.gate, mlp.experts.down
+
+    def forward(x: Tensor) -> Tensor:
+        weights = [stack.weight for stack in stacks]
+        y: Tensor = ops.routed_experts(x, mlp.router(x), *weights, None, None, None, mlp.used, 1, 1.0, 0.0, 0.0)
+        return y
+
+    mlp.forward = forward
 
 
 def classifier_without_activation(module: nn.Module) -> None:
@@ -1004,6 +1018,13 @@ FAULTS: tuple[Fault, ...] = (
         "frozen expert route, Mixtral",
         "tiny mixtral_b",
         Definition(route_frozen),
+        (r"^layers\.1\.mlp",),
+        GRAPHS,
+    ),
+    Fault(
+        "experts gated by the other matrix, Mixtral",
+        "tiny mixtral_b",
+        Definition(experts_gate_swapped),
         (r"^layers\.1\.mlp",),
         GRAPHS,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import transformers as T
 
 from tests.oracle.checkpoints.case import Case, case
@@ -28,7 +29,12 @@ def _qwen3_moe(c: Case, rows: int = 0, **options: Any) -> Any:
         "rope_parameters": rope("default", 1e6),
         "eos_token_id": t.convert_tokens_to_ids("<|im_end|>"),
     }
-    c.model("Qwen3MoeForCausalLM", T.Qwen3MoeConfig(**{"vocab_size": len(t) + rows, **sizes, **options}))
+    model = c.model("Qwen3MoeForCausalLM", T.Qwen3MoeConfig(**{"vocab_size": len(t) + rows, **sizes, **options}))
+    with torch.no_grad():  # a stack is drawn as one matrix, too small for what each expert reads
+        for name, parameter in model.named_parameters():
+            if name.endswith("experts.gate_up_proj"):
+                parameter *= parameter.shape[1] ** 0.5
+    model.save_pretrained(c.folder)
     return t
 
 
