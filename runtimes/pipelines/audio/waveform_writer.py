@@ -17,6 +17,7 @@ from isoform.json_files import read_object
 from isoform.progress import Progress
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.model_file import account_file, account_ids
+from isoform.runtimes.generation.rules import PARAMETERS, CallersRules, read_rules
 from isoform.runtimes.generation.settings import context_length, model_settings, resolve, vocabulary_size
 from isoform.runtimes.pipelines.audio.ctc import chunks
 from isoform.runtimes.pipelines.batching import neighbours
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from isoform.runtimes.backends.parts import PartsSession
+    from isoform.runtimes.generation.settings import GenerationConfig
 
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "num_beams": 5}
 """Those of transformers' pipeline, where neither the call nor the model says otherwise."""
@@ -77,7 +79,8 @@ class WaveformWriter:
             raise InputError("this model writes no times; leave return_timestamps out")
         asked = {**(asked.pop("generate_kwargs", None) or {}), **asked}
         asked.pop("return_timestamps", None)
-        config = resolve(asked, self._model, DEFAULTS)
+        given = {name: asked.pop(name, None) for name in PARAMETERS}
+        config, rules = read_rules(resolve(asked, self._model, DEFAULTS), **given)
         limit = size or max(TOGETHER // config.num_beams, 1)
         written: list[list[int]] = [[] for _ in sources]
 
@@ -89,10 +92,16 @@ class WaveformWriter:
 
         # The first norm sees the whole row, so that only rows of one length share a batch.
         for group in neighbours(pieces(), limit, kind=lambda piece: len(piece[1])):
-            self._write(group, config, written)
+            self._write(group, config, rules, written)
         return [{"text": self._tokenizer.decode(ids, skip_special_tokens=True)} for ids in written]
 
-    def _write(self, group: Sequence[tuple[int, NDArray[np.float32]]], config: Any, written: list[list[int]]) -> None:
+    def _write(
+        self,
+        group: Sequence[tuple[int, NDArray[np.float32]]],
+        config: GenerationConfig,
+        rules: CallersRules,
+        written: list[list[int]],
+    ) -> None:
         values, mask = pad([samples for _, samples in group], self.settings)
         feed: dict[str, NDArray[Any]] = {self._sound.name: values}
         if self._mask is not None:
@@ -101,9 +110,8 @@ class WaveformWriter:
         decoder = self._session.decoder(encoded)
         prompts = [[self._start] for _ in group]
         decode = self._tokenizer.decode
-        for (n, _), row in zip(
-            group, generate(decoder, prompts, config, context=self._context, decode=decode), strict=True
-        ):
+        rows = generate(decoder, prompts, config, context=self._context, decode=decode, callers=rules)
+        for (n, _), row in zip(group, rows, strict=True):
             written[n] += [*row.prompt, *row.made]
 
     def _pieces(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -181,6 +182,15 @@ def test_what_a_decoder_writes_is_what_transformers_writes() -> None:
     ):
         expected = oracle(sound(80000), generate_kwargs=generation, **chunked)
         same(pipe(sound(80000), **generation, **chunked), expected)
+
+    def second(ids: Any, scores: Any) -> Any:
+        return scores.scatter(1, scores.argmax(-1, keepdim=True), -float("inf"))
+
+    rules: dict[str, Any] = {"num_beams": 1, "max_new_tokens": 12, "logits_processor": [second]}
+    rules["stopping_criteria"] = [lambda ids, scores, **_: torch.tensor([ids.shape[1] >= 7])]
+    expected = oracle(sound(80000), generate_kwargs=rules)
+    same(pipe(sound(80000), **rules), expected)
+    same(pipe(sound(80000), prompt_lookup_num_tokens=3, **rules), expected)
     items = [sound(20000), sound(20000, 1), sound(9000, 2)]
     alone = [pipe(item, num_beams=1, max_new_tokens=6) for item in items]
     assert pipe(items, num_beams=1, max_new_tokens=6, batch_size=2) == alone
