@@ -70,7 +70,13 @@ CALLS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("name", ["bart", "bart_b", "t5", "t5_v1_1", "umt5_b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bart", "bart_b", "marian", "pegasus_b", "t5"),
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("t5_v1_1", "umt5_b", "m2m_100")),
+    ],
+)
 def test_texts_are_those_of_transformers(name: str, tiny: Tiny) -> None:
     other = theirs("text2text-generation", tiny(name))
     with ours("text2text-generation", tiny(name)) as pipe:
@@ -284,7 +290,12 @@ def test_threads_share_a_pipeline(tiny: Tiny) -> None:
 # ------------------------------------------------------------------ language codes
 @pytest.mark.parametrize(
     ("name", "languages"),
-    [("mbart", ("en_XX", "ro_RO")), ("mbart_50", ("ro_RO", "en_XX")), ("nllb", ("eng_Latn", "fra_Latn"))],
+    [
+        ("mbart", ("en_XX", "ro_RO")),
+        ("mbart_50", ("ro_RO", "en_XX")),
+        ("nllb", ("eng_Latn", "fra_Latn")),
+        ("m2m_100", ("en", "fr")),
+    ],
 )
 def test_a_text_and_its_translation_carry_the_tokens_of_their_languages(
     name: str, languages: tuple[str, str], tiny: Tiny
@@ -295,7 +306,8 @@ def test_a_text_and_its_translation_carry_the_tokens_of_their_languages(
     source, target = languages
     tokenizer = AutoTokenizer.from_pretrained(tiny(name), src_lang=source)
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny(name)).eval()
-    forced, texts = tokenizer.convert_tokens_to_ids(target), TEXTS[:2]
+    code = f"__{target}__" if name == "m2m_100" else target
+    forced, texts = tokenizer.convert_tokens_to_ids(code), TEXTS[:2]
     expected = []
     for text in texts:
         ids = model.generate(**tokenizer(text, return_tensors="pt"), forced_bos_token_id=forced, num_beams=4, **SHORT)

@@ -43,6 +43,8 @@ def labelled(folder: Path, target: Path, *labels: str) -> Path:
         ("bert_seqcls_b", ("contradiction", "neutral", "entailment")),
         ("deberta_seqcls", ("Entail", "no", "neither")),
         ("roberta_seqcls", ("no", "ENTAILMENT")),
+        ("bart_mnli", ("contradiction", "neutral", "entailment")),
+        ("t5_seqcls", ("neutral", "entailment", "contradiction")),
         ("qwen2_seqcls", ("entailment", "neutral", "contradiction")),
     ],
 )
