@@ -64,6 +64,7 @@ CALLS: list[dict[str, Any]] = [
     {"num_beams": 3, "num_return_sequences": 2},
     {"num_beams": 1, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
     {"num_beams": 2, "length_penalty": 0.2, "early_stopping": True, "max_new_tokens": 12},
+    {"num_beams": 2, "encoder_repetition_penalty": 1.5, "encoder_no_repeat_ngram_size": 2},
     {"max_length": 9, "max_new_tokens": None},
     {"eos_token_id": list(range(0, 400, 9)), "max_new_tokens": 30},
     {"num_beams": 1, "forced_bos_token_id": 17, "decoder_start_token_id": 5},
