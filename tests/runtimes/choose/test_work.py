@@ -121,6 +121,7 @@ def test_the_worker_counts_what_a_table_needs_and_nothing_for_a_choice(tiny: Cal
     told: dict[str, object] = {
         "model": str(tiny("vit_cls")),
         "task": "image-classification",
+        "served": "image-classification",
         "use": "latency",
         "slowest": None,
     }

@@ -12,6 +12,7 @@ import pytest
 import isoform
 from isoform import candidate_worker as worker
 from isoform.runtimes.choose.records import Candidate, Measurement
+from isoform.runtimes.pipelines import model_task
 from isoform.validators.check import proof
 from isoform.workloads import SENTENCES, workloads_of
 
@@ -26,6 +27,7 @@ def no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def job(path: Path, task: str, tmp_path: Path, **changes: Any) -> dict[str, Any]:
     told = {"model": str(path), "source": str(path), "task": task, "use": "latency", "slowest": None, "prove": True}
+    told["served"] = model_task(task)
     told["quality"] = "high"
     effort = {"rounds": 2, "least": 0.0, "timing": 60.0, "workloads": None}
     return {**told, **effort, "proof": None, "answers": str(tmp_path / "answers"), **changes}
