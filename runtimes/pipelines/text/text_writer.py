@@ -182,6 +182,11 @@ class TextWriter(BatchPipeline):
             options.stopping_criteria,
             options.prefix_allowed_tokens_fn,
         )
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            forced = getattr(settings, name)
+            last = max(forced) if isinstance(forced, tuple) else forced
+            if last is not None and self.vocabulary is not None and last >= self.vocabulary:
+                raise InputError(f"{name}={last}, and the model has {self.vocabulary} tokens; pass one of them")
         if options.streamer is not None and settings.num_return_sequences > 1:
             raise InputError("a streamer takes one text at a time; pass num_return_sequences=1")
         if options.streamer is not None and settings.num_beams > 1:

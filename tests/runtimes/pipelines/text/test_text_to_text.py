@@ -256,6 +256,8 @@ def test_text_streams_as_it_comes(tiny: Tiny) -> None:
         ("a", {"num_return_sequences": 9}, "more than num_beams=4"),
         ("a", {"max_length": 1}, "max_length=1 leaves nothing to generate"),
         ("a", {"decoder_start_token_id": 10**6}, "decoder_start_token_id=1000000, and the model's embedding has"),
+        ("a", {"forced_bos_token_id": 10**6}, "forced_bos_token_id=1000000, and the model has"),
+        ("a", {"forced_eos_token_id": [3, 10**6]}, "forced_eos_token_id=1000000, and the model has"),
         ("a", {"decoder_start_token_id": [1, 2]}, "decoder_start_token_id="),
         ("a", {"decoder_start_token_id": None, "bos_token_id": None}, "names no token that its decoder begins with"),
         ("a", {"generation_config": GenerationConfig(num_beams=2), "num_beams": 3}, "give all settings in one place"),
