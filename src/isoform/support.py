@@ -72,10 +72,13 @@ def _support() -> str:
 
 
 def _families() -> str:
-    lines = ["| family | tasks | GGUF |", "|---|---|---|"]
+    """Families that serve the same tasks are one row."""
+    alike: dict[tuple[str, str], list[str]] = {}
     for row in families():
         served = ", ".join(row["gguf"]) if 0 < len(row["gguf"]) < len(row["tasks"]) else "yes" if row["gguf"] else ""
-        lines.append(f"| {row['family']} | {', '.join(row['tasks'])} | {served} |")
+        alike.setdefault((", ".join(row["tasks"]), served), []).append(row["family"])
+    lines = ["| families | tasks | GGUF |", "|---|---|---|"]
+    lines += [f"| {', '.join(titles)} | {tasks} | {served} |" for (tasks, served), titles in alike.items()]
     return "\n".join(lines)
 
 
