@@ -75,7 +75,8 @@ def block_tables(body: Blocks, last: Blocks, head: str, base: Mapping[str, Lower
             zeros = [_stack(graph, w, body, ZEROS) for w in (a.gate, a.up, a.down)]
             weights += [None, None, None, in_turn(graph, *zeros[:2]), zeros[2]]
         settings = {"expert_weight_bits": body.bits, "block_size": body.size, "accuracy_level": INT8_ACTIVATIONS}
-        return one_kernel(graph, out, a, "QMoE", weights, settings)
+        y = one_kernel(graph, out, a._replace(normalize=1), "QMoE", weights, settings)
+        return y if a.normalize else graph.one("Mul", (y, _taken(graph, a)), out[0])
 
     return {**base, "aten::embedding": embedding, "aten::linear": linear, "isoform::routed_experts": experts}
 
@@ -132,6 +133,17 @@ def _bytes(graph: Graph, x: Value) -> tuple[Value, Value]:
     total = graph.one("ReduceSum", (small, axis), rows, keepdims=1)
     nothing = graph.one("Sub", (total, total), rows)
     return bytes_, graph.one("Add", (most, nothing), rows)
+
+
+def _taken(graph: Graph, a: ExpertArguments[Value]) -> Value:
+    """The sum of the chosen experts' weights (..., 1). ONNX Runtime 1.31.1 divides by it, whatever QMoE is told."""
+    rows = a.scores.type.shape[:-1]
+    wide = graph.cast(a.scores, torch.float32)
+    chances = graph.one("Softmax", (wide,), wide.type, axis=-1)
+    types = Type(torch.float32, (*rows, a.used)), Type(torch.int64, (*rows, a.used))
+    best, _ = graph.op("TopK", (chances, graph.indices(a.used)), *types)
+    total = graph.one("ReduceSum", (best, graph.indices(-1)), Type(torch.float32, (*rows, 1)), keepdims=1)
+    return graph.cast(total, a.x.type.dtype)
 
 
 def _stack(graph: Graph, weight: Value, form: Blocks, part: str) -> Value:

@@ -122,14 +122,16 @@ def test_biases_and_cut_gates_are_those_of_gpt_oss() -> None:
         assert not torch.allclose(mlp(x), wanted, atol=1e-2)  # otherwise nothing is cut here
 
 
+@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("kind", ["f32", "f32-portable", "int8", "q8_0", "q4_0", "q4a-16", "q8a-16"])
-def test_a_graph_of_biases_and_cut_gates_is_that_of_gpt_oss(kind: str, tmp_path: Path) -> None:
-    """A batch, and a token, for which the portable graph reads the chosen matrices alone."""
+def test_a_graph_of_biases_and_cut_gates_is_that_of_gpt_oss(kind: str, normalize: bool, tmp_path: Path) -> None:
+    """A batch, and a token, for which the portable graph reads the chosen matrices alone; weights as they are too."""
     mlp, x, wanted = gpt_oss()
+    mlp.normalize = normalize
     signature = Signature((Port("x", "float", (BATCH, LENGTH, 32)),), (Port("y", "float", (BATCH, LENGTH, 32)),))
     held = {name: parameter.detach() for name, parameter in mlp.named_parameters()}
     with torch.device("meta"):
-        traced = RoutedMLP(32, 64, 6, 3, True, bias=True, alpha=1.702, shift=1.0, limit=2.0)
+        traced = RoutedMLP(32, 64, 6, 3, normalize, bias=True, alpha=1.702, shift=1.0, limit=2.0)
     table = onnx_type(kind).lowerings("")
     graph, parameters = translate(trace(traced, signature, torch.float32), signature, torch.float32, {}, table)
     weights = {name: in_memory(name, tensor) for name, tensor in held.items()}
@@ -142,7 +144,7 @@ def test_a_graph_of_biases_and_cut_gates_is_that_of_gpt_oss(kind: str, tmp_path:
         for name, parameter in mlp.named_parameters():
             if name in quantized:
                 parameter.copy_(torch.from_numpy(packed[name].rows(0, len(parameter))))
-        wanted = mlp(x) if quantized else wanted
+        wanted = mlp(x) if quantized or not normalize else wanted
     source = exact(tmp_path / "g.onnx") or (tmp_path / "g.onnx").read_bytes()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry(FOLDER_KEY, str(tmp_path))
