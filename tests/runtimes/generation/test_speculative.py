@@ -24,7 +24,10 @@ from tests.exports import exported, portable
 
 Tiny = Callable[[str], Path]
 pipeline: Any = isoform.pipeline
-BACKENDS = ("torch", "torchscript", "onnxruntime", "openvino", "llamacpp")
+BACKENDS = (
+    *("torch", "onnxruntime", "llamacpp"),
+    *(pytest.param(name, marks=pytest.mark.nightly) for name in ("openvino", "torchscript")),
+)
 LOOKUP: dict[str, Any] = {"prompt_lookup_num_tokens": 5}
 PROMPTS = [[5, 17, 33, 5, 17], [7, 8, 7, 8, 9, 7], [3, 3]]
 OPEN: list[Any] = []
