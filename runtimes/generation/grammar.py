@@ -94,6 +94,17 @@ def _read(name: str, kind: str, value: Any) -> str:
         raise InputError(f"{name} is not understood: {_line(reason)}") from None
 
 
+def after_a_space(source: str) -> str:
+    """The grammar of the same texts with one space before them."""
+    try:
+        grammars = json.loads(source)["grammars"]
+    except ValueError:  # in Lark's notation
+        grammars = [{"lark_grammar": source}]
+    return json.dumps(
+        {"grammars": [{"lark_grammar": 'start: " " @text'}, {**grammars[0], "name": "text"}, *grammars[1:]]}
+    )
+
+
 class Vocabulary:
     """The tokens of a model as llguidance knows them. It takes about a second to make, for 50,000 of them."""
 
@@ -121,6 +132,9 @@ class _Pieces:
         self._tokenizer = tokenizer
         self.special_token_ids = [index for index, token in added.items() if token.special]
         self.tokens = [self._piece(index) for index in range(count)]
+        special = set(self.special_token_ids)
+        self._longest = {piece: index for index, piece in enumerate(self.tokens) if piece and index not in special}
+        self._widest = max(map(len, self._longest), default=0)
         self.bos_token_id, self.eos_token_id = None, next(iter(ends), next(iter(self.special_token_ids), 0))
 
     def _piece(self, index: int) -> bytes:
@@ -128,7 +142,18 @@ class _Pieces:
         return b"" if token is None else str(token).replace("\u2581", " ").encode()
 
     def __call__(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """The tokens of a text that goes on; the tokenizer would put a space before one that begins with none."""
+        ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if b"".join(self.tokens[index] for index in ids) == text.encode():
+            return ids
+        ids, rest = [], text.encode()
+        while rest:
+            length = next((n for n in range(min(len(rest), self._widest), 0, -1) if rest[:n] in self._longest), 0)
+            if not length:
+                break
+            ids.append(self._longest[rest[:length]])
+            rest = rest[length:]
+        return ids
 
 
 class Grammar:
@@ -147,9 +172,12 @@ class Grammar:
         if not allowed.any() and not self._matcher.is_accepting():
             raise InputError(f"{name} cannot be met: no text follows it, or none that the model's tokens can write")
 
-    def constraint(self, prompt_length: int) -> GrammarConstraint:
-        """The `Processor` of one row, or of the beams of one prompt."""
-        return GrammarConstraint(self._matcher.deep_copy(), prompt_length, self.name, self._vocabulary.ends)
+    def constraint(self, begin: int, end: int | None = None) -> GrammarConstraint:
+        """The `Processor` of one row, or of the beams of one prompt; the tokens from `begin` on follow the grammar.
+
+        Before `begin`, and from `end` on, what settings force stays as it is.
+        """
+        return GrammarConstraint(self._matcher.deep_copy(), begin, end, self.name, self._vocabulary.ends)
 
     def follows(self, made: Sequence[int], score: float | None) -> bool:
         """Whether a text of beams, its end included, follows the grammar so far, and is no beam that was not there."""
@@ -166,12 +194,14 @@ class GrammarConstraint:
     Texts may be shown in any order: what a text shares with the one before is not parsed again.
     """
 
-    def __init__(self, matcher: Any, prompt_length: int, name: str, ends: Sequence[int]) -> None:
-        self._matcher, self._begin, self._name = matcher, prompt_length, name
+    def __init__(self, matcher: Any, begin: int, end: int | None, name: str, ends: Sequence[int]) -> None:
+        self._matcher, self._begin, self._end, self._name = matcher, begin, end, name
         self._ends = frozenset(ends)
         self._made: list[int] = []
 
     def __call__(self, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(ids) < self._begin or (self._end is not None and len(ids) >= self._end):
+            return scores
         if not self._follow(ids[self._begin :].tolist()):
             return scores  # a beam that has ended, or is none: it is never chosen
         allowed = _allowed(self._matcher, self._name)
@@ -181,7 +211,7 @@ class GrammarConstraint:
         if kept.max() == -np.inf:
             raise InputError(
                 f"{self._name} allows no token that the other settings allow here; leave out what forbids tokens "
-                "(min_new_tokens, bad_words_ids, suppress_tokens, …)"
+                "(min_new_tokens, no_repeat_ngram_size, bad_words_ids, …)"
             )
         return kept
 
@@ -214,7 +244,16 @@ def _allowed(matcher: Any, name: str) -> NDArray[np.bool_]:
         raise InputError(f"{name} cannot be met: no text follows it, or goes on from here; change the grammar")
     if matcher.is_error():
         raise InputError(f"{name} takes too long to follow: {_line(matcher.get_error())}; simplify it")
-    return np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little").astype(bool)
+    allowed = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little").astype(bool)
+    # Where no token writes the only bytes that can follow, those that could follow these are given.
+    if (
+        allowed.any()
+        and not matcher.validate_tokens([int(allowed.argmax())])
+        and (forced := matcher.compute_ff_bytes())
+    ):
+        text = forced.decode(errors="replace")
+        raise InputError(f"{name} cannot be met: no token of the model writes {text!r:.60}; change the grammar")
+    return allowed
 
 
 def _line(reason: Any) -> str:

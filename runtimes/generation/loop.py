@@ -140,7 +140,8 @@ def steps(
     if negatives is not None and context is not None:  # neither text has more positions
         spare = [context + 1 - len(negative) for negative in _expanded(negatives, len(rows))]
         limits = [min(n, len(row.prompt) + most) for n, row, most in zip(limits, rows, spare, strict=True)]
-    followed = [None if grammar is None else grammar.constraint(len(row.prompt)) for row in rows]
+    free = [_free(row, limit, config) for row, limit in zip(rows, limits, strict=True)]
+    followed = [None if grammar is None else grammar.constraint(*places) for places in free]
     chains = [
         processors(
             config,
@@ -196,7 +197,7 @@ def steps(
                     limit,
                     [
                         *(rules(len(row.prompt)) if rules else ()),
-                        *(() if grammar is None else (grammar.constraint(len(row.prompt)),)),
+                        *(() if grammar is None else (grammar.constraint(*free[n]),)),
                     ],
                 ),
                 search.random,
@@ -214,11 +215,21 @@ def steps(
         scheduler.update(logits)
         del logits  # its memory is free for the next ones
         yield rows
-    if grammar is not None and width > 1 and not all(grammar.follows(row.made, row.score) for row in rows):
+    if grammar is None or width == 1:
+        return
+    texts = [[*row.prompt, *row.made][begin:end] for row, (begin, end) in zip(rows, free, strict=True)]
+    if not all(grammar.follows(text, row.score) for text, row in zip(texts, rows, strict=True)):
         raise InputError(
             f"{grammar.name} has fewer texts than num_return_sequences={count} asks for with num_beams={width}; ask "
             "for fewer"
         )
+
+
+def _free(row: TextRow, limit: int, config: GenerationConfig) -> tuple[int, int]:
+    """Where the tokens of a text begin and end that no setting forces, in a text of at most `limit` tokens."""
+    begin = len(row.prompt)
+    forced = config.forced_bos_token_id is not None and begin == 1
+    return begin + forced, limit - 1 if config.forced_eos_token_id else limit
 
 
 def _stop(callers: CallersRules, follow: GrammarConstraint | None) -> Stop | None:

@@ -57,6 +57,7 @@ class TextToText(TextWriter):
     returned: ClassVar[str] = "generated"  # how the keys of an answer begin
     options: ClassVar[type[TextToTextOptions]] = TextToTextOptions
     defaults: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 256, "num_beams": 4}
+    begins: ClassVar[bool] = True
     cleans: ClassVar[bool | None] = False
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:

@@ -85,6 +85,7 @@ class TextWriter(BatchPipeline):
 
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     defaults: ClassVar[Mapping[str, Any]]  # settings that hold unless the model or the call says otherwise
+    begins: ClassVar[bool] = False  # whether new text is a text from its beginning, not one that goes on
     cleans: ClassVar[bool | None] = None  # clean_up_tokenization_spaces; None: what the tokenizer's settings say
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
@@ -99,7 +100,7 @@ class TextWriter(BatchPipeline):
         if (pad := self.text_tokenizer.token_id("pad_token")) is not None:
             self._defaults["pad_token_id"] = pad
         resolve(self._generation(), self.settings, self._defaults)
-        self._assistants, self._grammars = Assistants(self), Grammars(self)
+        self._assistants, self._grammars = Assistants(self), Grammars(self, begins=self.begins)
 
     def _model_settings(self) -> dict[str, Any]:
         """The settings that the model comes with."""
