@@ -204,7 +204,11 @@ def steps(
             )
             for n, (row, limit, search) in enumerate(zip(rows, limits, guessed, strict=True))
         ]
-        proposer = _proposer(config) if assistant is None else assistant.begin(lines, config)
+        if assistant is None:
+            quoted = None if sources is None else [sources[n // count] for n in range(len(rows))]
+            proposer: Proposer = _lookup(config, quoted)
+        else:
+            proposer = assistant.begin(lines, config)
         scheduler = SpeculativeScheduler(guessed, rows, limits, fed, proposer, decoder, config)
     while (feed := scheduler.schedule()) is not None:
         if feed.rows is not None:
@@ -321,10 +325,10 @@ def _guesses(config: GenerationConfig, assistant: Assistant | None) -> bool:
     return True
 
 
-def _proposer(config: GenerationConfig) -> Proposer:
-    """What guesses tokens without a second model."""
+def _lookup(config: GenerationConfig, sources: Sequence[Sequence[int]] | None) -> PromptLookup:
+    """What guesses tokens without a second model; a source for each row, where there is an encoder."""
     assert config.prompt_lookup_num_tokens is not None
-    return PromptLookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size)
+    return PromptLookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size, sources)
 
 
 @dataclass(slots=True)

@@ -58,24 +58,33 @@ class Proposer(Protocol):
 
 
 class PromptLookup:
-    """A `Proposer`: what followed the last tokens where the text had them before (prompt lookup decoding)."""
+    """A `Proposer`: what followed the last tokens where the text had them before (prompt lookup decoding).
 
-    def __init__(self, count: int, longest: int) -> None:
-        """`count` tokens at most; as many as `longest` last tokens are sought, then fewer, down to one."""
-        self._count, self._longest = count, longest
+    What an encoder read counts as before the text: a summary quotes it.
+    """
+
+    def __init__(self, count: int, longest: int, sources: Sequence[Sequence[int]] | None = None) -> None:
+        """`count` tokens at most; as many as `longest` last tokens are sought, then fewer, down to one.
+
+        `sources`: the ids that an encoder read, for each row.
+        """
+        self._count, self._longest, self._sources = count, longest, sources
 
     def propose(self, texts: Sequence[Sequence[int]], most: Sequence[int]) -> list[Proposal]:
         """See `Proposer.propose`."""
+        before: Sequence[Sequence[int]] = self._sources or [()] * len(texts)
         return [
-            Proposal(found_before(text, min(self._count, room), self._longest))
-            for text, room in zip(texts, most, strict=True)
+            Proposal(found_before([*source, *text], min(self._count, room), min(self._longest, len(text))))
+            for source, text, room in zip(before, texts, most, strict=True)
         ]
 
     def learn(self, accepted: Sequence[int]) -> None:
         """Nothing."""
 
     def select(self, rows: Sequence[int]) -> None:
-        """Nothing: a row is its text."""
+        """See `Proposer.select`."""
+        if self._sources is not None:
+            self._sources = [self._sources[n] for n in rows]
 
 
 def found_before(ids: Sequence[int], count: int, longest: int) -> list[int]:

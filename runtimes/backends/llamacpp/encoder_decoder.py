@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from isoform.runtimes.session import Decoder, Session
+    from isoform.runtimes.session import Decoder, Rewinds, Session
 
 Text = tuple[int, ...]
 """The token ids of a text that is read."""
@@ -229,6 +229,8 @@ class CrossDecoder:
 
     Changes to the sequences wait for the next step. The tokens are kept, to be fed again to a new context.
     """
+
+    rewinds: Rewinds = "together"
 
     def __init__(self, session: CrossSession, texts: Sequence[Text]) -> None:
         self._session, self._texts = session, list(texts)
