@@ -7,7 +7,8 @@ transformers' logits and processors. The gate runs a sample, the nightly tests a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -16,16 +17,30 @@ import pytest
 
 from isoform.errors import InputError
 from isoform.manifest import Manifest
+from isoform.reference.classes import class_facts
 from isoform.reference.model import open_model
 from isoform.runtimes.generation.draft import DraftModel
+from isoform.runtimes.generation.grammar import Grammar, Vocabulary
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.processors import log_softmax
 from isoform.runtimes.generation.settings import model_settings, resolve
 from isoform.runtimes.open import open_path, open_session
+from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from tests import oracle
 from tests.exports import exported, portable
 from tests.oracle.search_goldens import CASES, COMMON, FILE, PROMPTS
-from tests.runtimes.generation.agreement import BACKENDS, FAMILIES, GATE, MODES, READERS, refusal, renewed, runs
+from tests.runtimes.generation.agreement import (
+    BACKENDS,
+    FAMILIES,
+    GATE,
+    LANGUAGE,
+    MODES,
+    READERS,
+    refusal,
+    renewed,
+    runs,
+)
+from tests.runtimes.generation.test_grammar import bytes_of
 from tests.runtimes.generation.test_loop import processed_by_transformers
 from tests.runtimes.generation.test_searches import compare
 
@@ -68,6 +83,13 @@ def made(name: str, mode: str, backend: str) -> tuple[Any, list[Any]]:
     session = opened(name, backend)
     settings = resolve({**COMMON, **MODES[mode]}, model_settings(oracle.tiny(name)))
     options: dict[str, Any] = {"keep_chances": True}
+    if mode == "grammar":
+        regex = "".join(f"[{letters}]" for letters in LANGUAGE)
+        tokenizer = TextTokenizer(oracle.tiny(name), class_facts(oracle.tiny(name)))
+        vocabulary = Vocabulary(tokenizer.backend, None, settings.eos_token_id or ())
+        options["grammar"] = Grammar(
+            json.dumps({"grammars": [{"lark_grammar": f"start: /{regex}/"}]}), vocabulary, "regex"
+        )
     if name not in READERS:
         if mode == "assistant":  # which knows the answer
             options["assistant"] = DraftModel(lambda rows: session.decoder(len(rows)))
@@ -83,6 +105,38 @@ def made(name: str, mode: str, backend: str) -> tuple[Any, list[Any]]:
     start: Any = [settings.decoder_start_token_id]
     rows = generate(session.decoder(encoded), [start] * len(PROMPTS), settings, sources=PROMPTS, **options)
     return settings, rows
+
+
+@cache
+def pieces(name: str) -> list[bytes]:
+    """What every token of a model writes, nothing where it is a sign of its own."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(oracle.tiny(name))
+    if name in ("gpt2", "bart"):
+        written = bytes_of(tokenizer)
+    else:
+        tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        written = [
+            bytes([int(token[3:5], 16)]) if re.fullmatch("<0x..>", token) else token.replace("\u2581", " ").encode()
+            for token in tokens
+        ]
+    return [b"" if n in tokenizer.all_special_ids else piece for n, piece in enumerate(written)]
+
+
+def allowed(name: str, begin: int) -> Callable[[int, Any], list[int]]:
+    """transformers' `prefix_allowed_tokens_fn` of the language of the grammar, for what follows `begin` tokens."""
+    ends = theirs(name).generation_config.eos_token_id
+
+    def follows(text: bytes) -> bool:
+        return len(text) <= len(LANGUAGE) and all(chr(b) in some for b, some in zip(text, LANGUAGE, strict=False))
+
+    def tokens(row: int, ids: Any) -> list[int]:
+        made = b"".join(pieces(name)[n] for n in ids[begin:].tolist())
+        found = [n for n, piece in enumerate(pieces(name)) if piece and follows(made + piece)]
+        return found or [ends[0] if isinstance(ends, list) else ends]
+
+    return tokens
 
 
 def likely(name: str, prompt: list[int], row: Any, options: dict[str, Any]) -> list[float]:
@@ -141,6 +195,10 @@ def test_a_mode_gives_the_texts_of_transformers_or_is_refused(name: str, mode: s
             np.testing.assert_allclose(row.terms or row.chances, likely(name, prompt, row, asked), atol=off)
             continue
         plain = {key: value for key, value in asked.items() if "assistant" not in key and "lookup" not in key}
+        if mode == "grammar":
+            forced = theirs(name).generation_config.forced_bos_token_id is not None
+            plain["prefix_allowed_tokens_fn"] = allowed(name, 1 + forced if name in READERS else len(prompt))
+            assert len(row.made) > 3
         out = theirs(name).generate(torch.tensor([prompt]), **plain)[n % settings.num_return_sequences].tolist()
         ids = out[1:] if name in READERS else out[len(prompt) :]
         assert row.made == ids[: len(row.made)]
