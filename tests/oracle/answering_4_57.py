@@ -19,8 +19,18 @@ from typing import Any
 CONTEXT = "The small cat reads a large red book in the old house, naïve."
 QUESTION = "what reads the book?"
 NAMES = (
-    *("bart_qa", "bert_qa", "bert_qa_b", "deberta_qa", "distilbert_qa", "electra_qa", "gpt2_qa", "mt5_qa"),
-    "xlm_roberta_qa",
+    *(
+        "bart_qa",
+        "bert_qa",
+        "bert_qa_b",
+        "deberta_qa",
+        "distilbert_qa",
+        "electra_qa",
+        "gpt2_qa",
+        "modernbert_qa",
+        "mt5_qa",
+    ),
+    *("modernbert_qa", "mt5_qa", "xlm_roberta_qa"),
 )
 CALLS: list[tuple[str, dict[str, Any]]] = [
     (CONTEXT, {}),

@@ -34,7 +34,7 @@ TRAINING = (
     *("apply_spec_augment", "mask_feature_length", "mask_feature_min_masks", "mask_feature_prob", "mask_time_length"),
     *("mask_time_min_masks", "mask_time_prob", "use_mask_token"),
     *("attn_pdrop", "classifier_dropout_prob", "embd_pdrop", "resid_pdrop", "router_jitter_noise"),
-    *("cls_dropout", "pooler_dropout", "embedding_dropout", "mlp_dropout"),
+    *("cls_dropout", "pooler_dropout", "embedding_dropout", "mlp_dropout", "dropout_rate"),
 )
 INITIAL = (
     "initializer_range",

@@ -494,11 +494,11 @@ def test_settings_win_in_order_and_none_is_off() -> None:
     assert (settings.max_length, settings.max_new_tokens, settings.eos_token_id) == (99, None, None)
     assert resolve({}, {}, defaults).max_new_tokens == 256
     assert resolve({}, {"eos_token_id": [1, 2]}).eos_token_id == (1, 2)
-    with pytest.raises(InputError, match=r"guidance_scale=3 is set by the model's generation_config\.json"):
-        resolve({}, {"guidance_scale": 3})
-    assert resolve({"guidance_scale": 1, "num_beams": None}, {"guidance_scale": 3, "num_beams": 2}) == GenerationConfig(
-        top_k=50
-    )
+    with pytest.raises(InputError, match=r"dola_layers='low' is set by the model's generation_config\.json"):
+        resolve({}, {"dola_layers": "low"})
+    assert resolve(
+        {"dola_layers": None, "num_beams": None}, {"dola_layers": "low", "num_beams": 2}
+    ) == GenerationConfig(top_k=50)
 
 
 def test_the_settings_of_a_model_come_from_either_file(tmp_path: Path) -> None:
