@@ -12,6 +12,7 @@ import numpy as np
 from isoform.errors import BackendUnavailable, CheckpointError, InputError
 from isoform.runtimes.backends.decoder import GraphDecoder
 from isoform.runtimes.backends.inputs import checked
+from isoform.runtimes.backends.openvino.branches import keep_branches
 from isoform.runtimes.backends.openvino.decoder import LoopDecoder, StatefulDecoder
 from isoform.runtimes.backends.openvino.library import brief, core, library, need, not_taken, refused
 from isoform.runtimes.backends.openvino.onnx_file import read_signature, wrong_operators
@@ -78,6 +79,7 @@ class OpenVinoSession:
                 )
             if self._keeps:
                 keep_states(model, self.signature)
+            keep_branches(model)
             self._compiled: Any = core().compile_model(_in_float32(model), self.device, self._settings())
         except RuntimeError as error:
             raise BackendUnavailable(f"OpenVINO does not run {path} on {device}: {brief(error)}") from None

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto
-from onnx import helper as onnx_helper
 
 import isoform
 from isoform.api import compare
@@ -22,7 +20,6 @@ from isoform.manifest import Manifest
 from isoform.runtimes import open as backends
 from isoform.runtimes.backends.openvino import library
 from isoform.runtimes.backends.openvino import session as opening
-from isoform.runtimes.backends.openvino.onnx_file import wrong_operators
 from isoform.runtimes.backends.openvino.session import OpenVinoSession
 from isoform.runtimes.devices import check_device, openvino_device, parse_device
 from isoform.runtimes.open import open_path, open_session
@@ -128,16 +125,6 @@ def test_an_operator_that_it_computes_wrongly_is_named() -> None:
     folder = exported("llama")
     with pytest.raises(BackendUnavailable, match=r"GroupQueryAttention\); export it with --onnx-type f32-portable"):
         open_path(folder, "openvino")
-
-
-def test_products_of_bytes_in_a_graph_with_branches_are_refused(tmp_path: Path) -> None:
-    product = onnx_helper.make_node("MatMulInteger", ["x", "weight"], ["y"])
-    output = onnx_helper.make_tensor_value_info("y", TensorProto.INT32, None)
-    sides = [onnx_helper.make_graph([product], name, [], [output]) for name in ("then", "else")]
-    branch = onnx_helper.make_node("If", ["switch"], ["z"], then_branch=sides[0], else_branch=sides[1])
-    model = onnx_helper.make_model(onnx_helper.make_graph([branch], "both", [], []))
-    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    assert wrong_operators(tmp_path / "x.onnx") == ["MatMulInteger with If"]
 
 
 def test_a_check_leaves_out_what_another_backend_than_the_first_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
