@@ -120,7 +120,7 @@ def make_bundle(honest: Model, form: str, plant: Plant | None, folder: Path) -> 
         replace(
             artifact,
             files=tuple(describe(bundle / file.path, bundle) for file in artifact.files),
-            signature=whole[artifact.part].signature,
+            signature=whole[artifact.part].signature if artifact.part in whole else artifact.signature,
         )
         for artifact in artifacts
     ]
