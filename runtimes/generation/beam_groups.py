@@ -14,7 +14,7 @@ import numpy as np
 from isoform.errors import InputError
 from isoform.runtimes.generation.beams import WORST, Beam, BeamRules, largest, log_sums, processed
 from isoform.runtimes.generation.best_texts import BestTexts, best_first
-from isoform.runtimes.generation.processors import Diversity, Processor
+from isoform.runtimes.generation.processors import Diversity, Processor, some_token
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,6 +110,7 @@ def continuations(
     beams: Sequence[Beam], scores: NDArray[np.float32], count: int, keep_chances: bool
 ) -> list[tuple[int, Beam]]:
     """The best continuations of beams by one token, each with the number of its beam. scores (beams, V)."""
+    some_token(scores.max())
     totals = scores + np.array([beam.score for beam in beams], np.float32)[:, None]
     flat, shares = totals.reshape(-1), log_sums(scores) if keep_chances else None
     found = []

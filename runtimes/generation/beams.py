@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from isoform.runtimes.generation.processors import Processor, log_softmax, nothing_but_numbers
+from isoform.runtimes.generation.processors import Processor, log_softmax, nothing_but_numbers, some_token
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,6 +95,7 @@ class Beams:
         else:
             totals = scores + self._sums()[:, None]
         flat, vocabulary = totals.reshape(-1), totals.shape[1]
+        some_token(flat.max())
         chosen = self._drawn(flat) if self._random is not None else largest(flat, self._candidates)
         found: list[Beam] = []
         parents: list[int] = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isoform.errors import InputError
-from isoform.runtimes.generation.processors import Processor, log_softmax, nothing_but_numbers, softmax
+from isoform.runtimes.generation.processors import Processor, log_softmax, nothing_but_numbers, softmax, some_token
 from isoform.runtimes.session import DeepDecoder
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class Candidates:
         """The number of the best candidate, and the log-probability of its token; hidden (candidates, C)."""
         directions = _directions(hidden)
         likeness = (self._context @ directions.T).max(0)
-        best = int(((1 - self._alpha) * self._shares - self._alpha * likeness).argmax())
+        scores = (1 - self._alpha) * self._shares - self._alpha * likeness
+        scores[np.isneginf(self._logs[self.tokens])] = -np.inf  # fewer may come than are candidates
+        best = int(scores.argmax())
         self._context = np.concatenate((self._context, directions[best, None]))
         return best, float(self._logs[self.tokens[best]])
 
@@ -62,6 +64,7 @@ class Candidates:
         for process in self._chain:
             scores = process(so_far, scores)
         nothing_but_numbers(scores)
+        some_token(scores.max())
         shares = softmax(scores)
         self.tokens = np.argsort(-shares, kind="stable")[: self._count].tolist()
         self._shares, self._logs = shares[self.tokens], log_softmax(scores)

@@ -136,6 +136,8 @@ def steps(
     guesses = _guesses(config, assistant)
     rows = [TextRow(list(prompt), []) for prompt in prompts for _ in range(count)]
     limits = [longest(row, config, context, feeds_last=contrast) for row in rows]
+    if width > 1:
+        _refuse_penalty(config.length_penalty, max(limits))
     negatives = _negatives(config, session, prompts, context)
     if negatives is not None and context is not None:  # neither text has more positions
         spare = [context + 1 - len(negative) for negative in _expanded(negatives, len(rows))]
@@ -222,11 +224,14 @@ def steps(
     if grammar is None or width == 1:
         return
     texts = [[*row.prompt, *row.made][begin:end] for row, (begin, end) in zip(rows, free, strict=True)]
-    if not all(grammar.follows(text, row.score) for text, row in zip(texts, rows, strict=True)):
-        raise InputError(
-            f"{grammar.name} has fewer texts than num_return_sequences={count} asks for with num_beams={width}; ask "
-            "for fewer"
-        )
+    if all(grammar.follows(text, row.score) for text, row in zip(texts, rows, strict=True)):
+        return
+    if config.words:
+        raise InputError(f"no text was found that follows {grammar.name} and has the words; leave one of them out")
+    raise InputError(
+        f"{grammar.name} has fewer texts than num_return_sequences={count} asks for with num_beams={width}; ask "
+        "for fewer"
+    )
 
 
 def _free(row: TextRow, limit: int, config: GenerationConfig) -> tuple[int, int]:
@@ -234,6 +239,16 @@ def _free(row: TextRow, limit: int, config: GenerationConfig) -> tuple[int, int]
     begin = len(row.prompt)
     forced = config.forced_bos_token_id is not None and begin == 1
     return begin + forced, limit - 1 if config.forced_eos_token_id else limit
+
+
+def _refuse_penalty(penalty: float, longest_text: int) -> None:
+    """InputError where what the scores of beams are divided by is no number in single precision."""
+    try:
+        divisor = float(longest_text) ** penalty
+    except OverflowError:
+        divisor = np.inf
+    if not np.finfo(np.float32).tiny <= divisor <= np.finfo(np.float32).max:
+        raise InputError(f"length_penalty={penalty} leaves no scores of {longest_text} tokens; pass one nearer to 0")
 
 
 def _stop(callers: CallersRules, follow: GrammarConstraint | None) -> Stop | None:

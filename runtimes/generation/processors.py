@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Processor = Callable[["NDArray[np.int64]", "NDArray[np.float32]"], "NDArray[np.float32]"]
 """ids (L,), logits (V,) -> logits (V,)."""
 
+COLDEST = 1e-20  # logits that are divided by less become infinite
 _TOP_H_CANDIDATES = 100  # transformers looks at that many of the best tokens
 
 
@@ -127,6 +128,15 @@ def draw(scores: NDArray[np.float32], random: np.random.Generator) -> int:
     """A token with the probability that its logit gives it; one of probability 0 is never drawn."""
     cumulative = np.cumsum(softmax(scores.astype(np.float64)))
     return int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
+
+
+def some_token(best: float) -> None:
+    """InputError if the best score is that of a token that must not come."""
+    if best == -np.inf:
+        raise InputError(
+            "the settings leave no token to go on with; leave out what forbids tokens (suppress_tokens, bad_words_ids, "
+            "no_repeat_ngram_size, …)"
+        )
 
 
 def nothing_but_numbers(scores: NDArray[np.float32]) -> None:
@@ -259,6 +269,8 @@ def suppress(tokens: Sequence[int], at: int | None = None) -> Processor:
 # ------------------------------------------------------------------ warpers
 def temperature(value: float) -> Processor:
     """Divide the logits."""
+    if value < COLDEST:
+        raise InputError(f"temperature={value} is too small to divide by; for greedy decoding pass do_sample=False")
     return lambda ids, scores: scores / np.float32(value)
 
 

@@ -17,7 +17,7 @@ from isoform.runtimes.generation.beam_groups import BeamGroups
 from isoform.runtimes.generation.beams import Beam, BeamRules, Beams
 from isoform.runtimes.generation.constrained_beams import ConstrainedBeams
 from isoform.runtimes.generation.contrastive import Candidates
-from isoform.runtimes.generation.processors import Processor, draw, log_softmax, nothing_but_numbers
+from isoform.runtimes.generation.processors import Processor, draw, log_softmax, nothing_but_numbers, some_token
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,6 +102,7 @@ class TokenSearch:
         best = scores.item(token)
         if best != best:  # a NaN comes before all numbers
             nothing_but_numbers(scores)
+        some_token(best)
         if self._random is not None:
             token = self._drawn(scores, self._random)
         if self._keep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import isfinite
+from math import inf, isinf, isnan
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
@@ -215,13 +215,14 @@ def _typed(name: str, value: Any) -> Any:
             return value or None
         if name == "sequence_bias":
             pairs = value.items() if isinstance(value, Mapping) else value
-            return tuple((_sequence(ids), float(bias)) for ids, bias in pairs) or None
+            biases = tuple((_sequence(ids), float(bias)) for ids, bias in pairs)
+            if any(isnan(bias) or bias == inf for _, bias in biases):
+                raise TypeError
+            return biases or None
         if name == "negative_prompt_ids":
             value = value.tolist() if hasattr(value, "tolist") else list(value)
             rows = value if isinstance(next(iter(value), None), list | tuple) else [value]
             return tuple(_sequence(row) for row in rows)
-        if name == "guidance_scale" and not isfinite(float(value)):
-            raise TypeError
         if name == "bad_words_ids":
             return tuple(_sequence(word) for word in value) or None
         if name in _SETS:
@@ -230,7 +231,7 @@ def _typed(name: str, value: Any) -> Any:
             return tuple(map(_words, value)) or None
         if name == "exponential_decay_length_penalty":
             start, factor = value
-            return _token(start), float(factor)
+            return _token(start), _number(factor)
         if name == "early_stopping":
             if not isinstance(value, bool) and value != "never":
                 raise TypeError
@@ -256,9 +257,17 @@ def _typed(name: str, value: Any) -> Any:
             if value is None or (value < 0 and not name.endswith("_token_id")):
                 raise TypeError
             return value if value >= 0 else None  # a negative id is no token: none
-        return float(value)
+        return _number(value, endless=name == "max_time")
     except (OverflowError, TypeError, ValueError):
         raise InputError(f"{name}={given!r:.200} is not a value that generation understands") from None
+
+
+def _number(value: Any, *, endless: bool = False) -> float:
+    """A number, which may be infinite where it is `endless`."""
+    number = float(value)
+    if isnan(number) or (isinf(number) and not endless):
+        raise TypeError
+    return number
 
 
 def _token(value: Any) -> int:

@@ -41,6 +41,8 @@ class TextToTextOptions(WritingOptions):
     prefix: str | None = None  # put before every text; the model's own unless set
 
     def __post_init__(self) -> None:
+        if self.prefix is not None and not isinstance(self.prefix, str):
+            raise InputError(f"prefix={self.prefix!r:.60} is no text")
         if self.return_text is False and not self.return_tensors:
             raise InputError("return_text=False leaves nothing to return; pass return_tensors=True for token ids")
         if self.return_text and self.return_tensors:

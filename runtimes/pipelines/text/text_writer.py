@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,6 +189,9 @@ class TextWriter(BatchPipeline):
             last = max(forced) if isinstance(forced, tuple) else forced
             if last is not None and self.vocabulary is not None and last >= self.vocabulary:
                 raise InputError(f"{name}={last}, and the model has {self.vocabulary} tokens; pass one of them")
+        least, most = settings.min_new_tokens, settings.max_new_tokens
+        if least is not None and most is not None and least > most:
+            warnings.warn(f"min_new_tokens={least} is more than max_new_tokens={most}, which ends a text", stacklevel=2)
         if options.streamer is not None and settings.num_return_sequences > 1:
             raise InputError("a streamer takes one text at a time; pass num_return_sequences=1")
         if options.streamer is not None and settings.num_beams > 1:
