@@ -251,6 +251,13 @@ def _refuse_penalty(penalty: float, longest_text: int) -> None:
         raise InputError(f"length_penalty={penalty} leaves no scores of {longest_text} tokens; pass one nearer to 0")
 
 
+def refuse_settings(config: GenerationConfig, assistant: Assistant | None) -> None:
+    """InputError for settings that no prompt can be continued with."""
+    refuse_count(config)
+    _guesses(config, assistant)
+    processors(config, 1, 2)
+
+
 def _stop(callers: CallersRules, follow: GrammarConstraint | None) -> Stop | None:
     """What ends a text beside its settings: rules of the caller's, and a complete grammar where no token says so."""
     if follow is None:

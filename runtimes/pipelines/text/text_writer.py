@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from isoform.errors import InputError
+from isoform.runtimes.generation.loop import refuse_settings
 from isoform.runtimes.generation.model_file import account_file, account_ids
 from isoform.runtimes.generation.rules import CallersRules, is_transformers, read_rules
 from isoform.runtimes.generation.scores import scores_of
@@ -203,6 +204,7 @@ class TextWriter(BatchPipeline):
             clean_up_tokenization_spaces=self.cleans if cleans is None else cleans,
         )
         assistant = self._assistants.find(options.assistant_model, options.assistant_tokenizer)
+        refuse_settings(settings, assistant)
         grammar = self._grammars.find(options, settings.eos_token_id)
         return WritingCall(options, settings, rules, assistant, grammar, decode)
 

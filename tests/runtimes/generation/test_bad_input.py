@@ -128,6 +128,18 @@ def test_settings_that_leave_no_text_are_named(call: dict[str, Any], message: st
         pipe("the cat", **call)
 
 
+def test_settings_are_refused_for_a_call_and_not_for_each_of_its_texts() -> None:
+    pipe = opened("text-generation", "llama_b")
+    for call in (
+        {"min_p": 3, "do_sample": True},
+        {"num_return_sequences": 2},
+        {"num_beams": 2, **MODES["prompt lookup"]},
+    ):
+        with pytest.raises(InputError) as caught:
+            pipe(["the cat", "in"], on_error="return", **call)
+        assert "input 0" not in str(caught.value)
+
+
 def test_settings_of_which_one_wins_are_a_warning() -> None:
     with pytest.warns(UserWarning, match="min_new_tokens=9 is more than max_new_tokens=6"):
         assert opened("text-generation", "llama_b")("the cat", min_new_tokens=9)
