@@ -129,6 +129,18 @@ class PredictionHead(nn.Module):
         return y
 
 
+class Hide(nn.Module):
+    """The bias of a window. As a module it is a place of its own in graphs, which branch by the length of the text."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, attention_mask: Tensor, like: Tensor) -> Tensor:
+        """See `ops.local_bias`."""
+        return ops.local_bias(attention_mask, like, self.window)
+
+
 class ModernBert(nn.Module):
     """Token ids in, the outputs of one head out: "none", "mask", "token", "sequence" or "span"."""
 
@@ -140,6 +152,7 @@ class ModernBert(nn.Module):
         self.norm = nn.LayerNorm(c.hidden_size, c.norm_eps, bias=c.norm_bias)
         rotated = head_size(c.hidden_size, c.num_attention_heads)
         self.ropes = nn.ModuleDict({"rope": Rope(rotated, c.rope), "local_rope": Rope(rotated, c.local_rope)})
+        self.hide = Hide(c.reach)
         self.kinds = kinds(c)
         self.kind, self.pooling = head, c.classifier_pooling
         if head != "none":
@@ -163,9 +176,7 @@ class ModernBert(nn.Module):
         angles = {name: rope(positions, x.dtype) for name, rope in self.ropes.items()}
         windows = dict.fromkeys(kind.window for kind in self.kinds)
         bias = {
-            window: padding_bias(attention_mask, x.dtype)
-            if window is None
-            else ops.local_bias(attention_mask, x, window)
+            window: padding_bias(attention_mask, x.dtype) if window is None else self.hide(attention_mask, x)
             for window in windows
         }
         for layer, kind in zip(self.layers, self.kinds, strict=True):
