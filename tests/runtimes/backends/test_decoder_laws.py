@@ -13,11 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from isoform.errors import InputError
-from isoform.reference.model import open_model
 from isoform.runtimes.backends.decoder import HOLES
-from isoform.runtimes.open import open_path, open_session
-from tests.exports import exported, portable
-from tests.oracle import tiny
+from tests.runtimes.open_sessions import close_all, opened
 
 GRAPHS = ("torch", "torchscript", "onnxruntime")
 MODELS = ("llama", "gemma2", "mistral_full", "qwen2")  # windows in the second; the third appends in place
@@ -28,27 +25,11 @@ Row = tuple[int, ...]
 quick = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-OPEN: list[Any] = []
-
-
-@cache
-def opened(name: str, backend: str) -> Any:
-    """A session that is open for the rest of these tests."""
-    if backend == "torch":
-        session: Any = open_session(open_model(tiny(name)), "torch")
-    else:
-        options: dict[str, Any] = {"strict": True, "threads": 1} if backend == "llamacpp" else {}
-        session, _ = open_path(portable(name) if backend == "openvino" else exported(name), backend, **options)
-    OPEN.append(session)
-    return session
-
-
 @pytest.fixture(scope="module", autouse=True)
 def closed() -> Iterator[None]:
     yield
-    while OPEN:
-        OPEN.pop().close()
-    for found in (opened, alone, speech):
+    close_all()
+    for found in (alone, speech):
         found.cache_clear()
 
 

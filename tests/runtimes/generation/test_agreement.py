@@ -18,16 +18,14 @@ import pytest
 from isoform.errors import InputError
 from isoform.manifest import Manifest
 from isoform.reference.classes import class_facts
-from isoform.reference.model import open_model
 from isoform.runtimes.generation.draft import DraftModel
 from isoform.runtimes.generation.grammar import Grammar, Vocabulary
 from isoform.runtimes.generation.loop import generate
 from isoform.runtimes.generation.processors import log_softmax
 from isoform.runtimes.generation.settings import model_settings, resolve
-from isoform.runtimes.open import open_path, open_session
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 from tests import oracle
-from tests.exports import exported, portable
+from tests.exports import exported
 from tests.oracle.search_goldens import CASES, COMMON, FILE, PROMPTS
 from tests.runtimes.generation.agreement import (
     BACKENDS,
@@ -43,31 +41,18 @@ from tests.runtimes.generation.agreement import (
 from tests.runtimes.generation.test_grammar import bytes_of
 from tests.runtimes.generation.test_loop import processed_by_transformers
 from tests.runtimes.generation.test_searches import compare
+from tests.runtimes.open_sessions import close_all, opened
 
 GOLDENS: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))["models"]
 FORMS = 2e-4  # of a log-probability: float32 sums in other orders, through some layers
 HALVES = 5e-3  # llama.cpp's GELU is a table in half precision
 ALL = [(name, mode, backend) for name in FAMILIES.values() for mode in MODES for backend in BACKENDS]
-OPEN: list[Any] = []
-
-
-@cache
-def opened(name: str, backend: str) -> Any:
-    if backend == "torch":
-        session: Any = open_session(open_model(oracle.tiny(name)), "torch")
-    else:
-        options: dict[str, Any] = {"strict": True, "threads": 1} if backend == "llamacpp" else {}
-        session, _ = open_path(portable(name) if backend == "openvino" else exported(name), backend, **options)
-    OPEN.append(session)
-    return session
 
 
 @pytest.fixture(scope="module", autouse=True)
 def closed() -> Iterator[None]:
     yield
-    while OPEN:
-        OPEN.pop().close()
-    opened.cache_clear()
+    close_all()
 
 
 @cache

@@ -13,14 +13,12 @@ import pytest
 
 import isoform
 from isoform.errors import InputError, IsoformError
-from isoform.reference.model import open_model
 from isoform.runtimes.generation.draft import DraftModel, OtherVocabulary
 from isoform.runtimes.generation.loop import generate, steps
 from isoform.runtimes.generation.settings import model_settings, resolve
 from isoform.runtimes.generation.speculative import found_before
-from isoform.runtimes.open import open_path, open_session
 from tests import oracle
-from tests.exports import exported, portable
+from tests.runtimes.open_sessions import close_all, opened
 
 Tiny = Callable[[str], Path]
 pipeline: Any = isoform.pipeline
@@ -30,26 +28,12 @@ BACKENDS = (
 )
 LOOKUP: dict[str, Any] = {"prompt_lookup_num_tokens": 5}
 PROMPTS = [[5, 17, 33, 5, 17], [7, 8, 7, 8, 9, 7], [3, 3]]
-OPEN: list[Any] = []
-
-
-@cache
-def opened(name: str, backend: str) -> Any:
-    if backend == "torch":
-        session: Any = open_session(open_model(oracle.tiny(name)), "torch")
-    else:
-        options: dict[str, Any] = {"strict": True, "threads": 1} if backend == "llamacpp" else {}
-        session, _ = open_path(portable(name) if backend == "openvino" else exported(name), backend, **options)
-    OPEN.append(session)
-    return session
 
 
 @pytest.fixture(scope="module", autouse=True)
 def closed() -> Iterator[None]:
     yield
-    while OPEN:
-        OPEN.pop().close()
-    opened.cache_clear()
+    close_all()
 
 
 @cache
