@@ -13,9 +13,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from isoform.runtimes.backends import decoder as decoding
-from tests.runtimes.backends.test_decoder_laws import CHANGES, History, assert_alone, opened, quick
+from tests.runtimes.backends.test_decoder_laws import CHANGES, History, assert_alone, quick
+from tests.runtimes.open_sessions import close_all, opened
 
 MODELS = ("mistral_full", "qwen2", "gemma2")  # the first appends to its cache in place; windows in the last
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    close_all()
 
 
 def tokens(rows: int, length: int, seed: int = 0) -> NDArray[np.int64]:
