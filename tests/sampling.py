@@ -81,11 +81,13 @@ def _read_by(path: str) -> frozenset[str]:
 def changed_files() -> set[str] | None:
     """What differs from the commit that the change began with; None where every test is asked for.
 
-    Without git, or in a copy without history, nothing is known to have changed.
+    Without git, or in a copy without history, nothing is known to have changed. ValueError for a commit that is none.
     """
     base = os.environ.get("ISOFORM_TEST_BASE", "")
     if base == EVERYTHING:
         return None
+    if base and not _git("rev-parse", "--verify", "--quiet", f"{base}^{{commit}}"):
+        raise ValueError(f"ISOFORM_TEST_BASE={base} is no commit of this repository; name one, or {EVERYTHING!r}")
     if not base:
         base = _git("merge-base", "HEAD", "origin/main")
         if not base or base == _git("rev-parse", "HEAD"):

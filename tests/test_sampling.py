@@ -78,5 +78,8 @@ def test_the_change_is_read_from_git(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert changed_files() == {"third"}
     monkeypatch.setenv("ISOFORM_TEST_BASE", "HEAD~2")
     assert changed_files() == {"second", "third"}
+    monkeypatch.setenv("ISOFORM_TEST_BASE", "nobody")
+    with pytest.raises(ValueError, match="ISOFORM_TEST_BASE=nobody is no commit"):
+        changed_files()
     monkeypatch.setenv("ISOFORM_TEST_BASE", "all")
     assert changed_files() is None
