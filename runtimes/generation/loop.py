@@ -133,7 +133,7 @@ def steps(
     if config.stop_strings and decode is None:
         raise InputError("stop_strings need a tokenizer; generate through a pipeline, or pass decode=")
     read = _read(session, prompts, config, sources)
-    guesses = _guesses(config, assistant)
+    guesses = _guesses(config, assistant is not None)
     rows = [TextRow(list(prompt), []) for prompt in prompts for _ in range(count)]
     limits = [longest(row, config, context, feeds_last=contrast) for row in rows]
     if width > 1:
@@ -251,10 +251,10 @@ def _refuse_penalty(penalty: float, longest_text: int) -> None:
         raise InputError(f"length_penalty={penalty} leaves no scores of {longest_text} tokens; pass one nearer to 0")
 
 
-def refuse_settings(config: GenerationConfig, assistant: Assistant | None) -> None:
-    """InputError for settings that no prompt can be continued with."""
+def refuse_settings(config: GenerationConfig, *, guessed: bool) -> None:
+    """InputError for settings that no prompt can be continued with; `guessed`: by an assistant."""
     refuse_count(config)
-    _guesses(config, assistant)
+    _guesses(config, guessed)
     processors(config, 1, 2)
 
 
@@ -324,13 +324,13 @@ def _expanded(negatives: Sequence[list[int]], count: int) -> list[list[int]]:
     return [row for row in negatives for _ in range(count // len(negatives))]
 
 
-def _guesses(config: GenerationConfig, assistant: Assistant | None) -> bool:
-    """Whether tokens are guessed. Raises InputError for settings that exclude each other."""
+def _guesses(config: GenerationConfig, assisted: bool) -> bool:
+    """Whether tokens are guessed, `assisted` or not. Raises InputError for settings that exclude each other."""
     count = config.prompt_lookup_num_tokens
-    if count is None and assistant is None:
+    if count is None and not assisted:
         return False
     name, off = ("an assistant model", "leave it out")
-    if assistant is None:
+    if not assisted:
         name, off = f"prompt_lookup_num_tokens={count}", "pass prompt_lookup_num_tokens=None"
     elif count is not None:
         raise InputError(f"prompt_lookup_num_tokens={count} comes with an assistant model; guess by one of them")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from isoform.errors import InputError
 from isoform.runtimes.generation.draft import DraftModel, OtherVocabulary
@@ -15,15 +17,62 @@ if TYPE_CHECKING:
     from isoform.runtimes.pipelines.base import Pipeline
 
 
+@runtime_checkable
+class Encodes(Protocol):
+    """A pipeline over an encoder and a decoder."""
+
+    def encoded(self, pieces: Sequence[Any]) -> Any:
+        """What the encoder makes of pieces."""
+        ...
+
+
+class Fitted(Protocol):
+    """An assistant for one pipeline."""
+
+    def reading(self, pieces: Sequence[Any]) -> Assistant:
+        """It for a batch of the pipeline's pieces, which its encoder reads where it has one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A `Fitted` decoder: it reads nothing but the text."""
+
+    assistant: Assistant
+
+    def reading(self, pieces: Sequence[Any]) -> Assistant:
+        """See `Fitted.reading`."""
+        return self.assistant
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A `Fitted` encoder-decoder of the model's vocabulary. `encoded` gives what its encoder makes of pieces."""
+
+    session: Any
+    encoded: Callable[[Sequence[Any]], Any]
+    context: int | None
+    vocabulary: int | None
+
+    def reading(self, pieces: Sequence[Any]) -> Assistant:
+        """See `Fitted.reading`."""
+        states = self.encoded(pieces)
+        return DraftModel(
+            lambda rows: self.session.decoder(states.select(list(rows))),
+            context=self.context,
+            vocabulary=self.vocabulary,
+        )
+
+
 class Assistants:
     """The assistants of one pipeline. Those that it opened are kept until it closes; any thread may ask for one."""
 
     def __init__(self, pipe: Pipeline) -> None:
         self._pipe, self._lock = pipe, Lock()
         self._opened: list[tuple[Any, Any, Pipeline]] = []  # by model and tokenizer
-        self._fitted: list[tuple[Pipeline, Assistant]] = []
+        self._fitted: list[tuple[Pipeline, Fitted]] = []
 
-    def find(self, model: Any, tokenizer: Any = None) -> Assistant | None:
+    def find(self, model: Any, tokenizer: Any = None) -> Fitted | None:
         """The assistant for a folder, a Hub id, a module or a pipeline; None for None."""
         from isoform.runtimes.pipelines.base import Pipeline
 
@@ -60,31 +109,42 @@ class Assistants:
         self._opened.append((model, tokenizer, opened))
         return opened
 
-    def _fit(self, other: Pipeline) -> Assistant:
+    def _fit(self, other: Pipeline) -> Fitted:
         """What guesses for the pipeline with the model of another one."""
         session, tokens = other.session, other.session.signature.port("tokens")
-        if not session.signature.states or tokens is None or callable(getattr(session, "encode", None)):
+        reads = isinstance(self._pipe, Encodes)
+        if not session.signature.states or tokens is None or isinstance(other, Encodes) != reads:
+            kind = "an encoder-decoder" if reads else "a decoder"
             raise InputError(
-                f"assistant_model= is for {other.task}, and does not write text by tokens alone; give a decoder"
+                f"assistant_model= is for {other.task}, and guesses no text of {self._pipe.task}; give {kind}"
             )
+        mine, theirs = self._pipe.text_tokenizer, other.text_tokenizer
+        same = mine.vocabulary() == theirs.vocabulary()
+        if isinstance(other, Encodes):
+            if not same:
+                raise InputError(
+                    "assistant_model= has another vocabulary, so that its encoder cannot read what the model's does; "
+                    "give one with the model's tokenizer"
+                )
+            return Reading(session, other.encoded, other.context, self._pipe.vocabulary)
         draft = DraftModel(
             lambda rows: session.decoder(len(rows)), context=other.context, vocabulary=self._pipe.vocabulary
         )
-        mine, theirs = self._pipe.text_tokenizer, other.text_tokenizer
-        if mine.vocabulary() == theirs.vocabulary():
-            return draft
+        if same:
+            return Fixed(draft)
 
         def ids(tokenizer: Any, text: str) -> list[int]:
             (row,) = tokenizer.encode([text], add_special_tokens=False)
             return list(row.ids)
 
-        return OtherVocabulary(
+        other_words = OtherVocabulary(
             DraftModel(draft.decoder, context=draft.context),
             encode=partial(ids, mine),
             decode=partial(mine.decode, skip_special_tokens=True),
             their_encode=partial(ids, theirs),
             their_decode=partial(theirs.decode, skip_special_tokens=True),
         )
+        return Fixed(other_words)
 
     def close(self) -> None:
         """Close what was opened here."""

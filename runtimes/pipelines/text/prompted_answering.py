@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from isoform.errors import InputError
-from isoform.runtimes.generation.loop import steps
 from isoform.runtimes.generation.searches import TextRow
 from isoform.runtimes.pipelines.base import InputPiece
 from isoform.runtimes.pipelines.scores import whole
@@ -52,8 +51,8 @@ class PromptedAnsweringOptions(WritingOptions):
             whole("max_answer_len", self.max_answer_len)
         if not isinstance(self.prompt, str) or any(name not in self.prompt for name in ("{question}", "{context}")):
             raise InputError(f"prompt={self.prompt!r:.80} lacks {{question}} or {{context}}, which it is made of")
-        for name in ("return_tensors", "return_text", "streamer"):
-            if getattr(self, name) is not None:
+        for name in ("return_tensors", "return_text", "return_scores", "streamer"):
+            if getattr(self, name) not in (None, False):
                 raise InputError(f"question-answering has no {name}; its answers are objects")
 
 
@@ -67,6 +66,7 @@ class PromptedAnswering(Questions, TextWriter):
     task: ClassVar[str] = "question-answering"
     options: ClassVar[type[PromptedAnsweringOptions]] = PromptedAnsweringOptions
     defaults: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 64}
+    scored: ClassVar[bool] = True
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
@@ -131,17 +131,7 @@ class PromptedAnswering(Questions, TextWriter):
 
     def _steps(self, pieces: Sequence[list[int]], call: WritingCall, first: int) -> Iterator[list[TextRow]]:
         """See `TextWriter._steps`."""
-        return steps(
-            self.session,
-            pieces,
-            call.settings,
-            context=self.context,
-            decode=self.text_tokenizer.decode,
-            first_row=first,
-            callers=call.rules,
-            keep_chances=True,
-            recompute_beyond=self.facts.get("recompute_beyond"),
-        )
+        return self._written(self.session, pieces, pieces, call, first)
 
     def _fed(self, piece: list[int], call: WritingCall) -> list[int]:
         """See `TextWriter._fed`."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from isoform.errors import InputError
-from isoform.runtimes.generation.loop import steps
 from isoform.runtimes.generation.searches import TextRow
 from isoform.runtimes.generation.settings import GenerationConfig
 from isoform.runtimes.pipelines.base import InputPiece
@@ -244,19 +243,8 @@ class TextGeneration(TextWriter):
         self, pieces: Sequence[Prompt], call: WritingCall, first: int, decoder: Decoder | None = None
     ) -> Iterator[list[TextRow]]:
         """See `TextWriter._steps`; over the session, or over a `decoder` that has a row for each prompt."""
-        return steps(
-            self.session if decoder is None else decoder,
-            [_begun(piece, call.settings) for piece in pieces],
-            call.settings,
-            context=self.context,
-            decode=self.text_tokenizer.decode,
-            first_row=first,
-            callers=call.rules,
-            recompute_beyond=self.facts.get("recompute_beyond"),
-            keep_chances=call.options.return_scores,
-            assistant=call.assistant,
-            grammar=call.grammar,
-        )
+        begun = self.session if decoder is None else decoder
+        return self._written(begun, [_begun(piece, call.settings) for piece in pieces], pieces, call, first)
 
     def _fed(self, piece: Prompt, call: WritingCall) -> list[int]:
         """See `TextWriter._fed`."""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from isoform.errors import CheckpointError, InputError
-from isoform.runtimes.generation.loop import steps
 from isoform.runtimes.generation.model_file import account_file
 from isoform.runtimes.generation.searches import TextRow
 from isoform.runtimes.generation.settings import GenerationConfig
@@ -92,11 +91,6 @@ class TextToText(TextWriter):
 
     def begin(self, options: TextToTextOptions) -> WritingCall:
         """See `Pipeline.begin`."""
-        if options.assistant_model is not None:
-            raise InputError(
-                f"{self.task}: an assistant guesses the texts of decoders without an encoder; leave assistant_model "
-                "out, or pass prompt_lookup_num_tokens"
-            )
         call = super().begin(options)
         start = _start(call.settings)
         if self.vocabulary is not None and start >= self.vocabulary:
@@ -130,18 +124,14 @@ class TextToText(TextWriter):
     def _steps(self, pieces: Sequence[Encoding], call: WritingCall, first: int) -> Iterator[list[TextRow]]:
         """See `TextWriter._steps`."""
         session: Any = self.session
-        return steps(
-            session.decoder(session.encode(self._encoder_inputs(pieces))),
-            [[_start(call.settings)]] * len(pieces),
-            call.settings,
-            context=self.context,
-            decode=self.text_tokenizer.decode,
-            first_row=first,
-            callers=call.rules,
-            keep_chances=call.options.return_scores,
-            sources=[piece.ids for piece in pieces],
-            grammar=call.grammar,
-        )
+        begun = session.decoder(self.encoded(pieces))
+        prompts = [[_start(call.settings)]] * len(pieces)
+        return self._written(begun, prompts, pieces, call, first, sources=[piece.ids for piece in pieces])
+
+    def encoded(self, pieces: Sequence[Encoding]) -> Any:
+        """What the encoder makes of a batch, with a row for each text; see `PartsSession.encode`."""
+        session: Any = self.session
+        return session.encode(self._encoder_inputs(pieces))
 
     def _fed(self, piece: Encoding, call: WritingCall) -> list[int]:
         """See `TextWriter._fed`."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from isoform.errors import InputError
-from isoform.runtimes.generation.loop import refuse_settings
+from isoform.runtimes.generation.loop import refuse_settings, steps
 from isoform.runtimes.generation.model_file import account_file, account_ids
 from isoform.runtimes.generation.rules import CallersRules, is_transformers, read_rules
 from isoform.runtimes.generation.scores import scores_of
@@ -27,8 +27,8 @@ from isoform.runtimes.pipelines.text.grammars import Grammars
 
 if TYPE_CHECKING:
     from isoform.runtimes.generation.grammar import Grammar
-    from isoform.runtimes.generation.speculative import Assistant
-    from isoform.runtimes.session import Session
+    from isoform.runtimes.pipelines.text.assistant import Fitted
+    from isoform.runtimes.session import Decoder, Session
 
 TOGETHER = 8  # inputs of a list that are decoded together
 
@@ -77,7 +77,7 @@ class WritingCall:
     options: Any
     settings: GenerationConfig
     rules: CallersRules
-    assistant: Assistant | None
+    assistant: Fitted | None
     grammar: Grammar | None
     decode: Callable[[Sequence[int]], str]
 
@@ -88,6 +88,7 @@ class TextWriter(BatchPipeline):
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     defaults: ClassVar[Mapping[str, Any]]  # settings that hold unless the model or the call says otherwise
     begins: ClassVar[bool] = False  # whether new text is a text from its beginning, not one that goes on
+    scored: ClassVar[bool] = False  # whether an answer needs the log-probabilities of its tokens
     cleans: ClassVar[bool | None] = None  # clean_up_tokenization_spaces; None: what the tokenizer's settings say
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
@@ -128,6 +129,32 @@ class TextWriter(BatchPipeline):
         return settings
 
     # ------------------------------------------------------------------ what all share
+    def _written(
+        self,
+        begun: Session | Decoder,
+        prompts: Sequence[list[int]],
+        pieces: Sequence[Any],
+        call: WritingCall,
+        first: int,
+        *,
+        sources: Sequence[Sequence[int]] | None = None,
+    ) -> Iterator[list[TextRow]]:
+        """`steps` with all that a call asks for, over a session, or a decoder with a row for each prompt."""
+        return steps(
+            begun,
+            prompts,
+            call.settings,
+            context=self.context,
+            decode=self.text_tokenizer.decode,
+            first_row=first,
+            callers=call.rules,
+            recompute_beyond=self.facts.get("recompute_beyond"),
+            keep_chances=self.scored or call.options.return_scores,
+            sources=sources,
+            assistant=None if call.assistant is None else call.assistant.reading(pieces),
+            grammar=call.grammar,
+        )
+
     def stream(self, inputs: Any, **parameters: Any) -> Iterator[str]:
         """The new text of one input, piece by piece as it comes; the parameters are those of a call."""
         if not self._is_one(inputs):
@@ -204,7 +231,7 @@ class TextWriter(BatchPipeline):
             clean_up_tokenization_spaces=self.cleans if cleans is None else cleans,
         )
         assistant = self._assistants.find(options.assistant_model, options.assistant_tokenizer)
-        refuse_settings(settings, assistant)
+        refuse_settings(settings, guessed=assistant is not None)
         grammar = self._grammars.find(options, settings.eos_token_id)
         return WritingCall(options, settings, rules, assistant, grammar, decode)
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import isoform
+from isoform.errors import InputError
 from isoform.runtimes.generation.speculative import PromptLookup
-from isoform.runtimes.pipelines.text import text_to_text
+from isoform.runtimes.pipelines.text import text_writer
 from tests.exports import exported
 from tests.oracle import tiny
 
@@ -22,7 +23,7 @@ LOOKUP = {"prompt_lookup_num_tokens": 5}
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many steps each batch of a pipeline took."""
     counts: list[int] = []
-    module: Any = text_to_text
+    module: Any = text_writer
     plain = module.steps
 
     def counting(*arguments: Any, **options: Any) -> Iterator[Any]:
@@ -33,6 +34,37 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(module, "steps", counting)
     return counts
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("bart", "torch"), ("t5", "onnxruntime"), pytest.param("t5", "llamacpp", marks=pytest.mark.nightly)],
+)
+def test_an_assistant_with_an_encoder_reads_the_source_too(name: str, backend: str, counted: list[int]) -> None:
+    source: Any = tiny(name) if backend == "torch" else exported(name)
+    call: dict[str, Any] = {"num_beams": 1, "max_new_tokens": 16, "min_length": 0}
+    with pipeline("summarization", source, backend=backend, threads=1) as pipe:
+        plain = [pipe(text, **call)[0] for text in TEXTS]
+        steps = counted[0]
+        for draft in (str(source), pipe):  # the model itself is always right
+            guesses = {"assistant_model": draft, "num_assistant_tokens": 5, "assistant_confidence_threshold": 0}
+            assert pipe(TEXTS[0], **call, **guesses)[0] == plain[0]
+            assert counted[-1] <= steps / 3
+            assert [pipe(text, **call, **guesses)[0] for text in TEXTS] == plain
+            assert pipe(TEXTS, **call, **guesses) == plain
+        sampled = {**call, "do_sample": True, "num_return_sequences": 3, "seed": 1}
+        assert len(pipe(TEXTS[:2], **sampled, **guesses)[1]) == 3
+
+
+def test_an_assistant_of_another_kind_or_vocabulary_is_refused() -> None:
+    with pipeline("summarization", tiny("bart"), backend="torch", num_beams=1, max_new_tokens=3) as pipe:
+        with pytest.raises(InputError, match="has another vocabulary"):
+            pipe(TEXTS[0], assistant_model=str(tiny("t5")))
+        with (
+            pipeline("text-generation", tiny("llama_b"), backend="torch") as decoder,
+            pytest.raises(InputError, match="is for text-generation, and guesses no text of summarization"),
+        ):
+            pipe(TEXTS[0], assistant_model=decoder)
 
 
 @pytest.mark.parametrize(

@@ -113,3 +113,13 @@ def test_wrong_requests_are_input_errors(options: dict[str, Any], message: str, 
             pipe(QUESTION, **options)
         with pytest.raises(InputError, match="neither empty"):
             pipe({"question": "", "context": "a"})
+
+
+def test_an_answer_follows_what_the_call_says_of_its_text(tiny: Tiny) -> None:
+    with ours(tiny("llama_b"), max_new_tokens=12) as pipe:
+        plain = pipe(QUESTION)
+        for guesses in ({"assistant_model": pipe}, {"prompt_lookup_num_tokens": 3}):
+            same(pipe(QUESTION, **guesses), plain)
+        assert pipe(QUESTION, choices=["the cat", "a dog"], stop_strings=None)["answer"] in ("the cat", "a dog")
+        with pytest.raises(InputError, match="question-answering has no return_scores"):
+            pipe(QUESTION, return_scores=True)
