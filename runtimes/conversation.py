@@ -116,6 +116,12 @@ class Conversation:
         if settings.num_beams > 1 or settings.num_return_sequences > 1:
             name = "num_beams" if settings.num_beams > 1 else "num_return_sequences"
             raise InputError(f"a conversation has one answer for each message, piece by piece; pass {name}=1")
+        if settings.mode == "contrastive":
+            raise InputError("contrastive search reads several texts at once, a conversation one; pass penalty_alpha=0")
+        if settings.guidance_scale not in (None, 1):
+            raise InputError(
+                "guidance reads two texts, and a conversation keeps the cache of one; pass guidance_scale=1"
+            )
         self._parameters = merged
 
     @property
@@ -191,14 +197,16 @@ class Conversation:
         decoder.begin(self._fresh(len(prompt.ids)))
         start, begun = perf_counter(), 0.0
         made: list[int] = []
-        reason: str | None = None
+        told, reason = 0, None
         try:
             try:
                 for row in self._pipe.continued(prompt, call, decoder):
                     begun = begun or perf_counter() - start
                     made, reason = row.made, row.reason
-                    if piece := text.push(made[-1]):
-                        yield piece
+                    new, told = made[told:], len(made)  # several where tokens are guessed
+                    for token in new:
+                        if piece := text.push(token):
+                            yield piece
                     if self._stop.is_set():
                         break
                 if piece := text.end():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoform.errors import InputError
+from isoform.runtimes.session import Rewinds, rewinds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,11 @@ class PrefixDecoder:
     def held(self) -> int:
         """How many tokens the cache holds."""
         return len(self._held or ())
+
+    @property
+    def rewinds(self) -> Rewinds:
+        """See `session.rewinds`."""
+        return rewinds(self._ready())
 
     def begin(self, anew: str | None = None) -> None:
         """Take a whole prompt in the next step; `anew`: why it is computed without the cache."""

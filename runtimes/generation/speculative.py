@@ -190,8 +190,9 @@ class CachedRows:
         how = rewinds(decoder)
         if how == "never":
             raise InputError(
-                f"{type(decoder).__name__} cannot forget tokens (its states are recurrent, or keep a window), which "
-                "guessing tokens needs; leave out prompt_lookup_num_tokens and assistant_model"
+                "the decoder of this model cannot forget tokens, which guessing tokens needs (its states recur, "
+                "keep a window, or are computed anew for long texts); leave out prompt_lookup_num_tokens and "
+                "assistant_model"
             )
         lengths = [len(prompt) for prompt in prompts]
         return cls(how == "together", lengths, list(lengths))

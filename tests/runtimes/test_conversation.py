@@ -229,6 +229,8 @@ def test_what_a_conversation_cannot_do_is_refused_by_name(pipe: Any, tiny: Tiny)
         ({"temprature": 0.2}, "did you mean 'temperature'"),
         ({"num_beams": 3}, "num_beams=1"),
         ({"num_return_sequences": 2, "do_sample": True}, "num_return_sequences=1"),
+        ({"penalty_alpha": 0.6, "top_k": 4, "do_sample": False}, "pass penalty_alpha=0"),
+        ({"guidance_scale": 2}, "pass guidance_scale=1"),
         ({"streamer": print}, "say"),
         ({"truncation": True}, "oldest turns leave"),
         ({"temperature": "hot"}, "temperature='hot'"),
@@ -241,6 +243,18 @@ def test_what_a_conversation_cannot_do_is_refused_by_name(pipe: Any, tiny: Tiny)
         pytest.raises(InputError, match="no chat template"),
     ):
         bare.conversation()
+
+
+@pytest.mark.parametrize("guesses", [{"prompt_lookup_num_tokens": 4}, {"assistant_model": "itself"}])
+def test_guessed_tokens_change_no_turn(pipe: Any, guesses: dict[str, Any]) -> None:
+    asked = {"max_new_tokens": 8, "do_sample": False}
+    plain = pipe.conversation(**asked)
+    talk = pipe.conversation(**asked, **{name: pipe if value == "itself" else value for name, value in guesses.items()})
+    for message in ("Hello! Hello! Hello!", "And now?", "And now?"):
+        assert talk.ask(message) == plain.ask(message)
+        one, other = talk.turns[-1], plain.turns[-1]
+        assert (one.prompt_tokens, one.new_tokens, one.reason) == (other.prompt_tokens, other.new_tokens, other.reason)
+    assert talk.turns[-1].reused_tokens > 0
 
 
 def test_an_error_leaves_the_conversation_as_it_was(pipe: Any) -> None:
