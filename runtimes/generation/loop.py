@@ -144,16 +144,16 @@ def steps(
         limits = [min(n, len(row.prompt) + most) for n, row, most in zip(limits, rows, spare, strict=True)]
     free = [_free(row, limit, config) for row, limit in zip(rows, limits, strict=True)]
     followed = [None if grammar is None else grammar.constraint(*places) for places in free]
+
+    def own(row: TextRow) -> Sequence[Processor]:
+        return rules(len(row.prompt)) if rules else ()
+
     chains = [
         processors(
             config,
             len(row.prompt),
             limit,
-            [
-                *(rules(len(row.prompt)) if rules else ()),
-                *callers.processors,
-                *(() if (follow := followed[n]) is None else (follow,)),
-            ],
+            [*own(row), *callers.processors, *([] if (follow := followed[n]) is None else [follow])],
             callers.constraint(n % count if width == 1 else 0),
             read[n // count],
         )
@@ -189,27 +189,21 @@ def steps(
         deep = deepened(decoder, getattr(session, "backend", "this backend")) if contrast else None
         scheduler = Scheduler(requests, fed, config, context=context, deep=deep)
     else:
-        # Rules of the caller's may keep a state of the texts that they are shown; guesses are none.
-        lines = [
-            DraftLine(
-                n // count,
-                processors(
-                    config,
-                    len(row.prompt),
-                    limit,
-                    [
-                        *(rules(len(row.prompt)) if rules else ()),
-                        *(() if grammar is None else (grammar.constraint(*free[n]),)),
-                    ],
-                ),
-                search.random,
-            )
-            for n, (row, limit, search) in enumerate(zip(rows, limits, guessed, strict=True))
-        ]
         if assistant is None:
             quoted = None if sources is None else [sources[n // count] for n in range(len(rows))]
             proposer: Proposer = _lookup(config, quoted)
         else:
+            # Rules of the caller's may keep a state of the texts that they are shown; guesses are none.
+            shaped = [
+                processors(
+                    config,
+                    len(row.prompt),
+                    limit,
+                    [*own(row), *([] if grammar is None else [grammar.constraint(*places)])],
+                )
+                for row, limit, places in zip(rows, limits, free, strict=True)
+            ]
+            lines = [DraftLine(n // count, shaped[n], search.random) for n, search in enumerate(guessed)]
             proposer = assistant.begin(lines, config)
         scheduler = SpeculativeScheduler(guessed, rows, limits, fed, proposer, decoder, config)
     while (feed := scheduler.schedule()) is not None:
@@ -221,16 +215,22 @@ def steps(
         scheduler.update(logits)
         del logits  # its memory is free for the next ones
         yield rows
-    if grammar is None or width == 1:
-        return
+    if grammar is not None and width > 1:
+        _refuse_strays(rows, free, grammar, config)
+
+
+def _refuse_strays(
+    rows: Sequence[TextRow], free: Sequence[tuple[int, int]], grammar: Grammar, config: GenerationConfig
+) -> None:
+    """InputError where beams found no text that follows the grammar, for want of such texts."""
     texts = [[*row.prompt, *row.made][begin:end] for row, (begin, end) in zip(rows, free, strict=True)]
     if all(grammar.follows(text, row.score) for text, row in zip(texts, rows, strict=True)):
         return
     if config.words:
         raise InputError(f"no text was found that follows {grammar.name} and has the words; leave one of them out")
     raise InputError(
-        f"{grammar.name} has fewer texts than num_return_sequences={count} asks for with num_beams={width}; ask "
-        "for fewer"
+        f"{grammar.name} has fewer texts than num_return_sequences={config.num_return_sequences} asks for with "
+        f"num_beams={config.num_beams}; ask for fewer"
     )
 
 
