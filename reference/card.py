@@ -144,6 +144,21 @@ class States:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pyramid:
+    """A backbone whose maps another family reads, from several stages by the Hub's names ("stem", "stage1", …).
+
+    `build` makes the backbone up to the last of the stages: `pixels` -> a map (B, C, H, W) for each. `channels` and
+    `strides` (pixels to a cell) are those of each stage. `left_out`: canonical modules that it does not have then.
+    """
+
+    build: Callable[[Any, tuple[str, ...]], nn.Module]
+    pixels: Callable[[Any], Port]
+    channels: Callable[[Any, tuple[str, ...]], tuple[int, ...]]
+    strides: Callable[[Any, tuple[str, ...]], tuple[int, ...]]
+    left_out: Callable[[Any, tuple[str, ...]], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """An architecture. `prefix` is the Hub's name of the trunk inside a model with a head ("bert", "model").
 
@@ -152,7 +167,8 @@ class Family:
     ends with the headless one, which is the default of a checkpoint that names no architecture; one of several parts
     has its head all the same. `towers`: more rules, those of the models inside this one, which its config names.
     `parts`: how another family builds this one inside itself, under roots of its own: a language model has
-    "embed_tokens" (ids to embeddings) and "decoder" (embeddings to logits). `states`: how it reads a tower's states.
+    "embed_tokens" (ids to embeddings) and "decoder" (embeddings to logits). `states`: how it reads a tower's states;
+    `pyramid`: how it reads the maps of a backbone's stages.
     """
 
     name: str
@@ -164,6 +180,7 @@ class Family:
     tasks: tuple[Task, ...]
     parts: Mapping[str, Part] = field(default_factory=dict)
     states: States | None = None
+    pyramid: Pyramid | None = None
     prefix: str
     other_prefix: str = ""
     heads: tuple[str, ...] = ()

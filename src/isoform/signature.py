@@ -19,15 +19,20 @@ DType = Literal["bool", "int64", "float"]  # "float" is the dtype of the artifac
 Role = Literal[
     "",  # none of these
     "attentions",
+    "boxes",
+    "depth",
+    "descriptors",
     "embeddings",
     "encoder_mask",
     "encoder_states",
     "features",
+    "heatmaps",
     "image_features",
     "labels",
     "logits",
     "mask",
     "masks",
+    "pixel_mask",
     "pixels",
     "points",
     "pooled",
@@ -40,12 +45,14 @@ Role = Literal[
     "switch",
     "token_types",
     "tokens",
+    "video",
 ]
 """What a port is for. Inputs: token ids and types, embeddings in their place, a mask of the slots, positions, encoder
-states (cross-attention) with their mask, pixels of pictures, points on them with their labels, features or the waveform
-of sound. Outputs: logits, hidden states per slot, one pooled vector per row, similarities, attention weights, masks of
-pictures with their scores. Both: features of pictures, a state, and the switch that says whether the states hold
-something."""
+states (cross-attention) with their mask, pixels of pictures with a mask of those that are no padding, the pictures of a
+video, points on pictures with their labels, features or the waveform of sound. Outputs: logits, hidden states per slot,
+one pooled vector per row, similarities, attention weights, masks of pictures with their scores, depths, descriptors of
+places, heat maps of keypoints. Both: boxes, features of pictures, a state, and the switch that says whether the states
+hold something."""
 
 Kind = Literal["append", "once", "replace", "window"]
 """How a state changes in a step. append: it grows by the new slots (self-attention's keys and values). window: it does,
@@ -60,8 +67,11 @@ HEIGHT, WIDTH = "height", "width"
 ROLES: dict[str, Role] = {
     "attention_mask": "mask",
     "cross_attentions": "attentions",
+    "bbox": "boxes",
+    "descriptors": "descriptors",
     "encoder_attention_mask": "encoder_mask",
     "encoder_hidden_states": "encoder_states",
+    "heatmaps": "heatmaps",
     "image_embeddings": "image_features",
     "image_embeds": "pooled",
     "image_features": "image_features",
@@ -77,10 +87,13 @@ ROLES: dict[str, Role] = {
     "logits": "logits",
     "logits_per_image": "similarity",
     "logits_per_text": "similarity",
+    "pixel_mask": "pixel_mask",
     "pixel_values": "pixels",
     "pooler_output": "pooled",
     "position_ids": "positions",
+    "pred_boxes": "boxes",
     "pred_masks": "masks",
+    "predicted_depth": "depth",
     "sentence_embedding": "pooled",
     "text_embeds": "pooled",
     "token_type_ids": "token_types",

@@ -142,13 +142,14 @@ def _fits(port: Port, array: NDArray[Any]) -> bool:
 
 def _picture(model: Model) -> NDArray[np.float32] | None:
     """The drawn picture as the checkpoint's processor prepares it; None without one."""
+    from isoform.runtimes.preprocess.image.opening import open_processor
     from isoform.runtimes.preprocess.image.processor import ImageProcessor
 
     folder = model.checkpoint.folder
     if not ImageProcessor.is_in(folder):
         return None
     try:
-        return ImageProcessor(folder, class_facts(folder))([drawn()])[0]
+        return open_processor(folder, class_facts(folder))([drawn()])[0]
     except IsoformError:
         return None
 

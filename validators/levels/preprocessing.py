@@ -308,10 +308,11 @@ def ask_transformers(folder: Path, texts: Sequence[str]) -> dict[str, Any] | str
 
 # ------------------------------------------------------------------ pictures and sound
 def _pictures(folder: Path, facts: Mapping[str, Any]) -> NDArray[np.float32] | None:
+    from isoform.runtimes.preprocess.image.opening import open_processor
     from isoform.runtimes.preprocess.image.processor import ImageProcessor
     from isoform.validators.cases.media import drawn
 
-    return ImageProcessor(folder, facts)([drawn()])[0] if ImageProcessor.is_in(folder) else None
+    return open_processor(folder, facts)([drawn()])[0] if ImageProcessor.is_in(folder) else None
 
 
 def _tone(seconds: float = 1.5) -> NDArray[np.float32]:

@@ -16,8 +16,8 @@ from isoform.runtimes.generation.rules import NO_RULES, PARAMETERS, CallersRules
 from isoform.runtimes.generation.settings import GenerationConfig, resolve
 from isoform.runtimes.pipelines.base import Batches, BatchPipeline, InputPiece
 from isoform.runtimes.pipelines.batching import neighbours
+from isoform.runtimes.preprocess.image.opening import open_processor
 from isoform.runtimes.preprocess.image.pictures import load_image
-from isoform.runtimes.preprocess.image.processor import ImageProcessor
 from isoform.steps import load_step
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class PictureToText(BatchPipeline):
         if not callable(getattr(session, "encode", None)):
             raise InputError(f"{self.task} needs a model of an encoder and a decoder; this one is a single graph")
         super().__init__(session, folder, **parameters)
-        self.pictures = ImageProcessor(self.folder, self.facts)
+        self.pictures = open_processor(self.folder, self.facts)
         self.settings: Mapping[str, Any] = self.facts.get("generation", {})
         self._steps: Mapping[str, Mapping[str, Any]] = self.facts.get("steps", {})
         settings = {name: value for name, value in self._generation().items() if name not in PARAMETERS}

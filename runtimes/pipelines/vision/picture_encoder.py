@@ -11,8 +11,9 @@ import numpy as np
 from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import Batches, InputPiece, OneGraph
 from isoform.runtimes.pipelines.batching import neighbours
+from isoform.runtimes.preprocess.image.opening import open_processor
 from isoform.runtimes.preprocess.image.pictures import is_image
-from isoform.runtimes.preprocess.image.processor import ImageProcessor, is_array
+from isoform.runtimes.preprocess.image.processor import is_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class PictureEncoder(OneGraph):
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
-        self.pictures = ImageProcessor(self.folder, self.facts)
+        self.pictures = open_processor(self.folder, self.facts)
 
     def _is_one(self, inputs: Any) -> bool:
         return is_image(inputs) or is_array(inputs)

@@ -1,0 +1,44 @@
+"""Backbones that a config names by their model_type: which of their stages are read, and the card that builds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.reference.card import Pyramid
+from isoform.reference.families import Tower, tower
+
+
+def backbone(data: Mapping[str, Any], key: str, default: str) -> Tower:
+    """The tower that config.json describes under `key`, which must have maps to read. Raises UnsupportedModel."""
+    found = tower(data, key, default)
+    pyramid_of(found)
+    return found
+
+
+def pyramid_of(found: Tower) -> Pyramid:
+    """How a tower's maps are read. Raises UnsupportedModel for a family that has none."""
+    if found.family.pyramid is None:
+        raise UnsupportedModel(f"config.json: {found.family.title} as a backbone is not supported; it gives no maps")
+    return found.family.pyramid
+
+
+def stages(data: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The stages that a backbone's config asks for, by `out_features`, else `out_indices`; without both, the last.
+
+    `names` are all that the backbone has, from the stem on.
+    """
+    asked, indices = data.get("out_features"), data.get("out_indices")
+    if asked is None and indices is not None:
+        try:
+            asked = [names[int(n)] for n in indices]
+        except (IndexError, TypeError, ValueError):
+            raise CheckpointError(
+                f"config.json: out_indices is {indices!r:.80}; stages go to {len(names) - 1}"
+            ) from None
+    asked = tuple(names[-1:] if asked is None else asked)
+    unknown = [name for name in asked if name not in names]
+    if unknown or not asked:
+        raise CheckpointError(f"config.json: out_features is {asked!r:.80}; the stages are {', '.join(names)}")
+    return tuple(name for name in names if name in asked)
