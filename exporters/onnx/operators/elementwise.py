@@ -103,3 +103,20 @@ def gelu(graph: Graph, out: Types, x: Value, approximate: str = "none") -> Value
 
 def silu(graph: Graph, out: Types, x: Value) -> Value:
     return graph.one("Mul", (x, graph.one("Sigmoid", (x,), out[0])), out[0])
+
+
+def rsqrt(graph: Graph, out: Types, x: Value) -> Value:
+    return graph.one("Reciprocal", (graph.one("Sqrt", (graph.cast(x, out[0].dtype),), out[0]),), out[0])
+
+
+def remainder(graph: Graph, out: Types, x: Operand, y: Operand) -> Value:
+    """With the sign of the divisor, as Python has it."""
+    left, right = (tensor(graph, operand, out[0].dtype) for operand in (x, y))
+    if not out[0].dtype.is_floating_point:
+        return graph.one("Mod", (left, right), out[0])
+    turns = graph.one("Floor", (graph.one("Div", (left, right), out[0]),), out[0])
+    return graph.one("Sub", (left, graph.one("Mul", (turns, right), out[0])), out[0])
+
+
+def leaky_relu(graph: Graph, out: Types, x: Value, slope: float = 0.01) -> Value:
+    return graph.one("LeakyRelu", (x,), out[0], alpha=slope)

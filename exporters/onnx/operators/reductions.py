@@ -1,10 +1,10 @@
-"""Along an axis: sums and means, the place of a maximum, running sums, softmax."""
+"""Along an axis: sums and means, the places of the largest values, running sums, softmax."""
 
 from __future__ import annotations
 
 import torch
 
-from isoform.exporters.onnx.graph import Graph, Value
+from isoform.exporters.onnx.graph import Graph, RuntimeSize, Value
 from isoform.exporters.onnx.operators.operands import Lowering, Types
 
 
@@ -29,3 +29,27 @@ def cumsum(graph: Graph, out: Types, x: Value, dim: int, dtype: object = None) -
 
 def softmax(graph: Graph, out: Types, x: Value, dim: int, *_: object) -> Value:
     return graph.one("Softmax", (graph.cast(x, out[0].dtype),), out[0], axis=dim)
+
+
+def log_softmax(graph: Graph, out: Types, x: Value, dim: int, *_: object) -> Value:
+    return graph.one("LogSoftmax", (graph.cast(x, out[0].dtype),), out[0], axis=dim)
+
+
+def top_k(
+    graph: Graph, out: Types, x: Value, count: int | RuntimeSize, dim: int = -1, largest: bool = True, sort: bool = True
+) -> tuple[Value, ...]:
+    """The values and their places; of equal values the first places, as ONNX Runtime has it (torch says nothing)."""
+    wanted = graph.shape([count])
+    return graph.op("TopK", (x, wanted), *out, attributes={"axis": dim, "largest": int(largest), "sorted": int(sort)})
+
+
+def largest(graph: Graph, out: Types, x: Value, *arguments: object) -> Value | tuple[Value, ...]:
+    """max(x), max(x, other) or max(x, dim, keep): the values of the last with the first of their places."""
+    if not arguments:
+        return graph.one("ReduceMax", (x,), out[0], keepdims=0)
+    if isinstance(arguments[0], Value):
+        return graph.one("Max", (x, arguments[0]), out[0])
+    dim, keep = (*arguments, False)[:2]
+    axis, kept = int(str(dim)), int(bool(keep))
+    values = graph.one("ReduceMax", (x, graph.indices(axis)), out[0], keepdims=kept)
+    return values, graph.one("ArgMax", (x,), out[1], axis=axis, keepdims=kept)

@@ -51,7 +51,7 @@ def check(body: Body, *outputs: tuple[Axis, ...], dtype: torch.dtype = torch.flo
         got = runtime.run(None, {"x": x.numpy(), "ids": ids.numpy()})
         for a, b in zip(got, module(x, ids), strict=True):
             assert a.shape == tuple(b.shape)
-            np.testing.assert_allclose(a, b.numpy(), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(a, b.numpy(), rtol=1e-5, atol=3e-6)
 
 
 SAME = (BATCH, LENGTH, 8)
@@ -59,9 +59,11 @@ POINTWISE: dict[str, Body] = {
     "abs": lambda x, ids: x.abs(),
     "add": lambda x, ids: torch.add(x, ids.unsqueeze(-1), alpha=3),
     "alias": lambda x, ids: torch.ops.aten.alias(x) + 1,
-    "amax": lambda x, ids: x * ids.amax((0, 1)) + x.amax(-1, keepdim=True),
+    "amax": lambda x, ids: x * ids.amax((0, 1)) + x.amax(-1, keepdim=True) - x.amin(1, True),
     "bitwise": lambda x, ids: (((ids > 1) & ~(ids >= 4)) | (ids == 5)).unsqueeze(-1).to(x.dtype) * x,
     "bitwise_names": lambda x, ids: torch.bitwise_or(torch.bitwise_and(x < 1, x > 0), x < -1).to(x.dtype),
+    "bounds": lambda x, ids: torch.maximum(torch.minimum(x, x.cos()), -x) + x.max() + torch.max(x, x.sin()),
+    "ceil": lambda x, ids: x.ceil() + x.round() + (x * 2 + 0.5).round() + x.sign(),
     "chunk": lambda x, ids: torch.cat(x.chunk(2, -1)[::-1], -1),
     "clamp": lambda x, ids: x.clamp(-0.5, 0.5) + x.clamp(min=0.1) + x.clamp(max=0.2) + x.clamp_min(0.3),
     "compare": lambda x, ids: ((x < 0.5) | (x >= ids.unsqueeze(-1)) | (x <= -1) | (x != x)).to(x.dtype),
@@ -78,6 +80,10 @@ POINTWISE: dict[str, Body] = {
     "gather": lambda x, ids: x.gather(1, ids.argmax(1)[:, None, None].expand(-1, x.shape[1], 8)),
     "gelu": lambda x, ids: F.gelu(x),
     "gelu_tanh": lambda x, ids: F.gelu(x, approximate="tanh"),
+    "full": lambda x, ids: (
+        x + torch.full((x.shape[1], 8), 3.0, device=x.device) + torch.full_like(x, -2) + x.new_full((8,), 0.5)
+    ),
+    "leaky_relu": lambda x, ids: F.leaky_relu(x, 0.2),
     "layer_norm": lambda x, ids: F.layer_norm(x, (8,), None, None, 1e-5),
     "log": lambda x, ids: (x.abs() + 0.5).log(),
     "logical": lambda x, ids: torch.logical_or(torch.logical_and(x > 0, x < 1), torch.logical_not(x > -1)).to(x.dtype),
@@ -89,11 +95,15 @@ POINTWISE: dict[str, Body] = {
     "permute": lambda x, ids: x.permute(2, 0, -2).permute(1, 2, 0),
     "pow": lambda x, ids: x.abs().pow(1.5) + x**2,
     "relu": lambda x, ids: x.relu(),
+    "reciprocal": lambda x, ids: (x.abs() + 1).reciprocal() + (x.abs() + 1).rsqrt(),
+    "remainder": lambda x, ids: torch.remainder(x, 0.7) + torch.remainder(ids - 3, 4).unsqueeze(-1) + (-x) % 3.0,
+    "repeat": lambda x, ids: x[:, :1, :4].repeat(1, x.shape[1], 2) + x[0, 0].repeat(x.shape[0], x.shape[1], 1),
+    "roll": lambda x, ids: x.roll((1, -3), (1, 2)) + x.roll(0, 1),
     "rsub": lambda x, ids: (1 - x) + torch.rsub(x, ids.unsqueeze(-1), alpha=2),
     "sigmoid": lambda x, ids: x.sigmoid(),
     "silu": lambda x, ids: F.silu(x),
     "slice": lambda x, ids: torch.cat((x[:, 1:], x[:, :1]), 1) + torch.cat((x[..., ::2], x[..., 1::2]), -1),
-    "softmax": lambda x, ids: x.softmax(-1),
+    "softmax": lambda x, ids: x.softmax(-1) + x.log_softmax(1) + x.logsumexp(-1, keepdim=True),
     "split": lambda x, ids: torch.cat(x.split((2, 5, 1), -1)[::-1], -1),
     "sqrt": lambda x, ids: x.abs().sqrt(),
     "sub": lambda x, ids: torch.sub(x, ids.unsqueeze(-1), alpha=0.5),
@@ -154,12 +164,79 @@ OTHERS: dict[str, tuple[Body, tuple[tuple[Axis, ...], ...]]] = {
         ),
         ((BATCH, 8, LENGTH),),
     ),
+    "grid_sample": (
+        lambda x, ids: torch.cat(
+            [
+                F.grid_sample(x.unsqueeze(1), x.tanh().unflatten(-1, (4, 2)) * 1.2, mode, border, corners).squeeze(1)
+                for mode, border, corners in (
+                    *(("bilinear", "zeros", False), ("bilinear", "border", True)),
+                    *(("nearest", "zeros", False), ("bicubic", "reflection", False)),
+                )
+            ],
+            -1,
+        ),
+        ((BATCH, LENGTH, 16),),
+    ),
+    "max": (lambda x, ids: x.max(-1).values + x.max(-1).indices, ((BATCH, LENGTH),)),
     "matmul": (lambda x, ids: (x @ x.transpose(1, 2)) @ torch.bmm(x, x.transpose(1, 2)), ((BATCH, LENGTH, LENGTH),)),
+    "pad": (
+        lambda x, ids: (
+            F.pad(x, (1, 2, 2, 1), value=0.5)
+            + F.pad(x, (1, 2, 2, 1))
+            + F.pad(x, (1, 2), mode="reflect")[:, :1]
+            + F.pad(x, (2, 1), mode="replicate")[:, :1]
+        ),
+        ((BATCH, "more", 11),),
+    ),
+    "pad_to_a_size": (lambda x, ids: F.pad(x, (0, 0, 0, x.shape[1])), ((BATCH, "twice", 8),)),
+    "pixel_shuffle": (
+        lambda x, ids: F.pixel_shuffle(x.unflatten(-1, (4, 2)).transpose(1, 2), 2),
+        ((BATCH, 1, "y", 4),),
+    ),
+    "pool": (
+        lambda x, ids: (
+            F.max_pool2d(x.unsqueeze(1), 3, 2, 1).squeeze(1)
+            + F.avg_pool2d(x.unsqueeze(1), (3, 3), 2, 1).squeeze(1)
+            + F.avg_pool2d(x.unsqueeze(1), 3, 2, 1, count_include_pad=False).squeeze(1)
+            + F.adaptive_avg_pool2d(x.unsqueeze(1), 1).squeeze(1)
+        ),
+        ((BATCH, "halves", 4),),
+    ),
+    "resize": (
+        lambda x, ids: torch.cat(
+            [
+                F.interpolate(x.unsqueeze(1), scale_factor=2, mode=mode, **options).squeeze(1)
+                for mode, options in (
+                    *(("nearest", {}), ("bilinear", {"align_corners": False}), ("bilinear", {"align_corners": True})),
+                    *(("bicubic", {"align_corners": False}), ("bicubic", {"align_corners": True})),
+                )
+            ],
+            -1,
+        ),
+        ((BATCH, "twice", 80),),
+    ),
+    "resize_to": (
+        lambda x, ids: torch.cat(
+            [
+                F.interpolate(x.unsqueeze(1), (x.shape[1] + 3, 5), mode=mode, **options).squeeze(1)
+                for mode, options in (
+                    *(("nearest", {}), ("bilinear", {"align_corners": False}), ("bilinear", {"align_corners": True})),
+                    ("bicubic", {"align_corners": False}),
+                )
+            ],
+            -1,
+        ),
+        ((BATCH, "more", 20),),
+    ),
     "select": (lambda x, ids: x[:, 0] + x[:, -1], ((BATCH, 8),)),
     "sizes": (lambda x, ids: x / x.shape[1] + (x.shape[0] * 2 - 1) // 2, (SAME,)),
     "squeeze": (lambda x, ids: x[:, :1].squeeze(1), ((BATCH, 8),)),
     "stack": (lambda x, ids: torch.stack((x, -x), 1), ((BATCH, 2, LENGTH, 8),)),
     "sum": (lambda x, ids: x.sum(1), ((BATCH, 8),)),
+    "topk": (
+        lambda x, ids: (x.topk(3).values, x.topk(2, -1, False).values + x.topk(2, -1, False).indices),
+        ((BATCH, LENGTH, 3), (BATCH, LENGTH, 2)),
+    ),
     "twins": (lambda x, ids: (x + 1, x + 1, x), (SAME, SAME, SAME)),
     "unbind": (lambda x, ids: x[..., :2].unbind(-1), ((BATCH, LENGTH), (BATCH, LENGTH))),
 }
