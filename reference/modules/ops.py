@@ -269,6 +269,34 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int, 
     return _branch(_local)(q, k, v, bias, block_of(window), dense_length(window), heads, scale)
 
 
+@semantic
+def sampled_attention(value: Tensor, locations: Tensor, weights: Tensor, heads: int, method: int) -> Tensor:
+    """Weighted sums of a map's values at the points that each query and head choose: one level of deformable attention.
+
+    Zhu et al. 2020, https://arxiv.org/abs/2010.04159. A point is x and y, from 0 to 1 between the edges of the map.
+    Method 0 interpolates between the four cells around it; cells beyond an edge are zeros. Method 1 takes the cell at
+    x * W and y * H, rounded, or the one at the edge for a point beyond it ("discrete", https://arxiv.org/abs/2407.17140).
+    Interpolates and adds in float32 or wider. Levels are added by the caller, whose weights sum to 1 over all of them.
+
+    Shapes: value (B, H, W, heads*D), locations (B, T, heads, P, 2), weights (B, T, heads, P) -> (B, T, heads*D).
+    """
+    wide = torch.promote_types(value.dtype, torch.float32)
+    batch, height, width = value.shape[0], value.shape[1], value.shape[2]
+    points = locations.to(wide).transpose(1, 2).flatten(0, 1)  # (B * heads, T, P, 2)
+    if method == 0:
+        maps = value.to(wide).unflatten(-1, (heads, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        found = F.grid_sample(maps, 2 * points - 1, "bilinear", "zeros", False)  # (B * heads, D, T, P)
+    else:
+        maps = value.to(wide).unflatten(-1, (heads, -1)).permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 1)
+        column = (points[..., 0] * width + 0.5).clamp(0, width - 1).to(torch.int64)
+        row = (points[..., 1] * height + 0.5).clamp(0, height - 1).to(torch.int64)
+        cells = (row * width + column).flatten(1).unsqueeze(1).expand(-1, maps.shape[1], -1)
+        found = maps.gather(2, cells).unflatten(2, (points.shape[1], points.shape[2]))
+    shares = weights.to(wide).transpose(1, 2).flatten(0, 1).unsqueeze(1)
+    y = (found * shares).sum(-1).unflatten(0, (batch, heads))  # (B, heads, D, T)
+    return y.flatten(1, 2).transpose(1, 2).to(value.dtype)
+
+
 def block_of(window: int) -> int:
     """The slots of a block: a window reaches no farther than into the blocks on both sides."""
     return max(window - 1, 16)

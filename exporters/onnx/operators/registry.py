@@ -62,6 +62,7 @@ from isoform.exporters.onnx.operators.reductions import (
     softmax,
     top_k,
 )
+from isoform.exporters.onnx.operators.sampling import sampled_attention
 from isoform.exporters.onnx.operators.shapes import (
     arange,
     chunk,
@@ -206,6 +207,7 @@ PORTABLE: Mapping[str, Lowering] = {
     "isoform::rms_norm": rms_norm,
     "isoform::rotary": rotary(interleaved=False),
     "isoform::routed_experts": portable_experts,
+    "isoform::sampled_attention": sampled_attention,
 }
 
 
@@ -218,4 +220,5 @@ RUNTIME: Mapping[str, Lowering] = {
     "isoform::partial_rotary": rotary(interleaved=True),
     "isoform::rotary": rotary(interleaved=False),
     "isoform::routed_experts": runtime_experts,
+    "isoform::sampled_attention": sampled_attention,
 }
