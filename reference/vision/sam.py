@@ -1,7 +1,8 @@
-"""SAM: a vision transformer with windows whose picture is segmented where a prompt (points on it) says.
+"""SAM: a vision transformer with windows whose picture is segmented where a prompt (points, a box, a mask) says.
 
-Kirillov et al. 2023, https://arxiv.org/abs/2304.02643; the encoder is ViTDet's, https://arxiv.org/abs/2203.16527. Two
-graphs: the picture is encoded once, the decoder runs for every prompt.
+Kirillov et al. 2023, https://arxiv.org/abs/2304.02643; the encoder is ViTDet's, https://arxiv.org/abs/2203.16527. The
+picture is encoded once, the decoder runs for every prompt. A box is two points with labels of their own, so that the
+decoder keeps the inputs that clients know. A mask is added to the picture's embeddings by a graph of its own.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Family, Part, Task
 from isoform.reference.config import Config, section
 from isoform.reference.modules.attention import Heads, Projections, attend
-from isoform.reference.modules.layers import MLP, Embedding, Linear, activation, head_size
-from isoform.reference.rules import Rename, Rule, below
+from isoform.reference.modules.layers import MLP, Embedding, Linear, activation, head_size, padding_bias
+from isoform.reference.rules import Copy, Rename, Rule, below
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
 from isoform.signature import BATCH, Port, Signature
 
 PROMPTS, POINTS = "point_batch_size", "nb_points_per_image"
+OUTSIDE, INSIDE, FIRST_CORNER, SECOND_CORNER = 0, 1, 2, 3  # labels whose embeddings the checkpoint has
+NO_POINT, PADDING, NOTHING = -1, -10, -11
 NECK_EPS = 1e-6  # the Hub's code has it as a constant, as it has the final norm's 1e-5
 
 
@@ -65,13 +68,15 @@ class SamVisionConfig(Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamPromptConfig(Config):
-    # Masks are no prompts here; the size of the embedding is counted anew from the other two.
-    harmless = frozenset(("hidden_act", "image_embedding_size", "layer_norm_eps", "mask_input_channels"))
+    harmless = frozenset(("image_embedding_size",))  # counted from the other two sizes
 
     hidden_size: int = 256
     image_size: int = 1024
-    num_point_embeddings: int = 4
     patch_size: int = 16
+    mask_input_channels: int = 16
+    num_point_embeddings: int = 4
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,10 +284,10 @@ class Between(Projections):
         size = head_size(inner, heads, "the mask decoder's width")
         super().__init__(dim, Heads(heads, heads, size), bias=True, out_bias=True)
 
-    def between(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Shapes: query (B, T, C), key and value (B, S, C) -> (B, T, C)."""
+    def between(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Shapes: query (B, T, C), key and value (B, S, C), bias (B, 1, 1, S) -> (B, T, C)."""
         q, k, v = self.q(query), self.k(key), self.v(value)
-        y: Tensor = self.out(attend(q, k, v, None, self.heads))
+        y: Tensor = self.out(attend(q, k, v, bias, self.heads))
         return y
 
 
@@ -298,14 +303,16 @@ class TwoWayLayer(nn.Module):
         self.mlp, self.mlp_norm = MLP(dim, c.mlp_dim, c.hidden_act), nn.LayerNorm(dim, c.layer_norm_eps)
         self.back, self.back_norm = Between(dim, heads, inner), nn.LayerNorm(dim, c.layer_norm_eps)
 
-    def forward(self, x: Tensor, image: Tensor, places: Tensor, image_places: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T, C), picture (B, S, C), and the positions of both -> tokens, picture."""
+    def forward(
+        self, x: Tensor, image: Tensor, places: Tensor, image_places: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, C), picture (B, S, C), their positions, bias of tokens (B, 1, 1, T) -> tokens, picture."""
         # The first layer's tokens are their positions, so that nothing is added.
-        y = self.attn.between(x, x, x) if self.first else x + self.attn.between(x + places, x + places, x)
+        y = self.attn.between(x, x, x, bias) if self.first else x + self.attn.between(x + places, x + places, x, bias)
         x = self.attn_norm(y)
         x = self.cross_norm(x + self.cross.between(x + places, image + image_places, image))
         x = self.mlp_norm(x + self.mlp(x))
-        image = self.back_norm(image + self.back.between(image + image_places, x + places, x))
+        image = self.back_norm(image + self.back.between(image + image_places, x + places, x, bias))
         return x, image
 
 
@@ -327,25 +334,65 @@ class Head(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Points and their labels (1 inside, 0 outside, -1 none, -10 padding) as embeddings, and the empty mask."""
+    """Points and their labels as tokens, and the embedding that stands for no mask.
+
+    Labels: 1 inside, 0 outside, -1 no point, -10 padding (a token of zeros), 2 and 3 the corners of a box, first the
+    upper left one, and -11 nothing at all. Points alone are closed by one more token, "no point"; a box is not.
+    """
 
     def __init__(self, c: SamPromptConfig) -> None:
         super().__init__()
         self.image_size = c.image_size
-        self.points = nn.ModuleList(Embedding(1, c.hidden_size) for _ in range(2))
+        self.points = nn.ModuleList(Embedding(1, c.hidden_size) for _ in range(c.num_point_embeddings))
         self.no_point, self.no_mask = Embedding(1, c.hidden_size), Embedding(1, c.hidden_size)
 
-    def forward(self, points: Tensor, labels: Tensor, positions: FourierPositions) -> Tensor:
-        """Points (B, P, N, 2) in pixels and labels (B, P, N) -> (B, P, N + 1, C): one more stands for no box."""
+    def forward(self, points: Tensor, labels: Tensor, positions: FourierPositions) -> tuple[Tensor, Tensor]:
+        """Points (B, P, N, 2) in pixels, labels (B, P, N) -> tokens (B, P, N + 1, C), their mask (B, P, N + 1)."""
         last = points.new_zeros(points.shape[0], points.shape[1], 1, 2)
         points = torch.cat(((points + 0.5) / self.image_size, last), 2)
-        labels = torch.cat((labels, labels.new_zeros(labels.shape[0], labels.shape[1], 1) - 1), 2).unsqueeze(-1)
-        x = torch.where(labels == -1, self.no_point.weight, positions(points))
-        x = torch.where(labels != -10, x, torch.zeros_like(x))
-        for label in (0, 1):
+        open_ended = ((labels >= FIRST_CORNER) | (labels == NOTHING)).to(torch.int64).amax(-1, keepdim=True)
+        closing = NO_POINT + open_ended * (NOTHING - NO_POINT)
+        labels = torch.cat((labels, closing), 2)
+        each = labels.unsqueeze(-1)
+        x = torch.where(each == NO_POINT, self.no_point.weight, positions(points))
+        x = torch.where(each > PADDING, x, torch.zeros_like(x))
+        for label in (OUTSIDE, INSIDE, FIRST_CORNER, SECOND_CORNER):
             table: Any = self.points[label]
-            x = torch.where(labels == label, x + table.weight, x)
-        return x
+            x = torch.where(each == label, x + table.weight, x)
+        return x, (labels != NOTHING).to(torch.int64)
+
+
+class MaskEmbedding(nn.Module):
+    """A mask as large as the decoder's, embedded for each cell of the picture."""
+
+    def __init__(self, c: SamPromptConfig) -> None:
+        super().__init__()
+        inner, dim = c.mask_input_channels, c.hidden_size
+        self.down1, self.down1_norm = Conv(1, inner // 4, 2, 2), ChannelNorm(inner // 4, c.layer_norm_eps)
+        self.down2, self.down2_norm = Conv(inner // 4, inner, 2, 2), ChannelNorm(inner, c.layer_norm_eps)
+        self.out = Conv(inner, dim, 1)
+        self.act = activation(c.hidden_act)
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """Logits (B, 1, 4 * side, 4 * side) -> (B, C, side, side)."""
+        x = self.act(self.down1_norm(self.down1(masks)))
+        y: Tensor = self.out(self.act(self.down2_norm(self.down2(x))))
+        return y
+
+
+class MaskPrompt(nn.Module):
+    """A picture's embeddings with a mask as a prompt, to be given to the decoder in their place.
+
+    The decoder adds "no mask" to what it is given, so that is taken off.
+    """
+
+    def __init__(self, c: SamConfig) -> None:
+        super().__init__()
+        self.embed, self.no_mask = MaskEmbedding(c.prompt), Embedding(1, c.prompt.hidden_size)
+
+    def forward(self, input_masks: Tensor, image_embeddings: Tensor) -> tuple[Tensor]:
+        """Masks (B, 1, 4 * side, 4 * side) and embeddings (B, C, side, side) -> (B, C, side, side)."""
+        return (image_embeddings + (self.embed(input_masks) - self.no_mask.weight.reshape(1, -1, 1, 1)),)
 
 
 class MaskDecoder(nn.Module):
@@ -365,7 +412,7 @@ class MaskDecoder(nn.Module):
         )
         self.up1, self.up_norm = Upsample(dim, dim // 4, 2, 2), ChannelNorm(dim // 4, NECK_EPS)
         self.up2 = Upsample(dim // 4, dim // 8, 2, 2)
-        self.hyper = nn.ModuleDict({str(n): Head(dim, dim, dim // 8, 3) for n in range(1, masks)})
+        self.hyper = nn.ModuleList(Head(dim, dim, dim // 8, 3) for _ in range(masks))
         self.iou = Head(dim, m.iou_head_hidden_dim, masks, m.iou_head_depth)
         self.act = activation("gelu")
 
@@ -374,9 +421,10 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Points (B, P, N, 2), labels (B, P, N), the picture's two outputs (B, C, side, side).
 
-        Returns scores (B, P, masks) and mask logits (B, P, masks, 4 * side, 4 * side), without the single-mask output.
+        Returns scores (B, P, masks) and mask logits (B, P, masks, 4 * side, 4 * side) of the several masks, and after
+        them those of the single one.
         """
-        prompts = self.prompts(input_points, input_labels, self.positions)
+        prompts, seen = self.prompts(input_points, input_labels, self.positions)
         batch, count = prompts.shape[0], prompts.shape[1]
         tokens = torch.cat((self.iou_token.weight, self.mask_tokens.weight), 0)
         tokens = tokens.unsqueeze(0).unsqueeze(0).expand(batch, count, -1, -1)
@@ -386,16 +434,21 @@ class MaskDecoder(nn.Module):
             x.flatten(2).transpose(1, 2).unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
             for x in (image, image_positional_embeddings)
         )
+        seen = torch.cat((seen.new_ones(batch, count, tokens.shape[2]), seen), 2)
+        bias = padding_bias(seen.flatten(0, 1), tokens.dtype)
         x = places
         for layer in self.layers:
-            x, image = layer(x, image, places, image_places)
+            x, image = layer(x, image, places, image_places, bias)
         x = self.final_norm(x + self.final.between(x + places, image + image_places, image))
         y = image.transpose(1, 2).unflatten(2, (self.side, self.side))
         y = self.act(self.up2(self.act(self.up_norm(self.up1(y))))).flatten(2)
-        weights = torch.stack([self.hyper[str(n)](x[:, 1 + n]) for n in range(1, self.masks)], 1)
-        masks = (weights @ y).unflatten(-1, (4 * self.side, 4 * self.side)).unflatten(0, (batch, count))
-        scores = self.iou(x[:, 0]).unflatten(0, (batch, count))[:, :, 1:]
-        return scores, masks
+        scores = self.iou(x[:, 0]).unflatten(0, (batch, count))
+        weights = [head(x[:, 1 + n]) for n, head in enumerate(self.hyper)]
+        single, several = (
+            (torch.stack(some, 1) @ y).unflatten(-1, (4 * self.side, 4 * self.side)).unflatten(0, (batch, count))
+            for some in (weights[:1], weights[1:])
+        )
+        return scores[:, :, 1:], several, scores[:, :, :1], single
 
 
 def vision_signature(c: SamConfig) -> Signature:
@@ -405,8 +458,16 @@ def vision_signature(c: SamConfig) -> Signature:
     return Signature((pixels(v.num_channels, v.image_size),), tuple(Port(name, "float", axes) for name in names))
 
 
+def mask_signature(c: SamConfig) -> Signature:
+    side, (embeddings, _) = 4 * c.vision.side, vision_signature(c).outputs
+    return Signature(
+        (Port("input_masks", "float", (BATCH, 1, side, side)), embeddings),
+        (Port("prompted_embeddings", "float", embeddings.axes, "image_features"),),
+    )
+
+
 def decoder_signature(c: SamConfig) -> Signature:
-    side, masks = c.vision.side, c.mask.num_multimask_outputs
+    side, masks = 4 * c.vision.side, c.mask.num_multimask_outputs
     return Signature(
         (
             Port("input_points", "float", (BATCH, PROMPTS, POINTS, 2)),
@@ -415,7 +476,9 @@ def decoder_signature(c: SamConfig) -> Signature:
         ),
         (
             Port("iou_scores", "float", (BATCH, PROMPTS, masks)),
-            Port("pred_masks", "float", (BATCH, PROMPTS, masks, 4 * side, 4 * side)),
+            Port("pred_masks", "float", (BATCH, PROMPTS, masks, side, side)),
+            Port("single_iou_scores", "float", (BATCH, PROMPTS, 1), "scores"),
+            Port("single_pred_masks", "float", (BATCH, PROMPTS, 1, side, side), "masks"),
         ),
     )
 
@@ -438,14 +501,14 @@ VISION: tuple[Rule, ...] = (
     Rename("neck.layer_norm2", "neck_out_norm"),
 )
 PROMPT: tuple[Rule, ...] = (
-    Rename("point_embed.0", "decoder.prompts.points.0"),
-    Rename("point_embed.1", "decoder.prompts.points.1"),
+    Rename("point_embed.*", "decoder.prompts.points.*"),
     Rename("not_a_point_embed", "decoder.prompts.no_point"),
     Rename("no_mask_embed", "decoder.prompts.no_mask"),
-    # A box or a mask as a prompt, which no graph here takes.
-    Rename("point_embed.2", "box_prompt.first"),
-    Rename("point_embed.3", "box_prompt.second"),
-    Rename("mask_embed.*", "mask_prompt.*"),
+    Rename("mask_embed.conv1", "mask_prompt.down1"),
+    Rename("mask_embed.layer_norm1", "mask_prompt.down1_norm"),
+    Rename("mask_embed.conv2", "mask_prompt.down2"),
+    Rename("mask_embed.layer_norm2", "mask_prompt.down2_norm"),
+    Rename("mask_embed.conv3", "mask_prompt.out"),
 )
 HEAD: tuple[Rule, ...] = (
     Rename("proj_in", "first"),
@@ -474,14 +537,11 @@ MASK: tuple[Rule, ...] = (
 )
 RULES: tuple[Rule, ...] = (
     Rename("shared_image_embedding.positional_embedding", "decoder.positions.frequencies"),
+    Copy("prompt_encoder.shared_embedding.positional_embedding", "decoder.positions.frequencies"),
     *below(VISION, "vision_encoder", "vision"),
     *below(PROMPT, "prompt_encoder", ""),
-    # The head of the output of a single mask, which no graph here gives.
-    *below(HEAD, "mask_decoder.output_hypernetworks_mlps.0", "single_mask"),
     *below(MASK, "mask_decoder", "decoder"),
 )
-
-UNUSED = ("box_prompt", "mask_prompt", "single_mask")
 
 FAMILY = Family(
     name="sam",
@@ -493,13 +553,17 @@ FAMILY = Family(
         Task(
             name="mask-generation",
             architectures=("SamModel",),
-            carried=UNUSED,
             parts={
                 "vision_encoder": Part(
                     build=VisionEncoder,
                     signature=vision_signature,
                     roots={"encoder": "vision", "positions": "decoder.positions"},
                     file="vision_encoder",
+                ),
+                "mask_prompt": Part(
+                    build=MaskPrompt,
+                    signature=mask_signature,
+                    roots={"embed": "mask_prompt", "no_mask": "decoder.prompts.no_mask"},
                 ),
                 "prompt_encoder_mask_decoder": Part(
                     build=MaskDecoder,
@@ -509,12 +573,12 @@ FAMILY = Family(
                 ),
             },
             wires={
-                f"prompt_encoder_mask_decoder.{name}": f"vision_encoder.{name}"
-                for name in ("image_embeddings", "image_positional_embeddings")
+                "mask_prompt.image_embeddings": "vision_encoder.image_embeddings",
+                "prompt_encoder_mask_decoder.image_embeddings": "vision_encoder.image_embeddings",
+                "prompt_encoder_mask_decoder.image_positional_embeddings": "vision_encoder.image_positional_embeddings",
             },
         ),
     ),
     prefix="sam",
-    heads=UNUSED,
     no_gguf="llama.cpp has no architecture that segments pictures",
 )

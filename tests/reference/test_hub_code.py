@@ -76,9 +76,8 @@ STATED_TWICE = (
     "image_embedding_size",  # SAM's prompts: counted from two other keys
     "num_feat_extract_layers",  # wav2vec2: the length of conv_dim
 )
-PROMPTS = ("hidden_act", "layer_norm_eps", "mask_input_channels")  # of SAM's masks as prompts, which are no input here
 HARMLESS = {
-    *(*TRAINING, *INITIAL, *LOSSES, *OUTPUTS, *KERNELS, *TOKENS, *OTHER_HEADS, *STATED_TWICE, *PROMPTS),
+    *(*TRAINING, *INITIAL, *LOSSES, *OUTPUTS, *KERNELS, *TOKENS, *OTHER_HEADS, *STATED_TWICE),
     "scale_embedding",  # Whisper's code reads it and does not use it
     "vocab_size",  # of a vision tower: Llava's file repeats the text's
 }
@@ -104,7 +103,7 @@ MODULES = {
 # Of another model in the same file, or read by the config of another class here.
 ELSEWHERE = {
     "clip_vision_model": {"max_position_embeddings"},
-    "gemma3_text": {"image_size", "image_token_id", "mm_tokens_per_image", "patch_size"},
+    "gemma3_text": {"layer_norm_eps", "image_size", "image_token_id", "mm_tokens_per_image", "patch_size"},
     "llava": {"image_token_id"},  # LlavaSettings
     "modernbert": {"sliding_window"},  # a property: half of local_attention
 }

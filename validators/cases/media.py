@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 MOST = 16  # units of a free axis in a check: 256 patches of a picture
 POINTS = ((2, 2), (1, 1), (3, 5))
 """Prompts and points of each in the rows of a check."""
-LABELS = (1, 0, -1, -10)
-"""What a point may be: inside, outside, no point, padding."""
+LABELS = (1, 0, 2, 3, -1, -10, -11)
+"""What a point may be: inside, outside, either corner of a box, no point, padding, nothing at all."""
 SOUND = (1, 4, 11)  # units of sound in the rows of a check; a little more each, so that no size is a whole number
 
 
