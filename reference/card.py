@@ -144,6 +144,26 @@ class States:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """A transformer over a picture's cells of which another family reads several states at once, as `States` counts.
+
+    `build` makes it up to the last of them: `pixels` -> (B, slots, `width`) for each state of `raw`, as the layer gives
+    it, then for each of `normed`, after the final norm. `layers` counts them all; `cell` is the height and width of a
+    cell in pixels, and the first `special` slots are no cells. `left_out`: canonical modules that it does not have.
+    `rules`: the trunk's weight rules, with the names that another model has below a prefix of its own.
+    """
+
+    build: Callable[[Any, tuple[int, ...], tuple[int, ...]], nn.Module]
+    pixels: Callable[[Any], Port]
+    width: Callable[[Any], int]
+    layers: Callable[[Any], int]
+    cell: Callable[[Any], tuple[int, int]]
+    special: Callable[[Any], int]
+    left_out: Callable[[Any, tuple[int, ...], tuple[int, ...]], tuple[str, ...]]
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pyramid:
     """A backbone whose maps another family reads, from several stages by the Hub's names ("stem", "stage1", …).
 
@@ -168,7 +188,7 @@ class Family:
     has its head all the same. `towers`: more rules, those of the models inside this one, which its config names.
     `parts`: how another family builds this one inside itself, under roots of its own: a language model has
     "embed_tokens" (ids to embeddings) and "decoder" (embeddings to logits). `states`: how it reads a tower's states;
-    `pyramid`: how it reads the maps of a backbone's stages.
+    `levels`: several of them at once; `pyramid`: how it reads the maps of a backbone's stages.
     """
 
     name: str
@@ -180,6 +200,7 @@ class Family:
     tasks: tuple[Task, ...]
     parts: Mapping[str, Part] = field(default_factory=dict)
     states: States | None = None
+    levels: Levels | None = None
     pyramid: Pyramid | None = None
     prefix: str
     other_prefix: str = ""

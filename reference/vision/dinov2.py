@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from isoform.errors import CheckpointError
-from isoform.reference.card import Family, Task
+from isoform.reference.card import Family, Levels, Task
 from isoform.reference.config import Config, with_labels
 from isoform.reference.modules.layers import MLP, Linear
-from isoform.reference.rules import Rename, Rule
+from isoform.reference.rules import Rename, Rule, below
 from isoform.reference.vision.patches import (
     SEQUENCE,
     GatedUp,
@@ -24,6 +24,8 @@ from isoform.reference.vision.patches import (
     PatchEmbed,
     grid,
     layers_before,
+    left_out,
+    pair,
     pixels,
     resized,
     units,
@@ -103,16 +105,7 @@ class Dinov2(nn.Module):
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Pictures (B, channels, H, W) -> the last hidden state (B, 1 + registers + patches, C) and its first token
         (B, C), or logits (B, labels)."""
-        x = self.patch_embed(pixel_values)
-        down, across = self.patch_embed.kernel_size
-        sizes = pixel_values.shape[2] // down, pixel_values.shape[3] // across
-        table = self.position_embed[0]
-        x = x + resized(table[1:], self.grid, sizes, smooth=self.registers > 0)
-        first = (self.class_token + table[:1]).expand(x.shape[0], -1, -1)
-        if self.registers:
-            x = torch.cat((first, self.register_tokens.expand(x.shape[0], -1, -1), x), 1)
-        else:
-            x = torch.cat((first, x), 1)
+        x = self.embedded(pixel_values)
         for layer in self.layers:
             x = layer(x)
         if self.norm is None:
@@ -122,6 +115,40 @@ class Dinov2(nn.Module):
             return x, x[:, 0]
         patches = x[:, 1 + self.registers :]
         return (self.classifier(torch.cat((x[:, 0], patches.mean(1)), -1)),)
+
+    def embedded(self, pixel_values: Tensor) -> Tensor:
+        """Pictures (B, channels, H, W) -> what goes into the first layer (B, 1 + registers + patches, C)."""
+        x = self.patch_embed(pixel_values)
+        down, across = self.patch_embed.kernel_size
+        sizes = pixel_values.shape[2] // down, pixel_values.shape[3] // across
+        table = self.position_embed[0]
+        x = x + resized(table[1:], self.grid, sizes, smooth=self.registers > 0)
+        first = (self.class_token + table[:1]).expand(x.shape[0], -1, -1)
+        if self.registers:
+            return torch.cat((first, self.register_tokens.expand(x.shape[0], -1, -1), x), 1)
+        return torch.cat((first, x), 1)
+
+
+class Dinov2Levels(Dinov2):
+    """The trunk with several of its states as outputs: those of `raw` as a layer gives them, those of `normed` after
+    the norm, each counted as `layers_before` does."""
+
+    def __init__(self, c: Dinov2Config, raw: tuple[int, ...], normed: tuple[int, ...]) -> None:
+        super().__init__(c, False, max(*raw, *normed, 0))
+        self.raw, self.normed = raw, normed
+        self.norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps) if normed else None
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Pictures (B, channels, H, W) -> the states (B, 1 + registers + patches, C)."""
+        states = [self.embedded(pixel_values)]
+        for layer in self.layers:
+            states.append(layer(states[-1]))
+        found = tuple(states[n] for n in self.raw)
+        return found if self.norm is None else (*found, *(self.norm(states[n]) for n in self.normed))
+
+
+def _left_out(c: Dinov2Config, raw: tuple[int, ...], normed: tuple[int, ...]) -> tuple[str, ...]:
+    return left_out(max(*raw, *normed, 0), c.num_hidden_layers, *(() if normed else ("norm",)), "mask")
 
 
 def _mlp(c: Dinov2Config) -> MLP | GatedUp:
@@ -134,29 +161,45 @@ def _signature(c: Dinov2Config, *outputs: Port) -> Signature:
     return Signature((pixels(c.num_channels),), outputs, units=units(c.patch_size))
 
 
+TRUNK: tuple[Rule, ...] = (
+    Rename("embeddings.cls_token", "class_token"),
+    Rename("embeddings.position_embeddings", "position_embed"),
+    Rename("embeddings.patch_embeddings.projection", "patch_embed"),
+    Rename("embeddings.mask_token", "mask.token"),
+    Rename("encoder.layer.*.norm1", "layers.*.attn_norm"),
+    Rename("encoder.layer.*.attention.attention.query", "layers.*.attn.q"),
+    Rename("encoder.layer.*.attention.attention.key", "layers.*.attn.k"),
+    Rename("encoder.layer.*.attention.attention.value", "layers.*.attn.v"),
+    Rename("encoder.layer.*.attention.output.dense", "layers.*.attn.out"),
+    Rename("encoder.layer.*.layer_scale1.lambda1", "layers.*.attn_scale"),
+    Rename("encoder.layer.*.norm2", "layers.*.mlp_norm"),
+    Rename("encoder.layer.*.mlp.fc1", "layers.*.mlp.up"),
+    Rename("encoder.layer.*.mlp.fc2", "layers.*.mlp.down"),
+    Rename("encoder.layer.*.mlp.weights_in", "layers.*.mlp.gate_up"),
+    Rename("encoder.layer.*.mlp.weights_out", "layers.*.mlp.gate_down"),
+    Rename("encoder.layer.*.layer_scale2.lambda1", "layers.*.mlp_scale"),
+    Rename("layernorm", "norm"),
+)
+"""The trunk's rules, with the names below the prefix of a class."""
+
+
 def rules(prefix: str) -> tuple[Rule, ...]:
     """The Hub's names, those of the trunk below `prefix`."""
-    names = {
-        "embeddings.cls_token": "class_token",
-        "embeddings.position_embeddings": "position_embed",
-        "embeddings.patch_embeddings.projection": "patch_embed",
-        "embeddings.mask_token": "mask.token",
-        "encoder.layer.*.norm1": "layers.*.attn_norm",
-        "encoder.layer.*.attention.attention.query": "layers.*.attn.q",
-        "encoder.layer.*.attention.attention.key": "layers.*.attn.k",
-        "encoder.layer.*.attention.attention.value": "layers.*.attn.v",
-        "encoder.layer.*.attention.output.dense": "layers.*.attn.out",
-        "encoder.layer.*.layer_scale1.lambda1": "layers.*.attn_scale",
-        "encoder.layer.*.norm2": "layers.*.mlp_norm",
-        "encoder.layer.*.mlp.fc1": "layers.*.mlp.up",
-        "encoder.layer.*.mlp.fc2": "layers.*.mlp.down",
-        "encoder.layer.*.mlp.weights_in": "layers.*.mlp.gate_up",
-        "encoder.layer.*.mlp.weights_out": "layers.*.mlp.gate_down",
-        "encoder.layer.*.layer_scale2.lambda1": "layers.*.mlp_scale",
-        "layernorm": "norm",
-    }
-    trunk = (Rename(f"{prefix}.{hub}", canonical) for hub, canonical in names.items())
-    return (*trunk, Rename("classifier", "classifier"))
+    return (*below(TRUNK, prefix, ""), Rename("classifier", "classifier"))
+
+
+def levels(more: tuple[Rule, ...] = ()) -> Levels:
+    """How another family reads several states; `more`: rules besides `TRUNK`."""
+    return Levels(
+        build=Dinov2Levels,
+        pixels=lambda c: pixels(c.num_channels),
+        width=lambda c: c.hidden_size,
+        layers=lambda c: c.num_hidden_layers,
+        cell=lambda c: pair("patch_size", c.patch_size),
+        special=lambda c: 1 + c.registers,
+        left_out=_left_out,
+        rules=(*TRUNK, *more),
+    )
 
 
 def tasks(name: str) -> tuple[Task, ...]:
@@ -190,6 +233,7 @@ FAMILY = Family(
     config=Dinov2Config,
     rules=rules("dinov2"),
     tasks=tasks("Dinov2"),
+    levels=levels(),
     prefix="dinov2",
     heads=("classifier", "mask"),
     no_gguf="llama.cpp has no DINOv2",

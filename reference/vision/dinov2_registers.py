@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isoform.reference.card import Family
-from isoform.reference.rules import Rename
-from isoform.reference.vision.dinov2 import Dinov2Config, rules, tasks
+from isoform.reference.rules import Rename, below
+from isoform.reference.vision.dinov2 import Dinov2Config, levels, rules, tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +25,16 @@ class RegistersConfig(Dinov2Config):
         return self.num_register_tokens
 
 
-REGISTERS = Rename("dinov2_with_registers.embeddings.register_tokens", "register_tokens")
+REGISTERS = (Rename("embeddings.register_tokens", "register_tokens"),)
 
 FAMILY = Family(
     name="dinov2_with_registers",
     title="DINOv2 with registers",
     model_types=("dinov2_with_registers",),
     config=RegistersConfig,
-    rules=(*rules("dinov2_with_registers"), REGISTERS),
+    rules=(*rules("dinov2_with_registers"), *below(REGISTERS, "dinov2_with_registers", "")),
     tasks=tasks("Dinov2WithRegisters"),
+    levels=levels(REGISTERS),
     prefix="dinov2_with_registers",
     heads=("classifier", "mask"),
     no_gguf="llama.cpp has no DINOv2",

@@ -12,6 +12,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     audio,
     bart,
     decoders,
+    depth,
     embedding_gemma,
     encoders,
     experts,

@@ -8,6 +8,7 @@ import torch
 import transformers as T
 
 from tests.oracle.checkpoints.case import HALF, IMNET, Case, case, labels, named, normal, write_json
+from tests.oracle.checkpoints.depth import lift
 from tests.oracle.checkpoints.tokenizers import clip_tok
 
 LABELS = ("cat", "dog", "house", "river", "mountain", "car", "tree")
@@ -335,15 +336,15 @@ def depth_pro(c: Case) -> None:
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "mlp_ratio": 4,
-        "image_size": 64,
-        "patch_size": 8,
+        "image_size": 32,
+        "patch_size": 4,
         "use_mask_token": False,
     }
     c.model(
         "DepthProForDepthEstimation",
         T.DepthProConfig(
             fusion_hidden_size=16,
-            patch_size=64,
+            patch_size=32,
             intermediate_hook_ids=[3, 1],
             intermediate_feature_dims=[16, 16],
             scaled_images_ratios=[0.25, 0.5, 1],
@@ -357,6 +358,7 @@ def depth_pro(c: Case) -> None:
             fov_model_config=dict(d),
         ),
     )
+    lift(c)
     c.pre(
         image_processor_type="DepthProImageProcessor",
         do_normalize=True,
@@ -365,10 +367,10 @@ def depth_pro(c: Case) -> None:
         antialias=False,
         resample=2,
         rescale_factor=1 / 255,
-        size={"height": 256, "width": 256},
+        size={"height": 128, "width": 128},
         **HALF,
     )
-    c.golden({"pixel_values": normal(1, 3, 256, 256)})
+    c.golden({"pixel_values": normal(1, 3, 128, 128)})
 
 
 # ------------------------------------------------------------------ superpoint
