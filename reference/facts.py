@@ -24,6 +24,8 @@ STATED = (
     "fill-mask",
     "image-text-to-text",
     "image-to-text",
+    "pose-estimation",
+    "pretraining",
     "question-answering",
     "text2text-generation",
     "text-classification",

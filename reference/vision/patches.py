@@ -105,11 +105,13 @@ class Layer(nn.Module):
         eps: float,
         *,
         bias: bool = True,
+        k_bias: bool | None = None,
         scaled: bool = False,
     ) -> None:
         super().__init__()
         self.attn_norm = nn.LayerNorm(dim, eps)
-        self.attn = Attention(dim, Heads(heads, heads, head_size(dim, heads)), bias=bias, out_bias=True)
+        size = Heads(heads, heads, head_size(dim, heads))
+        self.attn = Attention(dim, size, bias=bias, k_bias=k_bias, out_bias=True)
         self.mlp_norm = nn.LayerNorm(dim, eps)
         self.mlp = mlp
         self.scaled = scaled

@@ -126,7 +126,9 @@ VISION = _listed(
         "dinov2": ("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b"),
         "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),
         "sam": ("sam", "sam_b"),
+        "videomae": ("videomae", "videomae_cls", "videomae_b", "videomae_cls_b"),
         "vit": ("vit_cls", "vit_b"),
+        "vitpose": ("vitpose", "vitpose_plus", "vitpose_b"),
     }
 )
 MULTIMODAL = _listed(

@@ -47,7 +47,7 @@ INITIAL = (
 )
 LOSSES = (
     *("contrastive_logits_temperature", "ctc_loss_reduction", "ctc_zero_infinity", "diversity_loss_weight"),
-    *("label_smoothing", "problem_type", "router_aux_loss_coef"),
+    *("label_smoothing", "norm_pix_loss", "problem_type", "router_aux_loss_coef"),
     *("sparse_pred_ignore_index", "sparse_prediction"),
 )
 OUTPUTS = (

@@ -146,6 +146,8 @@ class Case:
     def _stacked(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
         import numpy as np
 
+        if not rows[0].ndim:
+            return np.stack(rows)
         out = np.zeros((len(rows), *rows[0].shape[:-1], max(row.shape[-1] for row in rows)), rows[0].dtype)
         for line, row in zip(out, rows, strict=True):
             missing = line.shape[-1] - row.shape[-1]

@@ -1,7 +1,8 @@
 """The cases of a model that takes pictures or sound: noise of several sizes, and what its own processor makes of one.
 
 The role of a port says what goes in: pixels (B, C, H, W), sound (B, samples), features of sound (B, bands, frames),
-points (B, prompts, points, 2) with their labels. Which sizes are free, and in which steps, says the signature.
+points (B, prompts, points, 2) with their labels, videos (B, frames, C, H, W), choices (B, ...) out of as many as the
+card says. Which sizes are free, and in which steps, says the signature.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ POINTS = ((2, 2), (1, 1), (3, 5))
 """Prompts and points of each in the rows of a check."""
 LABELS = (1, 0, 2, 3, -1, -10, -11)
 """What a point may be: inside, outside, either corner of a box, no point, padding, nothing at all."""
+CHOSEN = (4, 2, 3)
+"""Fifths of a list that are chosen from it in the rows of a check."""
+GIVEN = ("labels", "choice")
+"""Roles of whole numbers that are neither tokens nor what stands beside them."""
 SOUND = (1, 4, 11)  # units of sound in the rows of a check; a little more each, so that no size is a whole number
 
 
@@ -62,7 +67,8 @@ class _Maker:
 
     def __init__(self, model: Model, random: np.random.Generator) -> None:
         self.model, self.random, self.signature = model, random, model.signature
-        self.ports = [port for port in self.signature.given if port.dtype == "float" or port.role == "labels"]
+        self.ports = [port for port in self.signature.given if port.dtype == "float" or port.role in GIVEN]
+        self.choices: Mapping[str, int] = model.task.facts(model.config).get("choices", {})
         self.reads_text = self.signature.takes("tokens")
         mask = self.signature.port("mask")
         self.masked = mask is not None and mask.axes[1] == (LENGTH if self.reads_text else self.ports[0].axes[-1])
@@ -72,15 +78,18 @@ class _Maker:
         import numpy as np
 
         roles = {port.name: port.role for port in self.ports}
-        media = {name: self._noise(roles[name], size) for name, size in shape.items()}
+        media = {name: self._noise(roles[name], size, self.choices.get(name, 1)) for name, size in shape.items()}
         length = min(length, positions(self.model)) if self.reads_text else 0
         vocabulary = self.model.config.vocabulary or 1
         tokens = self.random.integers(0, vocabulary, length)
         return Row(tokens, np.zeros(length, np.int64), media)
 
-    def _noise(self, role: Role | None, size: tuple[int, ...]) -> NDArray[Any]:
+    def _noise(self, role: Role | None, size: tuple[int, ...], choices: int) -> NDArray[Any]:
+        """`choices`: of how many one is chosen, or several in their order."""
         import numpy as np
 
+        if role == "choice":
+            return np.sort(self.random.choice(choices, size, replace=False), None).reshape(size)
         if role == "labels":
             return self.random.choice(LABELS, size)
         if role == "points":
@@ -93,6 +102,9 @@ class _Maker:
         units = [self.signature.units.get(axis, 1) for axis in free]
         if not free:
             yield self._sized({})
+        elif self.signature.takes("video"):
+            for fifths in CHOSEN:
+                yield self._sized({axis: max(1, self._choices_along(axis) * fifths // 5) for axis in free})
         elif self.signature.takes("points"):
             for counts in POINTS:
                 yield self._sized(dict(zip(dict.fromkeys(free), counts, strict=True)))
@@ -105,6 +117,9 @@ class _Maker:
         else:
             for count in SOUND[::-1]:
                 yield self._sized({axis: count * unit + count // 2 for axis, unit in zip(free, units, strict=True)})
+
+    def _choices_along(self, axis: str) -> int:
+        return next(self.choices[port.name] for port in self.ports if axis in port.axes)
 
     def _own(self) -> int:
         """The size of picture that the config names, or a middling one."""

@@ -17,7 +17,7 @@ from isoform.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STEPS: tuple[str, ...] = ("begin_text", "place_features")
+STEPS: tuple[str, ...] = ("begin_text", "place_features", "split_positions")
 """The names, which are those of the modules."""
 
 

@@ -20,6 +20,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     mixtral,
     modernbert,
     multimodal,
+    poses,
     relatives,
     rotary,
     t5,
