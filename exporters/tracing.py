@@ -115,7 +115,10 @@ def trace(module: nn.Module, signature: Signature, dtype: torch.dtype) -> Trace:
 
 
 def two_sizes(signature: Signature) -> tuple[dict[str, int], dict[str, int]]:
-    """A small and a large size for every named axis, in its unit; no two axes share a pair, none of them is 0 or 1."""
+    """A small and a large size for every named axis, in its unit; no two axes share a pair, none of them is 0 or 1.
+
+    Those that the signature states go before.
+    """
     names = dict.fromkeys(axis for port in signature.inputs for axis in port.axes if isinstance(axis, str))
     relations = signature.sizes or (SLOTS if {LENGTH, PAST} <= names.keys() else ())
     for relation in relations:
@@ -124,6 +127,8 @@ def two_sizes(signature: Signature) -> tuple[dict[str, int], dict[str, int]]:
         {name: (first + step * n) * signature.units.get(name, 1) for n, name in enumerate(names)}
         for first, step in ((2, 1), (5, 3))
     )
+    for axis, (less, more) in signature.traced.items():
+        small[axis], large[axis] = less, more
     for sizes in (small, large):
         for relation in relations:
             if (size := relation.value(sizes)) is not None:

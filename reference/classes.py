@@ -71,7 +71,15 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
 }
 """What each processor does when its file does not say."""
 
-_BY_MODEL = {"clip": "CLIP", "siglip": "Siglip", "blip": "Blip", "dinov2": "Bit", "deit": "DeiT", "vit": "ViT"}
+_BY_MODEL = {
+    "clip": "CLIP",
+    "siglip": "Siglip",
+    "blip": "Blip",
+    "dinov2": "Bit",
+    "deit": "DeiT",
+    "swin": "ViT",
+    "vit": "ViT",
+}
 """model_type -> its processor, for folders whose file does not name one."""
 
 _OF_SOUND = ("Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor")

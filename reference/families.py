@@ -55,6 +55,7 @@ FAMILIES = {
     "sam": "vision.sam",
     "siglip": "multimodal.siglip",
     "smollm3": "text.smollm3",
+    "swin": "vision.swin",
     "t5": "text.t5",
     "umt5": "text.t5",
     "videomae": "vision.videomae",

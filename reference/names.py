@@ -18,6 +18,9 @@ An encoder whose embeddings are narrower than its layers has `project` behind th
 `layers.GROUP.inner.N`. A classifier of two layers is `classifier.dense, .out`.
 A table of distances is `distance_embed` with `distance_norm`; `layers.N.attn.place_k, .place_q` project it.
 
+A backbone of several stages has `stages.N.layers.M` with the names of a pre-norm layer, `merges.N.norm` and `.reduce`
+between two stages, `attn.distance_embed` for its relative positions, and `map_norms.NAME` for the maps that are read.
+
 A vision transformer is a pre-norm encoder after `patch_embed`, `class_token` (`register_tokens`) and `position_embed`.
 A branch may end in a scale, `layers.N.attn_scale` and `.mlp_scale`, and a gated MLP may have one matrix for two,
 `mlp.gate_up` and `mlp.gate_down`; a decoder's is `mlp.gate_up` and `mlp.down`, beside `attn.qkv` for three. Its heads

@@ -195,6 +195,8 @@ class Signature:
     A graph with states can decode: a step takes what the last one gave.
     `units`: of an axis that a convolution reads (height, samples), the least size, which is also the step that makes
     one more position; elsewhere it is 1.
+    `traced`: two sizes of an axis between which a graph is recorded, where what follows from any two would not tell the
+    axes of the model apart (a map and the same map filled up to whole windows). No file holds it.
     """
 
     inputs: tuple[Port, ...]
@@ -202,6 +204,7 @@ class Signature:
     states: tuple[State, ...] = ()
     sizes: tuple[Size, ...] = ()
     units: Mapping[str, int] = field(default_factory=dict)
+    traced: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
 
     def port(self, role: Role) -> Port | None:
         """The first input of a role."""

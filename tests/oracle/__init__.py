@@ -127,6 +127,7 @@ VISION = _listed(
         "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),
         "sam": ("sam", "sam_b"),
         "videomae": ("videomae", "videomae_cls", "videomae_b", "videomae_cls_b"),
+        "swin": ("swin_cls", "swin_b", "swin_absolute"),
         "vit": ("vit_cls", "vit_b"),
         "vitpose": ("vitpose", "vitpose_plus", "vitpose_b"),
     }

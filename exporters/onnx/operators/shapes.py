@@ -121,3 +121,7 @@ def filled(value: Number) -> Lowering:
 
 def gather(graph: Graph, out: Types, x: Value, dim: int, index: Value, *_: object) -> Value:
     return graph.one("GatherElements", (x, index), out[0], axis=dim)
+
+
+def index_select(graph: Graph, out: Types, x: Value, dim: int, index: Value) -> Value:
+    return graph.one("Gather", (x, index), out[0], axis=dim)

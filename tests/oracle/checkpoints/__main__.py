@@ -23,6 +23,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     poses,
     relatives,
     rotary,
+    segmentation,
     t5,
     text,
     translation,
