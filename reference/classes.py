@@ -60,6 +60,17 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
     "BlipImageProcessor": {**_CLIP, "size": 384},
     "CLIPImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
     "DeiTImageProcessor": {**_HALF, **_CROPPED, "resample": 3, "size": 256},
+    "SamImageProcessor": {
+        **_ON,
+        "kind": "longest_edge",
+        "do_convert_rgb": True,
+        "do_pad": True,
+        "resample": 2,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "size": {"longest_edge": 1024},
+        "pad_size": {"height": 1024, "width": 1024},
+    },
     "SiglipImageProcessor": {
         **_HALF,
         "do_convert_rgb": True,
@@ -72,11 +83,12 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
 """What each processor does when its file does not say."""
 
 _BY_MODEL = {
-    "clip": "CLIP",
-    "siglip": "Siglip",
     "blip": "Blip",
-    "dinov2": "Bit",
+    "clip": "CLIP",
     "deit": "DeiT",
+    "dinov2": "Bit",
+    "sam": "Sam",
+    "siglip": "Siglip",
     "swin": "ViT",
     "vit": "ViT",
 }

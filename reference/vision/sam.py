@@ -461,7 +461,7 @@ def vision_signature(c: SamConfig) -> Signature:
 def mask_signature(c: SamConfig) -> Signature:
     side, (embeddings, _) = 4 * c.vision.side, vision_signature(c).outputs
     return Signature(
-        (Port("input_masks", "float", (BATCH, 1, side, side)), embeddings),
+        (Port("input_masks", "float", (BATCH, 1, side, side), "masks"), embeddings),
         (Port("prompted_embeddings", "float", embeddings.axes, "image_features"),),
     )
 

@@ -30,6 +30,7 @@ TASKS: dict[str, tuple[str, str, str]] = {
         "image-feature-extraction",
     ),
     "image-to-text": ("multimodal.image_to_text", "ImageToText", "image-to-text"),
+    "mask-generation": ("vision.mask_generation", "MaskGeneration", "mask-generation"),
     "question-answering": ("text.question_answering", "QuestionAnswering", "question-answering"),
     "sentence-similarity": ("text.sentence_similarity", "SentenceSimilarity", "feature-extraction"),
     "summarization": ("text.text_to_text", "Summarization", "text2text-generation"),

@@ -52,8 +52,8 @@ Role = Literal[
 states (cross-attention) with their mask, pixels of pictures with a mask of those that are no padding, the pictures of a
 video, points on pictures with their labels, features or the waveform of sound, choices out of a closed list (a data
 set, patches). Outputs: logits, hidden states per slot, one pooled vector per row, similarities, attention weights,
-masks of pictures with their scores, depths, descriptors of places, heat maps of keypoints. Both: boxes, features of
-pictures, a state, and the switch that says whether the states hold something."""
+scores of masks, depths, descriptors of places, heat maps of keypoints. Both: boxes, masks and features of pictures, a
+state, and the switch that says whether the states hold something."""
 
 Kind = Literal["append", "once", "replace", "window"]
 """How a state changes in a step. append: it grows by the new slots (self-attention's keys and values). window: it does,

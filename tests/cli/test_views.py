@@ -104,6 +104,6 @@ def test_a_damaged_manifest_is_refused_in_one_line(
 
 
 def test_a_model_without_a_pipeline_says_so(tiny: Tiny, tmp_path: Path) -> None:
-    _, report = api.export_and_check(tiny("sam"), tmp_path / "out", to="onnx")
+    _, report = api.export_and_check(tiny("llava"), tmp_path / "out", to="onnx")
     assert report is not None
-    assert "no pipeline for mask-generation yet" in report.about["serves"]["mask-generation"]
+    assert "no pipeline for image-text-to-text yet" in report.about["serves"]["image-text-to-text"]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {
+    "longest_edge": ("longest_edge", "LongestEdgeProcessor"),
     "plain": ("processor", "ImageProcessor"),
 }
-"""Kind -> its module and class in this package. `plain` resizes, crops, scales and normalises."""
+"""Kind -> its module and class in this package. `plain` resizes, crops, scales and normalises; `longest_edge`
+resizes by the longer edge and pads."""
 
 
 def open_processor(folder: Path, facts: Mapping[str, Any]) -> Any:

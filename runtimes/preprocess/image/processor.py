@@ -7,7 +7,7 @@ ones are the truth here, bit for bit. The settings come from preprocessor_config
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,16 +53,16 @@ class ImageSettings:
     convert: bool
 
     @classmethod
-    def read(cls, folder: Path, facts: Mapping[str, Any]) -> ImageSettings:
-        """`facts` of the model, of which "image_processor" has the defaults.
+    def read(cls, folder: Path, facts: Mapping[str, Any], also: Collection[str] = ()) -> ImageSettings:
+        """`facts` of the model, of which "image_processor" has the defaults; `also`: settings that the caller reads.
 
         Raises CheckpointError for a file that is missing or wrong, UnsupportedModel for another processor.
         """
-        found = _described(folder)
+        found = described(folder)
         kind: Mapping[str, Any] = facts.get("image_processor", {"refused": "it describes no image processor"})
         if "refused" in kind:
             raise UnsupportedModel(f"{folder}: {kind['refused']}")
-        account_settings(found, str(folder / FILES[1]), read=READ, harmless=UNREAD, only=ONLY)
+        account_settings(found, str(folder / FILES[1]), read=(*READ, *also), harmless=UNREAD, only=ONLY)
         stated = {key: False if value is None and key.startswith("do_") else value for key, value in found.items()}
         given = {**kind} | {key: value for key, value in stated.items() if value is not None}
         if found.get("use_square_size"):
@@ -90,7 +90,7 @@ class ImageSettings:
         return read
 
 
-def _described(folder: Path) -> Mapping[str, Any]:
+def described(folder: Path) -> Mapping[str, Any]:
     """The image processor's own object, which processor_config.json may hold inside."""
     inside = read_object(folder / FILES[0]).get("image_processor")
     if isinstance(inside, Mapping):
@@ -160,7 +160,7 @@ class ImageProcessor:
         if isinstance(image, Image):
             pixels = self._resized_picture(_rgb_picture(image) if s.convert else image)
         else:
-            pixels = self._resized_array(_channels_last(np.asarray(image), s.convert))
+            pixels = self._resized_array(channels_last(np.asarray(image), s.convert))
         if s.crop is not None:
             pixels = _cropped(pixels, *s.crop)
         return self._values(pixels)
@@ -171,7 +171,7 @@ class ImageProcessor:
             height, width = self._target(image.height, image.width)
             if image.mode not in ("RGB", "L", "RGBA"):  # an array comes before the resizing, which it cannot undergo
                 pixels = np.asarray(image)
-                image = _from_array(pixels.astype(np.float64) * 255 if _is_unit(pixels) else pixels)
+                image = from_array(pixels.astype(np.float64) * 255 if _is_unit(pixels) else pixels)
             image = image.resize((width, height), self.settings.resample)
         pixels = np.asarray(image)
         return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -182,7 +182,7 @@ class ImageProcessor:
             return pixels
         height, width = self._target(*pixels.shape[:2])
         unit = _is_unit(pixels)
-        image = _from_array(pixels.astype(np.float64) * 255 if unit else pixels)
+        image = from_array(pixels.astype(np.float64) * 255 if unit else pixels)
         resized = np.asarray(image.resize((width, height), self.settings.resample))
         resized = resized if resized.ndim == 3 else resized[..., None]
         return (resized.astype(np.float64) * (1 / 255)).astype(np.float32) if unit else resized
@@ -285,7 +285,7 @@ def _rgb_picture(image: Image) -> Image:
     return image.convert("RGB")
 
 
-def _channels_last(pixels: NDArray[Any], convert: bool) -> NDArray[Any]:
+def channels_last(pixels: NDArray[Any], convert: bool) -> NDArray[Any]:
     """(H, W), (C, H, W) or (H, W, C) -> (H, W, C); where both ends could be channels, the first axis is."""
     if pixels.ndim == 2 and not convert:
         return pixels[..., None]
@@ -325,7 +325,7 @@ def _is_unit(pixels: NDArray[Any]) -> bool:
     return True
 
 
-def _from_array(pixels: NDArray[Any]) -> Image:
+def from_array(pixels: NDArray[Any]) -> Image:
     from PIL import Image as images
 
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels

@@ -85,7 +85,7 @@ PROMPTS = {
 def test_every_kind_of_prompt_gives_the_masks_of_transformers(kind: str, opened: Any) -> None:
     name, session = opened
     points, labels, boxes, masked = PROMPTS[kind]
-    edge = model(name).config.image_size
+    edge = model(name).config.picture or 0
     pixels, masks = noise(2, 3, edge, edge), noise(2, 1, edge // 4, edge // 4) if masked else None
     corners = np.zeros((2, 1, 1, 2)) if boxes is None else np.reshape(boxes, (2, 2, 2, 2))
     marks = np.full(corners.shape[:3], NOTHING) if boxes is None else np.tile([2, 3], (2, 2, 1))
@@ -120,7 +120,7 @@ def test_every_kind_of_prompt_gives_the_masks_of_transformers(kind: str, opened:
 def test_one_graph_serves_any_number_of_pictures_prompts_and_points(opened: Any) -> None:
     name, session = opened
     random = np.random.default_rng(0)
-    edge = model(name).config.image_size
+    edge = model(name).config.picture or 0
     for pictures, prompts, points in ((1, 1, 1), (7, 5, 2), (2, 1, 4)):
         given: dict[str, NDArray[Any]] = {
             "pixel_values": random.standard_normal((pictures, 3, edge, edge)).astype(np.float32),

@@ -226,7 +226,7 @@ def test_a_task_that_no_pipeline_has_is_refused(tiny: Tiny) -> None:
     assert "give a model as model=" in refused(InputError, "org/name")
     assert "is not the name of a task" in refused(InputError, 3, tiny("bert"))
     assert "needs a task or a model" in refused(InputError)
-    assert "is for mask-generation, for which there is no pipeline" in refused(InputError, model=tiny("sam"))
+    assert "is for image-text-to-text, for which there is no pipeline" in refused(InputError, model=tiny("llava"))
     assert "has no task 'text-generation'" in refused(UnsupportedModel, "text-generation", tiny("bert"))
 
 

@@ -320,7 +320,11 @@ def test_an_address_without_a_picture_is_refused(
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"image_processor_type": "SamImageProcessor"}, UnsupportedModel, "'SamImageProcessor' is not supported"),
+        (
+            {"image_processor_type": "Swin2SRImageProcessor"},
+            UnsupportedModel,
+            "'Swin2SRImageProcessor' is not supported",
+        ),
         ({"image_processor_type": "ViTImageProcessor", "size": "large"}, CheckpointError, "make no sense"),
         ({"image_processor_type": "ViTImageProcessor", "resample": 9}, CheckpointError, "make no sense"),
         ({"image_processor_type": "CLIPImageProcessor", "crop_size": {"shortest_edge": 9}}, CheckpointError, "height"),
