@@ -194,6 +194,33 @@ class Graph:
         self._makers |= dict.fromkeys(outputs, (node, ()))
         return tuple(Value(name, value.type) for name, value in zip(outputs, results, strict=True))
 
+    def loop(
+        self, count: int, starts: Sequence[Value], step: Callable[[Sequence[Value]], Sequence[Value]]
+    ) -> tuple[Value, ...]:
+        """A Loop node: `step` takes values, the first time `starts`, and gives the next ones, so many times."""
+        nodes, known = self._nodes, self._known
+        self._nodes, self._known = [], dict(known)
+        try:
+            taken = [Value(self._fresh("state"), value.type) for value in starts]
+            given = [self._made_here(value) for value in step(taken)]
+            body = onnx.GraphProto(name=self._fresh("body"), node=self._nodes)
+            number, going = self._fresh("number"), self._fresh("going")
+            body.node.append(onnx.helper.make_node("Identity", [going], [f"{going}.on"], name=f"{going}.on"))
+        finally:
+            self._nodes, self._known = nodes, known
+        info = onnx.helper.make_tensor_value_info
+        body.input.extend([info(number, TensorProto.INT64, []), info(going, TensorProto.BOOL, [])])
+        body.input.extend(info(value.name, ELEMENTS[value.type.dtype], None) for value in taken)
+        body.output.append(info(f"{going}.on", TensorProto.BOOL, []))
+        body.output.extend(info(value.name, ELEMENTS[value.type.dtype], None) for value in given)
+        outputs = tuple(self._fresh("Loop") for _ in starts)
+        self._known[("Loop", *outputs)] = outputs
+        inputs = [self.number(count, torch.int64), self.number(True, torch.bool), *starts]
+        node = onnx.helper.make_node("Loop", [value.name for value in inputs], outputs, name=outputs[0], body=body)
+        self._nodes.append(node)
+        self._makers |= dict.fromkeys(outputs, (node, ()))
+        return tuple(Value(name, value.type) for name, value in zip(outputs, starts, strict=True))
+
     def _made_here(self, value: Value) -> Value:
         """`value` as the output of a node of the present branch."""
         if any(value.name in node.output for node in self._nodes):

@@ -337,6 +337,74 @@ def _local(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, block: int, dense: int
     return out.reshape(batch, blocks * block, width)[:, :length]
 
 
+@semantic
+def transport(scores: Tensor, dustbin: Tensor, source: Tensor, target: Tensor, iterations: int) -> Tensor:
+    """Which row goes to which column, by Sinkhorn's iterations: the masses of rows and columns are kept in turn.
+
+    Cuturi 2013, https://arxiv.org/abs/1306.0895. One more row and column, whose scores are `dustbin`, take what matches
+    nothing. Computed in float32 or wider.
+
+    Shapes: scores (B, M, N), dustbin (), source (B, M+1) and target (B, N+1), masses from 0 on -> masses (B, M, N).
+    """
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    low, deep, least = kernel_bounds()
+    found = _branch(_transported)(
+        scores.to(wide), dustbin.to(wide), source.to(wide), target.to(wide), iterations, low, deep, least
+    )
+    return found.to(scores.dtype)
+
+
+def kernel_bounds() -> tuple[float, float, float]:
+    """What is no score but hides a pair; how far scores may be below their row's best; the least sum of a row.
+
+    Within these bounds `transport` computes with exp(scores), else with their logarithms.
+    """
+    return -1e30, 80.0, 1e-25
+
+
+def _transported(
+    scores: Tensor,
+    dustbin: Tensor,
+    source: Tensor,
+    target: Tensor,
+    iterations: int,
+    low: float,
+    deep: float,
+    least: float,
+) -> Tensor:
+    """Products with exp(scores) are the iterations, 16 times as fast as sums of exponentials.
+
+    They are right while none of the numbers leaves the range of float32, which is looked at in the end.
+    """
+    batch, rows, columns = scores.shape
+    every = torch.cat((scores, dustbin.expand(batch, rows, 1)), 2)
+    every = torch.cat((every, dustbin.expand(batch, 1, columns + 1)), 1)
+    below = every.amax(2, keepdim=True) - every
+    kernel = torch.exp(-below)
+    turned = kernel.transpose(1, 2)
+    source, target = source.unsqueeze(2), target.unsqueeze(2)
+    begin = (target > 0).to(target.dtype)  # a column without mass takes part in no sum
+    u, v = torch.ones_like(source), begin
+    sent, taken = u, v
+    for _ in range(iterations):
+        sent = kernel @ v
+        u = source / sent
+        taken = turned @ u
+        v = target / taken
+    depth = torch.where(every > low, below, torch.zeros_like(below)).amax()
+    fits = (depth < deep) & (sent.amin() > least) & (taken.amin() > least)
+    fits = fits & (sent.amax() < 1 / least) & (taken.amax() < 1 / least)
+    if fits.is_meta or bool(fits):  # a skeleton without data is traced, too
+        found = u * kernel * v.transpose(1, 2)
+    else:
+        f, g = torch.zeros_like(source), begin.log().transpose(1, 2)
+        for _ in range(iterations):
+            f = source.log() - torch.logsumexp(every + g, 2, keepdim=True)
+            g = target.transpose(1, 2).log() - torch.logsumexp(every + f, 1, keepdim=True)
+        found = (every + f + g).exp()
+    return found[:, :rows, :columns]
+
+
 def _branch(body: _F) -> _F:
     """`body`, or its script while torch traces: a trace follows one side of an `if`, a script keeps both."""
     return _scripted(body) if torch._C._is_tracing() else body

@@ -83,6 +83,7 @@ from isoform.exporters.onnx.operators.shapes import (
     unbind,
     unsqueeze,
 )
+from isoform.exporters.onnx.operators.transport import transport
 from isoform.exporters.onnx.operators.windows import local_attention, local_bias
 
 ATEN: Mapping[str, Lowering] = {
@@ -210,6 +211,7 @@ PORTABLE: Mapping[str, Lowering] = {
     "isoform::rotary": rotary(interleaved=False),
     "isoform::routed_experts": portable_experts,
     "isoform::sampled_attention": sampled_attention,
+    "isoform::transport": transport,
 }
 
 
@@ -223,4 +225,5 @@ RUNTIME: Mapping[str, Lowering] = {
     "isoform::rotary": rotary(interleaved=False),
     "isoform::routed_experts": runtime_experts,
     "isoform::sampled_attention": sampled_attention,
+    "isoform::transport": transport,
 }
