@@ -53,6 +53,17 @@ _CLIP = {
 }
 _HALF = {**_ON, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 _CROPPED = {"do_center_crop": True, "crop_size": 224}
+_GRAY = {
+    "kind": "gray",
+    "settings": ["do_grayscale"],
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": False,
+    "image_mean": 0.0,
+    "image_std": 1.0,
+    "resample": 2,
+    "size": {"height": 480, "width": 640},
+}
 _SHORT = {"size": {"shortest_edge": 224}, "default_to_square": False}
 
 IMAGE_PROCESSORS: dict[str, Facts] = {
@@ -78,6 +89,8 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
         "size": [224, 224],
         "default_to_square": False,
     },
+    "SuperGlueImageProcessor": {**_GRAY, "do_grayscale": True},
+    "SuperPointImageProcessor": {**_GRAY, "do_grayscale": False},
     "ViTImageProcessor": {**_HALF, "resample": 2, "size": 224},
 }
 """What each processor does when its file does not say."""
@@ -89,6 +102,8 @@ _BY_MODEL = {
     "dinov2": "Bit",
     "sam": "Sam",
     "siglip": "Siglip",
+    "superglue": "SuperGlue",
+    "superpoint": "SuperPoint",
     "swin": "ViT",
     "vit": "ViT",
 }

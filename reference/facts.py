@@ -24,6 +24,8 @@ STATED = (
     "fill-mask",
     "image-text-to-text",
     "image-to-text",
+    "keypoint-detection",
+    "keypoint-matching",
     "pose-estimation",
     "pretraining",
     "question-answering",

@@ -55,6 +55,8 @@ FAMILIES = {
     "sam": "vision.sam",
     "siglip": "multimodal.siglip",
     "smollm3": "text.smollm3",
+    "superglue": "vision.superglue",
+    "superpoint": "vision.superpoint",
     "swin": "vision.swin",
     "t5": "text.t5",
     "umt5": "text.t5",

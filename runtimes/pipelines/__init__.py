@@ -30,6 +30,8 @@ TASKS: dict[str, tuple[str, str, str]] = {
         "image-feature-extraction",
     ),
     "image-to-text": ("multimodal.image_to_text", "ImageToText", "image-to-text"),
+    "keypoint-detection": ("vision.keypoint_detection", "KeypointDetection", "keypoint-detection"),
+    "keypoint-matching": ("vision.keypoint_matching", "KeypointMatching", "keypoint-matching"),
     "mask-generation": ("vision.mask_generation", "MaskGeneration", "mask-generation"),
     "question-answering": ("text.question_answering", "QuestionAnswering", "question-answering"),
     "sentence-similarity": ("text.sentence_similarity", "SentenceSimilarity", "feature-extraction"),

@@ -126,6 +126,8 @@ VISION = _listed(
         "dinov2": ("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b"),
         "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),
         "sam": ("sam", "sam_b"),
+        "superglue": ("superglue", "superglue_b"),
+        "superpoint": ("superpoint", "superpoint_b"),
         "videomae": ("videomae", "videomae_cls", "videomae_b", "videomae_cls_b"),
         "swin": ("swin_cls", "swin_b", "swin_absolute"),
         "vit": ("vit_cls", "vit_b"),

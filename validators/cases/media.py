@@ -2,7 +2,8 @@
 
 The role of a port says what goes in: pixels (B, C, H, W), sound (B, samples), features of sound (B, bands, frames),
 points (B, prompts, points, 2) with their labels, videos (B, frames, C, H, W), choices (B, ...) out of as many as the
-card says. Which sizes are free, and in which steps, says the signature.
+card says, keypoints of two pictures (B, 2, N, 2) with scores and descriptors, those of the second padded. Which sizes
+are free, and in which steps, says the signature.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 MOST = 16  # units of a free axis in a check: 256 patches of a picture
 POINTS = ((2, 2), (1, 1), (3, 5))
 """Prompts and points of each in the rows of a check."""
+KEYPOINTS = (23, 1, 40)
+"""Keypoints in the rows of a check."""
 LABELS = (1, 0, 2, 3, -1, -10, -11)
 """What a point may be: inside, outside, either corner of a box, no point, padding, nothing at all."""
 CHOSEN = (4, 2, 3)
@@ -67,10 +70,12 @@ class _Maker:
 
     def __init__(self, model: Model, random: np.random.Generator) -> None:
         self.model, self.random, self.signature = model, random, model.signature
-        self.ports = [port for port in self.signature.given if port.dtype == "float" or port.role in GIVEN]
+        self.matches = self.signature.takes("points", "descriptors")
+        given = (*GIVEN, "mask") if self.matches else GIVEN
+        self.ports = [port for port in self.signature.given if port.dtype == "float" or port.role in given]
         self.choices: Mapping[str, int] = model.task.facts(model.config).get("choices", {})
         self.reads_text = self.signature.takes("tokens")
-        mask = self.signature.port("mask")
+        mask = None if self.matches else self.signature.port("mask")
         self.masked = mask is not None and mask.axes[1] == (LENGTH if self.reads_text else self.ports[0].axes[-1])
 
     def row(self, shape: Mapping[str, tuple[int, ...]], length: int = SHORT) -> Row:
@@ -92,6 +97,14 @@ class _Maker:
             return np.sort(self.random.choice(choices, size, replace=False), None).reshape(size)
         if role == "labels":
             return self.random.choice(LABELS, size)
+        if role == "mask":
+            mask = np.ones(size, np.int64)
+            mask[1, size[1] - size[1] // 3 :] = 0
+            return mask
+        if self.matches and role == "points":
+            return self.random.uniform(-0.7, 0.7, size).astype(np.float32)
+        if self.matches and role == "scores":
+            return self.random.uniform(0, 1, size).astype(np.float32)
         if role == "points":
             return self.random.uniform(0, self._own(), size).astype(np.float32)
         return self.random.standard_normal(size).astype(np.float32)
@@ -105,6 +118,9 @@ class _Maker:
         elif self.signature.takes("video"):
             for fifths in CHOSEN:
                 yield self._sized({axis: max(1, self._choices_along(axis) * fifths // 5) for axis in free})
+        elif self.matches:
+            for count in KEYPOINTS:
+                yield self._sized(dict.fromkeys(free, count))
         elif self.signature.takes("points"):
             for counts in POINTS:
                 yield self._sized(dict(zip(dict.fromkeys(free), counts, strict=True)))

@@ -34,6 +34,8 @@ REQUESTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "image-classification": (_picture, {}),
     "image-feature-extraction": (_picture, {}),
     "image-to-text": (_picture, {"max_new_tokens": 2}),
+    "keypoint-detection": (_picture, {}),
+    "keypoint-matching": (lambda: [_picture(), _picture()], {}),
     "mask-generation": (_picture, {"points_per_crop": 2}),
     "question-answering": (lambda: {"question": "Where does it sleep?", "context": TEXT}, {}),
     "sentence-similarity": (lambda: {"source_sentence": TEXT, "sentences": [TEXT, "An old house."]}, {}),

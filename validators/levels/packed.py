@@ -33,6 +33,7 @@ LEVEL = "weights"
 PIECE = 2**20  # elements compared at a time
 TURNED = {"MatMulIntegerToFloat": (1, 3), "MatMulInteger": (1, None)}  # which inputs are data and scales
 BLOCKS = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}  # and zeros
+CONVOLUTION = 4  # axes of a kernel over pictures
 EXPERTS = ((2, 3, 11), (5, 6, 12))
 """The same of QMoE, for what rises (gate and up, whose rows come in turn) and what falls."""
 
@@ -174,7 +175,9 @@ def _read(path: Path, tensor: Any) -> NDArray[Any]:
     end = offset + prod(tensor.dims) * dtype.itemsize
     if not file.is_file() or file.stat().st_size < end:
         raise CheckpointError(f"{file} is missing or ends before byte {end}, where {tensor.name} does; export again")
-    return np.memmap(file, dtype, "r", offset, tuple(tensor.dims)) if tensor.dims else np.fromfile(file, dtype, 1)
+    if not tensor.dims:
+        return np.fromfile(file, dtype, 1, offset=offset)
+    return np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
 
 
 def check_packed(model: Model, path: Path, dtype: str, backend: str) -> Report:
@@ -307,5 +310,7 @@ def rounded_activations(blocks: Mapping[int, int]) -> AbstractContextManager[Any
 
 
 def multiplies(model: Model) -> bool:
-    """Whether a graph has a matrix product: one that only looks up embeddings has nothing to quantize."""
-    return model.signature.output("embeddings") is None
+    """Whether a graph has a matrix product: one that looks up embeddings or convolves has nothing to quantize."""
+    if model.signature.output("embeddings") is not None:
+        return False
+    return any(len(weight.shape) > 1 and len(weight.shape) != CONVOLUTION for weight in model.weights.values())

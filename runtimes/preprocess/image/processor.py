@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,10 @@ LARGEST = 2**28  # values of a resized picture: a narrow one may become very lon
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
-    """`size` and `crop` have the Hub's keys; `crop`, `scale` and `mean` are None where the step is left out."""
+    """`size` and `crop` have the Hub's keys; `crop`, `scale` and `mean` are None where the step is left out.
+
+    `others`: what another kind of processor reads besides, which its facts list as "settings".
+    """
 
     size: Mapping[str, int] | None
     resample: int
@@ -51,6 +54,7 @@ class ImageSettings:
     mean: tuple[float, ...] | float | None
     std: tuple[float, ...] | float
     convert: bool
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path, facts: Mapping[str, Any], also: Collection[str] = ()) -> ImageSettings:
@@ -62,7 +66,8 @@ class ImageSettings:
         kind: Mapping[str, Any] = facts.get("image_processor", {"refused": "it describes no image processor"})
         if "refused" in kind:
             raise UnsupportedModel(f"{folder}: {kind['refused']}")
-        account_settings(found, str(folder / FILES[1]), read=(*READ, *also), harmless=UNREAD, only=ONLY)
+        besides = tuple(kind.get("settings", ()))
+        account_settings(found, str(folder / FILES[1]), read=(*READ, *also, *besides), harmless=UNREAD, only=ONLY)
         stated = {key: False if value is None and key.startswith("do_") else value for key, value in found.items()}
         given = {**kind} | {key: value for key, value in stated.items() if value is not None}
         if found.get("use_square_size"):
@@ -77,6 +82,7 @@ class ImageSettings:
                 mean=_numbers(given["image_mean"]) if given["do_normalize"] else None,
                 std=_numbers(given["image_std"]),
                 convert=bool(given.get("do_convert_rgb")),
+                others={name: given.get(name) for name in besides},
             )
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else f"{error!s:.200}"

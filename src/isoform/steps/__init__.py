@@ -17,7 +17,14 @@ from isoform.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STEPS: tuple[str, ...] = ("begin_text", "place_features", "split_positions")
+STEPS: tuple[str, ...] = (
+    "begin_text",
+    "centre_keypoints",
+    "match_keypoints",
+    "place_features",
+    "select_keypoints",
+    "split_positions",
+)
 """The names, which are those of the modules."""
 
 

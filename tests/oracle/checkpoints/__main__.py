@@ -17,6 +17,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     encoders,
     experts,
     gpt2,
+    keypoints,
     mixtral,
     modernbert,
     multimodal,
