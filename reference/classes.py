@@ -92,6 +92,15 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
     "SuperGlueImageProcessor": {**_GRAY, "do_grayscale": True},
     "SuperPointImageProcessor": {**_GRAY, "do_grayscale": False},
     "ViTImageProcessor": {**_HALF, "resample": 2, "size": 224},
+    "VideoMAEImageProcessor": {**_HALF, **_CROPPED, **_SHORT, "resample": 2},
+    "VitPoseImageProcessor": {
+        **_ON,
+        "kind": "person",
+        "resample": 2,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "size": {"height": 256, "width": 192},
+    },
 }
 """What each processor does when its file does not say."""
 
@@ -105,7 +114,9 @@ _BY_MODEL = {
     "superglue": "SuperGlue",
     "superpoint": "SuperPoint",
     "swin": "ViT",
+    "videomae": "VideoMAE",
     "vit": "ViT",
+    "vitpose": "VitPose",
 }
 """model_type -> its processor, for folders whose file does not name one."""
 

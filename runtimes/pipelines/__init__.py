@@ -33,6 +33,7 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "keypoint-detection": ("vision.keypoint_detection", "KeypointDetection", "keypoint-detection"),
     "keypoint-matching": ("vision.keypoint_matching", "KeypointMatching", "keypoint-matching"),
     "mask-generation": ("vision.mask_generation", "MaskGeneration", "mask-generation"),
+    "pose-estimation": ("vision.pose_estimation", "PoseEstimation", "pose-estimation"),
     "question-answering": ("text.question_answering", "QuestionAnswering", "question-answering"),
     "sentence-similarity": ("text.sentence_similarity", "SentenceSimilarity", "feature-extraction"),
     "summarization": ("text.text_to_text", "Summarization", "text2text-generation"),

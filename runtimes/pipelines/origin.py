@@ -18,7 +18,7 @@ class Origin:
     `config`: reads config.json with the defaults of its format; None where no family knows it. `count`: counts the
     parameters. `save`: writes the model into a new folder, whole or not at all. `inputs`: what its tokenizer
     gives. `again`: what opens the same model, None where nothing does any more. `beside`: opens another model, given
-    it and its tokenizer, as this one was opened.
+    it, its tokenizer and its task where that is not this one's, as this one was opened.
     """
 
     name: str = ""
@@ -29,7 +29,7 @@ class Origin:
     count: Callable[[], int] | None = None
     save: Callable[[Path], None] | None = None
     again: Any = None
-    beside: Callable[[Any, Any], Any] | None = None
+    beside: Callable[..., Any] | None = None
 
     @property
     def torch_dtype(self) -> Any:

@@ -89,9 +89,9 @@ def make_pipeline(
         opened = Opener(source, wish, cached, progress, parameters.get("progress")).open()
         kept.things.append(source.opened)
 
-        def beside(other: Any, tokenizer: Any) -> Pipeline:
+        def beside(other: Any, tokenizer: Any, task: str = chosen) -> Pipeline:
             return make_pipeline(
-                chosen,
+                task,
                 other,
                 config=None,
                 components={"tokenizer": tokenizer},

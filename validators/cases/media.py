@@ -153,7 +153,7 @@ class _Maker:
 
         media = {}
         for port in self.ports:
-            found = _picture(self.model) if port.role == "pixels" else _speech(self.model, port.role == "features")
+            found = self._prepared(port)
             if found is None or not _fits(port, found):
                 return None
             media[port.name] = found
@@ -162,8 +162,24 @@ class _Maker:
         if self.reads_text:
             row = texts[0] if texts else self.row({})
             return "a picture and a text", Row(row.tokens, row.types, media)
-        what = "a picture" if self.signature.takes("pixels") else "speech"
+        kinds: tuple[tuple[Role, str], ...] = (("video", "a video"), ("pixels", "a picture"))
+        what = next((name for role, name in kinds if self.signature.takes(role)), "speech")
         return what, Row(none, none, media)
+
+    def _prepared(self, port: Port) -> NDArray[Any] | None:
+        """What goes into a port, without the batch, as the checkpoint's processor makes it; None without one."""
+        import numpy as np
+
+        match port.role:
+            case "choice":
+                return self._noise(port.role, next(self.shapes())[port.name], self.choices[port.name])
+            case "pixels":
+                return _picture(self.model)
+            case "video":
+                frame, count = _picture(self.model), port.axes[1]
+                assert isinstance(count, int)
+                return None if frame is None else np.stack([np.roll(frame, n, -1) for n in range(count)])
+        return _speech(self.model, port.role == "features")
 
 
 def _fits(port: Port, array: NDArray[Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 KINDS = {
     "gray": ("gray", "GrayProcessor"),
     "longest_edge": ("longest_edge", "LongestEdgeProcessor"),
+    "person": ("person_crops", "PersonCrops"),
     "plain": ("processor", "ImageProcessor"),
 }
 """Kind -> its module and class in this package. `plain` resizes, crops, scales and normalises; `longest_edge`

@@ -164,12 +164,12 @@ class ImageProcessor:
 
         s = self.settings
         if isinstance(image, Image):
-            pixels = self._resized_picture(_rgb_picture(image) if s.convert else image)
+            pixels = self._resized_picture(rgb_picture(image) if s.convert else image)
         else:
             pixels = self._resized_array(channels_last(np.asarray(image), s.convert))
         if s.crop is not None:
             pixels = _cropped(pixels, *s.crop)
-        return self._values(pixels)
+        return self.values(pixels)
 
     def _resized_picture(self, image: Image) -> NDArray[Any]:
         """(H, W, C), after resizing."""
@@ -222,7 +222,7 @@ class ImageProcessor:
             raise InputError(f"a picture of {width} x {height} would become {new[1]} x {new[0]}; crop it first")
         return new
 
-    def _values(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+    def values(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """(H, W, C) -> scaled and normalised (C, H, W); of bytes there are only 256, which are looked up."""
         channels = pixels.shape[2]
         mean = self.settings.mean
@@ -280,7 +280,7 @@ def is_array(source: Any) -> bool:
     return len(getattr(source, "shape", ())) in (2, 3)
 
 
-def _rgb_picture(image: Image) -> Image:
+def rgb_picture(image: Image) -> Image:
     """RGB, with what is transparent on white."""
     from PIL import Image as images
 
