@@ -7,7 +7,8 @@ read the facts and never see a class name:
     tokenizer        the parts of tokenizer.json that the class replaces (`reference.tokenizers`); tokens: named special
                      tokens; padding_side
     characters       of a CTC vocabulary: tokens
-    image_processor  the settings of preprocessor_config.json that it leaves out
+    image_processor  the settings of preprocessor_config.json that it leaves out; kind: which processor it is, where it
+                     is not the plain one; depth: what becomes of a model's depths
 
 `refused` in their place is the reason why isoform cannot do what the class does.
 """
@@ -71,6 +72,13 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
     "BlipImageProcessor": {**_CLIP, "size": 384},
     "CLIPImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
     "DeiTImageProcessor": {**_HALF, **_CROPPED, "resample": 3, "size": 256},
+    "DepthProImageProcessor": {
+        **_HALF,
+        "kind": "normalized_first",
+        "depth": {"inverse": True, "resample": "bilinear"},
+        "resample": 2,
+        "size": {"height": 1536, "width": 1536},
+    },
     "SamImageProcessor": {
         **_ON,
         "kind": "longest_edge",
@@ -108,6 +116,7 @@ _BY_MODEL = {
     "blip": "Blip",
     "clip": "CLIP",
     "deit": "DeiT",
+    "depth_pro": "DepthPro",
     "dinov2": "Bit",
     "sam": "Sam",
     "siglip": "Siglip",

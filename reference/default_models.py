@@ -7,6 +7,7 @@ from collections.abc import Mapping
 DEFAULT_MODELS: Mapping[str, tuple[str, str]] = {
     "audio-classification": ("superb/wav2vec2-base-superb-ks", "372e048"),
     "automatic-speech-recognition": ("facebook/wav2vec2-base-960h", "22aad52"),
+    "depth-estimation": ("Intel/dpt-large", "bc15f29"),
     "feature-extraction": ("distilbert/distilbert-base-cased", "6ea8117"),
     "fill-mask": ("distilbert/distilroberta-base", "fb53ab8"),
     "image-classification": ("google/vit-base-patch16-224", "3f49326"),

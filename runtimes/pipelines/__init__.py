@@ -21,6 +21,7 @@ TASKS: dict[str, tuple[str, str, str]] = {
         "AutomaticSpeechRecognition",
         "automatic-speech-recognition",
     ),
+    "depth-estimation": ("vision.depth_estimation", "DepthEstimation", "depth-estimation"),
     "feature-extraction": ("text.feature_extraction", "FeatureExtraction", "feature-extraction"),
     "fill-mask": ("text.fill_mask", "FillMask", "fill-mask"),
     "image-classification": ("vision.image_classification", "ImageClassification", "image-classification"),

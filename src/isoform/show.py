@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json as jsonlib
 import sys
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ progress = bars
 
 
 def json(data: Any) -> None:
-    """One JSON document on standard output; arrays become lists."""
+    """One JSON document on standard output; arrays become lists, and pictures a data URL of a PNG file."""
     sys.stdout.write(jsonlib.dumps(data, indent=2, ensure_ascii=False, default=_plain) + "\n")
 
 
@@ -40,6 +42,10 @@ def json_line(data: Any) -> None:
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
+    if hasattr(value, "getbands"):  # a PIL picture
+        file = BytesIO()
+        value.save(file, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

@@ -119,6 +119,7 @@ def _worst(parity: Mapping[str, Any]) -> Report:
 WORDS = {
     "audio-classification": "sounds",
     "automatic-speech-recognition": "transcribe",
+    "depth-estimation": "depths",
     "feature-extraction": "embed",
     "fill-mask": "fill",
     "image-classification": "pictures",

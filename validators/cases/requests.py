@@ -30,6 +30,7 @@ LABELS = {"candidate_labels": ["a cat", "a house"]}
 REQUESTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "audio-classification": (_sound, {}),
     "automatic-speech-recognition": (_sound, {}),
+    "depth-estimation": (_picture, {}),
     "feature-extraction": (lambda: TEXT, {}),
     "image-classification": (_picture, {}),
     "image-feature-extraction": (_picture, {}),

@@ -10,11 +10,11 @@ from typing import Any
 KINDS = {
     "gray": ("gray", "GrayProcessor"),
     "longest_edge": ("longest_edge", "LongestEdgeProcessor"),
+    "normalized_first": ("normalized_first", "NormalizedFirst"),
     "person": ("person_crops", "PersonCrops"),
     "plain": ("processor", "ImageProcessor"),
 }
-"""Kind -> its module and class in this package. `plain` resizes, crops, scales and normalises; `longest_edge`
-resizes by the longer edge and pads."""
+"""Kind -> its module and class in this package."""
 
 
 def open_processor(folder: Path, facts: Mapping[str, Any]) -> Any:

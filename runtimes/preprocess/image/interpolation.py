@@ -1,0 +1,89 @@
+"""Maps of another size, between the values of the old one, with the arithmetic of torch's interpolate on a CPU.
+
+For what transformers resizes by torch and not by Pillow. Edges are between pixels (`align_corners` is off), and nothing
+is smoothed when a map shrinks (`antialias` is off).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ROWS = 64  # rows of the result at a time: all of them would need eight times the memory of the result
+
+
+def bilinear(x: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Each value from the four nearest: float32 (C, H, W) -> (C, height, width), of three channels bit for bit.
+
+    torch adds the four products in this order, each with one rounding (a fused multiply-add), which a float64 holds.
+    """
+    if x.shape[1:] == (height, width):
+        return x
+    above, below, far = _pairs(x.shape[1], height)
+    left, right, away = _pairs(x.shape[2], width)
+    near, close = np.float32(1) - far, np.float32(1) - away
+    result = np.empty((x.shape[0], height, width), np.float32)
+    for start in range(0, height, ROWS):
+        rows = slice(start, start + ROWS)
+        one, other = x[:, above[rows]], x[:, below[rows]]
+        upper, lower = near[rows, None], far[rows, None]
+        y = np.take(one, right, 2) * (upper * away)
+        y = _added(np.take(one, left, 2), upper * close, y)
+        y = _added(np.take(other, left, 2), lower * close, y)
+        result[:, rows] = _added(np.take(other, right, 2), lower * away, y)
+    return result
+
+
+def bicubic(x: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Each value from the sixteen nearest: float32 (C, H, W) -> (C, height, width), to a rounding or two.
+
+    Keys 1981, https://doi.org/10.1109/TASSP.1981.1163711, with a = -0.75, and the border repeated.
+    """
+    result = x
+    for axis, size in ((1, height), (2, width)):
+        if result.shape[axis] != size:
+            result = _cubic(result, axis, size)
+    return result
+
+
+def _pairs(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Of each new place the old ones on both sides, and how far it is from the first of them, in float32."""
+    places = np.arange(new, dtype=np.float32) + np.float32(0.5)
+    # One rounding: a fused multiply-add.
+    found = (places.astype(np.float64) * np.float64(np.float32(old) / np.float32(new)) - 0.5).astype(np.float32)
+    found = np.maximum(found, np.float32(0))
+    first = np.minimum(found.astype(np.intp), old - 1)
+    return first, np.minimum(first + 1, old - 1), np.clip(found - first.astype(np.float32), 0, 1)
+
+
+def _added(x: NDArray[np.float32], weight: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
+    """x * weight + y, rounded once."""
+    wide = np.multiply(x, weight, dtype=np.float64)
+    wide += y
+    return wide.astype(np.float32)
+
+
+def _cubic(x: NDArray[np.float32], axis: int, size: int) -> NDArray[np.float32]:
+    old = x.shape[axis]
+    places = (np.arange(size) + 0.5) * (old / size) - 0.5
+    first = np.floor(places)
+    away = places - first
+    y: NDArray[np.float32] | None = None
+    for n in range(-1, 3):
+        weight = _kernel(np.abs(away - n)).astype(np.float32)
+        values = np.take(x, np.clip(first.astype(np.intp) + n, 0, old - 1), axis)
+        values = values * (weight[:, None] if axis == 1 else weight)
+        y = values if y is None else y + values
+    assert y is not None
+    return y
+
+
+def _kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The cubic convolution kernel with a = -0.75 at distances from 0 to 2."""
+    near = (1.25 * x - 2.25) * x * x + 1
+    far = ((-0.75 * x + 3.75) * x - 6) * x + 3
+    return np.where(x <= 1, near, far)
