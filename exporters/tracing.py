@@ -117,7 +117,8 @@ def trace(module: nn.Module, signature: Signature, dtype: torch.dtype) -> Trace:
 def two_sizes(signature: Signature) -> tuple[dict[str, int], dict[str, int]]:
     """A small and a large size for every named axis, in its unit; no two axes share a pair, none of them is 0 or 1.
 
-    Those that the signature states go before.
+    Those that the signature states go before. An axis that may be 0 is so in the small sizes, which proves that the
+    graph serves both.
     """
     names = dict.fromkeys(axis for port in signature.inputs for axis in port.axes if isinstance(axis, str))
     relations = signature.sizes or (SLOTS if {LENGTH, PAST} <= names.keys() else ())
@@ -132,7 +133,7 @@ def two_sizes(signature: Signature) -> tuple[dict[str, int], dict[str, int]]:
     for sizes in (small, large):
         for relation in relations:
             if (size := relation.value(sizes)) is not None:
-                sizes[relation.axis] = size
+                sizes[relation.axis] = 0 if relation.optional and sizes is small else size
     return small, large
 
 

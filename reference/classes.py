@@ -56,7 +56,6 @@ _HALF = {**_ON, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 _CROPPED = {"do_center_crop": True, "crop_size": 224}
 _GRAY = {
     "kind": "gray",
-    "settings": ["do_grayscale"],
     "do_resize": True,
     "do_rescale": True,
     "do_normalize": False,
@@ -90,6 +89,7 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
         "size": {"longest_edge": 1024},
         "pad_size": {"height": 1024, "width": 1024},
     },
+    "LayoutLMv3ImageProcessor": {**_HALF, "kind": "document", "resample": 2, "size": 224, "apply_ocr": True},
     "SiglipImageProcessor": {
         **_HALF,
         "do_convert_rgb": True,
@@ -118,6 +118,7 @@ _BY_MODEL = {
     "deit": "DeiT",
     "depth_pro": "DepthPro",
     "dinov2": "Bit",
+    "layoutlmv3": "LayoutLMv3",
     "sam": "Sam",
     "siglip": "Siglip",
     "superglue": "SuperGlue",

@@ -20,6 +20,7 @@ STEPS = "steps"
 STATED = (
     "audio-classification",
     "automatic-speech-recognition",
+    "document-question-answering",
     "feature-extraction",
     "fill-mask",
     "image-text-to-text",

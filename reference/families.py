@@ -34,6 +34,7 @@ FAMILIES = {
     "gemma3_text": "text.gemma3",
     "granite": "text.granite",
     "gpt2": "text.gpt2",
+    "layoutlmv3": "multimodal.layoutlmv3",
     "llama": "text.llama",
     "llava": "multimodal.llava",
     "m2m_100": "text.m2m_100",

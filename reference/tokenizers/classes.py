@@ -116,6 +116,7 @@ TOKENIZERS: dict[str, TokenizerClass] = {
     "GemmaTokenizer": TokenizerClass(
         kind=parts.spaces_as_marks, tokens=_GEMMA, padding_side="left", vocabulary=("tokenizer.model",)
     ),
+    "LayoutLMv3Tokenizer": TokenizerClass(kind=parts.byte_level_of_words, tokens=_ROBERTA, vocabulary=_MERGES),
     "LlamaTokenizer": TokenizerClass(
         kind=parts.metaspace,
         tokens=_tokens(bos="<s>", eos="</s>", unk="<unk>"),
@@ -230,6 +231,7 @@ _MODELS = {
     "GPT2Tokenizer": "blip-2 codegen dbrx emu3 gpt2 gpt_neo gptj instructblip jais2 opt phi starcoder2",
     "GPTNeoXTokenizer": "falcon_mamba gpt_neox mamba mamba2 mpt olmo olmoe rwkv xlstm",
     "GemmaTokenizer": "gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text recurrent_gemma shieldgemma2 t5gemma",
+    "LayoutLMv3Tokenizer": "layoutlmv3",
     "LlamaTokenizer": "idefics idefics2",
     "M2M100Tokenizer": "m2m_100",
     "MBart50Tokenizer": "mbart50",

@@ -127,6 +127,20 @@ def byte_level_framed(settings: JsonObject) -> Parts:
     }
 
 
+def byte_level_of_words(settings: JsonObject) -> Parts:
+    """LayoutLMv3's: GPT-2's letters in `<s> … </s>`, of texts that come as lists of words, each with a space before it.
+
+    "boxes": the boxes of tokens that are of no word.
+    """
+    prefix = settings.flag("add_prefix_space", True)
+    boxes = {name: settings.get(f"{name}_token_box") or [0, 0, 0, 0] for name in ("cls", "sep", "pad")}
+    return {
+        **byte_level(JsonObject(settings.path, {**settings, "add_prefix_space": prefix})),
+        "frame": roberta("sep_token", "cls_token", trim_offsets=True, add_prefix_space=prefix),
+        "boxes": boxes,
+    }
+
+
 def byte_level_between_separators(settings: JsonObject) -> Parts:
     """DeBERTa's: GPT-2's letters, and two separators between two texts."""
     return {**byte_level(settings), "frame": template(TWO_SEPARATORS)}

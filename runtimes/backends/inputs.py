@@ -35,7 +35,8 @@ def checked(signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> dict[st
             raise InputError(f"{axis} {sizes[axis]} is too small: the model reads at least {unit}")
     for relation in signature.sizes:
         expected = relation.value(sizes)
-        if expected is not None and sizes.get(relation.axis, expected) != expected:
+        found = sizes.get(relation.axis, expected)
+        if expected is not None and found != expected and not (relation.optional and found == 0):
             spanning = next(port.name for port in signature.inputs if relation.axis in port.axes)
             terms = ", ".join(f"{term} {sizes[term]}" for term in relation.terms)
             raise InputError(

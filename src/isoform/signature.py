@@ -64,6 +64,7 @@ BATCH, LENGTH, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_len
 ENCODER_LENGTH, PAST_ENCODER_LENGTH = "encoder_sequence_length", "past_encoder_sequence_length"
 PICTURES, SENTENCES = "image_batch_size", "text_batch_size"  # where a model takes so many of each
 HEIGHT, WIDTH = "height", "width"
+DOCUMENT = "document_sequence_length"  # the tokens of a row and, behind them, the patches of its picture
 
 ROLES: dict[str, Role] = {
     "attention_mask": "mask",
@@ -160,11 +161,15 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A relation between axes: `axis` is the sum of `terms`, divided by `divisor` (merged = patches / 4)."""
+    """A relation between axes: `axis` is the sum of `terms`, divided by `divisor` (merged = patches / 4).
+
+    `optional`: it may be 0 instead, where the model runs without what has that axis (a text without its pictures).
+    """
 
     axis: str
     terms: tuple[str, ...]
     divisor: int = 1
+    optional: bool = False
 
     def value(self, sizes: Mapping[str, int]) -> int | None:
         """The size that follows from the others; None while a term is unknown."""
@@ -174,14 +179,16 @@ class Size:
 
     def __str__(self) -> str:
         total = " + ".join(self.terms)
-        return f"{self.axis} = {total}" if self.divisor == 1 else f"{self.axis} = ({total}) / {self.divisor}"
+        text = f"{self.axis} = {total}" if self.divisor == 1 else f"{self.axis} = ({total}) / {self.divisor}"
+        return f"{text}, or 0" if self.optional else text
 
     def to_json(self) -> dict[str, Any]:
-        return {"axis": self.axis, "sum": list(self.terms), "divisor": self.divisor}
+        data: dict[str, Any] = {"axis": self.axis, "sum": list(self.terms), "divisor": self.divisor}
+        return {**data, "optional": True} if self.optional else data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Size:
-        return cls(data["axis"], tuple(data["sum"]), data["divisor"])
+        return cls(data["axis"], tuple(data["sum"]), data["divisor"], bool(data.get("optional", False)))
 
 
 SLOTS = (Size(TOTAL, (PAST, LENGTH)),)

@@ -32,7 +32,19 @@ OWN = "model_specific_special_tokens"
 PARTS = ("normalizer", "pre_tokenizer", "decoder")
 FACTS = frozenset(
     (
-        *(*PARTS, "end_of_word", "extra", "frame", "known", "languages", "model", "padding_side", "segments", "strips"),
+        *(
+            *PARTS,
+            "boxes",
+            "end_of_word",
+            "extra",
+            "frame",
+            "known",
+            "languages",
+            "model",
+            "padding_side",
+            "segments",
+            "strips",
+        ),
         *("tokens", "unmapped"),
     )
 )

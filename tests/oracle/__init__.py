@@ -138,6 +138,10 @@ MULTIMODAL = _listed(
     {
         "blip": ("blip_vqa", "blip_caption", "blip_vqa_b", "blip_caption_b"),
         "clip": ("clip", "clip_b"),
+        "layoutlmv3": (
+            *("layoutlmv3", "layoutlmv3_qa", "layoutlmv3_tokcls"),
+            *("layoutlmv3_qa_b", "layoutlmv3_seqcls", "layoutlmv3_tokcls_b"),
+        ),
         "llava": ("llava", "llava_b"),
         "siglip": ("siglip", "siglip_b"),
     }

@@ -312,6 +312,7 @@ def stored_besides(tmp_path: Path) -> list[Path]:
             "mask_predictions__classifier__weight": torch.ones(1, 32),
         },
         "distilbert": {"distilbert__embeddings__position_ids": positions},
+        "layoutlmv3": {"layoutlmv3__embeddings__position_ids": positions.clone()},
         "mpnet": {
             "mpnet__embeddings__position_ids": positions.clone(),
             "lm_head__decoder__weight": mpnet["mpnet.embeddings.word_embeddings.weight"].clone(),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from isoform.errors import InputError
 from isoform.signature import (
     BATCH,
+    DOCUMENT,
     ENCODER_LENGTH,
     LENGTH,
     PICTURES,
@@ -105,6 +106,10 @@ class Case:
         match port.role:
             case "tokens":
                 return self._padded([row.tokens for row in self.rows])
+            case "boxes" if port.axes[1:] == (LENGTH, 4):
+                return boxed(self._padded([row.tokens for row in self.rows]))
+            case "pixels" if may_be_left_out(signature, port):
+                return np.zeros((0, *map(int, port.axes[1:])), np.float32)
             case "embeddings":
                 return embedded(self._padded([row.tokens for row in self.rows]), port)
             case "token_types":
@@ -178,18 +183,38 @@ def embedded(ids: NDArray[np.int64], port: Port) -> NDArray[np.float32]:
     return np.asarray(table[ids % EMBEDDED], np.float32)
 
 
+def boxed(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Boxes for token ids, in thousandths of a page, made up but the same for the same id: (B, T) -> (B, T, 4)."""
+    import numpy as np
+
+    corners = np.random.default_rng(4).integers(0, 1001, (EMBEDDED, 2, 2))
+    table = np.sort(corners, 1).reshape(EMBEDDED, 4)  # left and top, then right and bottom
+    return np.asarray(table[ids % EMBEDDED], np.int64)
+
+
+def may_be_left_out(signature: Signature, port: Port) -> bool:
+    """Whether the first axis of an input may be 0."""
+    return any(size.axis == port.axes[0] and size.optional for size in signature.sizes)
+
+
 def real(port: Port, output: NDArray[Any], case: Case, row: int, want: tuple[int, ...]) -> NDArray[Any]:
     """The values of an output, without its batch axis, that stand for the tokens of one row of a case.
 
     Of padded sound or encoder states, the first frames, as many as `want` has, the shape for the row alone. Where a
     second axis is the batch as well (logits of every picture for every text), its own entry.
     """
+    import numpy as np
+
     mask = case.mask[row]
     padded = not mask.all()
     cut = longest_states([case.rows[row]]) < longest_states(case.rows)
     for axis, name in enumerate(port.axes[1:]):
         if name in (LENGTH, TOTAL):
             output = output.compress(mask[-output.shape[axis] :] != 0, axis) if output.shape[axis] else output
+        elif name == DOCUMENT:  # behind the tokens, which may be padded, everything counts
+            kept = np.ones(output.shape[axis], bool)
+            kept[: len(mask)] = mask
+            output = output.compress(kept, axis)
         elif name in (BATCH, PICTURES, SENTENCES):
             output = output[(slice(None),) * axis + (slice(row, row + 1),)]
         elif isinstance(name, str) and cut and name == ENCODER_LENGTH and case.side == "left":

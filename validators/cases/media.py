@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from isoform.errors import IsoformError
 from isoform.reference.classes import class_facts
 from isoform.signature import LENGTH, Port, Role
-from isoform.validators.cases.case import SHORT, Case, Row
+from isoform.validators.cases.case import SHORT, Case, Row, may_be_left_out
 from isoform.validators.cases.text import SIDES, positions, text_rows
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ def media_cases(model: Model, seed: int = 0) -> list[Case]:
         mixed = tuple(maker.row(shape) for shape in shapes)
         lengths = " ".join(str(len(row)) for row in mixed)
         cases.append(Case("right padding", mixed, detail=f"rows of {lengths}"))
+    if maker.may_see_nothing:
+        bare = tuple(maker.row({}, length) for length in (SHORT, 2 * SHORT))
+        cases.append(Case("no picture", bare, "left", detail=f"texts of {SHORT} {2 * SHORT}"))
     real = maker.real()
     if real:
         cases.append(Case(real[0], (real[1],), detail=_shape(real[1].media), natural=True))
@@ -66,7 +69,7 @@ def _shape(media: Mapping[str, Any]) -> str:
 
 
 class _Maker:
-    """Rows for one model. `masked`: shorter ones can be padded."""
+    """Rows for one model. `masked`: shorter ones can be padded. `may_see_nothing`: its pictures may be left out."""
 
     def __init__(self, model: Model, random: np.random.Generator) -> None:
         self.model, self.random, self.signature = model, random, model.signature
@@ -75,6 +78,7 @@ class _Maker:
         self.ports = [port for port in self.signature.given if port.dtype == "float" or port.role in given]
         self.choices: Mapping[str, int] = model.task.facts(model.config).get("choices", {})
         self.reads_text = self.signature.takes("tokens")
+        self.may_see_nothing = any(may_be_left_out(self.signature, port) for port in self.ports)
         mask = None if self.matches else self.signature.port("mask")
         self.masked = mask is not None and mask.axes[1] == (LENGTH if self.reads_text else self.ports[0].axes[-1])
 

@@ -77,7 +77,7 @@ ADDED = 24  # of the added tokens at most: those that take spaces with them firs
 SECONDS = 120.0  # that transformers may take
 
 _PROGRAM = """
-import json, sys
+import inspect, json, sys
 from transformers import AutoTokenizer, __version__
 folder, asked = sys.argv[1], json.load(sys.stdin)
 tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -86,8 +86,10 @@ def render(chat, prompt):
         return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
     except Exception:
         return None
+of_words = "boxes" in inspect.signature(type(tokenizer).__call__).parameters
 def ids(text, special):
-    return tokenizer(text, add_special_tokens=special)["input_ids"]
+    given = {"text": [text], "boxes": [[0, 0, 0, 0]]} if of_words else {"text": text}
+    return tokenizer(**given, add_special_tokens=special)["input_ids"]
 json.dump({
     "version": __version__,
     "ids": [[ids(text, special) for special in (True, False)] for text in asked["texts"]],
@@ -171,9 +173,11 @@ class _TextReader:
         self.tokenizer = TextTokenizer(folder, facts)
         self.template = ChatTemplate.read(folder, self.tokenizer.special)
         self.tokens = _added(folder)
+        self.of_words = "boxes" in (facts.get("tokenizer") or {})
 
     def ids(self, text: str, special: bool) -> list[int]:
-        ids: list[int] = self.tokenizer.encode([text], add_special_tokens=special)[0].ids
+        texts: list[Any] = [[text]] if self.of_words else [text]
+        ids: list[int] = self.tokenizer.encode(texts, add_special_tokens=special, words=self.of_words)[0].ids
         return ids
 
     def chats(self) -> list[list[str | None]]:

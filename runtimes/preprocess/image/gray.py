@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ SHARES = (0.2989, 0.5870, 0.1140)
 
 class GrayProcessor(ImageProcessor):
     """Pictures to float32 arrays (3, H, W)."""
+
+    also: ClassVar[tuple[str, ...]] = ("do_grayscale",)
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         super().__init__(folder, facts)

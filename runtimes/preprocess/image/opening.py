@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {
+    "document": ("document", "DocumentProcessor"),
     "gray": ("gray", "GrayProcessor"),
     "longest_edge": ("longest_edge", "LongestEdgeProcessor"),
     "normalized_first": ("normalized_first", "NormalizedFirst"),

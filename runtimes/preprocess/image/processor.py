@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -44,7 +44,7 @@ LARGEST = 2**28  # values of a resized picture: a narrow one may become very lon
 class ImageSettings:
     """`size` and `crop` have the Hub's keys; `crop`, `scale` and `mean` are None where the step is left out.
 
-    `others`: what another kind of processor reads besides, which its facts list as "settings".
+    `others`: what another kind of processor reads besides.
     """
 
     size: Mapping[str, int] | None
@@ -66,8 +66,7 @@ class ImageSettings:
         kind: Mapping[str, Any] = facts.get("image_processor", {"refused": "it describes no image processor"})
         if "refused" in kind:
             raise UnsupportedModel(f"{folder}: {kind['refused']}")
-        besides = tuple(kind.get("settings", ()))
-        account_settings(found, str(folder / FILES[1]), read=(*READ, *also, *besides), harmless=UNREAD, only=ONLY)
+        account_settings(found, str(folder / FILES[1]), read=(*READ, *also), harmless=UNREAD, only=ONLY)
         stated = {key: False if value is None and key.startswith("do_") else value for key, value in found.items()}
         given = {**kind} | {key: value for key, value in stated.items() if value is not None}
         if found.get("use_square_size"):
@@ -82,7 +81,7 @@ class ImageSettings:
                 mean=_numbers(given["image_mean"]) if given["do_normalize"] else None,
                 std=_numbers(given["image_std"]),
                 convert=bool(given.get("do_convert_rgb")),
-                others={name: given.get(name) for name in besides},
+                others={name: given.get(name) for name in also},
             )
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else f"{error!s:.200}"
@@ -140,10 +139,15 @@ def _finite(value: Any) -> float:
 
 
 class ImageProcessor:
-    """Pictures (PIL, or arrays of 2 or 3 axes) to float32 arrays (C, H, W). Safe to share between threads."""
+    """Pictures (PIL, or arrays of 2 or 3 axes) to float32 arrays (C, H, W). Safe to share between threads.
+
+    `also`: the settings that this kind of processor reads besides.
+    """
+
+    also: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        self.settings = ImageSettings.read(Path(folder), facts)
+        self.settings = ImageSettings.read(Path(folder), facts, self.also)
 
     @staticmethod
     def is_in(folder: Path) -> bool:

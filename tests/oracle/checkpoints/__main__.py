@@ -18,6 +18,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     experts,
     gpt2,
     keypoints,
+    layoutlmv3,
     mixtral,
     modernbert,
     multimodal,

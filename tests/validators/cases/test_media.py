@@ -14,7 +14,7 @@ from isoform.errors import InputError
 from isoform.reference.model import open_model
 from isoform.reference.vision import patches
 from isoform.runtimes.backends.inputs import checked
-from isoform.signature import BATCH, Port, Signature
+from isoform.signature import BATCH, DOCUMENT, Port, Signature
 from isoform.validators.cases.case import Case, Row, real
 from isoform.validators.cases.registry import cases_of
 from isoform.validators.levels.graph import check_graph
@@ -23,7 +23,7 @@ from isoform.validators.truth.reference import Truth
 from tests import oracle
 from tests.validators.torch_session import TorchSession
 
-FREE, FIXED, TOWERS, BLIND = "dinov2_b", "vit_b", "clip", "siglip_b"
+FREE, FIXED, TOWERS, BLIND, PAGES = "dinov2_b", "vit_b", "clip", "siglip_b", "layoutlmv3_qa_b"
 
 
 @cache
@@ -41,7 +41,7 @@ def failures(report: Report) -> set[str]:
     return {result.case for result in report.results if not result.passed}
 
 
-@pytest.mark.parametrize("name", [FREE, FIXED, TOWERS, BLIND])
+@pytest.mark.parametrize("name", [FREE, FIXED, TOWERS, BLIND, PAGES])
 def test_the_reference_agrees_with_itself(name: str) -> None:
     report = check(name)
     assert report.same, [r for r in report.results if not r.passed]
@@ -66,6 +66,28 @@ def test_free_sizes_are_asked_for_in_several_shapes_and_fixed_ones_in_one() -> N
     ]
 
 
+def test_pages_have_the_same_box_for_the_same_token_and_may_have_no_picture() -> None:
+    known = truth(PAGES)
+    cases = {case.name: case for case in known.cases}
+    mixed = cases["left padding, texts of 7 1 14"]
+    signature = known.model.signature
+    alone, together = Case("", mixed.rows[:1]).inputs(signature), mixed.inputs(signature)
+    assert alone["bbox"].shape == (1, 7, 4) and alone["bbox"].min() >= 0 and alone["bbox"].max() <= 1000
+    assert (alone["bbox"][..., :2] <= alone["bbox"][..., 2:]).all()
+    assert np.array_equal(together["bbox"][0, -7:], alone["bbox"][0])
+    assert together["pixel_values"].shape == (3, 3, 36, 36)
+    bare = cases["no picture, texts of 7 14"].inputs(signature)
+    assert bare["pixel_values"].shape == (0, 3, 36, 36) and bare["input_ids"].shape == (2, 14)
+
+
+def test_what_lies_behind_padded_tokens_counts() -> None:
+    port, case = Port("y", "float", (BATCH, DOCUMENT)), Case("", (Row(np.arange(1), np.arange(1)),) * 2)
+    short = Case("", (Row(np.arange(3), np.arange(3)), Row(np.arange(1), np.arange(1))))
+    assert real(port, np.arange(5), short, 1, (3,)).tolist() == [0, 3, 4]
+    assert real(port, np.arange(5), short, 0, (5,)).tolist() == [0, 1, 2, 3, 4]
+    assert real(port, np.arange(4), case, 0, (4,)).tolist() == [0, 1, 2, 3]
+
+
 def test_sound_is_padded_by_zeros_where_there_is_a_mask() -> None:
     rows = tuple(Row(np.zeros(0, np.int64), np.zeros(0, np.int64), {"x": np.ones(n, np.float32)}) for n in (3, 1))
     ports = Port("x", "float", (BATCH, "samples")), Port("attention_mask", "int64", (BATCH, "samples"))
@@ -87,6 +109,8 @@ def test_sound_is_padded_by_zeros_where_there_is_a_mask() -> None:
         (FIXED, "rows for columns"),
         (TOWERS, "the last token, not the end of the text"),
         (BLIND, "no bias of the logits"),
+        (PAGES, "x and y of boxes turned"),
+        (PAGES, "states without patches normed all the same"),
     ],
 )
 def test_a_planted_fault_is_found(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,10 +128,17 @@ def test_a_planted_fault_is_found(name: str, fault: str, monkeypatch: pytest.Mon
         module.position_embed = nn.Parameter(torch.cat((module.position_embed[:, :1], table), 1), False)
     elif fault == "the last token, not the end of the text":
         module.text.eos = -1
+    elif fault == "x and y of boxes turned":
+        layout = module.layout.forward
+        monkeypatch.setattr(module.layout, "forward", lambda bbox: layout(bbox[..., [1, 0, 3, 2]]))
+    elif fault == "states without patches normed all the same":
+        monkeypatch.setattr(torch, "where", lambda seen, normed, other: normed)
     else:
         module.logit_bias = nn.Parameter(module.logit_bias + 1e-3, False)
     found = failures(check(name, module))
     assert found
+    if fault == "states without patches normed all the same":
+        assert found == {"no picture, texts of 7 14"}
     if fault == "another interpolation":  # which the model's own grid cannot show
         assert not any("48x48" in case for case in found)
 
