@@ -8,6 +8,7 @@ DEFAULT_MODELS: Mapping[str, tuple[str, str]] = {
     "audio-classification": ("superb/wav2vec2-base-superb-ks", "372e048"),
     "automatic-speech-recognition": ("facebook/wav2vec2-base-960h", "22aad52"),
     "depth-estimation": ("Intel/dpt-large", "bc15f29"),
+    "document-question-answering": ("impira/layoutlm-document-qa", "beed3c4"),
     "feature-extraction": ("distilbert/distilbert-base-cased", "6ea8117"),
     "fill-mask": ("distilbert/distilroberta-base", "fb53ab8"),
     "image-classification": ("google/vit-base-patch16-224", "3f49326"),

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import InputError
+from isoform.errors import InputError, UnsupportedModel
 
 if TYPE_CHECKING:
     from isoform.runtimes.pipelines.base import Pipeline
@@ -22,6 +22,11 @@ TASKS: dict[str, tuple[str, str, str]] = {
         "automatic-speech-recognition",
     ),
     "depth-estimation": ("vision.depth_estimation", "DepthEstimation", "depth-estimation"),
+    "document-question-answering": (
+        "multimodal.document_question_answering",
+        "DocumentQuestionAnswering",
+        "document-question-answering",
+    ),
     "feature-extraction": ("text.feature_extraction", "FeatureExtraction", "feature-extraction"),
     "fill-mask": ("text.fill_mask", "FillMask", "fill-mask"),
     "image-classification": ("vision.image_classification", "ImageClassification", "image-classification"),
@@ -65,6 +70,13 @@ OTHERWISE: dict[str, tuple[str, str, str]] = {
     "question-answering": ("text.prompted_answering", "PromptedAnswering", "text-generation"),
 }
 """Task -> what answers where the model is for another task than the one of `TASKS`, in the same form."""
+OF_PAGES: dict[str, tuple[str, str]] = {
+    "document-question-answering": TASKS["document-question-answering"][:2],
+    "feature-extraction": ("multimodal.document_encoders", "DocumentFeatures"),
+    "text-classification": ("multimodal.document_encoders", "DocumentClassification"),
+    "token-classification": ("multimodal.document_encoders", "DocumentTokenClassification"),
+}
+"""Task -> what answers where the model reads tokens with boxes: its inputs are pages."""
 WRITING = ("summarization", "text-generation", "text2text-generation", "translation")
 """The tasks whose answers are texts, written token by token."""
 
@@ -101,8 +113,16 @@ def build_pipeline(
     """
     name = known(task)
     other = OTHERWISE.get(name)
-    module, name, _ = other if other is not None and served == other[2] else TASKS[name]
-    kind: type[Pipeline] = getattr(import_module(f"{__name__}.{module}"), name)
+    module, kind_name, _ = other if other is not None and served == other[2] else TASKS[name]
+    if session.signature.takes("tokens", "boxes"):
+        if name not in OF_PAGES:
+            session.close()
+            raise UnsupportedModel(
+                f"{task} is about texts, and this model reads pages of words with boxes; such models serve "
+                f"{', '.join(OF_PAGES)}"
+            )
+        module, kind_name = OF_PAGES[name]
+    kind: type[Pipeline] = getattr(import_module(f"{__name__}.{module}"), kind_name)
     try:
         return kind(session, Path(folder), facts=facts, called=task, **parameters)
     except BaseException:

@@ -86,6 +86,7 @@ class Pipeline(Attributes, ABC):
     outputs: ClassVar[tuple[str, ...]]  # the ports that the session must have
     options: ClassVar[type[Any]]  # a frozen dataclass: the parameters of a call
     reads_text: ClassVar[bool] = True  # False: the folder needs no tokenizer
+    reads_pages: ClassVar[bool] = False  # True: an input is a page of words with boxes
     keywords: ClassVar[tuple[str, ...]] = ("inputs",)  # the names by which inputs may be given
     takes_objects: ClassVar[bool] = False  # True: an input is an object itself, such as a question with its context
     counts: ClassVar[bool] = True  # False: the task reports its own progress, in seconds of sound

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from isoform.validators.cases.prose import TEXT
-from isoform.validators.cases.requests import OF_PIPELINE, REQUESTS
+from isoform.validators.cases.requests import OF_PIPELINE, request_of
 
 if TYPE_CHECKING:
     from isoform.runtimes.pipelines.base import Pipeline
@@ -43,6 +43,7 @@ def workloads_of(pipe: Pipeline) -> dict[str, Workload]:
         return {"30 s": Workload("s", lambda _: (30.0, _seconds(lambda: _transcribe(pipe))))}
     item, parameters = _item(pipe)
     unit = "pictures" if type(pipe).sees else "recordings" if type(pipe).hears else "texts"
+    unit = "pages" if pipe.reads_pages else unit
     sizes = (1, 8) if type(pipe).sees or type(pipe).hears else (1, 8, 32)
     return {f"batch {size}": Workload(unit, _batch(pipe, item, parameters, size)) for size in sizes}
 
@@ -67,13 +68,13 @@ def _item(pipe: Pipeline) -> tuple[Callable[[int], Any], Mapping[str, Any]]:
     from isoform.runtimes.pipelines import WRITING, known
 
     task = known(pipe.task)
-    if task in ("feature-extraction", "text-classification", "token-classification"):
+    if not pipe.reads_pages and task in ("feature-extraction", "text-classification", "token-classification"):
         return lambda n: SENTENCES[n % len(SENTENCES)], {}
     if task in WRITING:
         return lambda n: SENTENCES[n % len(SENTENCES)], {"max_new_tokens": STEPS, "min_new_tokens": STEPS}
     if task in OF_PIPELINE:
         return lambda n: OF_PIPELINE[task](pipe), {}
-    make, parameters = REQUESTS[task]
+    make, parameters = request_of(pipe, task)
     return lambda n: make(), parameters
 
 

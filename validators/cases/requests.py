@@ -19,6 +19,11 @@ def _picture() -> Any:
     return Image.fromarray(np.stack([rows * 3, columns * 2, rows + columns], -1).astype(np.uint8))
 
 
+def page() -> dict[str, Any]:
+    """A picture, and two words on it."""
+    return {"image": _picture(), "word_boxes": [["Total:", [100, 200, 300, 250]], ["42.50", [350, 200, 480, 250]]]}
+
+
 def _sound() -> dict[str, Any]:
     seconds = np.arange(16000, dtype=np.float32) / 16000
     return {"raw": 0.1 * np.sin(2 * np.pi * 440 * seconds), "sampling_rate": 16000}
@@ -31,6 +36,7 @@ REQUESTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "audio-classification": (_sound, {}),
     "automatic-speech-recognition": (_sound, {}),
     "depth-estimation": (_picture, {}),
+    "document-question-answering": (lambda: {**page(), "question": "How much is it?"}, {}),
     "feature-extraction": (lambda: TEXT, {}),
     "image-classification": (_picture, {}),
     "image-feature-extraction": (_picture, {}),
@@ -60,8 +66,14 @@ OF_PIPELINE: dict[str, Callable[[Any], Any]] = {
 """Task -> its input, from the opened pipeline."""
 
 
-BESIDES = frozenset(("text-ranking", "zero-shot-classification"))
+BESIDES = frozenset(("sentence-similarity", "text-ranking", "zero-shot-classification"))
 """Tasks that only some models of their task are made for: where one is not served, nothing is missing."""
+
+
+def request_of(pipe: Any, task: str) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """What makes the input of a task of `REQUESTS`, and the parameters; a model of pages gets a page for a text."""
+    make, parameters = REQUESTS[task]
+    return (page if pipe.reads_pages and "question" not in pipe.asks else make), parameters
 
 
 def answer(pipe: Any, task: str) -> Any:
@@ -70,5 +82,5 @@ def answer(pipe: Any, task: str) -> Any:
         return pipe(OF_PIPELINE[task](pipe))
     if task == "zero-shot-classification" and pipe.entailment < 0:
         raise UnsupportedModel("no label of the model begins with 'entail'")
-    make, parameters = REQUESTS[task]
+    make, parameters = request_of(pipe, task)
     return pipe(make(), **parameters)

@@ -1,0 +1,1 @@
+"""Documents: words with boxes, read from a picture or given."""
