@@ -285,6 +285,36 @@ def distances_one_late(module: nn.Module) -> None:
     table.numbers = table.numbers.roll(1)
 
 
+def page_distances_dropped(module: nn.Module) -> None:
+    """The distances from bottom to bottom add nothing."""
+    table = part(module, "y_distance")
+    honest = table.forward
+    table.forward = lambda places, scale: 0 * honest(places, scale)
+
+
+def distances_on_the_page_one_late(module: nn.Module) -> None:
+    table = part(module, "x_distance.buckets")
+    table.numbers = table.numbers.roll(1)
+
+
+def sides_of_boxes_exchanged(module: nn.Module) -> None:
+    layout = part(module, "layout")
+    honest = layout.forward
+    layout.forward = lambda bbox: honest(torch.cat((bbox[..., 1:2], bbox[..., :1], bbox[..., 3:], bbox[..., 2:3]), -1))
+
+
+def patches_by_columns(module: nn.Module) -> None:
+    """The boxes of the patches as if their first axis went across."""
+    boxes: Any = module.patch_boxes
+    side = round((len(boxes) - 1) ** 0.5)
+    turned = boxes[1:].unflatten(0, (side, side)).transpose(0, 1).flatten(0, 1)
+    module.patch_boxes = torch.cat((boxes[:1], turned))
+
+
+def patches_joined_without_a_norm(module: nn.Module) -> None:
+    part(module, "joint_norm").forward = lambda x: x
+
+
 def every_distance_a_bucket(module: nn.Module) -> None:
     """The far distances all in the last bucket, and none on a logarithmic scale."""
     table, last = part(module, "buckets"), int(part(module, "buckets").numbers.max())
@@ -799,6 +829,52 @@ FAULTS: tuple[Fault, ...] = (
         Definition(padding_ignored),
         (r"layers\.0\.attn\.out$", r"^embed_norm$"),
         GRAPHS,
+    ),
+    # words, boxes and patches, LayoutLMv3
+    *(
+        Fault(
+            f"{name}, LayoutLMv3",
+            f"tiny {source}",
+            Definition(change),
+            places,
+            SINGLE,
+            "its rows are no whole blocks",
+        )
+        for name, source, change, places in (
+            (
+                "no distance on the page",
+                "layoutlmv3_qa",
+                page_distances_dropped,
+                (r"^y_distance$", r"layers\.0\.attn\.out$"),
+            ),
+            (
+                "distances on the page one late",
+                "layoutlmv3_qa_b",
+                distances_on_the_page_one_late,
+                (r"^x_distance(\.buckets)?$", r"layers\.0\.attn\.out$"),
+            ),
+            ("x and y of boxes exchanged", "layoutlmv3_tokcls", sides_of_boxes_exchanged, (r"^layout(\.x)?$",)),
+            (
+                "patches by columns",
+                "layoutlmv3_qa",
+                patches_by_columns,
+                (r"^[xy]_distance$", r"layers\.0\.attn\.out$"),
+            ),
+            (
+                "patches without their norm",
+                "layoutlmv3",
+                patches_joined_without_a_norm,
+                (r"^joint_norm(\.weight)?$", r"what goes into layers\.0\.attn\.q$"),
+            ),
+        )
+    ),
+    Fault(
+        "x and y of boxes exchanged, LayoutLMv3's file",
+        "tiny layoutlmv3_seqcls",
+        Checkpoint(swap("layoutlmv3.embeddings.x_position_embeddings", "layoutlmv3.embeddings.y_position_embeddings")),
+        (r"layout\.[xy]",),
+        SINGLE,
+        "its rows are no whole blocks",
     ),
     # windows on both sides, ModernBERT
     Fault(
