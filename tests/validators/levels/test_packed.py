@@ -84,3 +84,14 @@ def test_graphs_have_a_scale_by_row(name: str) -> None:
     for path in (exported(name, ["onnx"], "int8") / "onnx").glob("*_quantized.onnx"):
         turned = [weight for weight in held_weights(path).values() if weight.bits and not weight.block]
         assert turned and all(weight.by_row for weight in turned)
+
+
+def test_a_scalar_is_read_from_its_place_in_the_file(tmp_path: Path) -> None:
+    tensors = [numpy_helper.from_array(np.float32(value), name) for name, value in (("a", 2), ("b", 3))]
+    for n, tensor in enumerate(tensors):
+        tensor.raw_data = b""
+        onnx.external_data_helper.set_external_data(tensor, "model.onnx_data", 4 * n, 4)
+    (tmp_path / "model.onnx_data").write_bytes(np.array([2, 3], np.float32).tobytes())
+    graph = helper.make_graph([], "graph", [], [], tensors)
+    (tmp_path / "model.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    assert [held_weights(tmp_path / "model.onnx")[name].rows(0, 1).tolist() for name in "ab"] == [[2], [3]]
