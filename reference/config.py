@@ -23,7 +23,10 @@ from isoform.reference.sections import short
 from isoform.reference.sections import where as where
 
 _LARGEST = 2**31 - 1
-_MAY_BE_ZERO = ("decoder_start_token_id", "eos_token_id", "max_window_layers", "pad_token_id")
+_MAY_BE_ZERO = (
+    *("decoder_start_token_id", "eos_token_id", "max_window_layers", "no_aggregation_label_index"),
+    *("num_aggregation_labels", "pad_token_id"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ STATED = (
     "pose-estimation",
     "pretraining",
     "question-answering",
+    "table-question-answering",
     "text2text-generation",
     "text-classification",
     "text-generation",

@@ -60,6 +60,7 @@ FAMILIES = {
     "superpoint": "vision.superpoint",
     "swin": "vision.swin",
     "t5": "text.t5",
+    "tapas": "text.tapas",
     "umt5": "text.t5",
     "videomae": "vision.videomae",
     "vit": "vision.vit",

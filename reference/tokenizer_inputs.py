@@ -25,6 +25,7 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
     "LxmertTokenizer": _TYPES_FIRST,
     "MobileBertTokenizer": _TYPES_FIRST,
     "SqueezeBertTokenizer": _TYPES_FIRST,
+    "TapasTokenizer": _MASK_FIRST,
 }
 """Class of transformers 5 -> its `model_input_names`, where they are not those of `USUAL`."""
 

@@ -179,6 +179,7 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         tokens=_tokens(eos="</s>", unk="<unk>", pad="<pad>"),
         vocabulary=("spiece.model",),
     ),
+    "TapasTokenizer": TokenizerClass(kind=parts.word_pieces_of_cells, tokens=_BERT, segments=True, vocabulary=_WORDS),
     "WhisperTokenizer": TokenizerClass(kind=parts.byte_level_prompted, tokens=_GPT2, vocabulary=_MERGES),
     "XLMRobertaTokenizer": TokenizerClass(
         kind=parts.unigram_framed, tokens=_ROBERTA, vocabulary=("sentencepiece.bpe.model",)
@@ -248,6 +249,7 @@ _MODELS = {
     "Siglip2Tokenizer": "siglip2",
     "SiglipTokenizer": "siglip",
     "T5Tokenizer": "mt5 musicgen musicgen_melody switch_transformers t5",
+    "TapasTokenizer": "tapas",
     "TokenizersBackend": "ernie4_5 glm glm4 glm4_moe got_ocr2 gpt_bigcode granite granitemoe granitemoehybrid "
     "internlm2 internlm3 jamba kosmos-2 llava llava_next minicpm3 minicpmv ministral ministral3 mistral mistral3 "
     "mixtral modernbert modernbert-decoder molmo nemotron nystromformer olmo2 olmo3 persimmon phi3 phi3_v phimoe "
@@ -335,4 +337,5 @@ def tokenizer_facts(folder: Path) -> Facts | None:
     found = find_class(name)
     if found is None:
         return {"refused": refusal(name)} if present or name not in OF_CHARACTERS else None
-    return found.facts(JsonObject.read(folder / "tokenizer_config.json")) if present else None
+    facts = found.facts(JsonObject.read(folder / "tokenizer_config.json"))
+    return facts if present or "refused" in facts else None

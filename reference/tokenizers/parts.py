@@ -13,6 +13,7 @@ from typing import Any
 
 from isoform.json_files import JsonObject
 from isoform.reference.tokenizers.language_codes import MBART, MBART_50, NLLB
+from isoform.tokenization import text_of
 
 Parts = dict[str, Any]
 Kind = Callable[[JsonObject], Parts]
@@ -72,6 +73,23 @@ def word_pieces(settings: JsonObject) -> Parts:
         },
         "frame": template(CLS_SEP),
     }
+
+
+def word_pieces_of_cells(settings: JsonObject) -> Parts:
+    """TAPAS's: BERT's pieces of words that are cut by other rules, with a token for a text that says nothing."""
+    if settings.get("never_split") or not settings.flag("do_basic_tokenize", True):
+        name = "never_split" if settings.get("never_split") else "do_basic_tokenize"
+        return {"refused": f"tokenizer_config.json: {name} = {settings[name]!r:.60} is not supported; take it out"}
+    parts = word_pieces(settings)
+    rules, empty = parts["normalizer"], settings.text("empty_token", "[EMPTY]")
+    listed = [text_of(token) for token in settings.get("additional_special_tokens") or ()]
+    words = {
+        "lowercase": rules["lowercase"],
+        "strip_accents": rules["strip_accents"],
+        "chinese": rules["handle_chinese_chars"],
+        "empty": next(iter(listed), empty),
+    }
+    return {**parts, "extra": [empty], "words": words}
 
 
 def word_pieces_between_separators(settings: JsonObject) -> Parts:

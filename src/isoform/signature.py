@@ -20,6 +20,7 @@ Role = Literal[
     "",  # none of these
     "attentions",
     "boxes",
+    "cells",
     "choice",
     "depth",
     "descriptors",

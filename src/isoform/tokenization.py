@@ -32,20 +32,8 @@ OWN = "model_specific_special_tokens"
 PARTS = ("normalizer", "pre_tokenizer", "decoder")
 FACTS = frozenset(
     (
-        *(
-            *PARTS,
-            "boxes",
-            "end_of_word",
-            "extra",
-            "frame",
-            "known",
-            "languages",
-            "model",
-            "padding_side",
-            "segments",
-            "strips",
-        ),
-        *("tokens", "unmapped"),
+        *(*PARTS, "boxes", "end_of_word", "extra", "frame", "known", "languages", "model", "padding_side", "segments"),
+        *("strips", "tokens", "unmapped", "words"),
     )
 )
 """The facts of a tokenizer's class that `assemble` and its callers know."""

@@ -108,6 +108,9 @@ def _with(heads: dict[str, tuple[str, ...]], families: dict[str, tuple[str, ...]
     return {family: (*names, *heads.get(family, ())) for family, names in families.items()}
 
 
+# They read tables as well as texts.
+TABLES = _listed({"tapas": ("tapas", "tapas_qa", "tapas_sqa_b", "tapas_seqcls_b", "tapas_base_b")})
+
 TEXT = TEXT_ENCODERS | _with(DECODER_HEADS, TEXT_DECODERS) | _with(SEQUENCE_HEADS, SEQUENCE_TO_SEQUENCE)
 AUDIO = _listed(
     {
@@ -146,7 +149,7 @@ MULTIMODAL = _listed(
         "siglip": ("siglip", "siglip_b"),
     }
 )
-TINIES = TEXT | AUDIO | VISION | MULTIMODAL
+TINIES = TEXT | TABLES | AUDIO | VISION | MULTIMODAL
 # Their angles depend on the longest row of a batch, so what holds of rows alone does not hold of them.
 LONGER = ("llama_dynamic", "llama_longrope", "phi3_longrope")
 

@@ -23,9 +23,9 @@ from isoform.reference.model import Model, open_model
 from isoform.reference.rules import Rule
 from isoform.reference.weights import find
 from isoform.sentence_modules import SENTENCE
-from tests.oracle import DECODERS, ENCODERS, SEQUENCE_HEADS, TINIES, listed, original, tiny
+from tests.oracle import DECODERS, ENCODERS, SEQUENCE_HEADS, TABLES, TINIES, listed, original, tiny
 
-NAMES = (*ENCODERS, *DECODERS)
+NAMES = (*ENCODERS, *DECODERS, *listed(TABLES))
 LEARNED = ("gpt2", "gpt2_b", "gpt2_unscaled")
 """Decoders with learned positions, whose config.json has one spelling."""
 

@@ -76,7 +76,14 @@ STATED_TWICE = (
     "image_embedding_size",  # SAM's prompts: counted from two other keys
     "num_feat_extract_layers",  # wav2vec2: the length of conv_dim
 )
+ANSWERS = (  # TAPAS: how cells and aggregations are learned from answers
+    *("aggregation_loss_weight", "aggregation_temperature", "answer_loss_cutoff", "answer_loss_importance"),
+    *("average_approximation_function", "average_logits_per_cell", "cell_selection_preference"),
+    *("disable_per_token_loss", "huber_loss_delta", "init_cell_selection_weights_to_zero", "positive_label_weight"),
+    *("use_answer_as_supervision", "use_gumbel_for_aggregation", "use_gumbel_for_cells", "use_normalized_answer_loss"),
+)
 HARMLESS = {
+    *ANSWERS,
     *(*TRAINING, *INITIAL, *LOSSES, *OUTPUTS, *KERNELS, *TOKENS, *OTHER_HEADS, *STATED_TWICE),
     "scale_embedding",  # Whisper's code reads it and does not use it
     "vocab_size",  # of a vision tower: Llava's file repeats the text's

@@ -40,7 +40,7 @@ EMBEDDED = 251
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One input alone: tokens and their types, int64 (T,), and by port name the arrays that are no tokens.
+    """One input alone: tokens int64 (T,), their types (T,) or (T, kinds), and by port the arrays that are no tokens.
 
     `media` arrays are by port and without the batch axis: pixel_values (C, H, W), input_values (samples,); encoder
     states (S, C) have the key `ENCODER_STATES`. A row without tokens is
@@ -56,6 +56,10 @@ class Row:
         if self.media and not len(self.tokens):
             return int(next(iter(self.media.values())).shape[-1])
         return len(self.tokens)
+
+    def types_for(self, port: Port) -> NDArray[np.int64]:
+        """The types as a port takes them; of a row without a table, all of a token's types are the same."""
+        return self.types if len(port.axes) == self.types.ndim + 1 else self.types[:, None].repeat(port.axes[2], 1)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +117,7 @@ class Case:
             case "embeddings":
                 return embedded(self._padded([row.tokens for row in self.rows]), port)
             case "token_types":
-                return self._padded([row.types for row in self.rows])
+                return self._padded([row.types_for(port) for row in self.rows])
             case "mask":
                 return self.mask
             case "positions":
@@ -143,7 +147,7 @@ class Case:
     def _padded(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
         import numpy as np
 
-        out = np.stack([np.resize(row[::-1], self.mask.shape[1]) for row in rows])
+        out = np.stack([np.resize(row[::-1], (self.mask.shape[1], *row.shape[1:])) for row in rows])
         for line, mask, row in zip(out, self.mask, rows, strict=True):
             line[mask == 1] = row
         return out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from isoform.validators.cases.case import LONG, SHORT, STEPS, Case, Row
 from isoform.validators.cases.lengths import as_alone
+from isoform.validators.cases.tables import real_tables, table_types, type_sizes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -39,10 +40,12 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
     longest = min(_window(model) + 9, limit)
     random = np.random.default_rng(seed)
     needed = model.task.facts(model.config).get("needs_token")
+    sizes = type_sizes(model)
 
     def row(length: int, types: int = 1) -> Row:
         length = max(1, min(length, limit))
-        ids, kinds = random.integers(0, vocabulary, length), random.integers(0, types, length)
+        ids = random.integers(0, vocabulary, length)
+        kinds = table_types(random, sizes, length) if sizes else random.integers(0, types, length)
         if needed is not None and length > 3:  # the token whose state a head reads: the last of several
             ids[[length // 3, 2 * length // 3]] = needed
         return Row(ids, kinds)
@@ -56,15 +59,15 @@ def token_cases(model: Model, seed: int = 0) -> list[Case]:
         Case("batch of 3", (short, row(SHORT), row(SHORT)), detail=f"length {len(short)}"),
     ]
     cases += [Case(f"{side} padding", mixed, side, detail=_lengths(mixed)) for side in SIDES]
-    if model.signature.takes("token_types"):
+    if model.signature.takes("token_types") and not sizes:
         kinds = model.weights["type_embed.weight"].shape[0] if "type_embed.weight" in model.weights else 2
         typed = tuple(row(len(r), min(2, kinds)) for r in mixed)
         cases.append(Case("token types", typed, "left", optional=True, detail=_lengths(typed)))
-    texts = text_rows(model, vocabulary, limit)
-    if texts:
-        cases += [
-            Case("text", texts, side, detail=f"{side} padding, {_lengths(texts)}", natural=True) for side in SIDES
-        ]
+    texts, tables = text_rows(model, vocabulary, limit), real_tables(model) if sizes else ()
+    for group, rows in (("text", texts), ("table", tables)):
+        if rows:
+            found = ((side, f"{side} padding, {_lengths(rows)}") for side in SIDES)
+            cases += [Case(group, rows, side, detail=detail, natural=True) for side, detail in found]
     if model.signature.states:
         cases += _cached(long, row)
         cases += _outgrowing(model, row(_long_window(model) + STEPS + 1))

@@ -38,10 +38,15 @@ class TextEncoder(OneGraph):
                     "there; let the tokenizer add it (the post-processor of tokenizer.json)"
                 )
         padded, signature = self.text_tokenizer.pad(batch, "right"), self.session.signature
+        types = padded.token_type_ids if self.text_tokenizer.segments else np.zeros_like(padded.input_ids)
+        if (port := signature.port("token_types")) is not None and len(
+            port.axes
+        ) == 3:  # of a table, of which there is none
+            types = np.zeros((*types.shape, int(port.axes[2])), np.int64)
         roles: dict[str | None, NDArray[Any]] = {
             "tokens": padded.input_ids,
             "mask": padded.attention_mask,
-            "token_types": padded.token_type_ids if self.text_tokenizer.segments else np.zeros_like(padded.input_ids),
+            "token_types": types,
             "positions": np.maximum(padded.attention_mask.cumsum(1) - 1, 0),
         }
         states = {state.input: np.zeros(state.shape(len(batch)), np.float32) for state in signature.states}

@@ -19,6 +19,7 @@ import numpy as np
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.runtimes.preprocess.text.known_pieces import KnownPieces
 from isoform.runtimes.preprocess.text.languages import Languages, read_languages
+from isoform.runtimes.preprocess.text.words import Words
 from isoform.tokenization import assemble, checked, read_settings, read_tokenizer, state, text_of
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ class TextTokenizer:
         self.special: dict[str, str] = {name: text_of(token) for name, token in named.items() if token}
         self._end_of_word: str = kind.get("end_of_word", "")
         self._known: int | None = kind.get("known")
+        self._words: Words | None = None
+        if "words" in kind:
+            own = [text_of(token) for token in (*settings.extra(kind.get("extra", ())), *settings.own().values())]
+            listed = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+            spelled = self._tokenizer.get_vocab(False)
+            added = [token for token in listed if token not in spelled]
+            self._words = Words(kind["words"], [*self.special.values(), *own], added)
         self.languages: Languages | None = None
         if "languages" in kind:
             self.languages = read_languages(kind["languages"], self._tokenizer, self.special.get("eos_token"))
@@ -175,6 +183,8 @@ class TextTokenizer:
         batch: Any = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         for text in batch:
             _check(text, words)
+        if self._words is not None and not words:
+            batch = [self._words.spelled(text) if isinstance(text, str) else text for text in batch]
         limit = max_length if max_length is not None else self.max_length
         what = f"{self._path}: the tokenizer cannot cut the text ({{}}); fetch it again"
         with checked(what), self._truncated(kinds[truncation], limit, stride, language):

@@ -27,6 +27,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     rotary,
     segmentation,
     t5,
+    tables,
     text,
     translation,
     vision,

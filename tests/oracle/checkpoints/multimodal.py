@@ -8,7 +8,7 @@ import torch
 import transformers as T
 from tokenizers import AddedToken
 
-from tests.oracle.checkpoints.case import CLIPN, HALF, Case, case, integers, labels, normal, write_json
+from tests.oracle.checkpoints.case import CLIPN, HALF, Case, case, labels, normal
 from tests.oracle.checkpoints.tokenizers import (
     bert_tok,
     byte_level,
@@ -18,7 +18,6 @@ from tests.oracle.checkpoints.tokenizers import (
     roberta_tok,
     t5_tok,
     unigram,
-    wordpiece,
 )
 
 
@@ -404,93 +403,6 @@ def layoutlmv3_qa(c: Case) -> None:
 @case
 def layoutlmv3_tokcls(c: Case) -> None:
     _llm3(c, "LayoutLMv3ForTokenClassification")
-
-
-# ------------------------------------------------------------------ tapas
-def _tapas(c: Case, head: str, **options: Any) -> None:
-    v = wordpiece(specials=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[EMPTY]"))
-    (c.folder / "vocab.txt").write_text("\n".join(v) + "\n", encoding="utf-8")
-    c.model(
-        head,
-        T.TapasConfig(
-            vocab_size=len(v),
-            hidden_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=96,
-            max_position_embeddings=64,
-            reset_position_index_per_cell=True,
-            **options,
-        ),
-    )
-    write_json(
-        c.folder,
-        "tokenizer_config.json",
-        {
-            "tokenizer_class": "TapasTokenizer",
-            "do_lower_case": True,
-            "model_max_length": 512,
-            "cell_trim_length": -1,
-            "drop_rows_to_fit": False,
-            "empty_token": "[EMPTY]",
-            "cls_token": "[CLS]",
-            "sep_token": "[SEP]",
-            "pad_token": "[PAD]",
-            "unk_token": "[UNK]",
-            "mask_token": "[MASK]",
-        },
-    )
-    write_json(
-        c.folder,
-        "special_tokens_map.json",
-        {
-            "cls_token": "[CLS]",
-            "sep_token": "[SEP]",
-            "pad_token": "[PAD]",
-            "unk_token": "[UNK]",
-            "mask_token": "[MASK]",
-        },
-    )
-    c.info["tokenizer"] = "TapasTokenizer"
-    L = 20
-    tt = torch.zeros(
-        1, L, 7, dtype=torch.long
-    )  # segment, column, row, prev_label, column_rank, inv_column_rank, numeric_relation
-    for p in range(8, L):
-        tt[0, p] = torch.tensor([1, 1 + (p - 8) % 3, (p - 8) // 3, 0, (p - 8) // 3, max(0, 4 - (p - 8) // 3), 0])
-    c.golden(
-        {
-            "input_ids": integers(len(v), 1, L),
-            "attention_mask": torch.ones(1, L, dtype=torch.long),
-            "token_type_ids": tt,
-        }
-    )
-
-
-@case
-def tapas(c: Case) -> None:
-    """google/tapas-base."""
-    _tapas(c, "TapasForMaskedLM")
-
-
-@case
-def tapas_qa(c: Case) -> None:
-    """google/tapas-base-finetuned-wtq."""
-    _tapas(
-        c,
-        "TapasForQuestionAnswering",
-        num_aggregation_labels=4,
-        use_answer_as_supervision=True,
-        answer_loss_cutoff=0.664694,
-        cell_selection_preference=0.207951,
-        huber_loss_delta=0.121194,
-        init_cell_selection_weights_to_zero=True,
-        select_one_column=True,
-        allow_empty_column_selection=False,
-        temperature=0.0352513,
-        aggregation_labels={0: "NONE", 1: "SUM", 2: "AVERAGE", 3: "COUNT"},
-        no_aggregation_label_index=0,
-    )
 
 
 # ------------------------------------------------------------------ qwen2_5_vl

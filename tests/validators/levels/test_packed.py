@@ -87,7 +87,7 @@ def test_graphs_have_a_scale_by_row(name: str) -> None:
 
 
 def test_a_scalar_is_read_from_its_place_in_the_file(tmp_path: Path) -> None:
-    tensors = [numpy_helper.from_array(np.float32(value), name) for name, value in (("a", 2), ("b", 3))]
+    tensors = [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in (("a", 2), ("b", 3))]
     for n, tensor in enumerate(tensors):
         tensor.raw_data = b""
         onnx.external_data_helper.set_external_data(tensor, "model.onnx_data", 4 * n, 4)
