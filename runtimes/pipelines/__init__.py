@@ -43,6 +43,11 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "question-answering": ("text.question_answering", "QuestionAnswering", "question-answering"),
     "sentence-similarity": ("text.sentence_similarity", "SentenceSimilarity", "feature-extraction"),
     "summarization": ("text.text_to_text", "Summarization", "text2text-generation"),
+    "table-question-answering": (
+        "text.table_question_answering",
+        "TableQuestionAnswering",
+        "table-question-answering",
+    ),
     "text2text-generation": ("text.text_to_text", "TextToText", "text2text-generation"),
     "text-classification": ("text.text_classification", "TextClassification", "text-classification"),
     "text-generation": ("text.text_generation", "TextGeneration", "text-generation"),

@@ -48,6 +48,10 @@ REQUESTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "question-answering": (lambda: {"question": "Where does it sleep?", "context": TEXT}, {}),
     "sentence-similarity": (lambda: {"source_sentence": TEXT, "sentences": [TEXT, "An old house."]}, {}),
     "summarization": (lambda: TEXT, SHORT),
+    "table-question-answering": (
+        lambda: {"table": {"Animal": ["cat", "dog"], "Legs": ["4", "4"]}, "query": "How many legs has a cat?"},
+        {},
+    ),
     "text-classification": (lambda: TEXT, {}),
     "text-generation": (lambda: TEXT, SHORT),
     "text-ranking": (lambda: {"query": "Where does it sleep?", "documents": [TEXT, "An old house."]}, {}),
