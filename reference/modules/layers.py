@@ -21,6 +21,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "linear": lambda x: x,
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
     "silu": F.silu,
@@ -75,10 +76,14 @@ class FrozenBatchNorm(nn.Module):
         self.mean, self.var = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.ones(dim))
         self.eps = eps
 
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What a channel is multiplied by, and what is added then: (C,) each."""
+        scale = self.weight / torch.sqrt(self.var + self.eps)
+        return scale, self.bias - self.mean * scale
+
     def forward(self, x: Tensor) -> Tensor:
         """Channels are the second axis: (B, C, ...) -> (B, C, ...)."""
-        scale = self.weight / torch.sqrt(self.var + self.eps)
-        shift = self.bias - self.mean * scale
+        scale, shift = self.scale_and_shift()
         shape = (-1, *(1,) * (x.dim() - 2))
         return x * scale.view(shape) + shift.view(shape)
 

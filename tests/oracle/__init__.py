@@ -128,6 +128,8 @@ VISION = _listed(
         "depth_pro": ("depth_pro", "depth_pro_b"),
         "dinov2": ("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b"),
         "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),
+        "rt_detr": ("rt_detr_v2", "rt_detr_v2_b", "rt_detr_b"),
+        "rt_detr_resnet": ("rt_detr_resnet", "rt_detr_resnet_b"),
         "sam": ("sam", "sam_b"),
         "superglue": ("superglue", "superglue_b"),
         "superpoint": ("superpoint", "superpoint_b"),

@@ -35,10 +35,12 @@ TRAINING = (
     *("mask_time_min_masks", "mask_time_prob", "use_mask_token"),
     *("attn_pdrop", "classifier_dropout_prob", "embd_pdrop", "resid_pdrop", "router_jitter_noise"),
     *("cls_dropout", "pooler_dropout", "embedding_dropout", "mlp_dropout", "dropout_rate"),
+    *("box_noise_scale", "freeze_backbone_batch_norms", "label_noise_ratio", "num_denoising"),
 )
 INITIAL = (
     "initializer_range",
     "initializer_factor",
+    "initializer_bias_prior_prob",
     "initializer_cutoff_factor",
     "layerscale_value",
     "logit_scale_init_value",
@@ -57,6 +59,7 @@ OUTPUTS = (
 KERNELS = (
     "chunk_size_feed_forward",
     "deterministic_flash_attn",
+    "disable_custom_kernels",
     "gradient_checkpointing",
     "pad_head_dim_to_multiple_of",
     "reorder_and_upcast_attn",
@@ -104,6 +107,7 @@ MODULES = {
     "blip": ("models/blip/modeling_blip.py", "models/blip/modeling_blip_text.py"),
     "clip_vision_model": ("models/clip/modeling_clip.py",),
     "gemma3_text": ("models/gemma3/modeling_gemma3.py",),
+    "rt_detr_resnet": ("models/rt_detr/modeling_rt_detr_resnet.py",),
 }
 
 

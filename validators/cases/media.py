@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from isoform.reference.model import Model
 
 MOST = 16  # units of a free axis in a check: 256 patches of a picture
+LONGEST = 320  # pixels of a side in a check, where one unit alone has many
 POINTS = ((2, 2), (1, 1), (3, 5))
 """Prompts and points of each in the rows of a check."""
 KEYPOINTS = (23, 1, 40)
@@ -129,7 +130,7 @@ class _Maker:
             for counts in POINTS:
                 yield self._sized(dict(zip(dict.fromkeys(free), counts, strict=True)))
         elif self.ports[0].role == "pixels":
-            own = min(self._own() // max(units), MOST)
+            own = min(self._own() // max(units), MOST, max(2, LONGEST // max(units)))
             for factors in ((own, own), (3, 5), (own + 2, own + 1)):
                 yield self._sized(
                     dict(zip(free, (f * unit for f, unit in zip(factors, units, strict=True)), strict=True))

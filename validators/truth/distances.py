@@ -104,6 +104,22 @@ def choices(got: NDArray[Any], want: NDArray[Any], tie: float) -> tuple[int, int
     return int(np.count_nonzero(other & (gap > tie))), int(np.count_nonzero(other & (gap <= tie)))
 
 
+def matched(got: NDArray[Any], want: NDArray[Any]) -> NDArray[Any]:
+    """The rows of `got` (N, V) in the order of those of `want` that they are closest to: both are sets.
+
+    Each row is taken once; rows of `want` with the largest values choose first.
+    """
+    import numpy as np
+
+    order = np.zeros(len(want), np.int64)
+    free = np.ones(len(got), bool)
+    for n in want.max(-1).argsort()[::-1]:
+        apart = np.abs(got.astype(np.float64) - want[n]).sum(-1)
+        order[n] = np.where(free, apart, np.inf).argmin()
+        free[order[n]] = False
+    return got[order]
+
+
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Log-probabilities over the last axis, in float64."""
     import numpy as np

@@ -13,6 +13,7 @@ from tests.oracle.checkpoints import (  # noqa: F401  their cases register thems
     bart,
     decoders,
     depth,
+    detection,
     embedding_gemma,
     encoders,
     experts,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from isoform.validators.truth.distances import choices, difference, kl_divergence, largest_relative
+from isoform.validators.truth.distances import choices, difference, kl_divergence, largest_relative, matched
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ARRAYS = arrays(np.float32, array_shapes(max_dims=3, max_side=5), elements=FINITE)
@@ -111,3 +111,16 @@ def test_a_choice_within_the_tie_is_a_near_tie() -> None:
 def test_divergence_is_zero_for_shifted_logits_and_never_negative(x: NDArray[Any], shift: float) -> None:
     assert np.abs(kl_divergence(x + shift, x)).max() < 1e-10
     assert kl_divergence(x[::-1], x).min() >= -1e-12
+
+
+def test_rows_of_a_set_are_compared_in_any_order() -> None:
+    want = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    got = want[[3, 0, 5, 1, 4, 2]] + np.float32(1e-3)
+    assert np.abs(matched(got, want) - want).max() < 2e-3
+    assert sorted(matched(got, want)[:, 0]) == sorted(got[:, 0])
+
+
+def test_a_row_that_is_missing_is_no_row_twice() -> None:
+    want = np.eye(4, dtype=np.float32)
+    got = want[[0, 0, 1, 2]]
+    assert np.abs(matched(got, want) - want).max() == 1

@@ -1,0 +1,158 @@
+"""Tiny detectors, and the backbones that they alone have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers as T
+from safetensors.torch import load_file, save_file
+
+from tests.oracle.checkpoints.case import IMNET, Case, case, named, normal
+
+THINGS = ("person", "bicycle", "cat", "dog", "kite")
+
+
+def _pixels(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
+
+
+# ------------------------------------------------------------------ rt_detr_resnet
+@case
+def rt_detr_resnet(c: Case) -> None:
+    """The maps of the stem and of a stage in the middle; pictures with odd sizes on the way."""
+    c.model(
+        "RTDetrResNetBackbone",
+        T.RTDetrResNetConfig(
+            embedding_size=8,
+            hidden_sizes=[16, 24, 40],
+            depths=[2, 1, 1],
+            downsample_in_bottleneck=True,
+            hidden_act="gelu",
+            out_features=["stem", "stage2"],
+        ),
+    )
+    c.golden({"pixel_values": normal(2, 3, 72, 40)})
+
+
+@case
+def rt_detr_resnet_b(c: Case) -> None:
+    """Basic layers, every stage shrinks; no stage is named, so that the last one is given."""
+    c.model(
+        "RTDetrResNetBackbone",
+        T.RTDetrResNetConfig(
+            num_channels=1,
+            embedding_size=6,
+            hidden_sizes=[10, 10],
+            depths=[1, 2],
+            layer_type="basic",
+            downsample_in_first_stage=True,
+        ),
+    )
+    c.golden({"pixel_values": normal(1, 1, 48, 80)})
+
+
+# ------------------------------------------------------------------ rt_detr
+def _backbone(**options: Any) -> dict[str, Any]:
+    return {
+        "model_type": "rt_detr_resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 12, 16, 20],
+        "depths": [1, 2, 1, 1],
+        "layer_type": "basic",
+        "out_indices": [2, 3, 4],
+        **options,
+    }
+
+
+def _processor(c: Case, **settings: Any) -> None:
+    c.pre(
+        image_processor_type="RTDetrImageProcessor",
+        **{
+            "do_normalize": False,
+            "do_pad": False,
+            "do_rescale": True,
+            "do_resize": True,
+            "resample": 2,
+            "rescale_factor": 1 / 255,
+            "format": "coco_detection",
+            "do_convert_annotations": True,
+            **IMNET,
+            **settings,
+        },
+    )
+
+
+@case
+def rt_detr_b(c: Case) -> None:
+    """PekingU/rtdetr_r18vd's kind: the first version, with a fourth level, and norms in front."""
+    c.model(
+        "RTDetrForObjectDetection",
+        T.RTDetrConfig(
+            backbone_config=_backbone(),
+            encoder_hidden_dim=24,
+            encoder_in_channels=[12, 16, 20],
+            encoder_layers=2,
+            encoder_ffn_dim=40,
+            encoder_attention_heads=2,
+            encode_proj_layers=[1, 2],
+            positional_encoding_temperature=20,
+            encoder_activation_function="relu",
+            activation_function="gelu",
+            normalize_before=True,
+            hidden_expansion=0.5,
+            d_model=40,
+            num_queries=14,
+            decoder_in_channels=[24, 24, 24],
+            decoder_ffn_dim=36,
+            num_feature_levels=4,
+            decoder_n_points=3,
+            decoder_layers=2,
+            decoder_attention_heads=5,
+            decoder_activation_function="gelu",
+            num_denoising=0,
+            layer_norm_eps=1e-4,
+            batch_norm_eps=1e-3,
+            **named(*THINGS),
+        ),
+    )
+    _processor(c, size={"height": 96, "width": 160}, do_normalize=True)
+    c.golden({"pixel_values": _pixels(2, 3, 96, 160)})
+
+
+@case
+def rt_detr_v2_b(c: Case) -> None:
+    """By whole cells; anchors of one size of picture, no places in the encoder, heads stored twice."""
+    c.model(
+        "RTDetrV2ForObjectDetection",
+        T.RTDetrV2Config(
+            backbone_config=_backbone(layer_type="bottleneck", hidden_sizes=[12, 16, 24, 32], out_indices=[3, 4]),
+            encoder_hidden_dim=16,
+            encoder_in_channels=[24, 32],
+            feat_strides=[16, 32],
+            encode_proj_layers=[1],
+            encoder_ffn_dim=24,
+            encoder_attention_heads=4,
+            eval_size=96,
+            d_model=16,
+            num_queries=9,
+            decoder_in_channels=[16, 16],
+            decoder_ffn_dim=32,
+            num_feature_levels=2,
+            decoder_n_points=2,
+            decoder_n_levels=2,
+            decoder_offset_scale=0.3,
+            decoder_method="discrete",
+            decoder_layers=2,
+            decoder_attention_heads=2,
+            anchor_image_size=[96, 128],
+            **named(*THINGS[:3]),
+        ),
+    )
+    file = c.folder / "model.safetensors"
+    stored = load_file(file)
+    heads = {key: tensor for key, tensor in stored.items() if "class_embed" in key or "bbox_embed" in key}
+    stored |= {key.removeprefix("model.decoder."): tensor.clone() for key, tensor in heads.items()}
+    save_file(stored, file, metadata={"format": "pt"})
+    _processor(c, size={"height": 96, "width": 128})
+    c.golden({"pixel_values": _pixels(1, 3, 96, 128)})

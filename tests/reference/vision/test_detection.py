@@ -1,0 +1,174 @@
+"""Detectors compute what the Hub's own code computes, of pictures of every size that they read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
+from isoform.reference.families import load_family
+from isoform.reference.model import Model, open_model
+from tests.oracle import tiny
+
+BACKBONES = ("rt_detr_resnet", "rt_detr_resnet_b")
+DETECTORS = ("rt_detr_v2", "rt_detr_b", "rt_detr_v2_b")
+NAMES = (*BACKBONES, *DETECTORS)
+ORDER = 4  # times the Hub's own error in float32, which random weights and the refining of boxes make larger
+ROUNDING = 1e-6  # of the largest value, where the Hub's own is smaller
+SAME = 1e-12  # float64
+EDGE = 1e-5  # float64, of boxes: what is before the sigmoid is kept, where the Hub's code takes a logarithm of the box
+
+
+@cache
+def model(name: str) -> Model:
+    return open_model(tiny(name))
+
+
+@cache
+def theirs(name: str) -> Any:
+    import transformers
+
+    architecture = model(name).checkpoint.config["architectures"][0]
+    return getattr(transformers, architecture).from_pretrained(tiny(name), dtype=torch.float64).eval()
+
+
+def off(found: Tensor, expected: Tensor) -> float:
+    """The largest error, of the largest value."""
+    assert found.shape == expected.shape
+    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
+
+
+def of_hub(name: str, x: Tensor) -> list[Tensor]:
+    """Their outputs, in the order of the signature."""
+    with torch.inference_mode():
+        found = theirs(name)(pixel_values=x)
+    return list(found.feature_maps) if name in BACKBONES else [found.logits, found.pred_boxes]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_equal_those_of_transformers(name: str) -> None:
+    golden, signature = load_file(tiny(name) / "golden.safetensors"), model(name).signature
+    with torch.inference_mode():
+        outputs = model(name).module()(golden["in.pixel_values"])
+    exact = of_hub(name, golden["in.pixel_values"].double())
+    for port, output, expected in zip(signature.outputs, outputs, exact, strict=True):
+        own = off(golden[f"out.{port.name}"], expected)
+        assert own < 1e-4
+        assert off(output, expected) <= max(ORDER * own, ROUNDING)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_are_the_same_numbers_where_rounding_is_small(name: str) -> None:
+    """In float64, of pictures of several sizes; a backbone alone takes those that do not halve evenly as well."""
+    signature = model(name).signature
+    channels, *fixed = signature.inputs[0].axes[1:]
+    assert isinstance(channels, int)
+    sizes: list[Any] = [(50, 75), (96, 32)] if name in BACKBONES else [(96, 128), (160, 96)]
+    if all(isinstance(side, int) for side in fixed):
+        sizes = [tuple(fixed)]
+    module = model(name).module(torch.float64)
+    for height, width in sizes:
+        generator = torch.Generator().manual_seed(height)
+        x = torch.rand(2, channels, height, width, generator=generator, dtype=torch.float64)
+        with torch.inference_mode():
+            outputs = module(x)
+        for port, output, expected in zip(signature.outputs, outputs, of_hub(name, x), strict=True):
+            assert off(output, expected) <= (EDGE if port.role == "boxes" else SAME), port.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_model_is_the_stored_one(name: str, tmp_path: Path) -> None:
+    """But what the config determines, what counts the steps of a training, and heads under a second name."""
+    model(name).save(tmp_path / "saved")
+    with (
+        safe_open(tiny(name) / "model.safetensors", "pt") as a,
+        safe_open(tmp_path / "saved" / "model.safetensors", "pt") as b,
+    ):
+        left = {key for key in a.keys() if key.endswith(("n_points_scale", "num_batches_tracked"))}  # noqa: SIM118
+        left |= {key for key in a.keys() if key.startswith(("bbox_embed", "class_embed"))}  # noqa: SIM118
+        assert set(a.keys()) - left == set(b.keys())
+        assert all(torch.equal(a.get_tensor(key), b.get_tensor(key)) for key in b.keys())  # noqa: SIM118
+
+
+def test_heads_are_read_from_either_of_their_names(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    stored = load_file(tiny("rt_detr_v2_b") / "model.safetensors")
+    outer = {
+        key: tensor
+        for key, tensor in stored.items()
+        if not key.startswith(("model.decoder.bbox", "model.decoder.class"))
+    }
+    assert len(outer) < len(stored)
+    shutil.copy(tiny("rt_detr_v2_b") / "config.json", tmp_path / "config.json")
+    save_file(outer, tmp_path / "model.safetensors")
+    x = load_file(tiny("rt_detr_v2_b") / "golden.safetensors")["in.pixel_values"]
+    with torch.inference_mode():
+        assert torch.equal(open_model(tmp_path).module()(x)[1], model("rt_detr_v2_b").module()(x)[1])
+
+
+def config_of(name: str, **changes: Any) -> Any:
+    data = json.loads((tiny(name) / "config.json").read_text()) | changes
+    return load_family(data["model_type"], data).config.from_dict(data)
+
+
+def backbone(**changes: Any) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((tiny("rt_detr_v2") / "config.json").read_text())["backbone_config"]
+    return data | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"learn_initial_query": True}, UnsupportedModel, "learn_initial_query is true"),
+        ({"use_timm_backbone": True}, UnsupportedModel, "use_timm_backbone is true"),
+        ({"backbone": "resnet50"}, UnsupportedModel, 'backbone is "resnet50"'),
+        ({"decoder_method": "nearest"}, CheckpointError, "decoder_method is 'nearest'"),
+        ({"decoder_n_levels": 2}, CheckpointError, r"decoder_n_levels is \(2,\)"),
+        ({"decoder_in_channels": [32, 32]}, CheckpointError, "decoder_in_channels is"),
+        ({"encoder_in_channels": [32]}, CheckpointError, "encoder_in_channels"),
+        ({"encode_proj_layers": [3]}, CheckpointError, "encode_proj_layers is"),
+        ({"num_feature_levels": 2, "decoder_n_levels": 2}, CheckpointError, "the backbone gives 3 maps"),
+        ({"anchor_image_size": [640]}, CheckpointError, "not height and width"),
+        ({"anchor_image_size": [64, 64], "feat_strides": [4, 8, 16]}, CheckpointError, "feat_strides is"),
+        ({"activation_function": "mish"}, UnsupportedModel, "activation 'mish'"),
+        ({"decoder_attention_heads": 5}, CheckpointError, "no multiple of num_attention_heads 5"),
+        ({"backbone_config": backbone(out_features=["stage9"])}, CheckpointError, "the stages are stem, stage1"),
+        ({"backbone_config": backbone(out_indices=["x"], out_features=None)}, CheckpointError, "out_indices"),
+        ({"backbone_config": backbone(layer_type="wide")}, CheckpointError, "layer_type is 'wide'"),
+        ({"backbone_config": backbone(depths=[1, 1])}, CheckpointError, "are not of the same stages"),
+        ({"backbone_config": backbone(out_features=["stage1", "stage2", "stage4"])}, CheckpointError, "each doubles"),
+        ({"backbone_config": {"model_type": "vit"}}, UnsupportedModel, "ViT as a backbone is not supported"),
+        ({"heads": 5}, UnsupportedModel, "heads = 5"),
+    ],
+)
+def test_configurations_without_meaning_are_refused(
+    changes: dict[str, Any], kind: type[IsoformError], message: str
+) -> None:
+    with pytest.raises(kind, match=message), torch.device("meta"):
+        config = config_of("rt_detr_v2", **changes)
+        load_family("rt_detr_v2").tasks[0].built(config)
+
+
+def test_settings_of_the_second_version_are_refused_in_the_first() -> None:
+    with pytest.raises(UnsupportedModel, match="are of rt_detr_v2, not rt_detr"):
+        config_of("rt_detr_b", decoder_method="discrete")
+
+
+def test_the_backbone_of_a_file_without_one_is_the_formats_default() -> None:
+    config: Any = load_family("rt_detr_v2").config.from_dict({"model_type": "rt_detr_v2", "decoder_n_levels": 3})
+    assert (config.stages, config.widths, config.strides) == (
+        ("stage2", "stage3", "stage4"),
+        (512, 1024, 2048),
+        (8, 16, 32),
+    )
+    assert config.unit == 64  # three by four units of 32 pixels have no 300 cells
