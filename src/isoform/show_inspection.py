@@ -120,17 +120,24 @@ WORDS = {
     "audio-classification": "sounds",
     "automatic-speech-recognition": "transcribe",
     "depth-estimation": "depths",
+    "document-question-answering": "pages",
     "feature-extraction": "embed",
     "fill-mask": "fill",
     "image-classification": "pictures",
     "image-feature-extraction": "embed",
+    "image-segmentation": "segments",
     "image-to-text": "caption",
+    "keypoint-detection": "keypoints",
+    "keypoint-matching": "matches",
+    "mask-generation": "masks",
+    "object-detection": "objects",
     "pose-estimation": "poses",
     "question-answering": "answers",
-    "text2text-generation": "text to text",
+    "table-question-answering": "tables",
     "text-classification": "texts",
     "text-generation": "generate",
     "text-ranking": "rank",
+    "text2text-generation": "text to text",
     "token-classification": "tokens",
     "video-classification": "videos",
     "visual-question-answering": "vqa",
@@ -143,8 +150,8 @@ def models(families: Sequence[Mapping[str, Any]]) -> None:
     """One line for each family, and notes below."""
     rows = Table(box=None, pad_edge=False, header_style="bold")
     rows.add_column("family", no_wrap=True)
-    rows.add_column("tasks", no_wrap=True)
-    rows.add_column("in GGUF too")
+    rows.add_column("tasks")
+    rows.add_column("in GGUF too", min_width=11, max_width=13)
     for family in families:
         tasks, served = _words(family["tasks"]), _words(family["gguf"])
         rows.add_row(Text(family["family"]), Text(tasks), Text("all" if tasks == served else served))
