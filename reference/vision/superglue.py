@@ -20,8 +20,8 @@ from isoform.reference.card import Family, Part, Task
 from isoform.reference.config import Config
 from isoform.reference.families import Tower, tower
 from isoform.reference.modules import ops
-from isoform.reference.modules.attention import Attention, CrossAttention, Heads
-from isoform.reference.modules.layers import FrozenBatchNorm, Linear, head_size, padding_bias
+from isoform.reference.modules.attention import Heads, Projections, attend
+from isoform.reference.modules.layers import FrozenBatchNorm, Linear, head_size, hidden
 from isoform.reference.rules import Rename, Rule, batch_norm, below
 from isoform.signature import BATCH, Port, Signature
 
@@ -121,7 +121,7 @@ class NormedLinear(nn.Module):
         self.linear, self.norm = Linear(before, channels), FrozenBatchNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, before) -> (B, N, channels)."""
+        """(..., before) -> (..., channels)."""
         scale = self.norm.weight / torch.sqrt(self.norm.var + self.norm.eps)
         shift = self.norm.bias + (self.linear.bias - self.norm.mean) * scale
         return F.relu(F.linear(x, self.linear.weight) * scale + shift)
@@ -137,7 +137,7 @@ class PlaceEncoder(nn.Module):
         self.out = Linear(before[-1], dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, 3) -> (B, N, C)."""
+        """(..., 3) -> (..., C)."""
         for layer in self.layers:
             x = layer(x)
         y: Tensor = self.out(x)
@@ -149,23 +149,50 @@ class Layer(nn.Module):
 
     def __init__(self, dim: int, heads: Heads, crosses: bool) -> None:
         super().__init__()
-        self.attn = (CrossAttention if crosses else Attention)(dim, heads, bias=True, out_bias=True)
+        self.crosses = crosses
+        self.attn = PairAttention(dim, heads, bias=True, out_bias=True)
         self.up, self.down = NormedLinear(2 * dim, 2 * dim), Linear(2 * dim, dim)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Pictures (2 B, N, C), those of a pair in turn, and the bias that hides padding of each -> (2 B, N, C)."""
-        if isinstance(self.attn, CrossAttention):
-            y = self.attn.attend(x, _other(x), _other(bias))
-        else:
-            y = self.attn(x, bias)
+        """Keypoints of pairs (B, 2, N, C), and the bias that hides padding (B, 2, 1, 1, N) -> (B, 2, N, C)."""
+        y = self.attn(x, _other(x), _other(bias)) if self.crosses else self.attn(x, x, bias)
         z: Tensor = self.down(self.up(torch.cat((x, y), -1)))
         return x + z
 
 
 def _other(x: Tensor) -> Tensor:
-    """What belongs to the other picture of the pair, (2 B, ...) -> (2 B, ...)."""
-    pairs = x.unflatten(0, (-1, 2))
-    return torch.stack((pairs[:, 1], pairs[:, 0]), 1).flatten(0, 1)
+    """What belongs to the other picture of the pair, (B, 2, ...) -> (B, 2, ...)."""
+    return torch.stack((x[:, 1], x[:, 0]), 1)
+
+
+class PairAttention(Projections):
+    """Attention of each picture of a pair to keypoints of a picture."""
+
+    def forward(self, x: Tensor, source: Tensor, bias: Tensor) -> Tensor:
+        """Shapes: x and source (B, 2, N, C), bias (B, 2, 1, 1, N) -> (B, 2, N, C)."""
+        q, k, v, hides = (y.flatten(0, 1) for y in (self.q(x), self.k(source), self.v(source), bias))
+        out: Tensor = self.out(attend(q, k, v, hides, self.heads).unflatten(0, (-1, 2)))
+        return out
+
+
+class Transport(nn.Module):
+    """Which keypoint goes to which, or to the dustbin of what has no match."""
+
+    def __init__(self, iterations: int) -> None:
+        super().__init__()
+        self.dustbin = nn.Parameter(torch.zeros(()))
+        self.iterations = iterations
+
+    def forward(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Scores (B, N, N) in float32 and mask (B, 2, N) -> masses (B, N, N).
+
+        As many slots as the longer picture has count, one at least; each has the mass 1, the dustbin that of all.
+        """
+        slots = mask.sum(2).amax(1, keepdim=True).clamp(min=1)
+        counted = (torch.ones_like(mask[:, 0]).cumsum(1) <= slots).float()
+        masses = torch.cat((counted, slots.float()), 1)
+        y: Tensor = ops.transport(scores, self.dustbin.float(), masses, masses, self.iterations)
+        return y
 
 
 class Matcher(nn.Module):
@@ -178,8 +205,8 @@ class Matcher(nn.Module):
         self.place_embed = PlaceEncoder(s.keypoint_encoder_sizes, s.hidden_size)
         self.layers = nn.ModuleList(Layer(s.hidden_size, heads, kind == "cross") for kind in s.gnn_layers_types)
         self.out = Linear(s.hidden_size, s.hidden_size)
-        self.dustbin = nn.Parameter(torch.zeros(()))
-        self.width, self.iterations = s.hidden_size, s.sinkhorn_iterations
+        self.transport = Transport(s.sinkhorn_iterations)
+        self.width = s.hidden_size
 
     def forward(self, keypoints: Tensor, scores: Tensor, descriptors: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Keypoints of pairs, as `centre_keypoints` gives them, with score and descriptor -> their assignment.
@@ -188,22 +215,16 @@ class Matcher(nn.Module):
         it has no mass. Shapes: keypoints (B, 2, N, 2), scores (B, 2, N), descriptors (B, 2, N, C), mask (B, 2, N) ->
         assignment (B, N, N), of the first picture's keypoints to the second's, from 0 to 1.
         """
-        places = torch.cat((keypoints, scores.unsqueeze(-1)), -1).flatten(0, 1)
-        x = descriptors.flatten(0, 1) + self.place_embed(places)
-        bias = padding_bias(mask.flatten(0, 1), x.dtype)
+        x = descriptors + self.place_embed(torch.cat((keypoints, scores.unsqueeze(-1)), -1))
+        bias = ((1 - mask.to(x.dtype)) * hidden(x.dtype)).unsqueeze(2).unsqueeze(2)
         for layer in self.layers:
             x = layer(x, bias)
-        ends = self.out(x).unflatten(0, (-1, 2))
+        ends = self.out(x)
         first, second = ends[:, 0].float(), ends[:, 1].float()
         found = first @ second.transpose(1, 2) / self.width**0.5
         seen = (mask[:, 0].unsqueeze(2) != 0) & (mask[:, 1].unsqueeze(1) != 0)
         found = found.masked_fill(~seen, torch.finfo(torch.float32).min)
-        # As many slots as the longer picture has count, one at least; each has the mass 1, the dustbin that of all.
-        slots = mask.sum(2).amax(1, keepdim=True).clamp(min=1)
-        counted = (torch.ones_like(mask[:, 0]).cumsum(1) <= slots).float()
-        masses = torch.cat((counted, slots.float()), 1)
-        mass = ops.transport(found, self.dustbin.float(), masses, masses, self.iterations)
-        return (mass.to(x.dtype),)
+        return (self.transport(found, mask).to(x.dtype),)
 
 
 def detector_signature(c: SuperGlueConfig) -> Signature:
@@ -239,7 +260,7 @@ RULES: tuple[Rule, ...] = (
     *batch_norm("gnn.layers.*.mlp.0.batch_norm", "layers.*.up.norm"),
     Rename("gnn.layers.*.mlp.1", "layers.*.down"),
     Rename("final_projection.final_proj", "out"),
-    Rename("bin_score", "dustbin"),
+    Rename("bin_score", "transport.dustbin"),
 )
 
 FAMILY = Family(

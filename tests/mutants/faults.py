@@ -466,6 +466,40 @@ def left_out(path: str) -> Callable[[nn.Module], None]:
     return forward(path, lambda found, whole: lambda x: x)
 
 
+def without_relu(head: Any, _: nn.Module) -> Callable[..., Any]:
+    return lambda x: head.conv2(head.conv1(x))
+
+
+def another_channel(module: nn.Module) -> None:
+    honest = module.forward
+    module.forward = lambda pixel_values: honest(pixel_values[:, 1:])
+
+
+def pixels_one_late(module: nn.Module) -> None:
+    """The first class of a cell is left out instead of the last."""
+    score: Any = part(module, "score")
+    score.forward = (lambda honest: lambda x: honest(x).roll(-1, 1))(score.forward)
+
+
+def of_any_length(module: nn.Module) -> None:
+    """Descriptors that are not made unit vectors, but half as long."""
+    honest = module.forward
+    module.forward = lambda pixel_values: tuple(x * (n or 0.5) for n, x in enumerate(honest(pixel_values)[::-1]))[::-1]
+
+
+def every_keypoint_is_real(module: nn.Module) -> None:
+    honest = module.forward
+    module.forward = lambda keypoints, scores, descriptors, mask: honest(
+        keypoints, scores, descriptors, torch.ones_like(mask)
+    )
+
+
+def looks_at_its_own_picture(module: nn.Module) -> None:
+    attention = part(module, "layers.1.attn")
+    honest = attention.forward
+    attention.forward = lambda x, source, bias: honest(x, x, bias)
+
+
 def first_end(module: nn.Module) -> None:
     """The first of several end tokens is classified."""
     whole: Any = module
@@ -530,6 +564,7 @@ def other_settings(path: str, **values: Any) -> Callable[[nn.Module], None]:
 
 
 SEQUENCES = ("onnx f32", "torchscript f32")
+CONVOLUTIONS = "a model of convolutions has no matrix to quantize"
 LAYER = "model.layers.1"
 NARROW = (*GRAPHS, "gguf f32", "gguf q8_0"), "its rows are no multiple of 256"
 SHARED = "encoder.albert_layer_groups.1.albert_layers.0"
@@ -1418,6 +1453,95 @@ FAULTS: tuple[Fault, ...] = (
         Definition(not_moved),
         (r"^decoder\.embed$", r"goes into decoder\.embed_norm"),
         SEQUENCES,
+    ),
+    # keypoints
+    Fault(
+        "two convolutions swapped in the file, SuperPoint",
+        "tiny superpoint",
+        Checkpoint(swap("encoder.conv_blocks.1.conv_a", "encoder.conv_blocks.1.conv_b")),
+        (r"^layers\.1\.conv[12](\.weight|\.bias)?$",),
+        FLOATS_ONLY,
+        CONVOLUTIONS,
+    ),
+    Fault(
+        "another channel is read, SuperPoint",
+        "tiny superpoint",
+        Definition(another_channel),
+        (r"layers\.0\.conv1$",),
+        FLOATS_ONLY,
+        CONVOLUTIONS,
+    ),
+    Fault(
+        "no ReLU in a head, SuperPoint",
+        "tiny superpoint_b",
+        Definition(forward("descriptor", without_relu)),
+        (r"goes into descriptor\.conv2$",),
+        FLOATS_ONLY,
+        CONVOLUTIONS,
+    ),
+    Fault(
+        "pixels of a cell one late, SuperPoint",
+        "tiny superpoint_b",
+        Definition(pixels_one_late),
+        (r"^scores$", r"^score$"),
+        FLOATS_ONLY,
+        CONVOLUTIONS,
+    ),
+    Fault(
+        "descriptors of another length, SuperPoint",
+        "tiny superpoint",
+        Definition(of_any_length),
+        (r"^descriptors$",),
+        FLOATS_ONLY,
+        CONVOLUTIONS,
+    ),
+    Fault(
+        "q and k swapped in the file, SuperGlue",
+        "tiny superglue_b",
+        Checkpoint(swap("gnn.layers.1.attention.self.query", "gnn.layers.1.attention.self.key")),
+        (r"^layers\.1\.attn\.[qk](\.weight|\.bias)?$",),
+        FLOATS_ONLY,
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "padding seen, SuperGlue",
+        "tiny superglue_b",
+        Definition(every_keypoint_is_real, "matcher"),
+        (r"layers\.0\.attn\.out$", r"^layers\.0$"),
+        FLOATS_ONLY,
+        NOT_LOOKED_INTO,
+    ),
+    Fault(
+        "keypoints look at their own picture, SuperGlue",
+        "tiny superglue",
+        Definition(looks_at_its_own_picture, "matcher"),
+        (r"layers\.1\.attn", r"^layers\.1$"),
+        FLOATS_ONLY,
+        NOT_LOOKED_INTO,
+    ),
+    Fault(
+        "mean of a batch norm forgotten, SuperGlue",
+        "tiny superglue",
+        Checkpoint(on("gnn.layers.2.mlp.0.batch_norm.running_mean", lambda x: 0 * x)),
+        (r"^layers\.2\.up", r"goes into layers\.2\.down"),
+        FLOATS_ONLY,
+        NOT_LOOKED_INTO,
+    ),
+    Fault(
+        "dustbin of another score, SuperGlue",
+        "tiny superglue_b",
+        Checkpoint(on("bin_score", lambda x: x + 0.01)),
+        (r"dustbin$", r"^transport$"),
+        FLOATS_ONLY,
+        NOT_LOOKED_INTO,
+    ),
+    Fault(
+        "one iteration less, SuperGlue",
+        "tiny superglue_b",
+        Checkpoint(config=setting(sinkhorn_iterations=6)),
+        (r"^transport$", r"^assignment$"),
+        FLOATS_ONLY,
+        NOT_LOOKED_INTO,
     ),
 )
 
