@@ -8,7 +8,8 @@ read the facts and never see a class name:
                      tokens; padding_side
     characters       of a CTC vocabulary: tokens
     image_processor  the settings of preprocessor_config.json that it leaves out; kind: which processor it is, where it
-                     is not the plain one; depth: what becomes of a model's depths
+                     is not the plain one; depth: what becomes of a model's depths; boxes: what becomes of a detector's
+                     logits
 
 `refused` in their place is the reason why isoform cannot do what the class does.
 """
@@ -64,6 +65,14 @@ _GRAY = {
     "resample": 2,
     "size": {"height": 480, "width": 640},
 }
+_DETECTION = {
+    **_ON,
+    "kind": "detection",
+    "resample": 2,
+    "default_to_square": False,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}
 _SHORT = {"size": {"shortest_edge": 224}, "default_to_square": False}
 
 IMAGE_PROCESSORS: dict[str, Facts] = {
@@ -77,6 +86,12 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
         "depth": {"inverse": True, "resample": "bilinear"},
         "resample": 2,
         "size": {"height": 1536, "width": 1536},
+    },
+    "RTDetrImageProcessor": {
+        **_DETECTION,
+        "do_normalize": False,
+        "size": {"height": 640, "width": 640},
+        "boxes": {"scores": "sigmoid"},
     },
     "SamImageProcessor": {
         **_ON,
@@ -119,6 +134,8 @@ _BY_MODEL = {
     "depth_pro": "DepthPro",
     "dinov2": "Bit",
     "layoutlmv3": "LayoutLMv3",
+    "rt_detr": "RTDetr",
+    "rt_detr_v2": "RTDetr",
     "sam": "Sam",
     "siglip": "Siglip",
     "superglue": "SuperGlue",

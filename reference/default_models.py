@@ -14,6 +14,7 @@ DEFAULT_MODELS: Mapping[str, tuple[str, str]] = {
     "image-classification": ("google/vit-base-patch16-224", "3f49326"),
     "image-feature-extraction": ("google/vit-base-patch16-224", "3f49326"),
     "mask-generation": ("facebook/sam-vit-huge", "87aecf0"),
+    "object-detection": ("facebook/detr-resnet-50", "1d5f47b"),
     "question-answering": ("distilbert/distilbert-base-cased-distilled-squad", "564e9b5"),
     "summarization": ("sshleifer/distilbart-cnn-12-6", "a4f8f3e"),
     "text-classification": ("distilbert/distilbert-base-uncased-finetuned-sst-2-english", "714eb0f"),

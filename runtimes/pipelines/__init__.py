@@ -39,6 +39,7 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "keypoint-detection": ("vision.keypoint_detection", "KeypointDetection", "keypoint-detection"),
     "keypoint-matching": ("vision.keypoint_matching", "KeypointMatching", "keypoint-matching"),
     "mask-generation": ("vision.mask_generation", "MaskGeneration", "mask-generation"),
+    "object-detection": ("vision.object_detection", "ObjectDetection", "object-detection"),
     "pose-estimation": ("vision.pose_estimation", "PoseEstimation", "pose-estimation"),
     "question-answering": ("text.question_answering", "QuestionAnswering", "question-answering"),
     "sentence-similarity": ("text.sentence_similarity", "SentenceSimilarity", "feature-extraction"),

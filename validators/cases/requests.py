@@ -44,6 +44,7 @@ REQUESTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "keypoint-detection": (_picture, {}),
     "keypoint-matching": (lambda: [_picture(), _picture()], {}),
     "mask-generation": (_picture, {"points_per_crop": 2}),
+    "object-detection": (_picture, {"threshold": 0.0}),
     "pose-estimation": (_picture, {"boxes": [[20, 10, 30, 50]]}),
     "question-answering": (lambda: {"question": "Where does it sleep?", "context": TEXT}, {}),
     "sentence-similarity": (lambda: {"source_sentence": TEXT, "sentences": [TEXT, "An old house."]}, {}),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {
+    "detection": ("detection", "DetectionProcessor"),
     "document": ("document", "DocumentProcessor"),
     "gray": ("gray", "GrayProcessor"),
     "longest_edge": ("longest_edge", "LongestEdgeProcessor"),
