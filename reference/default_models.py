@@ -22,6 +22,7 @@ DEFAULT_MODELS: Mapping[str, tuple[str, str]] = {
     "text2text-generation": ("google-t5/t5-base", "a9723ea"),
     "token-classification": ("dbmdz/bert-large-cased-finetuned-conll03-english", "4c53496"),
     "translation": ("google-t5/t5-base", "a9723ea"),
+    "video-classification": ("MCG-NJU/videomae-base-finetuned-kinetics", "488eb9a"),
     "visual-question-answering": ("dandelin/vilt-b32-finetuned-vqa", "d0a1f6a"),
     "zero-shot-classification": ("facebook/bart-large-mnli", "d7645e1"),
     "zero-shot-image-classification": ("openai/clip-vit-base-patch32", "3d74acf"),

@@ -55,6 +55,7 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "text-ranking": ("text.text_ranking", "TextRanking", "text-classification"),
     "token-classification": ("text.token_classification", "TokenClassification", "token-classification"),
     "translation": ("text.translation", "Translation", "text2text-generation"),
+    "video-classification": ("vision.video_classification", "VideoClassification", "video-classification"),
     "visual-question-answering": (
         "multimodal.visual_question_answering",
         "VisualQuestionAnswering",

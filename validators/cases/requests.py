@@ -22,6 +22,10 @@ def _picture() -> Any:
 def page() -> dict[str, Any]:
     """A picture, and two words on it."""
     return {"image": _picture(), "word_boxes": [["Total:", [100, 200, 300, 250]], ["42.50", [350, 200, 480, 250]]]}
+def _frames() -> Any:
+    """Enough of them for the models there are: a video of 64 frames, at the rate of 1."""
+    picture = np.asarray(_picture())
+    return np.stack([np.roll(picture, n, 1) for n in range(64)])
 
 
 def _sound() -> dict[str, Any]:
@@ -59,6 +63,7 @@ REQUESTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "text2text-generation": (lambda: TEXT, SHORT),
     "token-classification": (lambda: TEXT, {}),
     "translation": (lambda: TEXT, SHORT),
+    "video-classification": (_frames, {}),
     "visual-question-answering": (lambda: {"image": _picture(), "question": "What is it?"}, {"max_new_tokens": 2}),
     "zero-shot-classification": (lambda: TEXT, LABELS),
     "zero-shot-image-classification": (_picture, LABELS),
