@@ -568,6 +568,44 @@ CONVOLUTIONS = "a model of convolutions has no matrix to quantize"
 LAYER = "model.layers.1"
 NARROW = (*GRAPHS, "gguf f32", "gguf q8_0"), "its rows are no multiple of 256"
 SHARED = "encoder.albert_layer_groups.1.albert_layers.0"
+
+
+def the_next_expert(mlp: Any, _: nn.Module) -> Callable[..., Any]:
+    honest, count = mlp.forward, mlp.experts.weight.shape[0]
+    return lambda x, dataset: honest(x, torch.where(dataset == count - 1, torch.zeros_like(dataset), dataset + 1))
+
+
+def nearest(head: Any, _: nn.Module) -> Callable[..., Any]:
+    return lambda x: head.conv(F.interpolate(F.relu(x), scale_factor=head.factor, mode="nearest"))
+
+
+def swapped_biases(tensors: Tensors) -> None:
+    q, v = (f"videomae.encoder.layer.1.attention.attention.{letter}_bias" for letter in "qv")
+    tensors[q], tensors[v] = tensors[v], tensors[q]
+
+
+def first_frames(embed: Any, _: nn.Module) -> Callable[..., Any]:
+    """Every tubelet shows its first frame twice."""
+    honest = embed.forward
+    return lambda x: honest(x.unflatten(1, (-1, 2))[:, :, :1].expand(-1, -1, 2, -1, -1, -1).flatten(1, 2))
+
+
+def first_tubelet(whole: Any, _: nn.Module) -> Callable[..., Any]:
+    return lambda pixels: (whole.classifier(whole.pooled_norm(whole.encoder(pixels)[:, 0])),)
+
+
+def masked_without_positions(whole: Any, _: nn.Module) -> Callable[..., Any]:
+    def run(pixel_values: Tensor, visible: Tensor, masked: Tensor) -> tuple[Tensor]:
+        x, places = whole.narrow(whole.encoder(pixel_values, visible)), whole.decoder_positions[0]
+        count = x.shape[1]
+        x = torch.cat((x + F.embedding(visible, places), whole.mask_token + F.embedding(masked, places * 0)), 1)
+        for layer in whole.layers:
+            x = layer(x)
+        return (whole.head(whole.norm(x[:, count:])),)
+
+    return run
+
+
 FAULTS: tuple[Fault, ...] = (
     # stored
     Fault(
@@ -1542,6 +1580,83 @@ FAULTS: tuple[Fault, ...] = (
         (r"^transport$", r"^assignment$"),
         FLOATS_ONLY,
         NOT_LOOKED_INTO,
+    ),
+    Fault(
+        "no position of the class token, VitPose",
+        "tiny vitpose",
+        Checkpoint(on("backbone.embeddings.position_embeddings", lambda x: torch.cat((x[:, :1] * 0, x[:, 1:]), 1))),
+        (r"\.position_embed$", r"goes into layers\.0\.attn_norm"),
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "left and right swapped in the file, VitPose",
+        "tiny vitpose",
+        Checkpoint(on("head.conv.weight", lambda x: x[[0, 2, 1, *range(3, len(x))]])),
+        (r"^head\.conv(\.weight)?$",),
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "heatmaps enlarged by the nearest cell, VitPose",
+        "tiny vitpose",
+        Definition(forward("head", nearest)),
+        (r"^head\.conv$", r"goes into head\.conv"),
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "the expert of the next data set, VitPose",
+        "tiny vitpose_b",
+        Definition(forward("layers.1.mlp", the_next_expert)),
+        (r"^layers\.1\.mlp",),
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "a mean of the batch norm altered, VitPose",
+        "tiny vitpose_plus",
+        Checkpoint(on("head.batchnorm1.running_mean", lambda x: x + 0.01)),
+        (r"^head\.norm1",),
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "a frame frozen, VideoMAE",
+        "tiny videomae_cls",
+        Definition(forward("encoder.patch_embed", first_frames)),
+        (r"^encoder\.patch_embed$",),
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "frames of a tubelet in another order, VideoMAE",
+        "tiny videomae_cls",
+        Checkpoint(on("videomae.embeddings.patch_embeddings.projection.weight", lambda x: x.flip(2))),
+        (r"^encoder\.patch_embed(\.weight)?$",),
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "the first tubelet and not the mean, VideoMAE",
+        "tiny videomae_cls",
+        Definition(forward("", first_tubelet)),
+        (r"^pooled_norm$", r"goes into (pooled_norm|classifier)"),
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "classes in another order, VideoMAE",
+        "tiny videomae_cls_b",
+        Checkpoint(on("classifier.weight", lambda x: x.roll(1, 0))),
+        (r"^classifier(\.weight)?$",),
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "bias of queries for that of values, VideoMAE",
+        "tiny videomae_cls",
+        Checkpoint(swapped_biases),
+        (r"^encoder\.layers\.1\.attn\.[qv](\.bias)?$",),
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "no positions of masked tubelets, VideoMAE",
+        "tiny videomae",
+        Definition(forward("", masked_without_positions)),
+        (r"goes into layers\.0\.attn_norm",),
+        ("onnx f32", "torchscript f32"),
     ),
 )
 
