@@ -23,6 +23,7 @@ STATED = (
     "document-question-answering",
     "feature-extraction",
     "fill-mask",
+    "image-segmentation",
     "image-text-to-text",
     "image-to-text",
     "keypoint-detection",

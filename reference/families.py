@@ -47,6 +47,7 @@ FAMILIES = {
     "mpnet": "text.mpnet",
     "mt5": "text.t5",
     "olmo2": "text.olmo2",
+    "oneformer": "vision.oneformer",
     "pegasus": "text.pegasus",
     "phi3": "text.phi3",
     "qwen2": "text.qwen2",

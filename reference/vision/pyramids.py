@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from isoform.errors import CheckpointError, UnsupportedModel
 from isoform.reference.card import Pyramid
 from isoform.reference.families import Tower, tower
+from isoform.reference.rules import Drop, Rename, Rule
 
 
 def backbone(data: Mapping[str, Any], key: str, default: str) -> Tower:
@@ -42,3 +44,19 @@ def stages(data: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
     if unknown or not asked:
         raise CheckpointError(f"config.json: out_features is {asked!r:.80}; the stages are {', '.join(names)}")
     return tuple(name for name in names if name in asked)
+
+
+def backbone_rules(found: Tower, kept: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+    """A tower's rules as the Hub spells a backbone inside a model: without the name of the trunk ("swin").
+
+    The modules `kept` have it all the same.
+    """
+    prefix = f"{found.family.prefix}."
+    whole = {prefix + name for name in kept}
+
+    def short(rule: Rule) -> Rule:
+        if isinstance(rule, Rename | Drop) and rule.hub not in whole:
+            return replace(rule, hub=rule.hub.removeprefix(prefix))
+        return rule
+
+    return tuple(map(short, found.rules))

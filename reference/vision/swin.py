@@ -30,7 +30,7 @@ EPS = 1e-5  # of the norms outside the layers, a constant of the Hub's code
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwinConfig(Config):
-    """`maps`: the stages that another family reads, by `out_features` or `out_indices`."""
+    """`stages`: those whose maps another family reads, by `out_features` or `out_indices`."""
 
     reads = frozenset(("num_layers", "out_features", "out_indices", "stage_names"))
     harmless = frozenset(("encoder_stride", "hidden_size"))  # of masked modelling; counted from `embed_dim`
@@ -49,13 +49,13 @@ class SwinConfig(Config):
     use_absolute_embeddings: bool = False
     layer_norm_eps: float = 1e-5
     num_labels: int = 2
-    maps: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SwinConfig:
         depths = data.get("depths") or (2, 2, 6, 2)
         names = ("stem", *(f"stage{n}" for n in range(1, len(depths) + 1)))
-        config = super(SwinConfig, cls).from_dict({**with_labels(data), "maps": stages(data, names)})
+        config = super(SwinConfig, cls).from_dict({**with_labels(data), "stages": stages(data, names)})
         if len(config.depths) != len(config.num_heads) or min(config.depths) < 1 or min(config.num_heads) < 1:
             raise CheckpointError(
                 f"config.json: depths {config.depths} and num_heads {config.num_heads} must have a number above 0 for "

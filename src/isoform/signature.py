@@ -45,16 +45,18 @@ Role = Literal[
     "state",
     "states",
     "switch",
+    "task",
     "token_types",
     "tokens",
     "video",
 ]
 """What a port is for. Inputs: token ids and types, embeddings in their place, a mask of the slots, positions, encoder
 states (cross-attention) with their mask, pixels of pictures with a mask of those that are no padding, the pictures of a
-video, points on pictures with their labels, features or the waveform of sound, choices out of a closed list (a data
-set, patches). Outputs: logits, hidden states per slot, one pooled vector per row, similarities, attention weights,
-scores of masks, depths, descriptors of places, heat maps of keypoints. Both: boxes, masks and features of pictures, a
-state, and the switch that says whether the states hold something."""
+video, points on pictures with their labels, the token ids of a text that names a task (as many as the axis says),
+features or the waveform of sound, choices out of a closed list (a data set, patches). Outputs: logits, hidden states
+per slot, one pooled vector per row, similarities, attention weights, scores of masks, depths, descriptors of places,
+heat maps of keypoints. Both: boxes, masks and features of pictures, a state, and the switch that says whether the
+states hold something."""
 
 Kind = Literal["append", "once", "replace", "window"]
 """How a state changes in a step. append: it grows by the new slots (self-attention's keys and values). window: it does,

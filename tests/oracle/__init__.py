@@ -130,6 +130,7 @@ VISION = _listed(
         "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),
         "rt_detr": ("rt_detr_v2", "rt_detr_v2_b", "rt_detr_b"),
         "rt_detr_resnet": ("rt_detr_resnet", "rt_detr_resnet_b"),
+        "oneformer": ("oneformer", "oneformer_b"),
         "sam": ("sam", "sam_b"),
         "superglue": ("superglue", "superglue_b"),
         "superpoint": ("superpoint", "superpoint_b"),

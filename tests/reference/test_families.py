@@ -341,6 +341,12 @@ def stored_besides(tmp_path: Path) -> list[Path]:
             "lm_head__weight": t5.clone(),
             "decoder__block__0__layer__1__EncDecAttention__relative_attention_bias__weight": torch.ones(32, 4),
         },
+        "swin_cls": {
+            "swin__embeddings__mask_token": torch.zeros(1, 1, 24),
+            "swin__encoder__layers__0__blocks__0__attention__self__relative_position_index": positions.clone(),
+            "hidden_states_norms__stage1__weight": torch.ones(24),
+            "decoder__0__weight": torch.ones(3, 48, 1, 1),
+        },
         "vit_cls": {"vit__embeddings__mask_token": torch.zeros(1, 1, 4)},
     }
     for side in ("encoder", "decoder"):

@@ -46,15 +46,19 @@ INITIAL = (
     "logit_scale_init_value",
     "scale",
     "sinusoidal_pos_embds",
+    *("init_std", "init_xavier_std"),
 )
 LOSSES = (
     *("contrastive_logits_temperature", "ctc_loss_reduction", "ctc_zero_infinity", "diversity_loss_weight"),
     *("label_smoothing", "norm_pix_loss", "problem_type", "router_aux_loss_coef"),
     *("sparse_pred_ignore_index", "sparse_prediction"),
+    *("class_weight", "contrastive_temperature", "contrastive_weight", "dice_weight", "importance_sample_ratio"),
+    *("mask_weight", "no_object_weight", "oversample_ratio", "train_num_points"),
 )
 OUTPUTS = (
     *("use_cache", "is_encoder_decoder", "num_labels"),
     *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict"),
+    *("output_auxiliary_logits", "use_auxiliary_loss"),
 )
 KERNELS = (
     "chunk_size_feed_forward",
@@ -72,6 +76,8 @@ OTHER_HEADS = (  # of classes that no family here has
     *("tdnn_dilation", "tdnn_dim", "tdnn_kernel", "xvector_output_dim"),
     *("summary_activation", "summary_first_dropout", "summary_last_dropout", "summary_proj_to_labels"),
     *("summary_type", "summary_use_proj"),  # of ELECTRA's and GPT-2's choice among answers
+    *("is_training", "text_encoder_context_length", "text_encoder_n_ctx", "text_encoder_num_layers"),  # a training's
+    *("text_encoder_proj_layers", "text_encoder_width"),
     *("apply_layernorm", "reshape_hidden_states", "encoder_stride", "image_text_hidden_size", "projection_dim"),
 )
 STATED_TWICE = (

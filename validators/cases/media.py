@@ -33,7 +33,7 @@ LABELS = (1, 0, 2, 3, -1, -10, -11)
 """What a point may be: inside, outside, either corner of a box, no point, padding, nothing at all."""
 CHOSEN = (4, 2, 3)
 """Fifths of a list that are chosen from it in the rows of a check."""
-GIVEN = ("labels", "choice")
+GIVEN = ("labels", "choice", "task")
 """Roles of whole numbers that are neither tokens nor what stands beside them."""
 SOUND = (1, 4, 11)  # units of sound in the rows of a check; a little more each, so that no size is a whole number
 
@@ -100,6 +100,8 @@ class _Maker:
 
         if role == "choice":
             return np.sort(self.random.choice(choices, size, replace=False), None).reshape(size)
+        if role == "task":
+            return self.random.integers(0, self.model.config.vocabulary or 1, size)
         if role == "labels":
             return self.random.choice(LABELS, size)
         if role == "mask":

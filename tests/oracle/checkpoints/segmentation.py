@@ -6,7 +6,8 @@ from typing import Any
 
 import transformers as T
 
-from tests.oracle.checkpoints.case import HALF, IMNET, Case, case, named, normal
+from tests.oracle.checkpoints.case import HALF, IMNET, Case, case, integers, named, normal, write_json
+from tests.oracle.checkpoints.tokenizers import clip_tok
 
 LABELS = ("cat", "dog", "house", "river", "mountain", "car", "tree")
 
@@ -76,3 +77,80 @@ def swin_absolute(c: Case) -> None:
     )
     c.image_processor("ViTImageProcessor", size={"height": 40, "width": 40}, resample=2, **HALF)
     c.golden({"pixel_values": normal(2, 3, 40, 40)})
+
+
+# ------------------------------------------------------------------ oneformer
+@case
+def oneformer_b(c: Case) -> None:
+    """With the encoder of a training's texts, norms before the layers, no norm of the task, and no finer map."""
+    t = c.tok(clip_tok())
+    from transformers.models.oneformer import modeling_oneformer as mo
+
+    mo.requires_backends = lambda *_: None  # its loss, whose buffers are in the checkpoint, asks for scipy
+    names = LABELS[:5]
+    c.model(
+        "OneFormerForUniversalSegmentation",
+        T.OneFormerConfig(
+            backbone_config={
+                "model_type": "swin",
+                "image_size": 48,
+                "patch_size": 2,
+                "embed_dim": 12,
+                "depths": [2, 1, 1, 2],
+                "num_heads": [1, 3, 2, 4],
+                "window_size": 5,
+                "mlp_ratio": 2.0,
+                "qkv_bias": False,
+                "hidden_act": "gelu_pytorch_tanh",
+                "out_features": ["stage1", "stage2", "stage3", "stage4"],
+            },
+            strides=[2, 4, 8, 16],
+            common_stride=4,
+            num_queries=7,
+            text_encoder_width=64,
+            text_encoder_context_length=12,
+            text_encoder_num_layers=2,
+            text_encoder_vocab_size=len(t),
+            text_encoder_n_ctx=2,
+            conv_dim=64,
+            mask_dim=64,
+            hidden_dim=64,
+            encoder_feedforward_dim=40,
+            encoder_layers=1,
+            decoder_layers=5,
+            num_attention_heads=2,
+            dim_feedforward=56,
+            query_dec_layers=1,
+            use_task_norm=False,
+            pre_norm=True,
+            task_seq_len=12,
+            layer_norm_eps=1e-6,
+            dropout=0.0,
+            is_training=True,
+            **named(*names),
+        ),
+    )
+    write_json(c.folder, "things.json", {str(i): {"isthing": int(i < 2), "name": k} for i, k in enumerate(names)})
+    c.pre(
+        image_processor_type="OneFormerImageProcessor",
+        processor_class="OneFormerProcessor",
+        do_normalize=True,
+        do_rescale=True,
+        do_resize=True,
+        ignore_index=255,
+        num_labels=len(names),
+        num_text=5,
+        class_info_file="things.json",
+        resample=3,
+        size={"shortest_edge": 40, "longest_edge": 90},
+        **HALF,
+    )
+    c.proc(processor_class="OneFormerProcessor", max_seq_length=12, task_seq_length=12)
+    ids = t(["the task is instance", "the task is panoptic"], padding="max_length", max_length=12, return_tensors="pt")
+    c.golden(
+        {
+            "pixel_values": normal(2, 3, 50, 74),
+            "task_inputs": ids["input_ids"],
+            "text_inputs": integers(len(t), 2, 3, 12),
+        }
+    )

@@ -29,7 +29,7 @@ DINO = (
     "dinov2_registers_cls",
 )
 TOWERS = ("clip", "clip_b", "siglip", "siglip_b")
-NAMES = (*DINO, "vit_cls", "vit_b", "swin_cls", "swin_b", "swin_absolute", *TOWERS)
+NAMES = (*DINO, "vit_cls", "vit_b", "swin_cls", "swin_b", "swin_absolute", "oneformer", "oneformer_b", *TOWERS)
 ORDER = 1e-5  # of the largest value: float32 sums in another order
 PLACES = 1e-12  # float64: the same weights from places that are rounded in another way
 

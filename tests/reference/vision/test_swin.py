@@ -72,12 +72,12 @@ def test_a_backbone_gives_the_maps_of_transformers(stages: tuple[str, ...]) -> N
             torch.nn.init.normal_(parameter)
     config = SwinConfig.from_dict({**settings, "model_type": "swin"})
     pyramid = pyramid_of(Tower(FAMILY, config))
-    ours = pyramid.build(config, config.maps).eval()
+    ours = pyramid.build(config, config.stages).eval()
     held: dict[str, torch.Tensor] = {}
     for key, value in _hub_keys(theirs.state_dict()).items():
         names = next(names for rule in RULES if (names := rule.match(key)) is not None)
         held |= dict.fromkeys(names, value)
-    left = pyramid.left_out(config, config.maps)
+    left = pyramid.left_out(config, config.stages)
     unused = {name for name in held if any(name == module or name.startswith(f"{module}.") for module in left)}
     ours.load_state_dict({name: value for name, value in held.items() if name not in unused})
     for height, width in ((48, 48), (10, 25)):

@@ -1,0 +1,54 @@
+"""Maps (B, C, H, W): convolutions without initial values, and the positions of their cells as sines and cosines."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Conv(nn.Conv2d):
+    """nn.Conv2d without its random initialisation."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class ConvNorm(nn.Module):
+    """A convolution and a group norm over its channels: (B, C, H, W) -> (B, `out`, H, W)."""
+
+    def __init__(self, inner: int, out: int, size: int, groups: int, bias: bool) -> None:
+        super().__init__()
+        self.conv = Conv(inner, out, size, padding=size // 2, bias=bias)
+        self.norm = nn.GroupNorm(groups, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        # The module itself refuses a map of one cell.
+        return torch.group_norm(self.conv(x), norm.num_groups, norm.weight, norm.bias, norm.eps)
+
+
+def sequence(x: Tensor) -> Tensor:
+    """The cells of a map, row by row: (B, C, H, W) -> (B, H * W, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def sine_positions(like: Tensor, dim: int) -> Tensor:
+    """Positions of a map's cells, row by row, half the channels for the row and half for the column.
+
+    Rows and columns count from 1 and are scaled to a turn (Carion et al. 2020, https://arxiv.org/abs/2005.12872). In
+    float32, then in the dtype of `like`. Shapes: like (B, C, H, W) -> (1, H * W, dim).
+    """
+    half = dim // 2
+    powers = torch.arange(half // 2, device=like.device, dtype=torch.float32) * (2 / half)
+    lengths = 10000.0**powers
+    axes = []
+    for count in like.shape[2:]:
+        places = torch.arange(count, device=like.device, dtype=torch.float32) + 1
+        turns = places / (places[-1:] + 1e-6) * (2 * math.pi)
+        angles = turns.unsqueeze(1) / lengths
+        axes.append(torch.stack((angles.sin(), angles.cos()), -1).flatten(1))
+    rows, columns = like.shape[2], like.shape[3]
+    row, column = axes[0].unsqueeze(1).expand(-1, columns, -1), axes[1].unsqueeze(0).expand(rows, -1, -1)
+    return torch.cat((row, column), -1).flatten(0, 1).unsqueeze(0).to(like.dtype)
