@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from isoform.errors import CheckpointError
 from isoform.exporters.bundle import export
 from isoform.reference.model import Model, open_model
+from isoform.reference.vision import sam as family
 from isoform.runtimes.open import open_path, open_session
 from tests.oracle import tiny
 
@@ -130,6 +131,33 @@ def test_one_graph_serves_any_number_of_pictures_prompts_and_points(opened: Any)
         want = model(name).module()(*(torch.from_numpy(array) for array in given.values()))
         for got, expected in zip(session.run(given).values(), want, strict=True):
             assert gap(got, expected) < PARITY
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_of_a_large_picture_ask_one_after_the_other(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a picture of 64 x 64 patches would: here 8 rows in steps of 3, 3 and 2."""
+    monkeypatch.setattr(family, "QUERIES", 24)
+    opened = open_model(tiny("sam"))
+    if form != "torch":
+        export(opened, [form], tmp_path / "bundle")
+    known = load_file(tiny("sam") / "golden.safetensors")
+    given = {key.removeprefix("in."): array for key, array in known.items() if key.startswith("in.")}
+    with open_session(opened, form) if form == "torch" else open_path(tmp_path / "bundle")[0] as session:
+        for name, array in session.run(given).items():
+            assert name.startswith("single") or gap(array, known[f"out.{name}"]) < PARITY
+
+
+def test_a_plain_onnx_runtime_opens_every_graph(tmp_path: Path) -> None:
+    """Clients do not adjust a graph as our own backend does when it opens one."""
+    import onnxruntime
+
+    found = export(model(), ["onnx"], tmp_path / "bundle")
+    graphs = sorted((tmp_path / "bundle").rglob("*.onnx"))
+    assert found and len(graphs) == len(PARTS)
+    for graph in graphs:
+        onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
 def test_labels_and_points_change_the_masks() -> None:
