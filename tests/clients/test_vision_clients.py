@@ -26,14 +26,17 @@ def bundle(name: str, folder: Path) -> Path:
     return folder / name
 
 
-def answer(folder: Path, task: str, picture: Path, *options: Any) -> Any:
+def run_in_node(name: str, **request: Any) -> Any:
     if shutil.which("npm") is None:
         pytest.skip("needs Node.js 20 or later with npm; it is not on the PATH")
     node = environment("node")
-    program = HOME / "node" / "vision.mjs"  # beside node_modules, where node looks for packages
-    shutil.copyfile(PROGRAMS / "transformers_js_vision.mjs", program)
-    request = {"folder": str(folder), "task": task, "picture": str(picture), "options": options}
+    program = HOME / "node" / f"{name}.mjs"  # beside node_modules, where node looks for packages
+    shutil.copyfile(PROGRAMS / f"transformers_js_{name}.mjs", program)
     return client([node, program], request)
+
+
+def answer(folder: Path, task: str, picture: Path, *options: Any) -> Any:
+    return run_in_node("vision", folder=str(folder), task=task, picture=str(picture), options=options)
 
 
 def picture(folder: Path, edge: int) -> Path:
@@ -69,3 +72,27 @@ def test_transformers_js_compares_texts_with_a_picture(name: str, edge: int, tmp
     with api.pipeline("zero-shot-image-classification", folder) as pipe:
         ours = scores(pipe(file, candidate_labels=LABELS, hypothesis_template="This is a photo of {}"))
     assert scores(answer(folder, "zero-shot-image-classification", file, LABELS)) == pytest.approx(ours, rel=OUTPUTS)
+
+
+POINTS = {
+    "points": ([[[40, 60], [100, 20]], [[10, 90], [64, 64]]], [[1, 0], [1, 1]]),
+    "boxes as corners": ([[[10, 12], [90, 80]], [[30, 5], [120, 60]]], [[2, 3], [2, 3]]),
+}
+
+
+@pytest.mark.parametrize("kind", POINTS)
+def test_transformers_js_segments_at_points(kind: str, tmp_path: Path) -> None:
+    """A box is a pair of points here too, with the labels 2 and 3: its graph has no port for boxes."""
+    folder, file = bundle("sam", tmp_path), tmp_path / "picture.png"
+    drawn().resize((128, 96)).save(file)  # the longest edge that the processor makes
+    points, labels = POINTS[kind]
+    prompts = {"input_points": points, "input_labels": labels}
+    if kind != "points":
+        prompts = {"input_boxes": [[*first, *second] for first, second in points]}
+    with api.pipeline("mask-generation", folder) as pipe:
+        ours = pipe(file, output_low_res_masks=True, **prompts)
+    found = run_in_node("prompts", folder=str(folder), picture=str(file), points=points, labels=labels)
+    for name in ("scores", "low_res_masks"):
+        np.testing.assert_allclose(found[name], ours[name], rtol=OUTPUTS, atol=OUTPUTS)
+    same = np.array(found["masks"], bool) == ours["masks"]
+    assert same.mean() > 0.999  # it enlarges in steps of its own
