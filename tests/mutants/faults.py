@@ -177,6 +177,60 @@ def hides_one_later(module: nn.Module) -> None:
     hide.window += 1
 
 
+def offsets_the_other_way(module: nn.Module) -> None:
+    attention = part(module, "encoder.layers.1.attn")
+    attention.offsets = attention.offsets.T.contiguous()
+
+
+def windows_one_patch_later(module: nn.Module) -> None:
+    layer = part(module, "encoder.layers.0")
+    honest, side = layer._windowed, layer.side
+
+    def late(x: Tensor, window: int) -> Tensor:
+        grid = x.unflatten(1, (side, side))
+        moved = torch.cat((grid[:, 1:], grid[:, :1]), 1).flatten(1, 2)
+        y = honest(moved, window).unflatten(1, (side, side))
+        return torch.cat((y[:, -1:], y[:, :-1]), 1).flatten(1, 2)
+
+    layer._windowed = late
+
+
+def cells_turned(module: Any) -> None:
+    module.cells = module.cells.flip(-1)
+
+
+def corners_of_pixels(prompts: Any, _: nn.Module) -> Callable[..., Any]:
+    """Points at the corner of their pixel and not in its middle."""
+    honest = prompts.forward
+    return lambda points, labels, positions: honest(points - 0.5, labels, positions)
+
+
+def always_closed(prompts: Any, _: nn.Module) -> Callable[..., Any]:
+    """Another token ends the points even where a box follows them."""
+    honest = prompts.forward
+
+    def encode(points: Tensor, labels: Tensor, positions: Any) -> tuple[Tensor, Tensor]:
+        tokens, seen = honest(points, labels, positions)
+        return tokens, torch.cat((seen[..., :-1], torch.ones_like(seen[..., -1:])), -1)
+
+    return encode
+
+
+def beside_no_mask(whole: Any, _: nn.Module) -> Callable[..., Any]:
+    """The embedding that stands for no mask stays there beside a mask."""
+    return lambda masks, image: (image + whole.embed(masks),)
+
+
+def the_single_mask_first(whole: Any, _: nn.Module) -> Callable[..., Any]:
+    honest = whole.forward
+
+    def decode(*inputs: Tensor) -> tuple[Tensor, ...]:
+        scores, masks, one, single = honest(*inputs)
+        return scores, torch.cat((single, masks[:, :, 1:]), 2), one, single
+
+    return decode
+
+
 def scores_uncapped(module: nn.Module) -> None:
     attention = part(module, "layers.1.attn")
     attention.heads = replace(attention.heads, softcap=0.0)
@@ -1442,6 +1496,98 @@ FAULTS: tuple[Fault, ...] = (
         Definition(left_out("norm"), "decoder"),
         (r"^norm\.weight$", r"goes into head"),
         SEQUENCES,
+    ),
+    Fault(
+        "no relative positions of rows, SAM",
+        "tiny sam",
+        Checkpoint(on("vision_encoder.layers.1.attn.rel_pos_h", lambda x: x * 0)),
+        (r"^encoder\.layers\.1\.attn\.row_embed", r"goes into encoder\.layers\.1\.attn\.out"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "relative positions the other way, SAM",
+        "tiny sam_b",
+        Definition(offsets_the_other_way, "vision_encoder"),
+        (r"goes into encoder\.layers\.1\.(attn\.out|mlp_norm)",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "windows one patch later, SAM",
+        "tiny sam",
+        Definition(windows_one_patch_later, "vision_encoder"),
+        (r"goes into encoder\.layers\.0\.(attn|mlp_norm)",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "columns and rows of the cells' positions exchanged, SAM",
+        "tiny sam",
+        Definition(cells_turned, "vision_encoder"),
+        (r"positions", r"image_positional_embeddings"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "corners of a box exchanged, SAM",
+        "tiny sam",
+        Checkpoint(swap("prompt_encoder.point_embed.2", "prompt_encoder.point_embed.3")),
+        (r"^prompts\.points\.[23](\.weight)?$", r"goes into layers\.0\.attn"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "inside and outside exchanged, SAM",
+        "tiny sam_b",
+        Checkpoint(swap("prompt_encoder.point_embed.0", "prompt_encoder.point_embed.1")),
+        (r"^prompts\.points\.[01](\.weight)?$", r"goes into layers\.0\.attn"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "points at the corners of their pixels, SAM",
+        "tiny sam",
+        Definition(forward("prompts", corners_of_pixels), "prompt_encoder_mask_decoder"),
+        (r"^positions$", r"^prompts$", r"goes into (positions|prompts|layers\.0\.attn)"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "points closed before a box, SAM",
+        "tiny sam",
+        Definition(forward("prompts", always_closed), "prompt_encoder_mask_decoder"),
+        (r"^prompts$", r"^layers\.0\.attn$", r"goes into layers\.0\.attn"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "a mask beside no mask, SAM",
+        "tiny sam",
+        Definition(forward("", beside_no_mask), "mask_prompt"),
+        (r"^no_mask(\.weight)?$", r"^prompted_embeddings$"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "heads of two masks exchanged, SAM",
+        "tiny sam_b",
+        Checkpoint(
+            lambda tensors: (
+                [
+                    swap(*(f"mask_decoder.output_hypernetworks_mlps.{n}.{layer}" for n in (1, 2)))(tensors)
+                    for layer in ("proj_in", "layers.0", "proj_out")
+                ]
+                and None
+            )
+        ),
+        (r"^hyper\.[12]\.first(\.weight)?$", r"^pred_masks$"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "the single mask among the several, SAM",
+        "tiny sam",
+        Definition(forward("", the_single_mask_first), "prompt_encoder_mask_decoder"),
+        (r"^pred_masks$",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "scores of the masks in another order, SAM",
+        "tiny sam",
+        Checkpoint(on("mask_decoder.iou_prediction_head.proj_out.weight", lambda x: x.roll(1, 0))),
+        (r"^iou\.out(\.weight)?$", r"^iou_scores$"),
+        FLOATS_ONLY,
     ),
     Fault(
         "sinusoids one late, Marian",
