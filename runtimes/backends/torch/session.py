@@ -65,6 +65,10 @@ class TorchSession:
             self._module: nn.Module | None = self._packed(model, dtype, {} if loaded is None else loaded)
         else:
             self._module = module or model.module(self._dtype, self._device, loaded)
+        if module is None and self._device.type == "cpu":
+            from isoform.runtimes.backends.torch.layout import channels_last
+
+            channels_last(self._module)
 
     def _packed(self, model: Model, form: str, loaded: dict[str, nn.Parameter]) -> nn.Module:
         import torch

@@ -30,6 +30,8 @@ class TorchScriptSession:
     def __init__(self, path: Path, signature: Signature, *, device: str = "cpu", threads: int | None = None) -> None:
         import torch
 
+        from isoform.runtimes.backends.torch.layout import channels_last
+
         self.signature = signature
         self._device = torch_device(device)
         set_threads(threads)
@@ -49,6 +51,8 @@ class TorchScriptSession:
             )
         self._dtype: torch.dtype = next((p.dtype for p in module.parameters()), torch.float32)
         self._module: torch.jit.ScriptModule | None = module.eval()
+        if self._device.type == "cpu":
+            channels_last(module)
 
     def forward(self, inputs: list[Tensor]) -> tuple[Tensor, ...]:
         import torch
