@@ -89,6 +89,7 @@ class Pipeline(Attributes, ABC):
     reads_pages: ClassVar[bool] = False  # True: an input is a page of words with boxes
     keywords: ClassVar[tuple[str, ...]] = ("inputs",)  # the names by which inputs may be given
     takes_objects: ClassVar[bool] = False  # True: an input is an object itself, such as a question with its context
+    paired: ClassVar[bool] = False  # True: an input is a pair, two arguments of the command line
     counts: ClassVar[bool] = True  # False: the task reports its own progress, in seconds of sound
 
     def __init__(

@@ -165,6 +165,8 @@ def run(
 ) -> Iterator[Answered]:
     """The answers in the order of the inputs, each as soon as its batch is there; a wrong input does not end them."""
     done = 0
+    if pipe.paired:
+        inputs, total = _pairs(inputs), total // 2
     size = batch_size or (WRITTEN if pipe.generates else TOGETHER[kind])
     while chunk := list(islice(inputs, size)):
         for _, same in groupby(chunk, key=lambda one: json.dumps(one.parameters, sort_keys=True)):
@@ -182,6 +184,16 @@ def run(
                     yield Answered(one, None, answer)
                 else:
                     yield Answered(one, answer)
+
+
+def _pairs(inputs: Iterator[RunInput]) -> Iterator[RunInput]:
+    """Two inputs in turn as one; a line of a .jsonl file that is a pair already stays, and so does a last one alone."""
+    for first in inputs:
+        second = next(inputs, None) if isinstance(first.value, str) else None
+        if second is None:
+            yield first
+        else:
+            yield RunInput(f"{first.name} and {second.name}", [first.value, second.value], first.parameters)
 
 
 def _answers(pipe: Pipeline, values: list[Any], call: dict[str, Any]) -> Sequence[Any]:

@@ -51,6 +51,7 @@ class KeypointMatching(BatchPipeline):
     sees: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
     takes_objects: ClassVar[bool] = True
+    paired: ClassVar[bool] = True
     outputs: ClassVar[tuple[str, ...]] = ("assignment",)
     options: ClassVar[type[KeypointMatchingOptions]] = KeypointMatchingOptions
     together: ClassVar[int | None] = 1

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from isoform import api
+from isoform.cli import app
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.reference.classes import class_facts
 from isoform.runtimes.preprocess.image.opening import open_processor
@@ -278,3 +279,23 @@ def test_sizes_of_pictures_and_arrays_are_height_and_width() -> None:
     assert size_of(drawn()) == (120, 160)
     for shape in ((120, 160), (120, 160, 3), (3, 120, 160), (1, 120, 160)):
         assert size_of(np.zeros(shape)) == (120, 160)
+
+
+def test_two_arguments_of_the_command_line_are_a_pair(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(tmp_path / f"{n}.png") for n in range(4)]
+    for path, picture in zip(paths, (*pairs()[1], *pairs()[2]), strict=True):
+        picture.save(path)
+    lines = tmp_path / "pairs.jsonl"
+    lines.write_text("\n".join(json.dumps(pair) for pair in (paths[:2], paths[2:])), encoding="utf-8")
+    folder = str(tiny("superglue_b"))
+    answers = []
+    for given in (paths, [str(lines)]):
+        assert app(["run", MATCHING, folder, *given, "--json"], standalone_mode=False) in (0, None)
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0] == answers[1]
+    for found, pair in zip(answers[0], pairs()[1:], strict=True):
+        alike(found, matches("superglue_b", pair))
+    with pytest.raises(InputError, match="one picture was given"):
+        app(["run", MATCHING, folder, paths[0]], standalone_mode=False)
