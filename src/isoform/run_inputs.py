@@ -1,8 +1,8 @@
 """What `isoform run` runs over: the inputs that its arguments stand for, and the answers about them in order.
 
 An argument is `-` (standard input, a line an input), a `.jsonl` file (a line an input: a text, a path, or an object
-with the task's keywords), a folder or a pattern like `"*.png"` (all files of the task's kind, sorted), a `.txt` file
-(one text), or the input itself: a text, a path or an address.
+with the task's keywords), a folder or a pattern like `"*.png"` (all files of the task's kind, sorted; a folder of
+pictures is a video), a `.txt` file (one text), or the input itself: a text, a path or an address.
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ SUFFIXES = {
     "sound": (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"),
     "picture": (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"),
     "text": (".txt",),
+    "video": (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"),
 }
-TOGETHER = {"sound": 8, "picture": 32, "text": 32}  # inputs that are answered together, without a batch size
+TOGETHER = {
+    "sound": 8,
+    "picture": 32,
+    "text": 32,
+    "video": 2,
+}  # inputs that are answered together, without a batch size
 WRITTEN = 8  # the same where texts are generated
 SHOWN = 60  # characters of a text that stands for its input in a message
 
@@ -50,11 +56,11 @@ class Answered:
 
 
 def kind_of(task: str) -> str:
-    """What a task is about: "text", "sound" or "picture". InputError for a task that is none."""
+    """What a task is about: "text", "sound", "picture" or "video". InputError for a task that is none."""
     from isoform.runtimes import pipelines
 
-    room = pipelines.TASKS[pipelines.known(task)][0].partition(".")[0]
-    return {"audio": "sound", "text": "text"}.get(room, "picture")
+    room, _, module = pipelines.TASKS[pipelines.known(task)][0].partition(".")
+    return "video" if module.startswith("video_") else {"audio": "sound", "text": "text"}.get(room, "picture")
 
 
 def read_inputs(arguments: Sequence[str], kind: str, keywords: Sequence[str], stdin: TextIO) -> Iterator[RunInput]:
@@ -95,6 +101,8 @@ def _files(argument: str, kind: str) -> list[Path]:
         # A text may be the name of a folder, too: it is one where it is written as a path.
         if path.is_dir() and (kind != "text" or "/" in argument):
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+            if not found and kind == "video" and any(p.suffix.lower() in SUFFIXES["picture"] for p in path.iterdir()):
+                return [path]
             if not found:
                 raise InputError(f"{argument} holds no {kind} files ({', '.join(suffixes)})")
             return found

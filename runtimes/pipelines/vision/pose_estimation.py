@@ -91,6 +91,7 @@ class PoseEstimation(PictureEncoder):
     task: ClassVar[str] = "pose-estimation"
     outputs: ClassVar[tuple[str, ...]] = ("heatmaps",)
     options: ClassVar[type[PoseEstimationOptions]] = PoseEstimationOptions
+    takes_objects: ClassVar[bool] = True
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)

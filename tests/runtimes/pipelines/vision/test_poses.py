@@ -179,6 +179,11 @@ def test_the_command_line_finds_a_pose(tiny: Tiny, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*arguments, "--set", f"boxes={json.dumps(BOXES)}"])
     assert done.exit_code == 0, done.output
     assert [list(one) for one in json.loads(done.stdout)[0]] == [["keypoints", "scores", "labels", "bbox"]] * 3
+    lines = [{"image": str(tmp_path / "a.png"), "boxes": boxes} for boxes in (BOXES, BOXES, [])]
+    (tmp_path / "persons.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    done = CliRunner().invoke(app, [*arguments[:3], str(tmp_path / "persons.jsonl"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert [len(answer) for answer in json.loads(done.stdout)] == [3, 3, 0]
 
 
 def test_pictures_have_boxes_of_their_own_in_any_batch(tiny: Tiny, tmp_path: Path) -> None:

@@ -144,12 +144,28 @@ def test_a_bundle_answers_as_its_checkpoint_does(backend: str, tiny: Tiny) -> No
             close(mine, other)
 
 
-def test_the_command_line_classifies_a_video(video: Path, tiny: Tiny) -> None:
+def test_the_command_line_classifies_videos(video: Path, tiny: Tiny, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    done = CliRunner().invoke(app, ["run", "video-classification", str(tiny("videomae_cls")), str(video), "--json"])
-    assert done.exit_code == 0, done.output
-    assert [list(row) for row in json.loads(done.stdout)[0]] == [["score", "label"]] * 5
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "empty").mkdir()
+    for n, frame in enumerate(sampled(video, range(4))):
+        Image.fromarray(frame).save(tmp_path / "frames" / f"{n}.png")
+    for name in ("a.mp4", "b.MP4", "c.txt"):
+        shutil.copyfile(video, tmp_path / "videos" / name)
+    arguments = ["run", "video-classification", str(tiny("videomae_cls")), "--json"]
+    answers = []
+    for given, count in ((video, 1), (tmp_path / "frames", 1), (tmp_path / "videos", 2)):
+        done = CliRunner().invoke(app, [*arguments, str(given)])
+        assert done.exit_code == 0, done.output
+        answers += json.loads(done.stdout)[-count:]
+        assert [list(row) for row in answers[-1]] == [["score", "label"]] * 5
+    for answer in answers[1:]:
+        close(answer, answers[0])
+    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "empty")])
+    assert isinstance(done.exception, InputError)
+    assert "holds no video files" in str(done.exception)
 
 
 # ------------------------------------------------------------------ what can be wrong
