@@ -75,6 +75,17 @@ _DETECTION = {
 }
 _SHORT = {"size": {"shortest_edge": 224}, "default_to_square": False}
 
+_EDGES = {
+    **_ON,
+    "kind": "segmentation",
+    "do_convert_rgb": True,
+    "resample": 2,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "size": {"shortest_edge": 800, "longest_edge": 1333},
+    "default_to_square": False,
+}
+
 IMAGE_PROCESSORS: dict[str, Facts] = {
     "BitImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
     "BlipImageProcessor": {**_CLIP, "size": 384},
@@ -105,6 +116,10 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
         "pad_size": {"height": 1024, "width": 1024},
     },
     "LayoutLMv3ImageProcessor": {**_HALF, "kind": "document", "resample": 2, "size": 224, "apply_ocr": True},
+    "OneFormerImageProcessor": {
+        **_EDGES,
+        "segments": {"instances": "classes", "smooth": True},
+    },
     "SiglipImageProcessor": {
         **_HALF,
         "do_convert_rgb": True,
@@ -134,6 +149,7 @@ _BY_MODEL = {
     "depth_pro": "DepthPro",
     "dinov2": "Bit",
     "layoutlmv3": "LayoutLMv3",
+    "oneformer": "OneFormer",
     "rt_detr": "RTDetr",
     "rt_detr_v2": "RTDetr",
     "sam": "Sam",

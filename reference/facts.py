@@ -23,7 +23,6 @@ STATED = (
     "document-question-answering",
     "feature-extraction",
     "fill-mask",
-    "image-segmentation",
     "image-text-to-text",
     "image-to-text",
     "keypoint-detection",

@@ -272,10 +272,6 @@ def signature(c: OneFormerConfig) -> Signature:
     )
 
 
-def _facts(c: OneFormerConfig) -> dict[str, Any]:
-    return {"segmentation": {"task_length": c.task_seq_len}}
-
-
 _TEXT: tuple[Rule, ...] = (
     Rename("text_encoder.positional_embedding", "position_embed"),
     Rename("text_encoder.token_embedding", "embed"),
@@ -363,7 +359,6 @@ FAMILY = Family(
                 *("loss", "text"),
                 *(f"backbone.{name}" for name in pyramid_of(c.tower).left_out(c.tower.config, c.stages)),
             ),
-            facts=_facts,
         ),
     ),
     prefix="oneformer",

@@ -35,6 +35,7 @@ TASKS: dict[str, tuple[str, str, str]] = {
         "ImageFeatureExtraction",
         "image-feature-extraction",
     ),
+    "image-segmentation": ("vision.image_segmentation", "ImageSegmentation", "image-segmentation"),
     "image-to-text": ("multimodal.image_to_text", "ImageToText", "image-to-text"),
     "keypoint-detection": ("vision.keypoint_detection", "KeypointDetection", "keypoint-detection"),
     "keypoint-matching": ("vision.keypoint_matching", "KeypointMatching", "keypoint-matching"),

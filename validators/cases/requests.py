@@ -44,6 +44,7 @@ REQUESTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "feature-extraction": (lambda: TEXT, {}),
     "image-classification": (_picture, {}),
     "image-feature-extraction": (_picture, {}),
+    "image-segmentation": (_picture, {}),
     "image-to-text": (_picture, {"max_new_tokens": 2}),
     "keypoint-detection": (_picture, {}),
     "keypoint-matching": (lambda: [_picture(), _picture()], {}),

@@ -1,28 +1,35 @@
 """Maps of another size, between the values of the old one, with the arithmetic of torch's interpolate on a CPU.
 
-For what transformers resizes by torch and not by Pillow. Edges are between pixels (`align_corners` is off), and nothing
-is smoothed when a map shrinks (`antialias` is off).
+For what transformers resizes by torch and not by Pillow. Edges are between pixels (`align_corners` is off). Only
+`smoothed` smooths when a map shrinks (`antialias`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SMALL = 128
+"""Rows and columns together up to which torch computes as for few channels."""
+STRIPE = 2**21  # values of a result of many channels at a time
 ROWS = 64  # rows of the result at a time: all of them would need eight times the memory of the result
 
 
 def bilinear(x: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Each value from the four nearest: float32 (C, H, W) -> (C, height, width), of three channels bit for bit.
+    """Each value from the four nearest: float32 (C, H, W) -> (C, height, width), bit for bit.
 
-    torch adds the four products in this order, each with one rounding (a fused multiply-add), which a float64 holds.
+    torch adds the four products in this order, each with one rounding (a fused multiply-add), which a float64 holds. Of
+    more than three channels, and unless the result is small, it goes along rows first and then along columns.
     """
     if x.shape[1:] == (height, width):
         return x
+    if len(x) > 3 and height + width > SMALL:
+        return np.concatenate(list(bilinear_rows(x, height, width)), 1)
     above, below, far = _pairs(x.shape[1], height)
     left, right, away = _pairs(x.shape[2], width)
     near, close = np.float32(1) - far, np.float32(1) - away
@@ -36,6 +43,52 @@ def bilinear(x: NDArray[np.float32], height: int, width: int) -> NDArray[np.floa
         y = _added(np.take(other, left, 2), lower * close, y)
         result[:, rows] = _added(np.take(other, right, 2), lower * away, y)
     return result
+
+
+def bilinear_rows(x: NDArray[np.float32], height: int, width: int) -> Iterator[NDArray[np.float32]]:
+    """The result of `bilinear` for many channels, some rows of it at a time, so that little of it is in memory."""
+    above, below, far = _pairs(x.shape[1], height)
+    left, right, away = _pairs(x.shape[2], width)
+    wide = _added(np.take(x, left, 2), np.float32(1) - away, np.take(x, right, 2) * away)
+    near = np.float32(1) - far
+    step = max(1, STRIPE // max(1, len(x) * width))
+    for start in range(0, height, step):
+        rows = slice(start, start + step)
+        yield _added(wide[:, above[rows]], near[rows, None], wide[:, below[rows]] * far[rows, None])
+
+
+def smoothed(x: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """torch's `antialias`: each value from all that a triangle covers, float32 (C, H, W) -> (C, height, width).
+
+    Bit for bit where no side shrinks to less than half; beyond, to a rounding or two. A value of a map that grows has a
+    triangle of one old value to each side, one of a map that shrinks a wider one.
+    """
+    for axis, size in ((2, width), (1, height)):
+        if x.shape[axis] != size:
+            x = _covered(x, axis, size)
+    return x
+
+
+def _covered(x: NDArray[np.float32], axis: int, size: int) -> NDArray[np.float32]:
+    old, one = x.shape[axis], np.float32(1)
+    scale = np.float32(old) / np.float32(size)
+    reach, narrowed = (scale, one / scale) if scale >= 1 else (one, one)
+    centre = scale * (np.arange(size, dtype=np.float32) + np.float32(0.5))
+    first = np.maximum((centre - reach + np.float32(0.5)).astype(np.intp), 0)
+    last = np.minimum((centre + reach + np.float32(0.5)).astype(np.intp), old)
+    weights, total = [], np.zeros(size, np.float32)
+    for n in range(int((last - first).max())):
+        apart = np.abs(((first + n).astype(np.float32) - centre + np.float32(0.5)) * narrowed)
+        weight = np.where((apart < 1) & (first + n < last), one - apart, np.float32(0))
+        weights.append(weight)
+        total = total + weight
+    y: NDArray[np.float32] | None = None
+    for n, weight in enumerate(weights):
+        share = weight / total
+        values, share = np.take(x, np.minimum(first + n, old - 1), axis), share if axis == 2 else share[:, None]
+        y = values * share if y is None else _added(values, share, y)
+    assert y is not None
+    return y
 
 
 def bicubic(x: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
@@ -60,7 +113,7 @@ def _pairs(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDAr
     return first, np.minimum(first + 1, old - 1), np.clip(found - first.astype(np.float32), 0, 1)
 
 
-def _added(x: NDArray[np.float32], weight: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
+def _added(x: NDArray[np.float32], weight: NDArray[np.floating[Any]], y: NDArray[np.float32]) -> NDArray[np.float32]:
     """x * weight + y, rounded once."""
     wide = np.multiply(x, weight, dtype=np.float64)
     wide += y

@@ -15,6 +15,7 @@ KINDS = {
     "normalized_first": ("normalized_first", "NormalizedFirst"),
     "person": ("person_crops", "PersonCrops"),
     "plain": ("processor", "ImageProcessor"),
+    "segmentation": ("segmentation", "SegmentationProcessor"),
 }
 """Kind -> its module and class in this package."""
 
