@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isoform.api import bench, check, export, import_gguf, load, pipeline
+    from isoform.api import bench, check, draw, export, import_gguf, load, pipeline
 
-__all__ = ["__version__", "bench", "check", "export", "import_gguf", "load", "pipeline"]
+__all__ = ["__version__", "bench", "check", "draw", "export", "import_gguf", "load", "pipeline"]
 
 
 def __getattr__(name: str) -> Any:

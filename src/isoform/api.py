@@ -14,6 +14,7 @@ from isoform.progress import Progress
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch import nn
 
     from isoform.bench_report import BenchReport
@@ -520,6 +521,22 @@ def run(
     if len(inputs) == 1:  # some of transformers' pipelines, and so ours, answer a list of one like its only item
         return [pipe(inputs[0], **parameters)]
     return list(pipe(list(inputs), **parameters))
+
+
+def draw(task: str, picture: Any, answer: Any) -> Image:
+    """An answer of `pipeline(task, …)(picture)` over its picture: boxes, masks, keypoints, matches, depths, poses.
+
+    `picture` is what the pipeline was called with: a path, an address, bytes or a PIL picture, a pair of them for
+    keypoint-matching, {"image", "word_boxes"} for document-question-answering. Returns a PIL picture (RGB), which is
+    larger than a small one that was given, so that what is written on it can be read. InputError for a task that draws
+    nothing, and for an answer that has not its form.
+    """
+    from isoform.drawing.raster import raster
+    from isoform.drawing.scenes import check_task, scene
+    from isoform.drawn_inputs import subject_of
+
+    check_task(task)
+    return raster(scene(task, subject_of(task, picture), answer))
 
 
 def subtitles(

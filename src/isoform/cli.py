@@ -284,6 +284,9 @@ def run(
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print generated text as it comes.")] = False,
     form: Annotated[str, typer.Option("--format", help="Of a transcript: text, srt or vtt.")] = "text",
+    draw: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Draw the answer over its picture: a .png, .svg or .json (COCO).")
+    ] = None,
     json: Json = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a line of JSON for each answer, at once.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what runs the model, and why.")] = False,
@@ -301,6 +304,8 @@ def run(
     kind, arguments = run_inputs.kind_of(task), list(inputs or ["-"])
     parameters = dict(_setting(text) for text in option or [])
     total = run_inputs.count_inputs(arguments, kind)
+    if draw is not None:
+        run_inputs.check_drawing(draw, task, total)
     with (
         show.progress() as progress,
         api.pipeline(
@@ -323,6 +328,8 @@ def run(
             batch_size = 1
         told = None if stream else progress
         answers = run_inputs.run(pipe, items, kind, parameters, batch_size=batch_size, total=total, progress=told)
+        if draw is not None:
+            answers = run_inputs.drawn(answers, draw, task, pipe, parameters)
         how: run_inputs.Manner = "stream" if stream else "jsonl" if jsonl else "json" if json else "text"
         good = run_inputs.show_answers(answers, how, several=several, complain=_fail)
     if not good:

@@ -215,6 +215,32 @@ def _answers(pipe: Pipeline, values: list[Any], call: dict[str, Any]) -> Sequenc
         return [error]
 
 
+def check_drawing(path: Path, task: str, total: int) -> None:
+    """InputError for what cannot be drawn into this file, before anything runs."""
+    from isoform.drawing.files import check
+    from isoform.runtimes.pipelines import known
+
+    check(path, known(task), total)
+
+
+def drawn(
+    answered: Iterator[Answered], path: Path, task: str, pipe: Pipeline, parameters: Mapping[str, Any]
+) -> Iterator[Answered]:
+    """The same answers; behind the last one the file is written, of those that there are."""
+    from isoform.drawing.files import Given, write
+    from isoform.drawn_inputs import subject_of
+    from isoform.runtimes.pipelines import known
+
+    given: list[Given] = []
+    for one in answered:
+        if one.error is None:
+            call = {**parameters, **one.input.parameters}
+            given.append((one.input.name, subject_of(known(task), one.input.value, pipe, call), one.answer))
+        yield one
+    if given:
+        write(path, known(task), given)
+
+
 Manner = Literal["text", "json", "jsonl", "stream"]
 """How answers are printed: as text, one JSON document, a line of JSON each; or a streamer prints them already."""
 

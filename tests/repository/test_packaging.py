@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("reference", "exporters", "runtimes", "validators")
-OWN = ("chat", "steps")  # folders of the package itself
+OWN = ("chat", "drawing", "steps")  # folders of the package itself
 CLEAN = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
 
 

@@ -98,14 +98,14 @@ class Documents(OneGraph):
             if item.get("image") is not None and (words is None or (seen and self.sees_pages)):
                 picture = load_image(item["image"], call.timeout)
             if words is None and picture is not None:
-                words = self._read(picture, call)
+                words = self.read(picture, {"lang": call.lang, "tesseract_config": call.tesseract_config})
             sees = seen and self.sees_pages and picture is not None
             yield Page(words or [], self.pictures([picture])[0] if sees else None)
 
-    def _read(self, picture: Image, call: PageOptions) -> Words:
-        """The words that tesseract finds, in the language of the call or else of the model's processor."""
+    def read(self, picture: Image, parameters: Mapping[str, Any]) -> Words:
+        """The words that tesseract finds, as `lang` and `tesseract_config` say, or else the model's processor."""
         language, options = getattr(self.pictures, "language", None), getattr(self.pictures, "options", "")
-        return read_words(picture, call.lang or language, call.tesseract_config or options)
+        return read_words(picture, parameters.get("lang") or language, parameters.get("tesseract_config") or options)
 
     def windows(
         self,
