@@ -158,6 +158,17 @@ def test_a_flat_depth_and_one_without_numbers_are_drawn() -> None:
     assert [note.text for note in marks(found, Note)] == ["3", "3"]
 
 
+def test_depths_of_a_wide_range_are_coloured_by_their_logarithm() -> None:
+    values = np.full((HEIGHT, WIDTH), 100.0)
+    values[:, :300], values[:, 300:340] = 1.0, 10.0
+    found = drawn("depth-estimation", {"predicted_depth": values})
+    assert [note.text for note in marks(found, Note)] == ["1", "100, by logarithm"]
+    middle = np.asarray(found.picture)[HEIGHT // 2, WIDTH // 2]
+    assert np.array_equal(middle, depth_colours(np.array([[0.5]]))[0, 0])
+    plain = drawn("depth-estimation", {"predicted_depth": values - 1.0})  # a 0 has no logarithm
+    assert [note.text for note in marks(plain, Note)] == ["0", "99"]
+
+
 def test_answers_about_a_page_lie_over_their_words() -> None:
     found = drawn("document-question-answering")
     boxes = [(box.left, box.top, box.right, box.bottom) for box in marks(found, Box)]

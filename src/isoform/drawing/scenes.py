@@ -16,6 +16,7 @@ from isoform.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+FAR = 50  # times the least depth
 LABELLED = 40  # masks of things without names that get their scores written on them, at most
 
 
@@ -122,13 +123,20 @@ def _side_by_side(pictures: Sequence[Image]) -> Image:
 
 
 def _depths(answer: Any, subject: Subject) -> Scene:
-    """The depths in colours, from the least to the greatest, with a bar below that says which is which."""
+    """The depths in colours, from the least to the greatest, with a bar below that says which is which.
+
+    Where the greatest is more than `FAR` times the least, as under an open sky, the colours go by the logarithm.
+    """
     from PIL import Image as images
 
     values = answers.depth(answer)
     known = np.isfinite(values)
     low, high = (float(f(values[known])) if known.any() else 0.0 for f in (np.min, np.max))
-    colours = depth_colours((values - low) / ((high - low) or 1))
+    far = 0 < FAR * low < high
+    scaled, first, last = (
+        (np.log(np.where(known, values, low)), np.log(low), np.log(high)) if far else (values, low, high)
+    )
+    colours = depth_colours((scaled - first) / ((last - first) or 1))
     colours[~known] = NOTHING
     width, height = subject.pictures[0].size
     below = max(height // 12, 1)
@@ -136,7 +144,10 @@ def _depths(answer: Any, subject: Subject) -> Scene:
     picture.paste(images.fromarray(colours).resize((width, height), images.Resampling.BILINEAR), (0, 0))
     bar = depth_colours(np.linspace(0, 1, width)[None].repeat(below, 0))
     picture.paste(images.fromarray(bar), (0, height))
-    ends: list[tuple[str, float, Colour]] = [(f"{low:.4g}", 0, colour_of(1)), (f"{high:.4g}", width, colour_of(2))]
+    ends: list[tuple[str, float, Colour]] = [
+        (f"{low:.4g}", 0, colour_of(1)),
+        (f"{high:.4g}{', by logarithm' * far}", width, colour_of(2)),
+    ]
     return Scene(picture, [Note(text, x, height + below, colour) for text, x, colour in ends])
 
 
