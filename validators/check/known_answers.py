@@ -218,9 +218,13 @@ def _texts(model: Model, module: nn.Module, seed: int) -> list[Case]:
     import numpy as np
 
     from isoform.validators.cases.prose import prose_rows
+    from isoform.validators.cases.tables import real_tables, type_sizes
     from isoform.validators.cases.text import positions
     from isoform.validators.truth.answers import greedy
 
+    if tables := real_tables(model) if type_sizes(model) else ():
+        lengths = f"rows of {' '.join(str(len(row)) for row in tables)}"
+        return [Case("table", tables, detail=lengths, natural=True)]
     limit, random = positions(model), np.random.default_rng(seed)
     prose = [row.tokens for row in prose_rows(model)]
     long = [tokens for tokens in prose if len(tokens) >= max(LENGTHS)] or prose

@@ -17,7 +17,7 @@ from isoform.quality import quality_of
 from isoform.validators.cases.case import real
 from isoform.validators.check.known_answers import Answers, Known, outputs_of, reference_answers, whole
 from isoform.validators.check.transcripts import continued, word_errors
-from isoform.validators.levels.deployment import Wrong
+from isoform.validators.levels.deployment import Wrong, task_result
 from isoform.validators.levels.graph import bounds, decoding
 from isoform.validators.report.records import Report, Result, use
 from isoform.validators.report.subject import Subject
@@ -27,6 +27,7 @@ from isoform.validators.truth.deviations import REASONS, deviation
 from isoform.validators.truth.distances import Difference, difference
 from isoform.validators.truth.losses import Kind, Loss, kind_of
 from isoform.validators.truth.reference import Noise
+from isoform.validators.truth.task_losses import task_loss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,17 +99,26 @@ class _Proof:
             return
         losses: dict[tuple[str, Kind], Loss] = {}
         words, spoken = 0, 0
+        task, lost, among = task_loss(self.target), 0.0, 0
         for known in self.answers.known:
             case = known.case
             self.subject = Subject(self.session.backend, LEVEL, self.dtype, case.group, case.name)
+            answers: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {}
             for port, got, want in self._pairs(known):
                 kind = kind_of(self.target, port)
+                answers.setdefault(port.name, []).append((got, want))
                 # Labels may all be clear, or all alike: then only their logits show what is lost.
                 kinds: tuple[Kind, ...] = (kind, "values") if kind == "labels" else (kind,)
                 for one in kinds:
                     losses.setdefault((port.name, one), Loss(one)).add(got, want)
                 if case.chunks:
                     losses[port.name, kind].add(got, want, greedy=True)
+            for n, row in enumerate(case.rows):
+                if task is None or case.chunks:
+                    break
+                mine, theirs = ({name: pairs[n][side] for name, pairs in answers.items()} for side in (0, 1))
+                found, count = task.lost(row, mine, theirs)
+                lost, among = lost + found, among + count
             for name, got, want in self._encoded(known):
                 losses.setdefault((name, "vectors"), Loss("vectors")).add(got, want)
             if known.spoken:
@@ -127,6 +137,8 @@ class _Proof:
                 few = {"top1": loss.text.positions, "greedy": loss.greedy.positions}.get(metric, 0)
                 least = 1 / few if few >= FEW and not limit.is_chosen else 0.0
                 self.result(metric, value, max(limit.value, least), note)
+        if task is not None and among:
+            self.report.results.append(task_result(self.subject, task, (lost, among), getattr(budget, task.metric)))
         if spoken:
             self.result("words", words / spoken, budget.words.value, f"{words} of {spoken}: {budget.words.unit}")
 

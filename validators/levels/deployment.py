@@ -7,6 +7,7 @@ token that is chosen, and how the reference's own continuation would have gone o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from isoform.validators.truth.answers import PassageAnswers, Run, by_position, i
 from isoform.validators.truth.budgets import BUDGETS, budget_of
 from isoform.validators.truth.distances import matched
 from isoform.validators.truth.losses import Loss
+from isoform.validators.truth.task_losses import TaskLoss, task_loss
 from isoform.validators.truth.tolerances import QUANTIZED, Tolerance
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def measure(run: Run, answers: PassageAnswers, around: AbstractContextManager[An
     loss = Loss(answers.kind)
     with around or nullcontext():
         for passage, want in answers:
-            got = run(passage.row)
+            got = by_position(answers.model, run(passage.row)[answers.port])
             by_token = LENGTH in answers.model.signature.outputs[0].axes
             length = len(passage.row.tokens) if by_token and not passage.row.media else len(want)
             if len(got) != length or got.shape[1:] != want.shape[1:]:
@@ -79,12 +81,34 @@ def measure(run: Run, answers: PassageAnswers, around: AbstractContextManager[An
 def session_run(session: Session, answers: PassageAnswers) -> Run:
     """A row alone through a session."""
 
-    def run(row: Row) -> NDArray[Any]:
-        return by_position(
-            answers.model, session.run(Case("", (row,)).inputs(answers.model.signature))[answers.port][0]
-        )
+    def run(row: Row) -> Mapping[str, NDArray[Any]]:
+        outputs = session.run(Case("", (row,)).inputs(answers.model.signature))
+        return {name: array[0] for name, array in outputs.items() if len(array)}
 
     return run
+
+
+def measure_task(
+    run: Run, task: TaskLoss, truth: Truth, around: AbstractContextManager[Any] | None = None
+) -> tuple[float, int]:
+    """What is lost of the answers about every row alone, and of how many. Raises Wrong like `measure`."""
+    import numpy as np
+
+    rows = dict.fromkeys(row for case in truth.cases if not case.optional for row in case.rows)
+    names = [port.name for port in truth.model.signature.outputs]
+    lost, count = 0.0, 0
+    with around or nullcontext():
+        for row in rows:
+            got, want = run(row), dict(zip(names, truth.outputs(row), strict=True))
+            for port in truth.model.signature.results:
+                mine = got[port.name]
+                if mine.shape != want[port.name].shape:
+                    raise Wrong("mismatch", 1, f"{port.name}: shape {mine.shape}, not {want[port.name].shape}")
+                if wrong := int(np.count_nonzero(~np.isfinite(mine))):
+                    raise Wrong("nonfinite", wrong, f"{port.name}: NaN or infinity in {wrong} of {mine.size} values")
+            found, among = task.lost(row, got, want)
+            lost, count = lost + found, count + among
+    return lost, count
 
 
 def check_deployment(
@@ -120,6 +144,7 @@ def check_deployment(
     except IsoformError as error:
         result("error", 1, 0, str(error))
         return report
+    task = task_loss(truth.model)
     seconds = perf_counter() - start
     report.evidence.append(loss.sample.evidence(subject, answers.port, seconds))
     allowed = None
@@ -140,4 +165,37 @@ def check_deployment(
             over = f", over {dtype}'s budget of {budget.value:.2g}" if limit > budget.value else ""
             notes.append(f"torch quantized alike: {own:.2g}{over}")
         result(metric, value, limit, "; ".join(note for note in notes if note))
+    if task is not None:
+        try:
+            mine = measure_task(session_run(session, answers), task, truth)
+            alike = None if imitated is None else measure_task(imitated[0], task, truth, imitated[1])
+        except Wrong as error:
+            result(error.metric, error.value, 0, str(error))
+            return report
+        if mine[1]:
+            report.results.append(task_result(subject, task, mine, getattr(budgets, task.metric), dtype, alike))
     return report
+
+
+def task_result(
+    subject: Subject,
+    task: TaskLoss,
+    found: tuple[float, int],
+    budget: Tolerance,
+    dtype: str = "",
+    alike: tuple[float, int] | None = None,
+) -> Result:
+    """Of what is `found` lost, and of how many: at least one may be, however few there are.
+
+    `alike`: the same of torch quantized in the same way, which may lose more than the budget of `dtype`.
+    """
+    lost, count = found
+    subject = replace(subject, group=task.counted, case=f"{count} {task.counted}")
+    least = 1 / count if task.whole and not budget.is_chosen else 0.0
+    limit, notes = max(budget.value, least), [budget.unit]
+    if alike is not None and alike[1]:
+        own = alike[0] / alike[1]
+        limit = limit if budget.is_chosen else max(limit, QUANTIZED.value * own)
+        over = f", over {dtype}'s budget of {budget.value:.2g}" if limit > max(budget.value, least) else ""
+        notes.append(f"torch quantized alike: {own:.2g}{over}")
+    return Result.of(subject, task.metric, lost / count, limit, "; ".join(notes))

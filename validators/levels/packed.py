@@ -267,7 +267,7 @@ def imitate_held(
     """The same with these weights by the names of the module's parameters."""
     import torch
 
-    from isoform.validators.truth.answers import run_alone
+    from isoform.validators.truth.answers import outputs_alone
 
     blocks: dict[int, int] = {}
     for name, parameter in module.named_parameters():
@@ -276,7 +276,7 @@ def imitate_held(
             parameter.data = torch.from_numpy(held[name].rows(0, rows).copy()).view(parameter.shape)
             if held[name].bits:
                 blocks[_key(parameter)] = parameter.shape[-1] if held[name].by_row else held[name].block
-    return (lambda row: run_alone(model, module, row)), rounded_activations(blocks)
+    return (lambda row: outputs_alone(model, module, row)), rounded_activations(blocks)
 
 
 def _key(weight: torch.Tensor) -> int:

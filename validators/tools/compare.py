@@ -277,7 +277,7 @@ def _judge(
 def _quantized_alike(sides: Sequence[Side], reference: Model | None, cases: Sequence[Case]) -> dict[str, float]:
     """The sum of what torch loses on the rows with the weights and rounded activations of each quantized side."""
     from isoform.validators.levels.packed import imitate
-    from isoform.validators.truth.answers import imitation, run_alone
+    from isoform.validators.truth.answers import by_position, imitation, run_alone
 
     lost: dict[str, float] = {}
     for side in sides:
@@ -290,7 +290,7 @@ def _quantized_alike(sides: Sequence[Side], reference: Model | None, cases: Sequ
         for row in dict.fromkeys(row for case in cases if not case.optional for row in case.rows):
             want = run_alone(reference, module, row)
             with rounding:
-                got = run(row)
+                got = by_position(reference, run(row)[port.name])
             loss.add(got, want)
         for name, value in loss.metrics().items():
             lost[name] = lost.get(name, 0.0) + value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,8 +39,8 @@ class Passage:
     greedy: bool = False
 
 
-Run = Callable[[Row], "NDArray[Any]"]
-"""A row alone -> the first output for it, (T, …)."""
+Run = Callable[[Row], Mapping[str, "NDArray[Any]"]]
+"""A row alone -> its outputs by port, without the batch axis."""
 
 
 class PassageAnswers:
@@ -85,12 +85,17 @@ class PassageAnswers:
 
 def run_alone(model: Model, module: nn.Module, row: Row) -> NDArray[Any]:
     """The module's first output for one row, (T, …)."""
+    return by_position(model, outputs_alone(model, module, row)[model.signature.outputs[0].name])
+
+
+def outputs_alone(model: Model, module: nn.Module, row: Row) -> dict[str, NDArray[Any]]:
+    """The module's outputs for one row, by port and without the batch axis."""
     import torch
 
     inputs = [torch.from_numpy(array) for array in Case("", (row,)).inputs(model.signature).values()]
     with torch.inference_mode():
-        output: NDArray[Any] = module(*inputs)[0][0].numpy()
-    return by_position(model, output)
+        outputs = module(*inputs)
+    return {port.name: output[0].numpy() for port, output in zip(model.signature.outputs, outputs, strict=True)}
 
 
 def by_position(model: Model, output: NDArray[Any]) -> NDArray[Any]:
@@ -158,4 +163,4 @@ def imitation(model: Model, path: Path) -> tuple[Run, AbstractContextManager[Any
             owner._parameters[leaf] = made[id(empty)]
     if (share := getattr(module, "share", None)) is not None:  # parts of the same weights
         share()
-    return (lambda row: run_alone(model, module, row)), activations(kinds)
+    return (lambda row: outputs_alone(model, module, row)), activations(kinds)

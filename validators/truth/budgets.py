@@ -92,7 +92,7 @@ class Budget:
     `kl` and `top1` are measured on a text, `greedy` along the reference's own continuations of it, `nmse` on hidden
     states, `outputs` on what a head makes of them where that is no text, `cosine` on the vectors that stand for a row,
     `labels` and `scores` on classifiers of texts, pictures and sound, `words` on transcripts, and `heard` in the place
-    of `kl` along them.
+    of `kl` along them. The last seven are measured on the answers of a task (`task_losses`).
     """
 
     kl: Tolerance
@@ -105,6 +105,13 @@ class Budget:
     scores: Tolerance
     words: Tolerance
     heard: Tolerance
+    masks: Tolerance
+    boxes: Tolerance
+    endpoints: Tolerance
+    keypoints: Tolerance
+    depth: Tolerance
+    cells: Tolerance
+    spans: Tolerance
 
 
 UNITS = {
@@ -118,6 +125,13 @@ UNITS = {
     "scores": "difference of a label's probability, the largest",
     "words": "word errors per word of the reference's transcript, but for those that begin with a near tie",
     "heard": "nats, mean over the tokens of what is heard in a sound",
+    "masks": "1 less the mean intersection over union of masks, or of the labels of a picture",
+    "boxes": "share of the reference's likeliest boxes that no box of the same label overlaps by half",
+    "endpoints": "pixels of the heat map between the places of a keypoint, mean over keypoints",
+    "keypoints": "share of the reference's keypoints, or of its matches, that the form does not have",
+    "depth": "share of pixels whose depth is off by more than a factor of 1.25",
+    "cells": "share of a table's cells that are chosen otherwise, by 0.1 in probability or more",
+    "spans": "share of answers that begin or end elsewhere, where the reference prefers its own by 0.1 or more",
 }
 """Metric -> what its value counts."""
 
@@ -179,8 +193,24 @@ def _budget(name: str, kl: float, source: str, nmse: float, squared: str) -> Bud
                 4 * kl,
                 "a sound leaves less to chance than a text does: 0.0066 nats turned no word of 72, nor a clear choice",
             ),
+            **_of_tasks(choice, nmse),
         },
     )
+
+
+def _of_tasks(choice: float, nmse: float) -> dict[str, tuple[float, str]]:
+    """The limits of what a task shows, from the share of clear choices that may turn and the error of states."""
+    edges = round(min(0.5, 2 * nmse**0.5), 4)
+    as_choice = f"as labels: {choice:g} of the clear choices may turn"
+    return {
+        "masks": (edges, "what is off by a share of its size moves an edge by that share of its slope, on both sides"),
+        "boxes": (2 * choice, f"{as_choice}, and a box is a label and a place"),
+        "endpoints": (round(10 * choice, 4), f"{as_choice}, and a keypoint that turns is some ten pixels away"),
+        "keypoints": (2 * choice, f"{as_choice}, and a keypoint is chosen among its neighbours and among all"),
+        "depth": (choice, f"{as_choice}: a factor of 1.25 is a clear difference"),
+        "cells": (2 * choice, f"{as_choice}, and a cell is chosen with its column"),
+        "spans": (2 * choice, f"{as_choice}, and a span has two ends"),
+    }
 
 
 _BASES = {
@@ -238,6 +268,13 @@ PRECISIONS = {
             "scores": (0.5, "as labels, in the worst row"),
             "words": (0.4, "q4w turned a third of the words that a model of 39M hears in a made-up voice"),
             "heard": (0.6, "as kl"),
+            "masks": (0.3, "4 bits move edges: with a third of each mask elsewhere it is another picture"),
+            "boxes": (0.3, "one of four may be missing; as greedy, for boxes are chosen among hundreds"),
+            "endpoints": (2.0, "pixels of the heat map: a twentieth of a person"),
+            "keypoints": (0.4, "as top1: keypoints are chosen among thousands of pixels"),
+            "depth": (0.1, "as labels"),
+            "cells": (0.2, "as labels, with the column"),
+            "spans": (0.2, "as labels, with two ends"),
         },
     ),
 }

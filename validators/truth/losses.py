@@ -25,7 +25,7 @@ together. vectors: what stands for a row, hidden states (the mean over their slo
 def kind_of(model: Model, port: Port) -> Kind:
     """What an output of a model is for: by the role of its port, and by what its last axis counts."""
     match port.role:
-        case "logits":
+        case "logits" if len(port.axes) <= 3:
             decodes = bool(model.signature.states) or port.axes[-1] == model.config.vocabulary
             return "text" if decodes else "labels"
         case "similarity":

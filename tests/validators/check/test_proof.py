@@ -29,14 +29,15 @@ METRICS = {
     "gpt2": {"kl", "top1", "greedy"},
     "bert_embed": {"nmse", "cosine"},
     "bert_seqcls": {"kl", "labels", "scores", "outputs"},
-    "bert_qa": {"outputs"},
+    "bert_qa": {"outputs", "spans"},
     "vit_cls": {"kl", "labels", "scores", "outputs"},
     "dinov2": {"nmse", "cosine"},
     "wav2vec2_ctc": {"kl", "top1"},
     "whisper_b": {"heard", "top1", "greedy", "words", "nmse", "cosine"},
     "blip_caption": {"kl", "top1", "greedy", "nmse", "cosine"},
     "clip": {"kl", "labels", "scores", "outputs", "nmse", "cosine"},
-    "sam": {"outputs"},
+    "sam": {"outputs", "masks"},
+    "tapas_qa": {"kl", "labels", "scores", "outputs", "cells"},
 }
 """Tiny checkpoint -> what its outputs are measured by."""
 

@@ -25,7 +25,7 @@ from isoform.validators.cases.text import token_cases
 from isoform.validators.levels.deployment import check_deployment, measure, session_run
 from isoform.validators.levels.weights import check_weights
 from isoform.validators.report.records import Report
-from isoform.validators.truth.answers import NEW, PROMPTS, PassageAnswers, imitation, run_alone
+from isoform.validators.truth.answers import NEW, PROMPTS, PassageAnswers, imitation, outputs_alone, run_alone
 from isoform.validators.truth.budgets import BUDGETS, ROUNDING, budget_of
 from isoform.validators.truth.deviations import HALVES, WIDE, activations
 from isoform.validators.truth.losses import Loss
@@ -221,7 +221,7 @@ def test_torch_quantized_alike_loses_what_llamacpp_loses(
 
 def test_the_reference_itself_loses_nothing(model: Model, answers: PassageAnswers) -> None:
     module = model.module()
-    loss = measure(lambda row: run_alone(model, module, row), answers)
+    loss = measure(lambda row: outputs_alone(model, module, row), answers)
     assert loss.mean_kl < 1e-9
     assert (loss.text.other, loss.greedy.other) == (0, 0)
     assert loss.text.positions == sum(len(row) for row in prose_rows(model))
