@@ -28,7 +28,7 @@ def test_transformers_js_gives_the_same_heatmaps(tmp_path: Path) -> None:
     folder = tmp_path / "vitpose"
     api.export(tiny("vitpose"), folder, to="onnx", check=False)
     with api.pipeline("pose-estimation", folder) as pipe:
-        pixels = np.stack(pipe.pictures([drawn(), drawn().rotate(40)]))
+        pixels = np.stack(pipe.pictures([drawn(), drawn().rotate(40)]))  # type: ignore[attr-defined]
         (ours,) = pipe.session.run({"pixel_values": pixels}).values()
     node = environment("node")
     program = HOME / "node" / "pose.mjs"  # beside node_modules, where node looks for packages

@@ -86,7 +86,7 @@ def test_transformers_js_segments_at_points(kind: str, tmp_path: Path) -> None:
     folder, file = bundle("sam", tmp_path), tmp_path / "picture.png"
     drawn().resize((128, 96)).save(file)  # the longest edge that the processor makes
     points, labels = POINTS[kind]
-    prompts = {"input_points": points, "input_labels": labels}
+    prompts: dict[str, Any] = {"input_points": points, "input_labels": labels}
     if kind != "points":
         prompts = {"input_boxes": [[*first, *second] for first, second in points]}
     with api.pipeline("mask-generation", folder) as pipe:

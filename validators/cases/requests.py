@@ -22,6 +22,8 @@ def _picture() -> Any:
 def page() -> dict[str, Any]:
     """A picture, and two words on it."""
     return {"image": _picture(), "word_boxes": [["Total:", [100, 200, 300, 250]], ["42.50", [350, 200, 480, 250]]]}
+
+
 def _frames() -> Any:
     """Enough of them for the models there are: a video of 64 frames, at the rate of 1."""
     picture = np.asarray(_picture())
