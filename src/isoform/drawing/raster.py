@@ -100,6 +100,7 @@ def _dot(pen: ImageDraw, dot: Dot, canvas: Canvas) -> None:
 def _label(pen: ImageDraw, label: Label, canvas: Canvas) -> None:
     edge = canvas.outline
     x, y = label.x + edge, label.y + edge
+    pen.rectangle((label.x, label.y, label.x + label.width, label.y + label.height), fill=(*INK, THROUGH))
     pen.rectangle((x, y, x + swatch(canvas), label.y + label.height - edge), fill=label.colour, outline=INK, width=edge)
     font = font_of(canvas.font)
     middle = label.y + label.height / 2

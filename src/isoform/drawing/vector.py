@@ -75,12 +75,16 @@ def _dot(dot: Dot, canvas: Canvas) -> str:
 
 def _label(label: Label, canvas: Canvas) -> str:
     edge, wide = canvas.outline, swatch(canvas)
+    ground = (
+        f'<rect x="{label.x:g}" y="{label.y:g}" width="{label.width:g}" height="{label.height:g}" '
+        f'fill="{_hex(INK)}" fill-opacity="{THROUGH / 255:.2f}"/>'
+    )
     box = (
         f'<rect x="{label.x + edge:g}" y="{label.y + edge:g}" width="{wide:g}" height="{label.height - 2 * edge:g}" '
         f'fill="{_hex(label.colour)}" stroke="{_hex(INK)}" stroke-width="{edge}"/>'
     )
     at = f'x="{label.x + wide + 2 * edge:g}" y="{label.y + label.height / 2:g}" dominant-baseline="central"'
     return (
-        f'{box}<text {at} fill="{_hex(PAPER)}" stroke={quoteattr(_hex(INK))} stroke-width="{2 * edge}" '
+        f'{ground}{box}<text {at} fill="{_hex(PAPER)}" stroke={quoteattr(_hex(INK))} stroke-width="{2 * edge}" '
         f'stroke-linejoin="round" paint-order="stroke">{escape(label.text)}</text>'
     )
