@@ -26,8 +26,7 @@ from isoform.reference.vision.patches import PatchEmbed, grid, pixels
 from isoform.signature import BATCH, Port, Signature
 
 PROMPTS, POINTS = "point_batch_size", "nb_points_per_image"
-OUTSIDE, INSIDE, FIRST_CORNER, SECOND_CORNER = 0, 1, 2, 3  # labels whose embeddings the checkpoint has
-NO_POINT, PADDING, NOTHING = -1, -10, -11
+FIRST_CORNER, NO_POINT, PADDING, NOTHING = 2, -1, -10, -11  # labels; 0 is outside, 1 inside, 3 a second corner
 QUERIES = 512  # at a time in attention over all patches
 NECK_EPS = 1e-6  # the Hub's code has it as a constant, as it has the final norm's 1e-5
 
@@ -381,14 +380,15 @@ class PromptEncoder(nn.Module):
         last = points.new_zeros(points.shape[0], points.shape[1], 1, 2)
         points = torch.cat(((points + 0.5) / self.image_size, last), 2)
         open_ended = ((labels >= FIRST_CORNER) | (labels == NOTHING)).to(torch.int64).amax(-1, keepdim=True)
-        closing = NO_POINT + open_ended * (NOTHING - NO_POINT)
+        # Chosen and not calculated: OpenVINO gets the sum of a product of integers wrong for several rows.
+        closing = torch.where(open_ended > 0, NOTHING, NO_POINT)
         labels = torch.cat((labels, closing), 2)
         each = labels.unsqueeze(-1)
-        x = torch.where(each == NO_POINT, self.no_point.weight, positions(points))
-        x = torch.where(each > PADDING, x, torch.zeros_like(x))
-        for label in (OUTSIDE, INSIDE, FIRST_CORNER, SECOND_CORNER):
-            table: Any = self.points[label]
-            x = torch.where(each == label, x + table.weight, x)
+        x = positions(points)
+        x = x * ((each > PADDING) & (each != NO_POINT)).to(x.dtype)
+        for label, table in ((NO_POINT, self.no_point), *enumerate(self.points)):
+            weight: Any = table.weight
+            x = x + (each == label).to(x.dtype) * weight
         return x, (labels != NOTHING).to(torch.int64)
 
 

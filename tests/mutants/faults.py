@@ -633,11 +633,6 @@ def nearest(head: Any, _: nn.Module) -> Callable[..., Any]:
     return lambda x: head.conv(F.interpolate(F.relu(x), scale_factor=head.factor, mode="nearest"))
 
 
-def exchanged_mask_heads(tensors: Tensors) -> None:
-    for layer in ("proj_in", "layers.0", "proj_out"):
-        swap(*(f"mask_decoder.output_hypernetworks_mlps.{n}.{layer}" for n in (1, 2)))(tensors)
-
-
 def swapped_biases(tensors: Tensors) -> None:
     q, v = (f"videomae.encoder.layer.1.attention.attention.{letter}_bias" for letter in "qv")
     tensors[q], tensors[v] = tensors[v], tensors[q]
@@ -663,6 +658,12 @@ def masked_without_positions(whole: Any, _: nn.Module) -> Callable[..., Any]:
         return (whole.head(whole.norm(x[:, count:])),)
 
     return run
+
+
+def heads_of_masks_exchanged(tensors: Tensors) -> None:
+    for layer in ("proj_in", "layers.0", "proj_out"):
+        one, other = (f"mask_decoder.output_hypernetworks_mlps.{n}.{layer}" for n in (1, 2))
+        swap(one, other)(tensors)
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -1568,7 +1569,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "heads of two masks exchanged, SAM",
         "tiny sam_b",
-        Checkpoint(exchanged_mask_heads),
+        Checkpoint(heads_of_masks_exchanged),
         (r"^hyper\.[12]\.first(\.weight)?$", r"^pred_masks$"),
         FLOATS_ONLY,
     ),

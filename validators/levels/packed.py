@@ -313,4 +313,5 @@ def multiplies(model: Model) -> bool:
     """Whether a graph has a matrix product: one that looks up embeddings or convolves has nothing to quantize."""
     if model.signature.output("embeddings") is not None:
         return False
-    return any(len(weight.shape) > 1 and len(weight.shape) != CONVOLUTION for weight in model.weights.values())
+    shapes = [weight.shape for weight in model.weights.values()]
+    return any(len(shape) > 1 and len(shape) != CONVOLUTION and shape[0] > 1 for shape in shapes)
