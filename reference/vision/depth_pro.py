@@ -341,6 +341,7 @@ class DepthPro(nn.Module):
         self.head = Head(s.fusion_hidden_size)
         self.fov = FieldOfView(c) if s.use_fov_model else None
         self.factor = 2 ** (1 + self.hooks)  # rows of the finest map to a row of the tower's finest
+        self.beyond = -(-REACH // self.factor)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Pictures (B, channels, side, side) -> inverse depths (B, rows, rows) and degrees (B,)."""
@@ -388,7 +389,7 @@ class DepthPro(nn.Module):
         Each strip has a few rows more than it needs, so that what a convolution sees at its edges is there.
         """
         rows, factor, last = self.base * 2 ** (len(self.tiles) - 1), self.factor, len(self.fusion)
-        beyond = -(-REACH // factor)
+        beyond = self.beyond
         count = max(1, min(STRIPS, rows // (2 * beyond + 1)))
         for start, stop in pairwise(rows * n // count for n in range(count + 1)):
             above, under = max(0, start - beyond), min(rows, stop + beyond)

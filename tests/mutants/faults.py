@@ -666,6 +666,27 @@ def heads_of_masks_exchanged(tensors: Tensors) -> None:
         swap(one, other)(tensors)
 
 
+def joined_by_columns(module: nn.Module) -> None:
+    tiles: Any = module.tiles[-1]  # type: ignore[index]
+    honest, side = tiles.joined, tiles.side
+    tiles.joined = lambda x: honest(x.unflatten(1, (side, side)).transpose(1, 2).flatten(1, 2))
+
+
+def cut_one_late(module: nn.Module) -> None:
+    tiles: Any = module.tiles[-1]  # type: ignore[index]
+    first, *others, last = tiles.spans
+    tiles.spans = [(first[0], first[1] + 1), *others[:-1], (others[-1][0] + 1, others[-1][1]), last]
+
+
+def strips_that_end_at_their_edges(module: nn.Module) -> None:
+    module.beyond = 0  # type: ignore[assignment]
+
+
+def variances_exchanged(tensors: Tensors) -> None:
+    a, b = (f"fusion_stage.intermediate.1.residual_layer2.batch_norm{n}.running_var" for n in (1, 2))
+    tensors[a], tensors[b] = tensors[b], tensors[a]
+
+
 FAULTS: tuple[Fault, ...] = (
     # stored
     Fault(
@@ -1801,6 +1822,60 @@ FAULTS: tuple[Fault, ...] = (
         Definition(forward("", masked_without_positions)),
         (r"goes into layers\.0\.attn_norm",),
         ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "patches joined by columns, DepthPro",
+        "tiny depth_pro",
+        Definition(joined_by_columns),
+        (r"goes into neck\.(scales|hooks)", r"^neck\.(scales|hooks)"),
+        SINGLE,
+    ),
+    Fault(
+        "the cut at a joint one cell late, DepthPro",
+        "tiny depth_pro",
+        Definition(cut_one_late),
+        (r"goes into neck\.(scales|hooks)", r"^neck\.(scales|hooks)"),
+        SINGLE,
+    ),
+    Fault(
+        "a hook of the wrong layer, DepthPro",
+        "tiny depth_pro",
+        Checkpoint(config=setting(intermediate_hook_ids=[3, 2])),
+        (r"goes into neck\.hooks", r"^neck\.hooks"),
+        SINGLE,
+    ),
+    Fault(
+        "the last states without their norm, DepthPro",
+        "tiny depth_pro",
+        Definition(left_out("patch.norm")),
+        (r"^patch\.norm", r"goes into neck\.scales"),
+        SINGLE,
+    ),
+    Fault(
+        "strips that end at their edges, DepthPro",
+        "tiny depth_pro",
+        Definition(strips_that_end_at_their_edges),
+        (r"^predicted_depth",),
+        SINGLE,
+    ),
+    Fault(
+        "variances exchanged, DepthPro",
+        "tiny depth_pro_b",
+        Checkpoint(variances_exchanged),
+        (
+            r"^fusion\.1\.residual2\.norm1\.var$",
+            r"^fusion\.1\.residual2\.norm1",
+            r"goes into fusion\.1\.residual2\.conv2",
+        ),
+        SINGLE,
+    ),
+    Fault(
+        "the field of view without the picture, DepthPro",
+        "tiny depth_pro_b",
+        Definition(forward("fov.neck", lambda neck, _: lambda x: 0 * F.linear(x, neck.weight, neck.bias))),
+        (r"^fov\.neck", r"goes into fov\.layers\.0"),
+        ("torchscript f32",),
+        missing="a graph does not tell the runs of a module over several strips apart, which come before",
     ),
 )
 

@@ -76,11 +76,15 @@ class OnnxProbe:
 
 
 def _places(graph: Any, modules: set[str]) -> dict[Point, list[str]]:
-    """Point -> the tensors that may be its value; of a module that runs more than once, those of the first time."""
+    """Point -> the tensors that may be its value; of a module that runs more than once, those of the first time.
+
+    What goes into a module is known where its own node is the first: behind modules inside it, a node takes theirs.
+    """
     weights = {tensor.name for tensor in graph.initializer}
     again = _second_runs(graph, weights)
     places: dict[Point, list[str]] = {}
     rotations: dict[str, int] = {}
+    begun: set[str] = set()
     for n, node in enumerate(graph.node):
         own = [name for name in node.input if name and name not in weights and EXACT not in name]
         scopes = {name: _scope(name, node) for name in node.output if name}
@@ -90,7 +94,7 @@ def _places(graph: Any, modules: set[str]) -> dict[Point, list[str]]:
             places[rotation(first, rotations[first])] = [node.output[0]]
         if node.op_type in WITH_SUM and len(node.output) > SUM:  # one kernel adds and norms
             own = [node.output[SUM]]
-        if first in modules and own:
+        if first in modules and own and first not in begun:
             places.setdefault(Point(first, "in"), own)
         for name, path in scopes.items():
             while path:
@@ -98,6 +102,7 @@ def _places(graph: Any, modules: set[str]) -> dict[Point, list[str]]:
                 if path in modules and n < again.get(path, len(graph.node)):
                     others = (other for other, scope in scopes.items() if scope == path and other != name)
                     places[Point(path)] = [name, *others]
+                begun.add(path)
                 path = path.rpartition(".")[0]
     return places
 

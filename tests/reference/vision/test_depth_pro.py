@@ -77,7 +77,7 @@ def test_strips_of_the_finest_map_are_the_whole_of_it(name: str, monkeypatch: py
         monkeypatch.setattr(depth_pro, "STRIPS", 1)
         close(found, module(name)(x)[0])
         monkeypatch.setattr(depth_pro, "STRIPS", 4)
-        monkeypatch.setattr(depth_pro, "REACH", 0)
+        monkeypatch.setattr(module(name), "beyond", 0)
         with pytest.raises(AssertionError, match="off by"):
             close(found, module(name)(x)[0])
 
