@@ -348,20 +348,20 @@ class SampledAttention(nn.Module):
         self.shares = Linear(dim, self.heads * self.levels * self.points)
         self.value, self.out = Linear(dim, dim), Linear(dim, dim)
 
-    def forward(self, x: Tensor, boxes: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Shapes: x (B, T, C), boxes (B, T, 4) as centre and size, maps (B, H, W, C) -> (B, T, C)."""
+    def forward(self, x: Tensor, boxes: Tensor, cells: Tensor, sizes: Sequence[tuple[Any, Any]]) -> Tensor:
+        """Shapes: x (B, T, C), boxes (B, T, 4), cells (B, S, C) of maps of these rows and columns -> (B, T, C)."""
         each = self.levels * self.points
         offsets = self.offsets(x).unflatten(-1, (self.heads, each, 2))
-        centres, sizes = (part.unsqueeze(2).unsqueeze(2) for part in (boxes[..., :2], boxes[..., 2:]))
-        places = centres + offsets * (sizes * self.reach)
+        centres, spans = (part.unsqueeze(2).unsqueeze(2) for part in (boxes[..., :2], boxes[..., 2:]))
+        places = centres + offsets * (spans * self.reach)
         weights = self.shares(x).unflatten(-1, (self.heads, each)).softmax(-1)
-        found = []
-        for n, level in enumerate(maps):
-            mine = slice(n * self.points, (n + 1) * self.points)
-            picked = ops.sampled_attention(
-                self.value(level), places[:, :, :, mine], weights[..., mine], self.heads, self.method
-            )
+        values, start, found = self.value(cells), 0, []
+        for n, (rows, columns) in enumerate(sizes):
+            end, mine = start + rows * columns, slice(n * self.points, (n + 1) * self.points)
+            level = values[:, start:end].unflatten(1, (rows, columns))
+            picked = ops.sampled_attention(level, places[:, :, :, mine], weights[..., mine], self.heads, self.method)
             found.append(picked)
+            start = end
         y: Tensor = self.out(sum(found[1:], found[0]))
         return y
 
@@ -376,31 +376,37 @@ class DecoderLayer(nn.Module):
         self.cross, self.cross_norm = SampledAttention(c), nn.LayerNorm(dim, eps)
         self.mlp, self.mlp_norm = MLP(dim, c.decoder_ffn_dim, c.decoder_activation_function), nn.LayerNorm(dim, eps)
 
-    def forward(self, x: Tensor, places: Tensor, boxes: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, x: Tensor, places: Tensor, boxes: Tensor, cells: Tensor, sizes: Sequence[tuple[Any, Any]]
+    ) -> Tensor:
         x = self.attn_norm(x + self.attn(x, places))
-        x = self.cross_norm(x + self.cross(x + places, boxes, maps))
+        x = self.cross_norm(x + self.cross(x + places, boxes, cells, sizes))
         y: Tensor = self.mlp_norm(x + self.mlp(x))
         return y
 
 
-def anchors(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The box that each cell of all maps (B, H, W, C) proposes, before the sigmoid: (1, cells, 4), float32 or wider.
+class Anchors(nn.Module):
+    """The box that each cell of all maps proposes, before the sigmoid, and whether it is one."""
 
-    And whether it is one, (1, cells, 1): of a box that touches an edge the numbers are the largest that there are.
-    """
-    dtype = torch.promote_types(maps[0].dtype, torch.float32)
-    boxes = []
-    for n, level in enumerate(maps):
-        rows, columns = level.shape[1], level.shape[2]
-        down, across = ((torch.arange(count, device=level.device).to(dtype) + 0.5) / count for count in (rows, columns))
-        x, y = across.unsqueeze(0).expand(rows, -1), down.unsqueeze(1).expand(-1, columns)
-        size = torch.ones_like(x) * (ANCHOR * 2.0**n)
-        boxes.append(torch.stack((x, y, size, size), -1).flatten(0, 1))
-    every = torch.cat(boxes).unsqueeze(0)
-    inside = (every > MARGIN) & (every < 1 - MARGIN)
-    real = inside[..., :1] & inside[..., 1:2] & inside[..., 2:3] & inside[..., 3:]
-    largest = torch.finfo(maps[0].dtype).max
-    return torch.where(real, torch.log(every / (1 - every)), largest), real
+    def forward(self, like: Tensor, sizes: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+        """Rows and columns of each map -> float32 or wider (1, cells, 4), and bool (1, cells, 1).
+
+        Of a box that touches an edge the numbers are the largest that `like` could hold.
+        """
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        boxes = []
+        for n, (rows, columns) in enumerate(sizes):
+            down, across = (
+                (torch.arange(count, device=like.device).to(dtype) + 0.5) / count for count in (rows, columns)
+            )
+            x, y = across.unsqueeze(0).expand(rows, -1), down.unsqueeze(1).expand(-1, columns)
+            size = torch.ones_like(x) * (ANCHOR * 2.0**n)
+            boxes.append(torch.stack((x, y, size, size), -1).flatten(0, 1))
+        every = torch.cat(boxes).unsqueeze(0)
+        inside = (every > MARGIN) & (every < 1 - MARGIN)
+        real = inside[..., :1] & inside[..., 1:2] & inside[..., 2:3] & inside[..., 3:]
+        largest = torch.finfo(like.dtype).max
+        return torch.where(real, torch.log(every / (1 - every)), largest), real
 
 
 class RtDetr(nn.Module):
@@ -420,6 +426,7 @@ class RtDetr(nn.Module):
                 *(ConvNorm(dim if n else inner, dim, 3, 2, eps=eps) for n in more),
             )
         )
+        self.anchors = Anchors()
         self.propose = nn.ModuleDict({"dense": Linear(dim, dim), "norm": nn.LayerNorm(dim, c.layer_norm_eps)})
         self.propose_class, self.propose_box = Linear(dim, c.num_labels), Head(dim, dim, dim, 4)
         self.box_embed = Head(4, 2 * dim, dim)
@@ -435,22 +442,23 @@ class RtDetr(nn.Module):
         maps = [layer(x) for layer, x in zip(self.encoder_inputs, self.backbone(pixel_values), strict=True)]
         maps = self.encoder(maps)
         last = [maps[-1]] * (len(self.decoder_inputs) - len(maps))
-        levels = [layer(x).permute(0, 2, 3, 1) for layer, x in zip(self.decoder_inputs, (*maps, *last), strict=True)]
-        x, places = self.proposed(levels)
+        maps = [layer(x) for layer, x in zip(self.decoder_inputs, (*maps, *last), strict=True)]
+        sizes = [(level.shape[2], level.shape[3]) for level in maps]
+        cells = torch.cat([level.flatten(2) for level in maps], 2).transpose(1, 2)
+        x, places = self.proposed(cells, sizes)
         for layer, head in zip(self.layers, self.box_heads, strict=True):
             boxes = torch.sigmoid(places)
-            x = layer(x, self.box_embed(boxes), boxes, levels)
+            x = layer(x, self.box_embed(boxes), boxes, cells, sizes)
             places = head(x) + places.clamp(-EDGE, EDGE)
         (classify,) = self.class_heads.values()
         return classify(x), torch.sigmoid(places)
 
-    def proposed(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def proposed(self, cells: Tensor, sizes: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
         """The states of the cells with the highest scores of any class, and their boxes before the sigmoid.
 
         Shapes: (B, queries, C) and (B, queries, 4).
         """
-        starts, real = anchors(levels)
-        cells = torch.cat([level.flatten(1, 2) for level in levels], 1)
+        starts, real = self.anchors(cells, sizes)
         states = self.propose["norm"](self.propose["dense"](real.to(cells.dtype) * cells))
         best = self.propose_class(states).amax(-1)
         _, chosen = torch.topk(best, self.queries, 1)

@@ -687,6 +687,58 @@ def variances_exchanged(tensors: Tensors) -> None:
     tensors[a], tensors[b] = tensors[b], tensors[a]
 
 
+def anchors_of_the_next_cell(found: Any, whole: nn.Module) -> Callable[..., Any]:
+    honest = found.forward
+
+    def faulty(like: Tensor, sizes: Any) -> Any:
+        starts, real = honest(like, sizes)
+        return torch.cat((starts[:, 1:], starts[:, :1]), 1), real
+
+    return faulty
+
+
+def corners_for_centres(found: Any, whole: nn.Module) -> Callable[..., Any]:
+    honest = found.forward
+
+    def faulty(x: Tensor, boxes: Tensor, cells: Tensor, sizes: Any) -> Any:
+        return honest(x, torch.cat((boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., 2:]), -1), cells, sizes)
+
+    return faulty
+
+
+def maps_in_reverse(found: Any, whole: nn.Module) -> Callable[..., Any]:
+    honest = found.forward
+    return lambda x, boxes, cells, sizes: honest(x, boxes, cells, sizes[::-1])
+
+
+def every_second_pixel(found: Any, whole: nn.Module) -> Callable[..., Any]:
+    """Where the shortcut averages four."""
+
+    def faulty(x: Tensor) -> Tensor:
+        y = x
+        for conv in found.convs:
+            y = conv(y)
+        return found.act(y + found.pooled_shortcut(x[:, :, ::2, ::2]))
+
+    return faulty
+
+
+def without_places(found: Any, whole: nn.Module) -> Callable[..., Any]:
+    honest = found.forward
+    return lambda x, places: honest(x, None)
+
+
+def boxes_by_their_corners(found: Any, whole: nn.Module) -> Callable[..., Any]:
+    honest = found.forward
+
+    def faulty(pixel_values: Tensor) -> Any:
+        logits, boxes = honest(pixel_values)
+        centre, half = boxes[..., :2], boxes[..., 2:] / 2
+        return logits, torch.cat((centre - half, centre + half), -1)
+
+    return faulty
+
+
 FAULTS: tuple[Fault, ...] = (
     # stored
     Fault(
@@ -1876,6 +1928,71 @@ FAULTS: tuple[Fault, ...] = (
         (r"^fov\.neck", r"goes into fov\.layers\.0"),
         ("torchscript f32",),
         missing="a graph does not tell the runs of a module over several strips apart, which come before",
+    ),
+    Fault(
+        "anchors of the next cell, RT-DETR",
+        "tiny rt_detr_v2",
+        Definition(forward("anchors", anchors_of_the_next_cell)),
+        (r"^anchors", r"^box_embed", r"goes into box_embed"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "boxes by their corners, RT-DETR",
+        "tiny rt_detr_v2_b",
+        Definition(forward("", boxes_by_their_corners)),
+        (r"pred_boxes",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "corners for centres, RT-DETR",
+        "tiny rt_detr_b",
+        Definition(forward("layers.1.cross", corners_for_centres)),
+        (r"^layers\.1\.cross", r"goes into layers\.1\.cross\.out"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "maps in reverse, RT-DETR",
+        "tiny rt_detr_v2",
+        Definition(forward("layers.1.cross", maps_in_reverse)),
+        (r"^layers\.1\.cross", r"goes into layers\.1\.cross\.out"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "classes in another order, RT-DETR",
+        "tiny rt_detr_b",
+        Checkpoint(on("model.decoder.class_embed.1.weight", lambda x: x.roll(1, 0))),
+        (r"^class_heads\.1(\.weight)?$",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "places left out of the encoder, RT-DETR",
+        "tiny rt_detr_b",
+        Definition(forward("encoder.within.1.layers.0.attn", without_places)),
+        (r"^encoder\.within\.1\.layers\.0\.attn", r"goes into encoder\.within\.1\.layers\.0\.attn\.q"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "every second pixel for the mean, RT-DETR",
+        "tiny rt_detr_v2",
+        Definition(forward("backbone.stages.2.layers.0", every_second_pixel)),
+        (r"^backbone\.stages\.2\.layers\.0",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "a mean of the batch norm altered, RT-DETR",
+        "tiny rt_detr_v2",
+        Checkpoint(on("model.encoder.fpn_blocks.0.bottlenecks.1.conv2.norm.running_mean", lambda x: x + 0.01)),
+        (r"^encoder\.up\.0\.blocks\.1",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "batch norms exchanged, RT-DETR's ResNet",
+        "tiny rt_detr_resnet",
+        Checkpoint(
+            swap("encoder.stages.0.layers.1.layer.0.normalization", "encoder.stages.0.layers.1.layer.1.normalization")
+        ),
+        (r"^stages\.0\.layers\.1\.convs\.[01]",),
+        FLOATS_ONLY,
     ),
 )
 
