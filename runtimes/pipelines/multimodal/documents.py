@@ -46,6 +46,7 @@ class Documents(OneGraph):
     """
 
     reads_pages: ClassVar[bool] = True
+    sees: ClassVar[bool] = True
     takes_objects: ClassVar[bool] = True
     keywords: ClassVar[tuple[str, ...]] = ("inputs", "image")
     asks: ClassVar[tuple[str, ...]] = ()  # the keys of an input besides its page

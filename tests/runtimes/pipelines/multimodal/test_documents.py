@@ -15,6 +15,7 @@ from PIL import Image
 
 import isoform
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
+from isoform.exporters import onnx
 from isoform.reference.classes import class_facts
 from isoform.runtimes.preprocess.document.page import SpecialBoxes
 from isoform.runtimes.preprocess.image.opening import open_processor
@@ -98,6 +99,37 @@ def test_a_bundle_answers_as_its_checkpoint(backend: str) -> None:
     with pipeline("document-question-answering", source, backend=backend) as pipe:
         for seen, wanted in zip((False, True), expected, strict=True):
             assert_same(pipe(asked, use_image=seen, **given), wanted, FLOAT32)
+
+
+def test_one_graph_serves_one_page_and_seven() -> None:
+    asked = [{"image": drawn(), "question": QUESTION, "word_boxes": words()[: 3 + 5 * n]} for n in range(7)]
+    with pipeline("document-question-answering", exported("layoutlmv3_qa"), backend="onnxruntime") as pipe:
+        together = pipe(asked, batch_size=7, use_image=True, top_k=2)
+        assert_same(together, [pipe(one, use_image=True, top_k=2) for one in asked], FLOAT32)
+
+
+@pytest.mark.nightly
+def test_narrow_forms_keep_the_best_answer() -> None:
+    types = ("f16", "int8", "q8_0", "q4_0")
+    source = exported("layoutlmv3_qa", ["onnx"], onnx=onnx.Options(types=types))
+    asked = {**page(), "question": QUESTION}
+    with pipeline("document-question-answering", tiny("layoutlmv3_qa"), backend="torch") as pipe:
+        (expected,) = pipe(asked, use_image=True)
+    for dtype in types:
+        with pipeline("document-question-answering", source, dtype=dtype, backend="onnxruntime") as pipe:
+            (found,) = pipe(asked, use_image=True)
+        assert found["answer"] == expected["answer"]
+        assert found["score"] == pytest.approx(expected["score"], rel=0.1)
+
+
+def test_a_pipeline_is_saved_and_has_what_scripts_read(tmp_path: Path) -> None:
+    with pipeline("document-question-answering", tiny("layoutlmv3_qa"), backend="torch") as pipe:
+        assert pipe.image_processor.size == {"height": 64, "width": 64} and not pipe.image_processor.apply_ocr
+        assert pipe.model.config.max_2d_position_embeddings == 1024
+        pipe.save_pretrained(tmp_path / "saved")
+        expected = pipe(drawn(), QUESTION, words())
+    with pipeline("document-question-answering", tmp_path / "saved", backend="torch") as pipe:
+        assert pipe(drawn(), QUESTION, words()) == expected
 
 
 def test_the_picture_counts_where_it_is_asked_for() -> None:
