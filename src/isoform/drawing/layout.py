@@ -87,7 +87,7 @@ def labels(scene: Scene, canvas: Canvas) -> list[Label]:
     """The labels of all marks, the last ones placed first: they are on top."""
     placed: list[Label] = []
     for mark in reversed(scene.marks):
-        if text := _text(mark):
+        if text := fitted(_text(mark), canvas):
             candidates = [_label(text, x, y, mark.colour, canvas) for x, y in _wanted(mark, text, canvas)]
             placed.append(_freest(candidates, placed))
     return placed
@@ -157,10 +157,22 @@ def swatch(canvas: Canvas) -> float:
     return 0.5 * canvas.font
 
 
+def fitted(text: str, canvas: Canvas) -> str:
+    """The text, or as much of its beginning as the canvas is wide."""
+    if label_width(text, canvas) <= canvas.width:
+        return text
+    fits, beyond = 0, len(text)
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        if label_width(f"{text[:middle]}…", canvas) <= canvas.width:
+            fits = middle
+        else:
+            beyond = middle
+    return f"{text[:fits].rstrip()}…"
+
+
 def _label(text: str, x: float, y: float, colour: Colour, canvas: Canvas) -> Label:
-    """On the canvas, a longer text cut."""
-    while len(text) > 1 and label_width(text, canvas) > canvas.width:
-        text = f"{text[:-2].rstrip()}…"
+    """On the canvas."""
     width, height = label_width(text, canvas), label_height(canvas)
     x, y = max(0.0, min(x, canvas.width - width)), max(0.0, min(y, canvas.height - height))
     return Label(text, x, y, width, height, colour)
