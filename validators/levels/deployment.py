@@ -25,7 +25,7 @@ from isoform.validators.truth.budgets import BUDGETS, budget_of
 from isoform.validators.truth.distances import matched
 from isoform.validators.truth.losses import Loss
 from isoform.validators.truth.task_losses import TaskLoss, task_loss
-from isoform.validators.truth.tolerances import QUANTIZED, Tolerance
+from isoform.validators.truth.tolerances import QUANTIZED, QUANTIZED_ANSWERS, Tolerance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -195,7 +195,8 @@ def task_result(
     limit, notes = max(budget.value, least), [budget.unit]
     if alike is not None and alike[1]:
         own = alike[0] / alike[1]
-        limit = limit if budget.is_chosen else max(limit, QUANTIZED.value * own)
+        spread = QUANTIZED_ANSWERS.value * (own / count) ** 0.5
+        limit = limit if budget.is_chosen else max(limit, QUANTIZED.value * own, own + spread)
         over = f", over {dtype}'s budget of {budget.value:.2g}" if limit > max(budget.value, least) else ""
         notes.append(f"torch quantized alike: {own:.2g}{over}")
     return Result.of(subject, task.metric, lost / count, limit, "; ".join(notes))

@@ -126,7 +126,7 @@ UNITS = {
     "words": "word errors per word of the reference's transcript, but for those that begin with a near tie",
     "heard": "nats, mean over the tokens of what is heard in a sound",
     "masks": "1 less the mean intersection over union of masks, or of the labels of a picture",
-    "boxes": "share of the reference's likeliest boxes that no box of the same label overlaps by half",
+    "boxes": "share of the likeliest boxes of either side that no box of the same label overlaps by half on the other",
     "endpoints": "pixels of the heat map between the places of a keypoint, mean over keypoints",
     "keypoints": "share of the reference's keypoints, or of its matches, that the form does not have",
     "depth": "share of pixels whose depth is off by more than a factor of 1.25",

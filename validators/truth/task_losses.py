@@ -64,9 +64,10 @@ def task_loss(model: Model) -> TaskLoss | None:
         return TaskLoss("endpoints", "keypoints", _of_heatmaps(names["heatmaps"]), False)
     if "depth" in ports:
         return TaskLoss("depth", "pixels", _of_depths(names["depth"]))
-    if task == "keypoint-detection" and "scores" in ports:
+    scores = ports["scores"].axes[1:] if "scores" in ports else ()
+    if task == "keypoint-detection" and len(scores) == 3:
         return TaskLoss("keypoints", "keypoints", _of_keypoints(names["scores"]))
-    if task == "keypoint-matching" and "scores" in ports:
+    if task == "keypoint-matching" and len(scores) == 2 and scores[0] == scores[1]:
         return TaskLoss("keypoints", "matches", _of_matches(names["scores"]))
     given = {port.name for port in model.signature.results}
     if {"start_logits", "end_logits"} <= given:
@@ -78,23 +79,40 @@ def task_loss(model: Model) -> TaskLoss | None:
 def _of_masks(masks: str, classes: str | None) -> Lost:
     """Of masks that stand alone, one for each; of those of queries with classes, the map of labels they make."""
     if classes is None:
-        return lambda row, got, want: overlap_lost(got[masks] > 0, want[masks] > 0)
+        return lambda row, got, want: masks_lost(got[masks], want[masks])
     return lambda row, got, want: labels_lost(*(_semantic(x[classes], x[masks]) for x in (got, want)))
 
 
 def _of_maps(logits: str) -> Lost:
-    return lambda row, got, want: labels_lost(got[logits].argmax(-3), want[logits].argmax(-3))
+    return lambda row, got, want: labels_lost(*(softmax(x[logits], 0) for x in (got, want)))
 
 
-def _semantic(classes: NDArray[Any], masks: NDArray[Any]) -> NDArray[np.int64]:
-    """The label of each pixel: classes (Q, labels and none), masks (Q, H, W) -> (H, W)."""
+def _semantic(classes: NDArray[Any], masks: NDArray[Any]) -> NDArray[np.float64]:
+    """The share of each label in a pixel: classes (Q, labels and none), masks (Q, H, W) -> (labels, H, W)."""
     import numpy as np
 
-    chances = np.exp(log_softmax(classes))[:, :-1]
-    inside = 1 / (1 + np.exp(-np.clip(masks.astype(np.float64), -60, 60)))
-    scores = np.einsum("qc,qhw->chw", chances, inside)
-    labels: NDArray[np.int64] = scores.argmax(0)
-    return labels
+    scores = np.einsum("qc,qhw->chw", softmax(classes)[:, :-1], chance(masks))
+    found: NDArray[np.float64] = scores / np.maximum(scores.sum(0), 1e-12)
+    return found
+
+
+def masks_lost(got: NDArray[Any], want: NDArray[Any]) -> tuple[float, int]:
+    """`overlap_lost` of masks as logits; a pixel that the reference hardly decides is as it has it."""
+    import numpy as np
+
+    mine, theirs = got > 0, want > 0
+    return overlap_lost(np.where(np.abs(2 * chance(want) - 1) < CLEAR, theirs, mine), theirs)
+
+
+def labels_lost(got: NDArray[Any], want: NDArray[Any]) -> tuple[float, int]:
+    """`overlap_lost` of each label that the reference gives to a pixel, of chances (labels, H, W); likewise."""
+    import numpy as np
+
+    mine, theirs = got.argmax(0), want.argmax(0)
+    other = np.take_along_axis(want, mine[None], 0)[0]
+    mine = np.where(want.max(0) - other < CLEAR, theirs, mine)
+    labels = np.unique(theirs)
+    return overlap_lost(np.stack([mine == n for n in labels]), np.stack([theirs == n for n in labels]))
 
 
 def overlap_lost(got: NDArray[np.bool_], want: NDArray[np.bool_]) -> tuple[float, int]:
@@ -106,51 +124,40 @@ def overlap_lost(got: NDArray[np.bool_], want: NDArray[np.bool_]) -> tuple[float
     return float((1 - both[there] / either[there]).sum()), int(np.count_nonzero(there))
 
 
-def labels_lost(got: NDArray[Any], want: NDArray[Any]) -> tuple[float, int]:
-    """1 less the intersection over union of each label that the reference gives to a pixel: (H, W)."""
-    import numpy as np
-
-    labels = np.unique(want)
-    return overlap_lost(np.stack([got == n for n in labels]), np.stack([want == n for n in labels]))
-
-
 # ------------------------------------------------------------------ boxes
 def _of_boxes(logits: str, boxes: str, background: bool) -> Lost:
-    def lost(row: Row, got: Outputs, want: Outputs) -> tuple[float, int]:
-        theirs = _detections(want[logits], want[boxes], background, BOXES)
-        mine = _detections(got[logits], got[boxes], background, 2 * BOXES)  # the order of near ties may be another
-        return boxes_lost(mine, theirs)
+    def found(x: Outputs) -> Detections:
+        scores = softmax(x[logits])[:, :-1] if background else chance(x[logits])
+        return scores, corners_of(x[boxes])
 
-    return lost
+    return lambda row, got, want: boxes_lost(found(got), found(want))
 
 
 Detections = tuple["NDArray[Any]", "NDArray[Any]"]
-"""Labels (N,) and corners (N, 4) of boxes."""
-
-
-def _detections(logits: NDArray[Any], boxes: NDArray[Any], background: bool, count: int) -> Detections:
-    """Those with the highest scores: logits (Q, labels), boxes (Q, 4) as centre and size."""
-    import numpy as np
-
-    chances = log_softmax(logits)[:, :-1] if background else logits
-    best = np.argsort(-chances, axis=None, kind="stable")[:count]
-    query, label = np.unravel_index(best, chances.shape)
-    centre, size = boxes[query, :2], boxes[query, 2:]
-    return label, np.concatenate((centre - size / 2, centre + size / 2), -1)
+"""Scores (Q, labels) and corners (Q, 4) of the boxes of a picture."""
 
 
 def boxes_lost(got: Detections, want: Detections) -> tuple[float, int]:
-    """How many boxes have none of the same label that overlaps them by half; each is taken once."""
+    """How many of the likeliest boxes of each side the other one does not have: none that overlaps them by half and has
+    their label with a score that is not clearly lower."""
+    import numpy as np
 
-    overlaps = intersection_over_union(want[1], got[1]) * (want[0][:, None] == got[0][None])
-    lost = 0
-    for line in overlaps:
-        best = int(line.argmax()) if len(line) else 0
-        if not len(line) or line[best] < OVERLAP:
-            lost += 1
-        else:
-            overlaps[:, best] = 0
-    return float(lost), len(want[0])
+    lost = count = 0
+    for (scores, corners), (others, places) in ((want, got), (got, want)):
+        best = np.argsort(-scores, axis=None, kind="stable")[:BOXES]
+        query, label = np.unravel_index(best, scores.shape)
+        near = intersection_over_union(corners[query], places) >= OVERLAP
+        likely = scores[query, label][:, None] - CLEAR < others[:, label].T
+        lost, count = lost + int(np.count_nonzero(~(near & likely).any(1))), count + len(best)
+    return float(lost), count
+
+
+def corners_of(boxes: NDArray[Any]) -> NDArray[Any]:
+    """Boxes (N, 4) as centre and size -> as corners."""
+    import numpy as np
+
+    centre, size = boxes[:, :2], boxes[:, 2:]
+    return np.concatenate((centre - size / 2, centre + size / 2), -1)
 
 
 def intersection_over_union(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
@@ -268,6 +275,14 @@ def _of_cells(logits: str, actions: str | None) -> Lost:
     return lost
 
 
+def softmax(logits: NDArray[Any], axis: int = -1) -> NDArray[np.float64]:
+    """Probabilities over an axis, in float64."""
+    import numpy as np
+
+    found: NDArray[np.float64] = np.moveaxis(np.exp(log_softmax(np.moveaxis(logits, axis, -1))), -1, axis)
+    return found
+
+
 def chance(logits: NDArray[Any]) -> NDArray[np.float64]:
     """The sigmoid, in float64."""
     import numpy as np
@@ -278,9 +293,7 @@ def chance(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 def clearly_other(got: NDArray[Any], want: NDArray[Any]) -> int:
     """1 where logits choose another entry than the reference, and it prefers its own clearly; else 0."""
-    import numpy as np
-
-    mine, theirs = got.reshape(-1), np.exp(log_softmax(want.reshape(-1)))
+    mine, theirs = got.reshape(-1), softmax(want.reshape(-1))
     return int(theirs.max() - theirs[mine.argmax()] >= CLEAR)
 
 

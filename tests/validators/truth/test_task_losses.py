@@ -21,11 +21,13 @@ from isoform.validators.truth.budgets import BUDGETS, PRECISIONS
 from isoform.validators.truth.task_losses import (
     TaskLoss,
     boxes_lost,
+    corners_of,
     depths_lost,
     endpoints_lost,
     intersection_over_union,
     keypoints_lost,
     labels_lost,
+    masks_lost,
     matches_lost,
     overlap_lost,
     task_loss,
@@ -106,19 +108,34 @@ def test_masks_lose_what_they_do_not_share() -> None:
     got[0, 0, :] = False
     assert overlap_lost(want, want) == (0, 2), "a mask that both leave empty does not count"
     assert overlap_lost(got, want) == pytest.approx((1 - 4 / 12, 2))
-    assert labels_lost(np.array([[0, 0, 1, 2]]), np.array([[0, 1, 1, 1]])) == pytest.approx((0.5 + 2 / 3, 2))
+
+
+def test_pixels_that_the_reference_hardly_decides_do_not_count() -> None:
+    want, got = np.full((1, 2, 2), 5.0), np.full((1, 2, 2), 5.0)
+    want[0, 0], got[0, 0, 0], got[0, 1, 1] = 0.1, -0.1, -5
+    assert masks_lost(got, want) == (0.25, 1)
+    chances = np.array([[[0.9, 0.52, 0.1]], [[0.1, 0.48, 0.9]]])
+    assert labels_lost(chances, chances) == (0, 2)
+    other = np.array([[[0.9, 0.4, 0.9]], [[0.1, 0.6, 0.1]]])
+    assert labels_lost(other, chances) == pytest.approx((1 - 2 / 3 + 1, 2)), "the third pixel alone"
 
 
 def test_boxes_are_the_same_where_they_overlap_by_half_under_one_label() -> None:
     boxes = np.array([[0, 0, 2, 2], [10, 0, 12, 2], [20, 0, 22, 2]], float)
-    labels = np.array([1, 2, 3])
     assert intersection_over_union(boxes[:1], boxes[:1] + np.array((1, 0, 1, 0))) == pytest.approx(1 / 3)
-    assert boxes_lost((labels, boxes), (labels, boxes)) == (0, 3)
-    assert boxes_lost((labels, boxes + 0.4), (labels, boxes)) == (3, 3)
-    assert boxes_lost((labels, boxes + np.array((0.4, 0, 0.4, 0))), (labels, boxes)) == (0, 3)
-    assert boxes_lost((np.array([1, 3, 3]), boxes), (labels, boxes)) == (1, 3)
-    twice = np.array([1, 1]), boxes[[0, 0]]
-    assert boxes_lost((labels[:1], boxes[:1]), twice) == (1, 2), "a box is taken once"
+    assert corners_of(np.array([[1, 2, 2, 4]])).tolist() == [[0, 0, 2, 4]]
+    scores = np.array([[0.9, 0.0], [0.0, 0.8], [0.7, 0.0]])  # and six entries in all, of which each is a box
+
+    def lost(got: NDArray[Any], places: NDArray[Any] = boxes) -> float:
+        return boxes_lost((got, places), (scores, boxes))[0]
+
+    assert boxes_lost((scores, boxes), (scores, boxes)) == (0, 12)
+    assert lost(scores, boxes + 0.4) == 12
+    assert lost(scores, boxes + np.array((0.4, 0, 0.4, 0))) == 0
+    assert lost(scores - 0.05) == 0
+    assert lost(scores[:, ::-1]) == 6, "under other labels"
+    assert lost(np.array([[0.9, 0.0], [0.0, 0.8], [0.2, 0.0]])) == 1, "a box with a low score"
+    assert lost(np.array([[0.9, 0.6], [0.0, 0.8], [0.7, 0.0]])) == 1, "a box that the reference does not have"
 
 
 def test_keypoints_lose_the_pixels_between_them_where_the_choice_is_clear() -> None:
