@@ -24,6 +24,7 @@ FAMILIES = {
     "clip": "multimodal.clip",
     "clip_vision_model": "vision.clip_vision",
     "deberta-v2": "text.deberta",
+    "depth_anything": "vision.depth_anything",
     "depth_pro": "vision.depth_pro",
     "dinov2": "vision.dinov2",
     "dinov2_with_registers": "vision.dinov2_registers",

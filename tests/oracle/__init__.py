@@ -125,6 +125,7 @@ AUDIO = _listed(
 VISION = _listed(
     {
         "clip_vision": ("clip_vision", "clip_vision_b"),
+        "depth_anything": ("depth_anything", "depth_anything_b"),
         "depth_pro": ("depth_pro", "depth_pro_b"),
         "dinov2": ("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b"),
         "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),

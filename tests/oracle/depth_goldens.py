@@ -22,7 +22,7 @@ from tests.oracle import tiny
 
 FILE = Path(__file__).with_name("depth_goldens.safetensors")
 HASHES = FILE.with_suffix(".json")
-MODELS = ("depth_pro", "depth_pro_b")
+MODELS = ("depth_anything", "depth_anything_b", "depth_pro", "depth_pro_b")
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "not square": {"size": {"height": 96, "width": 64}, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]},
@@ -64,7 +64,11 @@ def main() -> None:
     HASHES.write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
     found: dict[str, np.ndarray[Any, Any]] = {}
     for name in MODELS:
-        pipe = transformers.pipeline("depth-estimation", model=str(tiny(name)), device="cpu")
+        folder = str(tiny(name))
+        options = {}
+        if not name.startswith("depth_pro"):  # of which there are Pillow processors, the truth where there are
+            options["image_processor"] = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+        pipe = transformers.pipeline("depth-estimation", model=folder, device="cpu", **options)
         for picture in ("thumbnail", "small"):
             answer = pipe(pictures()[picture])
             found[f"{name}.{picture}.predicted_depth"] = answer["predicted_depth"].numpy()

@@ -12,6 +12,7 @@ KINDS = {
     "document": ("document", "DocumentProcessor"),
     "gray": ("gray", "GrayProcessor"),
     "longest_edge": ("longest_edge", "LongestEdgeProcessor"),
+    "multiples": ("multiples", "MultiplesProcessor"),
     "normalized_first": ("normalized_first", "NormalizedFirst"),
     "person": ("person_crops", "PersonCrops"),
     "plain": ("processor", "ImageProcessor"),

@@ -78,3 +78,69 @@ def depth_pro_b(c: Case) -> None:
         **IMNET,
     )
     c.golden({"pixel_values": normal(2, 3, 96, 96)})
+
+
+@case
+def depth_anything(c: Case) -> None:
+    """depth-anything/Depth-Anything-V2-Small-hf: four states of a DINOv2, each in a size of its own."""
+    c.model(
+        "DepthAnythingForDepthEstimation",
+        T.DepthAnythingConfig(
+            backbone_config={
+                "model_type": "dinov2",
+                "hidden_size": 32,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "mlp_ratio": 2,
+                "image_size": 70,
+                "patch_size": 14,
+                "out_indices": [1, 2, 3, 4],
+                "reshape_hidden_states": False,
+            },
+            reassemble_hidden_size=32,
+            neck_hidden_sizes=[8, 12, 16, 20],
+            fusion_hidden_size=16,
+            head_hidden_size=12,
+        ),
+    )
+    c.image_processor(
+        "DPTImageProcessor",
+        ensure_multiple_of=14,
+        keep_aspect_ratio=True,
+        resample=3,
+        size={"height": 70, "width": 70},
+        **IMNET,
+    )
+    c.golden({"pixel_values": normal(2, 3, 42, 70)})
+
+
+@case
+def depth_anything_b(c: Case) -> None:
+    """Metric depths of three states without their norm, of which the last layer's is none."""
+    c.model(
+        "DepthAnythingForDepthEstimation",
+        T.DepthAnythingConfig(
+            backbone_config={
+                "model_type": "dinov2",
+                "hidden_size": 24,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 2,
+                "mlp_ratio": 3,
+                "image_size": 32,
+                "patch_size": 8,
+                "out_features": ["stem", "stage1", "stage3"],
+                "apply_layernorm": False,
+                "reshape_hidden_states": False,
+            },
+            patch_size=8,
+            reassemble_hidden_size=24,
+            reassemble_factors=[2, 1, 0.5],
+            neck_hidden_sizes=[10, 12, 14],
+            fusion_hidden_size=20,
+            head_hidden_size=8,
+            depth_estimation_type="metric",
+            max_depth=20,
+        ),
+    )
+    c.image_processor("DPTImageProcessor", ensure_multiple_of=8, resample=2, size={"height": 32, "width": 48}, **IMNET)
+    c.golden({"pixel_values": normal(1, 3, 40, 24)})

@@ -27,25 +27,27 @@ from tests.exports import exported, portable
 from tests.oracle.depth_goldens import FILE, pictures
 
 Tiny = Callable[[str], Path]
-INVERSE = 2e-5  # of the largest inverse depth: float32 sums in another order, through a few layers
+INVERSE = 2e-5  # of the largest value, or of the largest inverse depth of DepthPro: float32 sums in another order
+NAMES = ("depth_anything", "depth_anything_b", "depth_pro", "depth_pro_b")
 LEVELS = 1  # of gray: where a value is between two
 
 
 def close(answer: dict[str, Any], name: str, picture: str) -> None:
     known = load_file(FILE)
     assert list(answer) == ["predicted_depth", "depth"]
-    want = 1 / known[f"{name}.{picture}.predicted_depth"]
-    depth = np.asarray(answer["predicted_depth"])
+    depth, want = np.asarray(answer["predicted_depth"]), known[f"{name}.{picture}.predicted_depth"]
     assert depth.dtype == np.float32
     assert depth.shape == want.shape
-    np.testing.assert_allclose(1 / depth, want, rtol=0, atol=INVERSE * float(want.max()))
+    if name.startswith("depth_pro"):
+        depth, want = 1 / depth, 1 / want
+    np.testing.assert_allclose(depth, want, rtol=0, atol=INVERSE * float(want.max()))
     shown, expected = answer["depth"], known[f"{name}.{picture}.depth"]
     assert (shown.mode, shown.size) == ("L", expected.shape[::-1])
     near = np.abs(np.asarray(shown).astype(int) - expected) <= LEVELS
     assert near.mean() > 0.99
 
 
-@pytest.mark.parametrize("name", ["depth_pro", "depth_pro_b"])
+@pytest.mark.parametrize("name", NAMES)
 def test_depths_are_those_of_transformers(name: str, tiny: Tiny) -> None:
     asked = {key: image for key, image in pictures().items() if key in ("thumbnail", "small")}
     with api.pipeline("depth-estimation", tiny(name), backend="torch") as pipe:
@@ -55,7 +57,7 @@ def test_depths_are_those_of_transformers(name: str, tiny: Tiny) -> None:
                 close(answer, name, picture)
 
 
-@pytest.mark.parametrize("name", ["depth_pro", "depth_pro_b"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_backend_gives_the_depths_of_transformers(name: str) -> None:
     written = {artifact.format for artifact in Manifest.read(exported(name)).artifacts}
     for backend, form in FORMAT_OF.items():
