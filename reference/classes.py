@@ -90,6 +90,14 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
     "BitImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
     "BlipImageProcessor": {**_CLIP, "size": 384},
     "CLIPImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
+    "ConvNextImageProcessor": {
+        **_HALF,
+        "kind": "cropped_share",
+        "resample": 3,
+        "size": {"shortest_edge": 384},
+        "default_to_square": False,
+        "crop_pct": 224 / 256,
+    },
     "DeiTImageProcessor": {**_HALF, **_CROPPED, "resample": 3, "size": 256},
     "DPTImageProcessor": {
         **_HALF,
@@ -152,6 +160,7 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
 _BY_MODEL = {
     "blip": "Blip",
     "clip": "CLIP",
+    "convnext": "ConvNext",
     "deit": "DeiT",
     "depth_anything": "DPT",
     "depth_pro": "DepthPro",
@@ -159,6 +168,7 @@ _BY_MODEL = {
     "dpt": "DPT",
     "layoutlmv3": "LayoutLMv3",
     "oneformer": "OneFormer",
+    "resnet": "ConvNext",
     "rt_detr": "RTDetr",
     "rt_detr_v2": "RTDetr",
     "sam": "Sam",

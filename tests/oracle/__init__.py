@@ -126,9 +126,11 @@ VISION = _listed(
     {
         "clip_vision": ("clip_vision", "clip_vision_b"),
         "depth_anything": ("depth_anything", "depth_anything_b"),
+        "convnext": ("convnext_cls", "convnext_b"),
         "depth_pro": ("depth_pro", "depth_pro_b"),
         "dinov2": ("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b"),
         "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),
+        "resnet": ("resnet_cls", "resnet_b"),
         "rt_detr": ("rt_detr_v2", "rt_detr_v2_b", "rt_detr_b"),
         "rt_detr_resnet": ("rt_detr_resnet", "rt_detr_resnet_b"),
         "oneformer": ("oneformer", "oneformer_b"),

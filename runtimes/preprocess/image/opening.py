@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {
+    "cropped_share": ("cropped_share", "CroppedShareProcessor"),
     "detection": ("detection", "DetectionProcessor"),
     "document": ("document", "DocumentProcessor"),
     "gray": ("gray", "GrayProcessor"),
