@@ -87,18 +87,25 @@ class MapNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class CellNorm(nn.LayerNorm):
+    """Layer norm of a map (B, C, H, W) as cells (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1))
+
+
 class Layer(nn.Module):
     """x + scale * mlp(norm(convolution(x))), the MLP cell by cell."""
 
     def __init__(self, c: ConvNextConfig, dim: int) -> None:
         super().__init__()
         self.conv = Conv(dim, dim, 7, padding=3, groups=dim)
-        self.mlp_norm, self.mlp = nn.LayerNorm(dim, EPS), MLP(dim, 4 * dim, c.hidden_act)
+        self.mlp_norm, self.mlp = CellNorm(dim, EPS), MLP(dim, 4 * dim, c.hidden_act)
         self.mlp_scale = nn.Parameter(torch.ones(dim)) if c.scaled else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        y: Tensor = self.mlp(self.mlp_norm(self.conv(x).permute(0, 2, 3, 1)))
+        y: Tensor = self.mlp(self.mlp_norm(self.conv(x)))
         if self.mlp_scale is not None:
             y = self.mlp_scale * y
         return x + y.permute(0, 3, 1, 2)

@@ -739,6 +739,11 @@ def boxes_by_their_corners(found: Any, whole: nn.Module) -> Callable[..., Any]:
     return faulty
 
 
+def without_shortcut(module: nn.Module) -> None:
+    layer: Any = part(module, "stages.1.0")
+    layer.shortcut.forward = lambda x: 0 * F.conv2d(x, layer.shortcut.conv.weight, None, layer.shortcut.conv.stride)
+
+
 FAULTS: tuple[Fault, ...] = (
     # stored
     Fault(
@@ -1993,6 +1998,54 @@ FAULTS: tuple[Fault, ...] = (
         ),
         (r"^stages\.0\.layers\.1\.convs\.[01]",),
         FLOATS_ONLY,
+    ),
+    Fault(
+        "mean of a batch norm forgotten, ResNet",
+        "tiny resnet_cls",
+        Checkpoint(on("resnet.encoder.stages.1.layers.0.layer.1.normalization.running_mean", lambda x: 0 * x)),
+        (r"^stages\.1\.0\.convs\.1", r"^stages\.1\.0$"),
+        FLOATS_ONLY,
+        CONVOLUTIONS,
+    ),
+    Fault(
+        "stride in the other convolution, ResNet",
+        "tiny resnet_cls",
+        Checkpoint(config=setting(downsample_in_bottleneck=True)),
+        (r"stages\.1\.0\.convs", r"^stages\.1\.0$"),
+        FLOATS_ONLY,
+        CONVOLUTIONS,
+    ),
+    Fault(
+        "no shortcut, ResNet",
+        "tiny resnet_b",
+        Definition(without_shortcut),
+        (r"^stages\.1\.0",),
+        FLOATS_ONLY,
+        CONVOLUTIONS,
+    ),
+    Fault(
+        "scale of a branch forgotten, ConvNeXt",
+        "tiny convnext_cls",
+        Checkpoint(on("convnext.encoder.stages.2.layers.1.layer_scale_parameter", lambda x: 1 + 0 * x)),
+        (r"^stages\.2\.layers\.1",),
+        FLOATS_ONLY,
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "epsilon of the last norm, ConvNeXt",
+        "tiny convnext_b",
+        Checkpoint(config=setting(layer_norm_eps=1e-2)),
+        (r"^norm$",),
+        FLOATS_ONLY,
+        "its rows are no whole blocks",
+    ),
+    Fault(
+        "kernel turned, ConvNeXt",
+        "tiny convnext_b",
+        Checkpoint(on("encoder.stages.0.layers.1.dwconv.weight", lambda x: x.transpose(2, 3))),
+        (r"^stages\.0\.layers\.1\.conv(\.weight)?$",),
+        FLOATS_ONLY,
+        "its rows are no whole blocks",
     ),
 )
 
