@@ -192,29 +192,56 @@ class ExpertLayer(nn.Module):
 
 
 class SimpleHead(nn.Module):
-    """ReLU, bilinear enlargement, and one convolution."""
+    """ReLU, bilinear enlargement, and one convolution of 3 x 3.
 
-    def __init__(self, dim: int, keypoints: int, factor: int) -> None:
+    The last two are linear, and taken in the other order: the products with the nine taps' channels are those of the
+    few cells before they are enlarged, and each tap's map is shifted while it is. The middle tap brings the bias.
+    """
+
+    down: Tensor
+    across: Tensor
+
+    def __init__(self, dim: int, keypoints: int, factor: int, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.conv, self.factor = Conv(dim, keypoints, 3, padding=1), factor
+        self.conv, self.grid = Conv(dim, keypoints, 3, padding=1), grid
+        for name, cells in zip(("down", "across"), grid, strict=True):
+            self.register_buffer(name, enlarged(cells, factor), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, rows, columns) -> (B, keypoints, factor * rows, factor * columns)."""
-        y: Tensor = self.conv(F.interpolate(F.relu(x), scale_factor=self.factor, mode="bilinear", align_corners=False))
-        return y
+        """(B, rows * columns, C) -> (B, keypoints, factor * rows, factor * columns)."""
+        weight, bias = self.conv.weight, self.conv.bias
+        assert bias is not None
+        none = torch.zeros_like(bias).unsqueeze(0).expand(4, -1).flatten()
+        y = F.linear(F.relu(x), weight.permute(2, 3, 0, 1).flatten(0, 2), torch.cat((none, bias, none)))
+        y = y.unflatten(2, (3, 3, -1)).unflatten(1, self.grid)
+        y = y.permute(0, 5, 3, 1, 4, 2).flatten(4, 5).flatten(2, 3)  # (B, keypoints, 3 * rows, 3 * columns)
+        return self.down.to(x.dtype) @ y @ self.across.to(x.dtype).transpose(0, 1)
+
+
+def enlarged(cells: int, factor: int) -> Tensor:
+    """The matrix (factor * cells, 3 * cells) that enlarges a row of cells three times, and adds up the three.
+
+    The first is shifted by one pixel forwards, the last one backwards; 0 comes in from outside.
+    """
+    unit = torch.eye(cells, device="cpu").unsqueeze(0)
+    plain = F.interpolate(unit, scale_factor=factor, mode="linear", align_corners=False)[0].t()
+    none = plain.new_zeros(1, cells)
+    return torch.cat((torch.cat((none, plain[:-1])), plain, torch.cat((plain[1:], none))), 1)
 
 
 class ClassicHead(nn.Module):
     """Two transposed convolutions that double the map, each with a batch norm and ReLU, and one convolution."""
 
-    def __init__(self, dim: int, keypoints: int) -> None:
+    def __init__(self, dim: int, keypoints: int, grid: tuple[int, int]) -> None:
         super().__init__()
+        self.grid = grid
         self.up1, self.norm1 = Upsample(dim, CHANNELS, 4, UP, 1, bias=False), FrozenBatchNorm(CHANNELS)
         self.up2, self.norm2 = Upsample(CHANNELS, CHANNELS, 4, UP, 1, bias=False), FrozenBatchNorm(CHANNELS)
         self.conv = Conv(CHANNELS, keypoints, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, rows, columns) -> (B, keypoints, 4 * rows, 4 * columns)."""
+        """(B, rows * columns, C) -> (B, keypoints, 4 * rows, 4 * columns)."""
+        x = x.transpose(1, 2).unflatten(2, self.grid)
         x = F.relu(self.norm1(self.up1(x)))
         y: Tensor = self.conv(F.relu(self.norm2(self.up2(x))))
         return y
@@ -241,14 +268,16 @@ class VitPose(nn.Module):
         super().__init__()
         b = c.backbone
         dim = b.hidden_size
-        self.grid = grid(b.image_size, b.patch_size)
+        cells = grid(b.image_size, b.patch_size)
         self.patch_embed = Patches(b.num_channels, dim, b.patch_size)
-        self.position_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], dim))
+        self.position_embed = nn.Parameter(torch.zeros(1, 1 + cells[0] * cells[1], dim))
         self.layers = nn.ModuleList(_layer(b) for _ in range(b.state))
         self.norm = nn.LayerNorm(dim, b.layer_norm_eps)
-        self.head = (
-            SimpleHead(dim, c.num_labels, c.scale_factor) if c.use_simple_decoder else ClassicHead(dim, c.num_labels)
-        )
+        self.head: SimpleHead | ClassicHead
+        if c.use_simple_decoder:
+            self.head = SimpleHead(dim, c.num_labels, c.scale_factor, cells)
+        else:
+            self.head = ClassicHead(dim, c.num_labels, cells)
 
     def forward(self, pixel_values: Tensor, dataset_index: Tensor | None = None) -> tuple[Tensor]:
         """Pictures of one person each (B, channels, H, W) -> heatmaps (B, keypoints, rows, columns).
@@ -259,8 +288,7 @@ class VitPose(nn.Module):
         x = self.patch_embed(pixel_values) + self.position_embed[:, 1:] + self.position_embed[:, :1]
         for layer in self.layers:
             x = layer(x, *chosen)
-        x = self.norm(x).transpose(1, 2).unflatten(2, self.grid)
-        return (self.head(x),)
+        return (self.head(self.norm(x)),)
 
 
 def _layer(b: VitPoseBackboneConfig) -> Layer | ExpertLayer:
