@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from isoform import api
+from isoform.reference.classes import class_facts
+from isoform.runtimes.preprocess.image.opening import open_processor
 from isoform.validators.cases.media import drawn
 from tests.clients.environments import HOME, environment
 from tests.clients.test_clients import PROGRAMS, client
@@ -27,8 +29,9 @@ def test_transformers_js_gives_the_same_heatmaps(tmp_path: Path) -> None:
         pytest.skip("needs Node.js 20 or later with npm; it is not on the PATH")
     folder = tmp_path / "vitpose"
     api.export(tiny("vitpose"), folder, to="onnx", check=False)
+    prepare = open_processor(folder, class_facts(folder))
     with api.pipeline("pose-estimation", folder) as pipe:
-        pixels = np.stack(pipe.pictures([drawn(), drawn().rotate(40)]))  # type: ignore[attr-defined]
+        pixels = np.stack(prepare([drawn(), drawn().rotate(40)]))
         (ours,) = pipe.session.run({"pixel_values": pixels}).values()
     node = environment("node")
     program = HOME / "node" / "pose.mjs"  # beside node_modules, where node looks for packages
