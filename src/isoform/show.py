@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from isoform import show_masks
 from isoform.progress_bar import bars
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def json_line(data: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if show_masks.are_masks(value):
+        return show_masks.plain(value)
     if hasattr(value, "tolist"):
         return value.tolist()
     if hasattr(value, "getbands"):  # a PIL picture
@@ -204,6 +207,11 @@ def answer(name: str | None, answer: Any) -> None:
             for chunk in chunks:
                 line = Text.assemble((f"{_times(chunk['timestamp'])}  ", "dim"), chunk["text"].strip())
                 out.print(line, soft_wrap=True)
+        case {"masks": _, "scores": _}:
+            rows = table(None, "mask", "score", "of the picture", "pixels", right=("score", "of the picture"))
+            for cells in show_masks.lines(answer):
+                rows.add_row(*cells)
+            out.print(rows)
         case {"text": str(said)} if len(answer) == 1:
             out.print(Text(said.strip()), soft_wrap=True)
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -15,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from isoform import api
+from isoform.cli import app
 from isoform.errors import InputError
 from isoform.reference.facts import facts_of
 from isoform.reference.model import open_model
 from isoform.runtimes.open import open_session
 from isoform.runtimes.pipelines.vision.binary_masks import Enlarging, RunLengths, distinct
 from isoform.runtimes.pipelines.vision.mask_generation import MaskGeneration
+from isoform.runtimes.preprocess.image.pictures import load_image
 from isoform.validators.cases.media import drawn
 from tests.oracle import tiny
 
@@ -104,7 +107,7 @@ CALLS: dict[str, dict[str, Any]] = {
         "pred_iou_thresh": -1,
         "stability_score_thresh": 0.1,
         "stability_score_offset": 0.3,
-        "crops_n_layers": 2,
+        "crops_n_layers": 1,
         "points_per_crop": 3,
         "points_per_batch": 2,
         "crops_nms_thresh": 0.95,
@@ -394,3 +397,25 @@ def test_a_picture_without_masks_has_an_empty_answer() -> None:
         assert {key: len(value) for key, value in answer.items()} == dict.fromkeys(
             ("masks", "scores", "rle_mask", "bounding_boxes"), 0
         )
+
+
+def test_the_command_line_prints_a_line_a_mask_and_pictures_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn().save(tmp_path / "house.png")
+    call = ["isoform", "run", "mask-generation", str(tiny("sam")), str(tmp_path / "house.png")]
+    monkeypatch.setattr(sys, "argv", [*call, "-s", "input_points=[[40,60]]"])
+    with pytest.raises(SystemExit) as ended:
+        app()
+    lines = capsys.readouterr().out.splitlines()
+    assert ended.value.code in (0, None)
+    assert [line.split("│")[1].strip() for line in lines if "│" in line] == ["1.1", "1.2", "1.3"]
+    monkeypatch.setattr(sys, "argv", [*call, "-s", "input_points=[[40,60]]", "--jsonl"])
+    with pytest.raises(SystemExit):
+        app()
+    answer = json.loads(capsys.readouterr().out)
+    with api.pipeline("mask-generation", tiny("sam")) as pipe:
+        want = pipe(drawn(), input_points=[[40, 60]])
+    for got, mask in zip(answer["masks"][0], want["masks"][0], strict=True):
+        np.testing.assert_array_equal(np.asarray(load_image(got).convert("1")), mask)
+    np.testing.assert_allclose(answer["scores"], want["scores"])
