@@ -154,6 +154,14 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
         "image_std": [0.229, 0.224, 0.225],
         "size": {"height": 256, "width": 192},
     },
+    "YolosImageProcessor": {
+        **_DETECTION,
+        "size": {"shortest_edge": 800, "longest_edge": 1333},
+        "longest_edge": 1333,
+        "multiple": 16,
+        "pads": True,
+        "boxes": {"scores": "softmax"},
+    },
 }
 """What each processor does when its file does not say."""
 
@@ -179,6 +187,7 @@ _BY_MODEL = {
     "videomae": "VideoMAE",
     "vit": "ViT",
     "vitpose": "VitPose",
+    "yolos": "Yolos",
 }
 """model_type -> its processor, for folders whose file does not name one."""
 

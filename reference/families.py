@@ -75,6 +75,7 @@ FAMILIES = {
     "wav2vec2": "audio.wav2vec2",
     "whisper": "audio.whisper",
     "xlm-roberta": "text.roberta",
+    "yolos": "vision.yolos",
 }
 
 VARIANTS = {"gemma3_text": (("use_bidirectional_attention", "text.embedding_gemma"),)}

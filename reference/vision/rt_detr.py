@@ -25,6 +25,7 @@ from isoform.reference.modules import ops
 from isoform.reference.modules.attention import Heads, Projections, attend
 from isoform.reference.modules.layers import MLP, Linear, activation, head_size
 from isoform.reference.rules import Copy, Drop, Rename, Rule, below
+from isoform.reference.vision.box_heads import Head
 from isoform.reference.vision.convolutions import ConvNorm, conv_norm
 from isoform.reference.vision.patches import pixels
 from isoform.reference.vision.pyramids import backbone, pyramid_of
@@ -320,19 +321,6 @@ class Encoder(nn.Module):
         for shrink, fusion in zip(self.shrink, self.down, strict=True):
             found.append(fusion(torch.cat((shrink(found[-1]), grown.pop()), 1)))
         return found
-
-
-class Head(nn.Module):
-    """Linear layers with ReLU between them."""
-
-    def __init__(self, *sizes: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(Linear(inner, out) for inner, out in pairwise(sizes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for n, layer in enumerate(self.layers):
-            x = layer(F.relu(x) if n else x)
-        return x
 
 
 class SampledAttention(nn.Module):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.clients
 OUTPUTS = 1e-4  # of the largest value: its ONNX Runtime is another version, and boxes are refined
 
 
-@pytest.mark.parametrize("name", ["rt_detr_v2"])
+@pytest.mark.parametrize("name", ["rt_detr_v2", "yolos"])
 def test_transformers_js_gives_the_same_logits_and_boxes(name: str, tmp_path: Path) -> None:
     if shutil.which("npm") is None:
         pytest.skip("needs Node.js 20 or later with npm; it is not on the PATH")

@@ -1841,6 +1841,20 @@ FAULTS: tuple[Fault, ...] = (
         ("onnx f32", "torchscript f32"),
     ),
     Fault(
+        "classes in another order, YOLOS",
+        "tiny yolos",
+        Checkpoint(on("class_labels_classifier.layers.2.weight", lambda x: x.roll(1, 0))),
+        (r"^class_head\.layers\.2(\.weight)?$",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "positions of another layer, YOLOS",
+        "tiny yolos",
+        Checkpoint(on("vit.encoder.mid_position_embeddings", lambda x: x.flip(0))),
+        (r"between_embed$", r"goes into layers\.1\.attn_norm"),
+        FLOATS_ONLY,
+    ),
+    Fault(
         "a frame frozen, VideoMAE",
         "tiny videomae_cls",
         Definition(forward("encoder.patch_embed", first_frames)),

@@ -140,6 +140,7 @@ VISION = _listed(
         "videomae": ("videomae", "videomae_cls", "videomae_b", "videomae_cls_b"),
         "swin": ("swin_cls", "swin_b", "swin_absolute"),
         "vit": ("vit_cls", "vit_b"),
+        "yolos": ("yolos", "yolos_b"),
         "vitpose": ("vitpose", "vitpose_plus", "vitpose_b"),
     }
 )

@@ -51,7 +51,7 @@ INITIAL = (
 LOSSES = (
     *("contrastive_logits_temperature", "ctc_loss_reduction", "ctc_zero_infinity", "diversity_loss_weight"),
     *("label_smoothing", "norm_pix_loss", "problem_type", "router_aux_loss_coef"),
-    *("sparse_pred_ignore_index", "sparse_prediction"),
+    *("auxiliary_loss", "sparse_pred_ignore_index", "sparse_prediction"),
     *("class_weight", "contrastive_temperature", "contrastive_weight", "dice_weight", "importance_sample_ratio"),
     *("mask_weight", "no_object_weight", "oversample_ratio", "train_num_points"),
 )

@@ -156,3 +156,67 @@ def rt_detr_v2_b(c: Case) -> None:
     save_file(stored, file, metadata={"format": "pt"})
     _processor(c, size={"height": 96, "width": 128})
     c.golden({"pixel_values": _pixels(1, 3, 96, 128)})
+
+
+# ------------------------------------------------------------------ yolos
+@case
+def yolos(c: Case) -> None:
+    """hustvl/yolos-small: positions between layers; the older spelling of sizes."""
+    c.model(
+        "YolosForObjectDetection",
+        T.YolosConfig(
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=48,
+            image_size=[48, 80],
+            patch_size=8,
+            num_detection_tokens=7,
+            **named(*THINGS),
+        ),
+    )
+    c.pre(
+        feature_extractor_type="YolosFeatureExtractor",
+        do_normalize=True,
+        do_resize=True,
+        format="coco_detection",
+        size=64,
+        max_size=96,
+        **IMNET,
+    )
+    c.golden({"pixel_values": normal(2, 3, 64, 96)})
+
+
+@case
+def yolos_b(c: Case) -> None:
+    """hustvl/yolos-tiny: no positions between layers, no biases in front of the attention."""
+    c.model(
+        "YolosForObjectDetection",
+        T.YolosConfig(
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            intermediate_size=40,
+            hidden_act="relu",
+            layer_norm_eps=1e-5,
+            image_size=[64, 48],
+            patch_size=16,
+            qkv_bias=False,
+            num_detection_tokens=5,
+            use_mid_position_embeddings=False,
+            **named(*THINGS[:3]),
+        ),
+    )
+    c.pre(
+        image_processor_type="YolosImageProcessor",
+        do_normalize=True,
+        do_pad=True,
+        do_rescale=True,
+        do_resize=True,
+        resample=2,
+        rescale_factor=1 / 255,
+        size={"shortest_edge": 64, "longest_edge": 128},
+        format="coco_detection",
+        **IMNET,
+    )
+    c.golden({"pixel_values": normal(1, 3, 64, 80)})

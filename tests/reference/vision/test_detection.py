@@ -20,7 +20,7 @@ from isoform.reference.model import Model, open_model
 from tests.oracle import tiny
 
 BACKBONES = ("rt_detr_resnet", "rt_detr_resnet_b")
-DETECTORS = ("rt_detr_v2", "rt_detr_b", "rt_detr_v2_b")
+DETECTORS = ("rt_detr_v2", "rt_detr_b", "rt_detr_v2_b", "yolos", "yolos_b")
 NAMES = (*BACKBONES, *DETECTORS)
 ORDER = 4  # times the Hub's own error in float32, which random weights and the refining of boxes make larger
 ROUNDING = 1e-6  # of the largest value, where the Hub's own is smaller
@@ -114,6 +114,11 @@ def test_heads_are_read_from_either_of_their_names(tmp_path: Path) -> None:
     x = load_file(tiny("rt_detr_v2_b") / "golden.safetensors")["in.pixel_values"]
     with torch.inference_mode():
         assert torch.equal(open_model(tmp_path).module()(x)[1], model("rt_detr_v2_b").module()(x)[1])
+
+
+def test_positions_between_no_layers_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="there is nothing between layers"):
+        config_of("yolos", num_hidden_layers=1)
 
 
 def config_of(name: str, **changes: Any) -> Any:

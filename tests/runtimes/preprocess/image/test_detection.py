@@ -16,6 +16,7 @@ from isoform.runtimes.preprocess.image.opening import open_processor
 from isoform.validators.cases.media import drawn
 
 RT_DETR = {"image_processor_type": "RTDetrImageProcessor"}
+YOLOS = {"image_processor_type": "YolosImageProcessor"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "as the class has it": RT_DETR,
     "fast": {"image_processor_type": "RTDetrImageProcessorFast", "size": {"height": 96, "width": 64}},
@@ -27,6 +28,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "size": {"shortest_edge": 40, "longest_edge": 60},
         "do_pad": True,
         "pad_size": {"height": 64, "width": 70},
+    },
+    "in patches": {**YOLOS, "size": {"shortest_edge": 60, "longest_edge": 100}},
+    "in patches, older": {**YOLOS, "size": 50, "max_size": 70},
+    "in patches, padded": {**YOLOS, "size": 50, "max_size": 70, "pad_size": {"height": 80, "width": 96}},
+    "in patches, not padded": {
+        **YOLOS,
+        "size": {"height": 33, "width": 50},
+        "pad_and_return_pixel_mask": False,
+        "pad_size": {"height": 80, "width": 96},
     },
     "as it is": {**RT_DETR, "do_resize": False, "rescale_factor": 0.01},
 }
