@@ -130,13 +130,14 @@ CALLS: list[tuple[str, int, dict[str, Any]]] = [
     ("tapas_qa", 3, {"truncation": False}),
 ]
 """A tiny checkpoint, a table written by hand, and the parameters of a call."""
+CLASSIFIED = (0, 1, 3)
 FILLED = ["a small [MASK] reads", "? [MASK] n/a", "Naïve [MASK] in the house."]
 
 
 def main(tinies: Path) -> None:
     """Print what both make of every table."""
     import pandas as pd  # type: ignore[import-untyped]
-    from transformers import TapasTokenizer, pipeline
+    from transformers import TapasForSequenceClassification, TapasTokenizer, pipeline
 
     def read(tokenizer: Any, table: Columns, asked: list[str], cut: bool) -> list[Any] | str:
         """Ids and types for each question, or what is wrong."""
@@ -161,8 +162,15 @@ def main(tinies: Path) -> None:
         table, asked = HAND[number]
         pipe = pipeline("table-question-answering", str(tinies / name), device="cpu")
         answers.append(pipe(table=pd.DataFrame(table), query=list(asked), **options))
+    classifier = TapasForSequenceClassification.from_pretrained(tinies / "tapas_seqcls_b").eval()
+    tokenizer = TapasTokenizer.from_pretrained(tinies / "tapas_seqcls_b")
+    scores = []
+    for number in CLASSIFIED:
+        for question in HAND[number][1]:
+            inputs = tokenizer(pd.DataFrame(HAND[number][0]), question, truncation=True, return_tensors="pt")
+            scores.append(classifier(**inputs).logits[0].softmax(-1).tolist())
     fill = pipeline("fill-mask", str(tinies / "tapas"), device="cpu")
-    found = {"tokens": tokens, "answers": answers, "filled": [fill(text) for text in FILLED]}
+    found = {"tokens": tokens, "answers": answers, "scores": scores, "filled": [fill(text) for text in FILLED]}
     print(json.dumps(found, ensure_ascii=False, separators=(",", ":")))
 
 

@@ -98,10 +98,9 @@ class Truth:
         """The reference on a text; on the rows of the cases when the model has no tokenizer to read one."""
         from isoform.validators.cases.encoder_states import reads_prose
         from isoform.validators.cases.prose import TEXT, prose_rows
-        from isoform.validators.cases.tables import type_sizes
         from isoform.validators.truth.answers import PassageAnswers
 
-        reads = reads_prose(self.model.signature) and not type_sizes(self.model)
+        reads = reads_prose(self.model.signature) and self.model.signature.output("cells") is None
         found = PassageAnswers(self.model, prose_rows(self.model, self.text or TEXT)[: self.passages] if reads else [])
         self.reads_text = bool(found.passages)
         if self.reads_text:

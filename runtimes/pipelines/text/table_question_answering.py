@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from isoform.errors import InputError, UnsupportedModel
-from isoform.json_files import JsonObject
+from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import Batches, InputPiece, OneGraph
 from isoform.runtimes.pipelines.batching import longest_first
-from isoform.runtimes.preprocess.text.tables.reader import COLUMN, ROW, SEGMENT, TableReader, TableTokens
+from isoform.runtimes.preprocess.text.tables.reader import COLUMN, ROW, SEGMENT, TableTokens, open_reader
 from isoform.runtimes.preprocess.text.tables.table import TAKES, Table, read_table
 
 if TYPE_CHECKING:
@@ -78,11 +77,7 @@ class TableQuestionAnswering(OneGraph):
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
-        sizes, port = self.facts.get("types"), session.signature.port("token_types")
-        if sizes is None or port is None or len(port.axes) != 3:
-            raise UnsupportedModel(f"{self.task} needs a model whose tokens have types of rows and columns")
-        settings = JsonObject.read(self.folder / "tokenizer_config.json")
-        self._reader = TableReader(self.text_tokenizer, settings, sizes)
+        self._reader = open_reader(self.text_tokenizer, self.folder, self.facts)
         self._actions: Sequence[str] = self.facts.get("aggregations", ())
 
     def __call__(self, inputs: Any = None, query: Any = None, **parameters: Any) -> Any:

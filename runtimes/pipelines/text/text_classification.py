@@ -11,6 +11,8 @@ from isoform.errors import InputError
 from isoform.runtimes.pipelines.base import InputPiece
 from isoform.runtimes.pipelines.scores import Labels, asked_function, best_first, scored, trained_function
 from isoform.runtimes.pipelines.text.text_encoder import TextEncoder
+from isoform.runtimes.preprocess.text.tables.reader import TableTokens, open_reader
+from isoform.runtimes.preprocess.text.tables.table import read_table
 
 if TYPE_CHECKING:
     from isoform.runtimes.session import Session
@@ -33,7 +35,8 @@ class TextClassificationOptions:
 class TextClassification(TextEncoder):
     """`pipe("Good!")` -> [{"label": "POSITIVE", "score": 0.99}]; a list gives one such object per text.
 
-    {"text": …, "text_pair": …} classifies a pair. With `top_k` (None: all) an answer is a list of labels.
+    {"text": …, "text_pair": …} classifies a pair, and {"text": …, "table": …} what a text says of a table, whose last
+    rows are left out where they have no place. With `top_k` (None: all) an answer is a list of labels.
     """
 
     task: ClassVar[str] = "text-classification"
@@ -53,13 +56,14 @@ class TextClassification(TextEncoder):
         return isinstance(inputs, str | Mapping)
 
     def _takes(self) -> str:
-        return 'a text, {"text", "text_pair"}, or a list of either'
+        return 'a text, {"text", "text_pair"}, {"text", "table"}, or a list of those'
 
     def prepare(self, items: Sequence[Any], call: TextClassificationOptions) -> Iterable[Iterable[Any]]:
         """See `BatchPipeline.prepare`."""
         items = [_nested_pair(item) for item in items]
-        singles = [n for n, item in enumerate(items) if not _pair(item)]
-        pairs = [n for n, item in enumerate(items) if _pair(item)]
+        tables = [n for n, item in enumerate(items) if isinstance(item, Mapping) and item.get("table") is not None]
+        singles = [n for n, item in enumerate(items) if not _pair(item) and n not in tables]
+        pairs = [n for n, item in enumerate(items) if _pair(item) and n not in tables]
         rows: list[Any] = [None] * len(items)
         options: dict[str, Any] = {"truncation": call.truncation, "max_length": call.max_length}
         texts = [items[n]["text"] if isinstance(items[n], Mapping) else items[n] for n in singles]
@@ -68,7 +72,19 @@ class TextClassification(TextEncoder):
         first, second = [items[n]["text"] for n in pairs], [items[n]["text_pair"] for n in pairs]
         for n, row in zip(pairs, self.encode(first, second, **options) if pairs else [], strict=True):
             rows[n] = row
+        for n in tables:
+            rows[n] = self._of_table(items[n])
         return ([row] for row in rows)
+
+    def _of_table(self, item: Mapping[str, Any]) -> TableTokens:
+        if item.get("text_pair") is not None:
+            raise InputError(f"a text comes with a second text or with a table, not with both: {item!r:.80}")
+        reader = open_reader(self.text_tokenizer, self.folder, self.facts)
+        (row,) = reader.read(read_table(item["table"]), [item["text"]], drops_rows=True)
+        self._check_ids(row.ids.tolist())
+        if self.context is not None and len(row) > self.context:
+            raise InputError(f"a text of {len(row)} tokens is too long for the model's {self.context} positions")
+        return row
 
     def finish(self, item: Any, pieces: Sequence[InputPiece], call: TextClassificationOptions) -> Any:
         """See `BatchPipeline.finish`."""

@@ -10,6 +10,7 @@ import numpy as np
 from isoform.errors import InputError, UnsupportedModel
 from isoform.runtimes.pipelines.base import Batches, InputPiece, OneGraph
 from isoform.runtimes.pipelines.batching import longest_first
+from isoform.runtimes.preprocess.text.tables.reader import TableTokens
 from isoform.signature import LENGTH
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class TextEncoder(OneGraph):
     def feed(self, batch: list[Encoding], call: Any) -> dict[str, NDArray[Any]]:
         """The signature's inputs, padded on the right, with empty states where it has some."""
         for row in batch:
-            if not row.ids:
+            if not len(row.ids):
                 raise InputError("a text without a single token cannot be run; give a text that is not empty")
             if (needed := self.facts.get("needs_token")) is not None and needed not in row.ids:
                 token = self.text_tokenizer.token(needed) or str(needed)
@@ -39,10 +40,11 @@ class TextEncoder(OneGraph):
                 )
         padded, signature = self.text_tokenizer.pad(batch, "right"), self.session.signature
         types = padded.token_type_ids if self.text_tokenizer.segments else np.zeros_like(padded.input_ids)
-        if (port := signature.port("token_types")) is not None and len(
-            port.axes
-        ) == 3:  # of a table, of which there is none
+        if (port := signature.port("token_types")) is not None and len(port.axes) == 3:
             types = np.zeros((*types.shape, int(port.axes[2])), np.int64)
+            for line, row in zip(types, batch, strict=True):
+                if isinstance(row, TableTokens):  # a text alone has none of these types
+                    line[: len(row)] = row.types
         roles: dict[str | None, NDArray[Any]] = {
             "tokens": padded.input_ids,
             "mask": padded.attention_mask,

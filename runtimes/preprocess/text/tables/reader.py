@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isoform.errors import InputError
+from isoform.errors import InputError, UnsupportedModel
 from isoform.json_files import JsonObject
 from isoform.runtimes.preprocess.text.tables.comparing import ComparedTable
 from isoform.runtimes.preprocess.text.tables.fitting import fitted, word_starts
@@ -34,6 +35,12 @@ class TableTokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def type_ids(self) -> NDArray[np.int64]:
+        """Of the two texts, the question and the table."""
+        segments: NDArray[np.int64] = self.types[:, SEGMENT]
+        return segments
+
     def after(self, answer: Collection[tuple[int, int]]) -> TableTokens:
         """The same after a question that these cells (row, column) answered."""
         types = self.types.copy()
@@ -41,6 +48,13 @@ class TableTokens:
         places = zip((types[:, ROW] - 1).tolist(), (types[:, COLUMN] - 1).tolist(), inside.tolist(), strict=True)
         types[:, ANSWERED] = [int(in_table and (row, column) in answer) for row, column, in_table in places]
         return TableTokens(self.ids, types)
+
+
+def open_reader(tokenizer: TextTokenizer, folder: Path, facts: Mapping[str, Any]) -> TableReader:
+    """The reader of a model's tables. Raises UnsupportedModel for one that reads none."""
+    if "types" not in facts:
+        raise UnsupportedModel("this model reads no tables: its tokens have no types of rows and columns")
+    return TableReader(tokenizer, JsonObject.read(folder / "tokenizer_config.json"), facts["types"])
 
 
 class TableReader:

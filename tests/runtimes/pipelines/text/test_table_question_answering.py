@@ -57,6 +57,28 @@ def test_masks_of_a_text_are_filled_as_by_transformers(tiny: Tiny) -> None:
                 assert one["score"] == pytest.approx(other["score"], abs=2e-5)
 
 
+def test_what_a_text_says_of_a_table_is_classified_as_by_transformers(tiny: Tiny) -> None:
+    asked = [(goldens.HAND[n][0], question) for n in goldens.CLASSIFIED for question in goldens.HAND[n][1]]
+    with opened(tiny("tapas_seqcls_b"), "text-classification") as pipe:
+        items: list[Any] = [{"text": question, "table": table} for table, question in asked]
+        answers = pipe([*items, "a text alone"], top_k=None, batch_size=3)
+        for answer, expected in zip(answers[:-1], stored()["scores"], strict=True):
+            found = {one["label"]: one["score"] for one in answer}
+            assert [found["REFUTED"], found["ENTAILED"]] == pytest.approx(expected, abs=1e-5)
+        assert answers[-1] == pipe("a text alone", top_k=None)
+        assert pipe(items[0]) == answers[0][0]
+        for wrong, reason in (
+            ({"text": "a", "table": {}}, "the table has no columns"),
+            ({"text": "a", "text_pair": "b", "table": goldens.SHORT}, "not with both"),
+            ({"table": goldens.SHORT}, "takes a text"),
+            ({"text": "how many " * 60, "table": goldens.SHORT}, "too long for the model's 64 positions"),
+        ):
+            with pytest.raises(InputError, match=reason):
+                pipe(wrong)
+    with opened(tiny("bert_seqcls"), "text-classification") as pipe, pytest.raises(UnsupportedModel, match="no tables"):
+        pipe({"text": "a", "table": goldens.SHORT})
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torchscript"])
 def test_a_bundle_answers_as_its_checkpoint_does(backend: str, tiny: Tiny) -> None:
     expected = [
