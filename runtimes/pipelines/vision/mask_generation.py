@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from isoform.runtimes.session import Session
 
 TOGETHER = 8  # prompts at a time at most: more are no faster on a CPU and take 35 MB each at SAM's size
-ENLARGED = 8  # masks in the picture's size at a time
+ENLARGED = 2**22  # pixels of masks in the picture's size at a time, or those of one mask
 EDGE = 20.0  # pixels: a mask that ends so close to the edge of a crop was cut by it
 SINGLE = "single_"  # what the ports of the single mask are called besides
 
@@ -282,8 +282,9 @@ class MaskGeneration(BatchPipeline):
             if call.pred_iou_thresh > 0:
                 good = scores > call.pred_iou_thresh
                 scores, logits = scores[good], logits[good]
-            for start in range(0, len(scores), ENLARGED):
-                some = slice(start, start + ENLARGED)
+            step = max(1, ENLARGED // (enlarge.size[0] * enlarge.size[1]))
+            for start in range(0, len(scores), step):
+                some = slice(start, start + step)
                 self._add(found, crop, enlarge(logits[some]), scores[some], call)
         return found
 
