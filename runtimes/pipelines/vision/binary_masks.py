@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 Size = tuple[int, int]  # height and width
 
 
-@lru_cache(maxsize=64)
 def _bilinear(old: int, new: int) -> NDArray[np.float32]:
     """Linear interpolation of `old` values to `new` ones, between pixel centres, as a matrix (new, old).
 
@@ -29,6 +28,14 @@ def _bilinear(old: int, new: int) -> NDArray[np.float32]:
     rows = np.arange(new)
     np.add.at(matrix, (rows, first), np.float32(1) - share)
     np.add.at(matrix, (rows, second), share)
+    return matrix
+
+
+@lru_cache(maxsize=64)
+def _along(low: int, padded: int, used: int, size: int) -> NDArray[np.float32]:
+    """Both interpolations of `Enlarging` along one axis, (size, low)."""
+    first = _bilinear(low, padded)[:used].astype(np.float64)
+    matrix: NDArray[np.float32] = (_bilinear(used, size) @ first).astype(np.float32)
     return matrix
 
 
@@ -47,14 +54,9 @@ class Enlarging:
 
     def __call__(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, *low) -> (N, *size)."""
-        down, across = (self._axis(n) for n in (0, 1))
+        down, across = (_along(*sizes) for sizes in zip(self.low, self.padded, self.used, self.size, strict=True))
         enlarged: NDArray[Any] = (down @ logits) @ across.T
         return enlarged
-
-    def _axis(self, n: int) -> NDArray[np.float32]:
-        first = _bilinear(self.low[n], self.padded[n])[: self.used[n]].astype(np.float64)
-        matrix: NDArray[np.float32] = (_bilinear(self.used[n], self.size[n]) @ first).astype(np.float32)
-        return matrix
 
 
 def stability(logits: NDArray[np.float32], threshold: float, offset: float) -> NDArray[np.float32]:
