@@ -1,0 +1,45 @@
+"""Transformers.js opens a bundle of a depth model unchanged, and gives the outputs that isoform gives.
+
+Two pictures go in. Its answers are not compared: it has no processor of DepthPro's, and resizes in another way.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isoform import api
+from isoform.validators.cases.media import drawn
+from tests.clients.environments import HOME, environment
+from tests.clients.test_clients import PROGRAMS, client
+from tests.oracle import tiny
+
+pytestmark = pytest.mark.clients
+
+OUTPUTS = 1e-4  # of the largest value: its ONNX Runtime is another version
+
+
+@pytest.mark.parametrize("name", ["depth_pro", "depth_pro_b", "depth_anything"])
+def test_transformers_js_gives_the_same_depths(name: str, tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("needs Node.js 20 or later with npm; it is not on the PATH")
+    folder = tmp_path / name
+    api.export(tiny(name), folder, to="onnx", check=False)
+    pipe: Any
+    with api.pipeline("depth-estimation", folder) as pipe:
+        pixels = np.stack(pipe.pictures([drawn(), drawn().rotate(180)]))
+        ours = pipe.session.run({"pixel_values": pixels})
+    node = environment("node")
+    program = HOME / "node" / "depth.mjs"  # beside node_modules, where node looks for packages
+    shutil.copyfile(PROGRAMS / "transformers_js_depth.mjs", program)
+    request = {"folder": str(folder), "dims": list(pixels.shape), "data": pixels.ravel().tolist()}
+    found = client([node, program], request)
+    assert list(found) == list(ours)
+    for port, expected in ours.items():
+        assert found[port]["dims"] == list(expected.shape)
+        values = np.reshape(found[port]["data"], expected.shape)
+        np.testing.assert_allclose(values, expected, rtol=0, atol=OUTPUTS * np.abs(expected).max())
