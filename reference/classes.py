@@ -87,6 +87,7 @@ _EDGES = {
 }
 
 IMAGE_PROCESSORS: dict[str, Facts] = {
+    "BeitImageProcessor": {**_HALF, "resample": 3, "size": 224, "crop_size": 224},
     "BitImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
     "BlipImageProcessor": {**_CLIP, "size": 384},
     "CLIPImageProcessor": {**_CLIP, **_CROPPED, **_SHORT},
@@ -166,6 +167,7 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
 """What each processor does when its file does not say."""
 
 _BY_MODEL = {
+    "beit": "Beit",
     "blip": "Blip",
     "clip": "CLIP",
     "convnext": "ConvNext",

@@ -18,6 +18,7 @@ from isoform.reference.rules import Rule
 FAMILIES = {
     "albert": "text.albert",
     "bart": "text.bart",
+    "beit": "vision.beit",
     "bert": "text.bert",
     "blip": "multimodal.blip",
     "camembert": "text.roberta",

@@ -2063,6 +2063,30 @@ FAULTS: tuple[Fault, ...] = (
         FLOATS_ONLY,
         "its rows are no whole blocks",
     ),
+    Fault(
+        "distances of patches turned, BEiT",
+        "tiny beit_cls",
+        Checkpoint(
+            on(
+                "beit.encoder.layer.1.attention.attention.relative_position_bias.relative_position_bias_table",
+                lambda x: torch.cat((x[:-3].flip(0), x[-3:])),
+            )
+        ),
+        (r"^distances\.1(\.table)?$", r"goes into layers\.(0$|1\.attn\.out)"),  # ONNX makes both numbers at first
+        ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "no number from the class token, BEiT",
+        "tiny beit_b",
+        Checkpoint(
+            on(
+                "encoder.relative_position_bias.relative_position_bias_table",
+                lambda x: torch.cat((x[:-3], x[-3:-2] * 0, x[-2:])),
+            )
+        ),
+        (r"^shared(\.table)?$", r"goes into layers\.0\.attn\.out"),
+        ("onnx f32", "torchscript f32"),
+    ),
 )
 
 WAITING: Mapping[str, str] = {

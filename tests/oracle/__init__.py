@@ -124,6 +124,7 @@ AUDIO = _listed(
 )
 VISION = _listed(
     {
+        "beit": ("beit_cls", "beit_b"),
         "clip_vision": ("clip_vision", "clip_vision_b"),
         "depth_anything": ("depth_anything", "depth_anything_b"),
         "convnext": ("convnext_cls", "convnext_b"),

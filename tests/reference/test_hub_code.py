@@ -71,6 +71,10 @@ KERNELS = (
 TOKENS = (  # the generation loop and the padding of an embedding in training
     *("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "sep_token_id"),
 )
+SEGMENTATION = (  # BEiT's
+    *("add_fpn", "auxiliary_channels", "auxiliary_concat_input", "auxiliary_loss_weight", "auxiliary_num_convs"),
+    *("out_features", "out_indices", "pool_scales", "semantic_loss_ignore_index", "stage_names", "use_auxiliary_head"),
+)
 OTHER_HEADS = (  # of classes that no family here has
     *("codevector_dim", "num_codevector_groups", "num_codevectors_per_group", "proj_codevector_dim"),
     *("tdnn_dilation", "tdnn_dim", "tdnn_kernel", "xvector_output_dim"),
@@ -93,7 +97,7 @@ ANSWERS = (  # TAPAS: how cells and aggregations are learned from answers
 )
 HARMLESS = {
     *ANSWERS,
-    *(*TRAINING, *INITIAL, *LOSSES, *OUTPUTS, *KERNELS, *TOKENS, *OTHER_HEADS, *STATED_TWICE),
+    *(*TRAINING, *INITIAL, *LOSSES, *OUTPUTS, *KERNELS, *TOKENS, *OTHER_HEADS, *SEGMENTATION, *STATED_TWICE),
     "scale_embedding",  # Whisper's code reads it and does not use it
     "vocab_size",  # of a vision tower: Llava's file repeats the text's
 }

@@ -11,6 +11,7 @@ import transformers
 from tests.oracle.checkpoints import (  # noqa: F401  their cases register themselves
     audio,
     bart,
+    beit,
     convolutions,
     decoders,
     depth,

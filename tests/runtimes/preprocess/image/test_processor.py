@@ -25,7 +25,7 @@ from isoform.runtimes.preprocess.image.pictures import load_image
 from isoform.runtimes.preprocess.image.processor import ImageProcessor, ImageSettings
 from isoform.validators.cases.media import drawn
 
-PROCESSORS = ("Bit", "ViT", "CLIP", "Siglip", "Blip", "DeiT")
+PROCESSORS = ("Beit", "Bit", "ViT", "CLIP", "Siglip", "Blip", "DeiT")
 MODES = ("RGB", "RGBA", "LA", "L", "P", "1", "CMYK", "I;16", "YCbCr", "PA", "I", "F", "HSV", "LAB")
 
 
