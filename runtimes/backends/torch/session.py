@@ -95,8 +95,11 @@ class TorchSession:
         import torch
 
         arrays = checked(self.signature, inputs)
-        with torch.inference_mode():
-            outputs = self._forward(*tensors(arrays, self._device, self._dtype))
+        try:
+            with torch.inference_mode():
+                outputs = self._forward(*tensors(arrays, self._device, self._dtype))
+        except RuntimeError as error:  # sizes that the signature leaves free, and the model does not
+            raise refused_by("torch", error) from error
         return arrays_of(self.signature, outputs)
 
     def _forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -147,6 +150,13 @@ class TorchSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def refused_by(name: str, error: RuntimeError) -> InputError:
+    """What torch says last is the cause; before it a script says where it was."""
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    reason = said[-1] if "TorchScript" in said[0] else said[0]
+    return InputError(f"{name} could not run the model on these inputs: {reason.removeprefix('RuntimeError: ')}")
 
 
 def check_form(dtype: str, device: str, given: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from isoform.errors import CheckpointError, InputError
 from isoform.runtimes.backends.inputs import checked
 from isoform.runtimes.backends.torch.decoder import TensorDecoder
-from isoform.runtimes.backends.torch.session import set_threads, torch_device
+from isoform.runtimes.backends.torch.session import refused_by, set_threads, torch_device
 from isoform.runtimes.backends.torch.tensors import arrays_of, tensors
 from isoform.signature import Signature
 
@@ -68,7 +68,11 @@ class TorchScriptSession:
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """See `Session.run`."""
         arrays = checked(self.signature, inputs)
-        return arrays_of(self.signature, self.forward(tensors(arrays, self._device, self._dtype)))
+        try:
+            outputs = self.forward(tensors(arrays, self._device, self._dtype))
+        except RuntimeError as error:  # sizes that the signature leaves free, and the model does not
+            raise refused_by("TorchScript", error) from error
+        return arrays_of(self.signature, outputs)
 
     def decoder(self, rows: int | Mapping[str, NDArray[Any]]) -> TensorDecoder:
         """See `Session.decoder`."""

@@ -19,7 +19,7 @@ from isoform.formats import FORMAT_OF
 from isoform.manifest import Manifest
 from isoform.runtimes.pipelines.vision.object_detection import best_of_all, best_of_each, corners_of
 from isoform.validators.cases.media import drawn
-from tests.exports import exported, portable
+from tests.exports import copied, exported, portable
 from tests.oracle import tiny as folder_of
 
 Tiny = Callable[[str], Path]
@@ -115,6 +115,17 @@ def test_pictures_that_are_none_are_refused(tiny: Tiny, tmp_path: Path) -> None:
                 pipe(given)
         for side in ((1, 10_000), (10_000, 1), (1, 1)):
             assert isinstance(pipe(Image.new("RGB", side)), list)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "torchscript"])
+def test_a_size_that_does_not_halve_evenly_is_refused(backend: str, tmp_path: Path) -> None:
+    """The maps of an encoder do not fit on each other then, in transformers neither."""
+    copy = copied(exported("rt_detr_v2"), tmp_path / "copy")
+    settings = {"image_processor_type": "RTDetrImageProcessor", "size": {"height": 100, "width": 96}}
+    (copy / "preprocessor_config.json").write_text(json.dumps(settings))
+    pipe = api.pipeline("object-detection", copy, backend=backend)
+    with pipe, pytest.raises(InputError, match="could not run the model on these inputs"):
+        pipe(drawn())
 
 
 def test_a_folder_that_does_not_say_how_boxes_are_scored_is_refused(tiny: Tiny, tmp_path: Path) -> None:
