@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -18,6 +19,8 @@ from isoform import api
 from isoform.errors import CheckpointError, IsoformError, UnsupportedExport, UnsupportedModel
 from isoform.reference.families import load_family
 from isoform.reference.model import Model, open_model
+from isoform.runtimes.open import open_path
+from tests.exports import exported
 from tests.oracle import tiny
 
 NAMES = ("vitpose", "vitpose_plus", "vitpose_b")
@@ -140,3 +143,17 @@ def test_without_a_backbone_config_four_layers_are_read() -> None:
 def test_llama_cpp_has_no_such_architecture(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedExport, match="no architecture that estimates poses"):
         api.export(tiny("vitpose"), tmp_path / "out", to="gguf", check=False)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_one_graph_takes_any_batch(rows: int) -> None:
+    """Each row has the heatmaps that torch gives it alone, whichever experts its neighbours take."""
+    random = np.random.default_rng(rows)
+    pixels = random.standard_normal((rows, 3, 32, 48)).astype(np.float32)
+    chosen = random.integers(0, 3, rows)
+    session, _ = open_path(exported("vitpose_b"), "onnxruntime", threads=1)
+    with session:
+        found = session.run({"pixel_values": pixels, "dataset_index": chosen})["heatmaps"]
+    for n in range(rows):
+        (want,) = model("vitpose_b").module()(torch.from_numpy(pixels[n : n + 1]), torch.from_numpy(chosen[n : n + 1]))
+        close(torch.from_numpy(found[n : n + 1].copy()), want)

@@ -18,7 +18,9 @@ from isoform.errors import CheckpointError, InputError, UnsupportedExport, Unsup
 from isoform.reference.families import load_family
 from isoform.reference.model import Model, open_model
 from isoform.reference.vision.videomae import sinusoids
+from isoform.runtimes.open import open_path
 from isoform.steps import load_step
+from tests.exports import exported
 from tests.oracle import tiny
 
 CLASSIFIERS, PRETRAINED = ("videomae_cls", "videomae_cls_b"), ("videomae", "videomae_b")
@@ -138,3 +140,17 @@ def test_an_unknown_key_is_refused_by_its_name() -> None:
 def test_llama_cpp_has_no_such_architecture(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedExport, match="no architecture that reads videos"):
         api.export(tiny("videomae_cls"), tmp_path / "out", to="gguf", check=False)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_one_graph_takes_any_batch_and_any_mask(rows: int) -> None:
+    random = np.random.default_rng(rows)
+    pixels = random.standard_normal((rows, 6, 3, 16, 24)).astype(np.float32)
+    mask = np.zeros((rows, 12), bool)
+    for row in mask:
+        row[random.choice(12, 1 + rows, replace=False)] = True
+    chosen = split("videomae_b", mask)
+    session, _ = open_path(exported("videomae_b"), "onnxruntime", threads=1)
+    with session:
+        found = session.run({"pixel_values": pixels, **{name: one.numpy() for name, one in chosen.items()}})["logits"]
+    close(torch.from_numpy(found), model("videomae_b").module()(torch.from_numpy(pixels), **chosen)[0])
