@@ -42,7 +42,7 @@ class Detectors:
 
         def detect(pixels: NDArray[Any]) -> list[Any]:
             things = [thing for thing in found(_picture(pixels), **options) if thing["label"].lower() in wanted]
-            things = [thing for thing in things if _has_size(thing["box"])]
+            things = [thing for thing in things if _is_in(thing["box"], *pixels.shape[:2])]
             return sorted(things, key=lambda thing: thing["score"], reverse=True)
 
         return detect
@@ -85,5 +85,7 @@ def _picture(pixels: NDArray[Any]) -> Any:
     return Image.fromarray((pixels[..., 0] if grey else pixels).astype("uint8")).convert("RGB")
 
 
-def _has_size(box: dict[str, float]) -> bool:
-    return box["xmax"] > box["xmin"] and box["ymax"] > box["ymin"]
+def _is_in(box: dict[str, float], height: int, width: int) -> bool:
+    """Whether a box has a size, and a part of it is in the picture."""
+    left, top, right, bottom = (box[edge] for edge in ("xmin", "ymin", "xmax", "ymax"))
+    return left < right and top < bottom and right > 0 and bottom > 0 and left < width and top < height

@@ -218,7 +218,8 @@ def test_a_detector_finds_the_persons(tiny: Tiny) -> None:
     def detector(picture: Image.Image, **options: Any) -> list[dict[str, Any]]:
         asked.append((picture.size, options))
         things = ("person", 0.6, 20, 10, 80, 100), ("dog", 0.9, 0, 0, 9, 9), ("Person", 0.8, 5, 6, 60, 70)
-        return [thing(*one) for one in (*things, ("person", 0.7, 3, 3, 3, 9))]
+        no_persons = ("person", 0.7, 3, 3, 3, 9), ("person", 0.9, 160, 0, 170, 9), ("person", 0.9, 0, -9, 9, 0)
+        return [thing(*one) for one in (*things, *no_persons)]
 
     with api.pipeline("pose-estimation", tiny("vitpose")) as pipe:
         found = pipe(drawn(), detector=detector, detector_threshold=0.3)
