@@ -17,6 +17,9 @@ from isoform.reference.modules.layers import MLP, Linear, head_size, hidden
 from isoform.reference.rules import Rename, Rule, Split
 
 LEVELS = 3
+EPS = 1e-5  # of the norms, where no config says another
+SHOWN = 0.5
+"""The chance from which a cell belongs to a query's mask."""
 
 
 class Between(Projections):
@@ -86,6 +89,7 @@ class MaskDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(MaskLayer(dim, heads, inner, act, eps, pre_norm) for _ in range(layers))
+        self.shown = SHOWN
         self.norm = nn.LayerNorm(dim, eps)
         self.mask = Perceptron((dim, dim, dim, mask_dim))
         self.classifier = Linear(dim, labels + 1)
@@ -106,7 +110,7 @@ class MaskDecoder(nn.Module):
             key, value = maps[n % LEVELS]
             chances = (self.mask(self.norm(x)) @ coarse[n % LEVELS]).sigmoid()
             # A query whose mask is empty sees all of the map.
-            shown = (chances >= 0.5) | (chances.amax(-1, keepdim=True) < 0.5)
+            shown = (chances >= self.shown) | (chances.amax(-1, keepdim=True) < self.shown)
             bias = torch.where(shown, torch.zeros_like(chances), torch.full_like(chances, hidden(x.dtype)))
             x = layer(x, places, key, value, bias.unsqueeze(1))
         x = self.norm(x)

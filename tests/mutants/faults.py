@@ -21,11 +21,14 @@ from isoform.reference.model import Model, open_model
 from isoform.reference.modules import ops
 from isoform.reference.modules.relative import one_sided_buckets, two_sided_buckets
 from isoform.reference.modules.rotary import inverse_frequencies
+from isoform.reference.vision.shifted_windows import Windows
 from tests.mutants.planting import FORMS, Checkpoint, Config, Definition, InFile, Plant, Tensors
 
 GRAPHS = tuple(form for form in FORMS if not form.startswith("gguf"))
 SINGLE = ("onnx f32", "onnx int8", "torchscript f32")
 FLOATS_ONLY = ("onnx f32", "torchscript f32")
+UNPLACED = r"^f32 noise"
+"""Of a fault in a decoder whose heads run after every layer: its ONNX graph is not bisected, a case alone is named."""
 NOT_LOOKED_INTO = "a quantized part that reads encoder states is measured on rows alone, and not bisected"
 FILES = tuple(form for form in FORMS if form.startswith("gguf"))
 
@@ -60,6 +63,12 @@ def on(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Tensors], Non
         tensors[name] = change(tensors[name])
 
     return apply
+
+
+def classes_exchanged(tensors: Tensors) -> None:
+    for leaf in ("weight", "bias"):
+        key = f"model.transformer_module.decoder.class_embed.{leaf}"
+        tensors[key] = tensors[key][[1, 0, *range(2, len(tensors[key]))]]
 
 
 def halves_of_experts_exchanged(tensors: Tensors) -> None:
@@ -193,6 +202,72 @@ def windows_one_patch_later(module: nn.Module) -> None:
         return torch.cat((y[:, -1:], y[:, :-1]), 1).flatten(1, 2)
 
     layer._windowed = late
+
+
+def relative_positions_turned(module: nn.Module) -> None:
+    attention: Any = part(module, "stages.1.layers.1.attn")
+    attention.offsets = attention.offsets.T.contiguous()
+
+
+def windows_not_shifted(stage: str) -> Callable[[nn.Module], None]:
+    """Every second layer of a stage attends within the windows of the first."""
+
+    def change(module: nn.Module) -> None:
+        layer: Any = part(module, f"{stage}.layers.1")
+        honest = layer.forward
+        layer.forward = lambda x, windows, mask: honest(x, Windows(x, windows.side, 0, False), None)
+
+    return change
+
+
+def windows_not_masked(module: nn.Module) -> None:
+    """What came round from the other side of a map is seen like a neighbour."""
+    layer: Any = part(module, "stages.0.layers.1")
+    honest = layer.forward
+    layer.forward = lambda x, windows, mask: honest(x, windows, None)
+
+
+def merged_in_another_order(module: nn.Module) -> None:
+    """The lower left and the upper right position of a square in each other's place."""
+    merge: Any = part(module, "merges.0")
+
+    def forward(x: Tensor) -> Tensor:
+        x = F.pad(x, [0, 0, 0, 1, 0, 1])
+        upper, lower = x[:, 0:-1:2], x[:, 1::2]
+        parts = upper[:, :, 0:-1:2], upper[:, :, 1::2], lower[:, :, 0:-1:2], lower[:, :, 1::2]
+        y: Tensor = merge.reduce(merge.norm(torch.cat(parts, -1)))
+        return y
+
+    merge.forward = forward
+
+
+def masks_everywhere(module: Any) -> None:
+    """Every query sees the whole map."""
+    for layer in module.decoder.layers:
+        honest = layer.forward
+        layer.forward = lambda x, places, key, value, bias, honest=honest: honest(x, places, key, value, bias * 0)
+
+
+def masks_of_another_threshold(module: Any) -> None:
+    """A cell belongs to a mask where its chance is 0.99, and not from a half on."""
+    module.decoder.shown = 0.99
+
+
+def rows_and_columns_of_points_exchanged(module: Any) -> None:
+    attention = module.pixels.layers[0].attn
+    honest = attention.forward
+
+    def forward(x: Tensor, places: Tensor, centres: Tensor, maps: Any) -> Tensor:
+        y: Tensor = honest(x, places, torch.stack((centres[..., 1], centres[..., 0]), -1), maps)
+        return y
+
+    attention.forward = forward
+
+
+def queries_without_places(module: Any) -> None:
+    layer = module.decoder.layers[1]
+    honest = layer.forward
+    layer.forward = lambda x, places, key, value, bias: honest(x, places * 0, key, value, bias)
 
 
 def cells_turned(module: Any) -> None:
@@ -1582,6 +1657,83 @@ FAULTS: tuple[Fault, ...] = (
         Definition(left_out("norm"), "decoder"),
         (r"^norm\.weight$", r"goes into head"),
         SEQUENCES,
+    ),
+    Fault(
+        "no relative positions, Swin",
+        "tiny swin_cls",
+        Checkpoint(on("swin.encoder.layers.0.blocks.1.attention.self.relative_position_bias_table", lambda x: x * 0)),
+        (r"^stages\.0\.layers\.1\.attn(\.distance_embed)?$", r"goes into stages\.0\.layers\.1\.(attn\.out|mlp_norm)"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "relative positions the other way, Swin",
+        "tiny swin_b",
+        Definition(relative_positions_turned),
+        (r"^stages\.1\.layers\.1\.attn", r"goes into stages\.1\.layers\.1\.(attn\.out|mlp_norm)"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "windows not shifted, Swin",
+        "tiny swin_b",
+        Definition(windows_not_shifted("stages.1")),
+        (r"^stages\.1\.layers\.1", r"goes into stages\.1\.layers\.1\.(attn|mlp_norm)"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "shifted windows not masked, Swin",
+        "tiny swin_cls",
+        Definition(windows_not_masked),
+        (r"^stages\.0\.layers\.1", r"goes into stages\.0\.layers\.1\.(attn\.out|mlp_norm)"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "squares merged in another order, Swin",
+        "tiny swin_cls",
+        Definition(merged_in_another_order),
+        (r"^merges\.0", r"goes into merges\.0\.(norm|reduce)"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "scores of two classes exchanged, OneFormer",
+        "tiny oneformer",
+        Checkpoint(classes_exchanged),
+        (r"^decoder\.classifier(\.(weight|bias))?$", r"^class_queries_logits$"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "queries that see the whole map, OneFormer",
+        "tiny oneformer",
+        Definition(masks_everywhere),
+        (r"^decoder\.layers\.0", r"goes into decoder\.layers\.0\.cross", UNPLACED),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "masks of another threshold, OneFormer",
+        "tiny oneformer",
+        Definition(masks_of_another_threshold),
+        (r"^decoder(\.layers\.[0-9])?", r"goes into decoder\.layers\.[0-9]\.cross", UNPLACED),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "rows and columns of points exchanged, OneFormer",
+        "tiny oneformer_b",
+        Definition(rows_and_columns_of_points_exchanged),
+        (r"^pixels\.layers\.0", r"goes into pixels\.layers\.0\.attn\.out"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "queries without positions, OneFormer",
+        "tiny oneformer",
+        Definition(queries_without_places),
+        (r"^decoder\.layers\.1", r"goes into decoder\.layers\.1\.(cross|attn)", UNPLACED),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "levels of maps exchanged, OneFormer",
+        "tiny oneformer_b",
+        Checkpoint(on("model.transformer_module.level_embed.weight", lambda x: x.flip(0))),
+        (r"^level_embed(\.weight)?$", r"^pixels$", r"goes into decoder\.layers\.0\.cross"),
+        FLOATS_ONLY,
     ),
     Fault(
         "no relative positions of rows, SAM",
