@@ -132,6 +132,13 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
         "pad_size": {"height": 1024, "width": 1024},
     },
     "LayoutLMv3ImageProcessor": {**_HALF, "kind": "document", "resample": 2, "size": 224, "apply_ocr": True},
+    "Mask2FormerImageProcessor": {
+        **_EDGES,
+        "do_convert_rgb": False,
+        "divisor": 32,
+        "limited": True,
+        "segments": {"instances": "masks", "scaled": 384},
+    },
     "OneFormerImageProcessor": {
         **_EDGES,
         "segments": {"instances": "classes", "smooth": True},
@@ -177,6 +184,7 @@ _BY_MODEL = {
     "dinov2": "Bit",
     "dpt": "DPT",
     "layoutlmv3": "LayoutLMv3",
+    "mask2former": "Mask2Former",
     "oneformer": "OneFormer",
     "resnet": "ConvNext",
     "rt_detr": "RTDetr",

@@ -42,6 +42,7 @@ FAMILIES = {
     "llava": "multimodal.llava",
     "m2m_100": "text.m2m_100",
     "marian": "text.marian",
+    "mask2former": "vision.mask2former",
     "mbart": "text.mbart",
     "mistral": "text.llama",
     "mixtral": "text.mixtral",

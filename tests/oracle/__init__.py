@@ -134,6 +134,7 @@ VISION = _listed(
         "resnet": ("resnet_cls", "resnet_b"),
         "rt_detr": ("rt_detr_v2", "rt_detr_v2_b", "rt_detr_b"),
         "rt_detr_resnet": ("rt_detr_resnet", "rt_detr_resnet_b"),
+        "mask2former": ("mask2former", "mask2former_b"),
         "oneformer": ("oneformer", "oneformer_b"),
         "sam": ("sam", "sam_b"),
         "superglue": ("superglue", "superglue_b"),

@@ -13,9 +13,9 @@ from isoform.runtimes.preprocess.image.processor import FILES, ImageProcessor, I
 OWN = (
     *("class_info_file", "metadata", "num_labels", "num_text", "repo_path"),  # names and texts of a training
     *("do_reduce_labels", "ignore_index", "ignore_label", "reduce_labels"),  # of the maps that a training is given
-    *("max_size", "pad_size", "size_divisibility", "size_divisor"),
+    *("max_size", "size_divisibility", "size_divisor"),
 )
-"""Settings that only this kind has."""
+"""Settings that only this kind has. transformers does not read `size_divisibility` of old files either."""
 
 
 class SegmentationProcessor(ImageProcessor):
@@ -31,7 +31,8 @@ class SegmentationProcessor(ImageProcessor):
         kind: Mapping[str, Any] = facts.get("image_processor", {})
         given = ImageSettings.read(folder, facts, OWN)
         others = given.others
-        divisor = others.get("size_divisor") or others.get("size_divisibility") or kind.get("divisor", 0)
+        divisor = others.get("size_divisor")
+        divisor = kind.get("divisor", 0) if divisor is None else divisor
         longest = others.get("max_size") if kind.get("limited") else None
         for name, value in (("size_divisor", divisor), ("max_size", longest)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**15):

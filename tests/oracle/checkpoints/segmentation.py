@@ -154,3 +154,99 @@ def oneformer_b(c: Case) -> None:
             "text_inputs": integers(len(t), 2, 3, 12),
         }
     )
+
+
+# ------------------------------------------------------------------ mask2former
+def _mask2former(c: Case, height: int, width: int, **config: Any) -> None:
+    from transformers.models.mask2former import modeling_mask2former as mm
+
+    mm.requires_backends = lambda *_: None
+    c.model("Mask2FormerForUniversalSegmentation", T.Mask2FormerConfig(**config))
+    c.golden({"pixel_values": normal(2, 3, height, width)})
+
+
+@case
+def mask2former(c: Case) -> None:
+    """facebook/mask2former-swin-tiny-coco-panoptic."""
+    _mask2former(
+        c,
+        64,
+        96,
+        backbone_config={
+            "model_type": "swin",
+            "image_size": 64,
+            "embed_dim": 16,
+            "depths": [1, 1, 2, 1],
+            "num_heads": [1, 2, 2, 4],
+            "window_size": 4,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+        num_queries=9,
+        feature_size=64,
+        mask_feature_size=64,
+        hidden_dim=64,
+        encoder_feedforward_dim=64,
+        encoder_layers=2,
+        decoder_layers=4,
+        num_attention_heads=4,
+        dim_feedforward=64,
+        **named(*LABELS[:6]),
+    )
+    c.pre(
+        image_processor_type="Mask2FormerImageProcessor",
+        do_normalize=True,
+        do_rescale=True,
+        do_resize=True,
+        ignore_index=255,
+        reduce_labels=False,
+        resample=2,
+        size={"shortest_edge": 64, "longest_edge": 256},
+        size_divisor=32,
+        **IMNET,
+    )
+
+
+@case
+def mask2former_b(c: Case) -> None:
+    """Norms before the layers, another activation, widths that differ and are projected, the older processor."""
+    _mask2former(
+        c,
+        50,
+        74,
+        backbone_config={
+            "model_type": "swin",
+            "image_size": 48,
+            "patch_size": 2,
+            "embed_dim": 12,
+            "depths": [2, 1, 1, 2],
+            "num_heads": [1, 3, 2, 4],
+            "window_size": 5,
+            "qkv_bias": False,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+        feature_strides=[2, 4, 8, 16],
+        common_stride=2,
+        num_queries=7,
+        feature_size=64,
+        mask_feature_size=48,
+        hidden_dim=32,
+        encoder_feedforward_dim=40,
+        encoder_layers=1,
+        decoder_layers=4,
+        num_attention_heads=2,
+        dim_feedforward=56,
+        activation_function="gelu",
+        pre_norm=True,
+        **named(*LABELS[:4]),
+    )
+    c.pre(
+        feature_extractor_type="Mask2FormerFeatureExtractor",
+        do_normalize=True,
+        do_resize=True,
+        ignore_index=255,
+        resample=3,
+        size=40,
+        max_size=90,
+        size_divisibility=8,
+        **HALF,
+    )

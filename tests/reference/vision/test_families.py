@@ -29,8 +29,9 @@ DINO = (
     "dinov2_registers_cls",
 )
 TOWERS = ("clip", "clip_b", "siglip", "siglip_b")
-OTHERS = ("beit_cls", "beit_b", "oneformer", "oneformer_b", "swin_absolute", "swin_b", "swin_cls", "vit_b", "vit_cls")
-NAMES = (*DINO, *OTHERS, *TOWERS)
+SEGMENTED = ("mask2former", "mask2former_b", "oneformer", "oneformer_b")
+OTHERS = ("beit_cls", "beit_b", "swin_absolute", "swin_b", "swin_cls", "vit_b", "vit_cls")
+NAMES = (*DINO, *OTHERS, *SEGMENTED, *TOWERS)
 ORDER = 1e-5  # of the largest value: float32 sums in another order
 PLACES = 1e-12  # float64: the same weights from places that are rounded in another way
 

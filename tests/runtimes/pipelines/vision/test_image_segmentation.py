@@ -26,7 +26,9 @@ from tests import oracle
 from tests.exports import exported
 
 Tiny = Callable[[str], Path]
-NAMES = ("oneformer", "oneformer_b")
+NAMES = ("oneformer", "oneformer_b", "mask2former", "mask2former_b")
+LATER = [*NAMES[:3], pytest.param(NAMES[3], marks=pytest.mark.nightly)]
+ONCE = [NAMES[0], *(pytest.param(name, marks=pytest.mark.nightly) for name in NAMES[1:])]
 SUBTASKS = (None, "panoptic", "instance", "semantic")
 
 
@@ -39,17 +41,31 @@ def resized_as_torchvision(image: torch.Tensor, size: Any, interpolation: Any) -
 def theirs(name: str) -> Any:
     """transformers' pipeline with its Pillow processor."""
     import transformers
+    from transformers.models.mask2former import modeling_mask2former
     from transformers.models.oneformer import image_processing_pil_oneformer, modeling_oneformer
 
-    modeling_oneformer.requires_backends = lambda *_: None  # its loss asks for scipy
+    for module in (modeling_mask2former, modeling_oneformer):
+        module.requires_backends = lambda *_: None  # their losses ask for scipy
     modes = SimpleNamespace(BILINEAR="bilinear")
     image_processing_pil_oneformer.tvF = SimpleNamespace(resize=resized_as_torchvision, InterpolationMode=modes)
     folder = str(oracle.tiny(name))
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", repo_path=folder)
-    model = transformers.OneFormerForUniversalSegmentation.from_pretrained(folder, is_training=False)
+    tasks = {"is_training": False} if name.startswith("oneformer") else {}
+    model = transformers.AutoModelForUniversalSegmentation.from_pretrained(folder, **tasks)
     return transformers.pipeline(
-        "image-segmentation", model=model, image_processor=processor, tokenizer=folder, device="cpu"
+        "image-segmentation",
+        model=model,
+        image_processor=processor_of(name),
+        tokenizer=folder if tasks else None,
+        device="cpu",
     )
+
+
+def processor_of(name: str) -> Any:
+    import transformers
+
+    folder = str(oracle.tiny(name))
+    named = {"repo_path": folder} if name.startswith("oneformer") else {}
+    return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **named)
 
 
 def pictures() -> list[Any]:
@@ -57,14 +73,8 @@ def pictures() -> list[Any]:
 
 
 def same(ours: list[dict[str, Any]], want: list[dict[str, Any]], pixels: float = 2e-3) -> None:
-    """The same segments with scores to 1e-5; a mask may differ where two queries are as likely, to rounding.
-
-    Those of instances come in the order of their scores, where transformers leaves the order open.
-    """
+    """The same segments in the same order, scores to 1e-5; a mask may differ where two queries are as likely."""
     assert [list(one) for one in ours] == [list(one) for one in want]
-    if ours and ours[0]["score"] is not None:
-        order = lambda one: (-round(one["score"], 4), one["label"], np.asarray(one["mask"]).sum())  # noqa: E731
-        ours, want = sorted(ours, key=order), sorted(want, key=order)
     assert [one["label"] for one in ours] == [one["label"] for one in want]
     for mine, other in zip(ours, want, strict=True):
         assert type(mine["score"]) is type(other["score"])
@@ -75,13 +85,22 @@ def same(ours: list[dict[str, Any]], want: list[dict[str, Any]], pixels: float =
         assert float((a != b).mean()) <= pixels
 
 
+@pytest.fixture
+def sorted_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch leaves the order of the best pairs of a query and a class open, and sorts them where there are 64 times as
+    many as are chosen. The tiny checkpoints have fewer, so that they are sorted here."""
+    honest = torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda x, count, sorted=True: honest(x, count))
+
+
+@pytest.mark.usefixtures("sorted_choices")
 @pytest.mark.parametrize("subtask", SUBTASKS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LATER)
 def test_image_segmentation_is_transformers(name: str, subtask: str | None) -> None:
     """At thresholds at which the random weights of the tiny checkpoints find segments."""
     options: dict[str, Any] = {} if subtask is None else {"subtask": subtask}
     calls: tuple[dict[str, Any], ...] = (
-        {"threshold": 0.3},
+        {"threshold": 0.2},
         {"threshold": 0.15, "mask_threshold": 0.2, "overlap_mask_area_threshold": 0.1},
         {},
     )
@@ -95,7 +114,7 @@ def test_image_segmentation_is_transformers(name: str, subtask: str | None) -> N
     assert found > 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONCE)
 def test_a_bundle_answers_as_the_checkpoint(name: str) -> None:
     with (
         api.pipeline("image-segmentation", oracle.tiny(name), threshold=0.2) as pipe,
@@ -170,11 +189,10 @@ def prepared(folder: Path, picture: Any) -> Any:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pixel_values_equal_those_of_transformers_bit_for_bit(name: str) -> None:
-    import transformers
-
-    folder = oracle.tiny(name)
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", repo_path=str(folder))
+    folder, processor = oracle.tiny(name), processor_of(name)
     for picture in (*pictures(), drawn().convert("RGBA"), np.asarray(drawn()), drawn().resize((64, 90))):
+        if name.startswith("mask2former") and not isinstance(picture, np.ndarray):
+            picture = picture.convert("RGB")  # which it does not do itself
         want = processor(images=[picture], return_tensors="np")["pixel_values"][0]
         assert np.array_equal(prepared(folder, picture), want)
 
