@@ -129,8 +129,11 @@ def _greatest(scores: NDArray[np.float32]) -> NDArray[np.intp]:
 def _apart(
     found: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.intp], least: Thresholds
 ) -> list[Segment]:
-    """Each pixel to the query whose mask, times its score, is greatest; a query that keeps too little is left out."""
-    found = found * scores[:, None, None]
+    """Each pixel to the query whose mask, times its score, is greatest; a query that keeps too little is left out.
+
+    `found` (queries, H, W) is changed.
+    """
+    found *= scores[:, None, None]
     owner = _greatest(found)
     segments = []
     for n, label in enumerate(labels):

@@ -63,10 +63,17 @@ def smoothed(x: NDArray[np.float32], height: int, width: int) -> NDArray[np.floa
     Bit for bit where no side shrinks to less than half; beyond, to a rounding or two. A value of a map that grows has a
     triangle of one old value to each side, one of a map that shrinks a wider one.
     """
-    for axis, size in ((2, width), (1, height)):
-        if x.shape[axis] != size:
-            x = _covered(x, axis, size)
-    return x
+    if x.shape[1:] == (height, width):
+        return x
+    result = np.empty((len(x), height, width), np.float32)
+    step = max(1, STRIPE // (height * width))
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
+        for axis, size in ((2, width), (1, height)):
+            if part.shape[axis] != size:
+                part = _covered(part, axis, size)
+        result[start : start + step] = part
+    return result
 
 
 def _covered(x: NDArray[np.float32], axis: int, size: int) -> NDArray[np.float32]:
