@@ -17,6 +17,7 @@ DEFAULT_MODELS: Mapping[str, tuple[str, str]] = {
     "object-detection": ("facebook/detr-resnet-50", "1d5f47b"),
     "question-answering": ("distilbert/distilbert-base-cased-distilled-squad", "564e9b5"),
     "summarization": ("sshleifer/distilbart-cnn-12-6", "a4f8f3e"),
+    "table-question-answering": ("google/tapas-base-finetuned-wtq", "e3dde19"),
     "text-classification": ("distilbert/distilbert-base-uncased-finetuned-sst-2-english", "714eb0f"),
     "text-generation": ("HuggingFaceTB/SmolLM3-3B", "a07cc9a"),
     "text2text-generation": ("google-t5/t5-base", "a9723ea"),
