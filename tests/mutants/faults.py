@@ -2239,6 +2239,13 @@ FAULTS: tuple[Fault, ...] = (
         (r"^shared(\.table)?$", r"goes into layers\.0\.attn\.out"),
         ("onnx f32", "torchscript f32"),
     ),
+    Fault(
+        "states without their norm, Depth Anything",
+        "tiny depth_anything",
+        Checkpoint(config=lambda config: config["backbone_config"].update(apply_layernorm=False)),
+        (r"^backbone\.norm", r"goes into reassemble\.\d\.project", r"^backbone$"),
+        FLOATS_ONLY,
+    ),
 )
 
 WAITING: Mapping[str, str] = {
