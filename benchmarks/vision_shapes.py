@@ -22,6 +22,15 @@ _SWIN_L = {
     "image_size": 384,
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+_DINOV2_L = {
+    "model_type": "dinov2",
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 16,
+    "image_size": 384,
+    "use_mask_token": False,
+}
 _ADE = {str(n): f"thing {n}" for n in range(150)}
 _BODY = {str(n): f"joint {n}" for n in range(17)}
 
@@ -80,7 +89,10 @@ SHAPES: dict[str, Shape] = {
         task="depth-estimation",
         model="DepthProForDepthEstimation",
         inputs={"pixel_values": (1, 3, 1536, 1536)},
-        config={"use_fov_model": True},
+        config={
+            "use_fov_model": True,
+            **{f"{name}_model_config": _DINOV2_L for name in ("fov", "image", "patch")},
+        },
         processor=_resized("DepthPro", 1536, 1536, do_normalize=True, antialias=False, **HALF),
     ),
     "VitPose-base": Shape(

@@ -18,6 +18,13 @@ class Conv(nn.Conv2d):
         pass
 
 
+class Upsample(nn.ConvTranspose2d):
+    """nn.ConvTranspose2d without its random initialisation."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class ConvNorm(nn.Module):
     """A convolution without a bias, a batch normalization and an activation, or none.
 

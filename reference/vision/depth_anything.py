@@ -20,7 +20,8 @@ from isoform.reference.config import Config
 from isoform.reference.families import Tower, tower
 from isoform.reference.rules import Rename, Rule, below
 from isoform.reference.sections import section
-from isoform.reference.vision.fusion import Conv, Residual, Upsample
+from isoform.reference.vision.convolutions import Conv, Upsample
+from isoform.reference.vision.fusion import Residual
 from isoform.reference.vision.patches import pixels
 from isoform.reference.vision.pyramids import stages
 from isoform.signature import BATCH, HEIGHT, WIDTH, Port, Signature

@@ -24,7 +24,8 @@ from isoform.reference.families import Tower, tower
 from isoform.reference.modules.layers import Linear
 from isoform.reference.rules import Rename, Rule, batch_norm, below
 from isoform.reference.sections import section
-from isoform.reference.vision.fusion import Conv, Residual, Upsample
+from isoform.reference.vision.convolutions import Conv, Upsample
+from isoform.reference.vision.fusion import Residual
 from isoform.reference.vision.patches import layers_before, pixels
 from isoform.signature import BATCH, Port, Signature
 

@@ -6,20 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoform.reference.modules.layers import FrozenBatchNorm
-
-
-class Conv(nn.Conv2d):
-    """nn.Conv2d without its random initialisation."""
-
-    def reset_parameters(self) -> None:
-        pass
-
-
-class Upsample(nn.ConvTranspose2d):
-    """nn.ConvTranspose2d without its random initialisation."""
-
-    def reset_parameters(self) -> None:
-        pass
+from isoform.reference.vision.convolutions import Conv
 
 
 class Residual(nn.Module):

@@ -1,4 +1,4 @@
-"""Maps (B, C, H, W): convolutions without initial values, and the positions of their cells as sines and cosines."""
+"""Maps (B, C, H, W): a convolution with a group norm, and the positions of their cells as sines and cosines."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-
-class Conv(nn.Conv2d):
-    """nn.Conv2d without its random initialisation."""
-
-    def reset_parameters(self) -> None:
-        pass
+from isoform.reference.vision.convolutions import Conv
 
 
 class ConvNorm(nn.Module):

@@ -19,7 +19,8 @@ from isoform.reference.families import Tower
 from isoform.reference.modules.layers import Embedding
 from isoform.reference.rules import Rename, Rule, below
 from isoform.reference.vision import pixel_decoder
-from isoform.reference.vision.maps import Conv, sequence, sine_positions
+from isoform.reference.vision.convolutions import Conv
+from isoform.reference.vision.maps import sequence, sine_positions
 from isoform.reference.vision.mask_decoder import EPS, LEVELS, MaskDecoder, apart, merged
 from isoform.reference.vision.pixel_decoder import PixelDecoder
 from isoform.reference.vision.pyramids import backbone, backbone_rules, pyramid_of

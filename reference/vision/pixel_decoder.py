@@ -16,7 +16,8 @@ from isoform.errors import CheckpointError
 from isoform.reference.modules import ops
 from isoform.reference.modules.layers import MLP, Linear, head_size
 from isoform.reference.rules import Rename, Rule, below
-from isoform.reference.vision.maps import Conv, ConvNorm, sequence, sine_positions
+from isoform.reference.vision.convolutions import Conv
+from isoform.reference.vision.maps import ConvNorm, sequence, sine_positions
 
 LEVELS, POINTS, GROUPS = 3, 4, 32  # constants of the Hub's code
 

@@ -22,6 +22,7 @@ from isoform.reference.config import Config, section
 from isoform.reference.modules.attention import Heads, Projections, attend
 from isoform.reference.modules.layers import MLP, Embedding, Linear, activation, head_size, padding_bias
 from isoform.reference.rules import Copy, Rename, Rule, below
+from isoform.reference.vision.convolutions import Conv, Upsample
 from isoform.reference.vision.patches import PatchEmbed, grid, pixels
 from isoform.signature import BATCH, Port, Signature
 
@@ -138,20 +139,6 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class Conv(nn.Conv2d):
-    """nn.Conv2d without its random initialisation."""
-
-    def reset_parameters(self) -> None:
-        pass
-
-
-class Upsample(nn.ConvTranspose2d):
-    """nn.ConvTranspose2d without its random initialisation."""
-
-    def reset_parameters(self) -> None:
-        pass
 
 
 class WindowAttention(nn.Module):

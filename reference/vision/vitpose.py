@@ -22,6 +22,7 @@ from isoform.reference.modules.attention import Attention, Heads
 from isoform.reference.modules.experts import Stacked
 from isoform.reference.modules.layers import MLP, FrozenBatchNorm, Linear, activation, head_size
 from isoform.reference.rules import Rename, Rule, Stack, batch_norm
+from isoform.reference.vision.convolutions import Conv, Upsample
 from isoform.reference.vision.patches import Layer, grid, left_out, pair, pixels
 from isoform.signature import BATCH, Port, Signature
 
@@ -245,20 +246,6 @@ class ClassicHead(nn.Module):
         x = F.relu(self.norm1(self.up1(x)))
         y: Tensor = self.conv(F.relu(self.norm2(self.up2(x))))
         return y
-
-
-class Conv(nn.Conv2d):
-    """nn.Conv2d without its random initialisation."""
-
-    def reset_parameters(self) -> None:
-        pass
-
-
-class Upsample(nn.ConvTranspose2d):
-    """nn.ConvTranspose2d without its random initialisation."""
-
-    def reset_parameters(self) -> None:
-        pass
 
 
 class VitPose(nn.Module):
