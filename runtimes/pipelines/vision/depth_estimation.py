@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from isoform.errors import InputError, UnsupportedModel
-from isoform.runtimes.pipelines.base import Batches, InputPiece
-from isoform.runtimes.pipelines.batching import neighbours
+from isoform.runtimes.pipelines.base import InputPiece
 from isoform.runtimes.pipelines.nested_lists import given_as
-from isoform.runtimes.pipelines.vision.picture_encoder import PictureEncoder
+from isoform.runtimes.pipelines.vision.picture_encoder import SizedPictures
 from isoform.runtimes.preprocess.image.interpolation import bicubic, bilinear
-from isoform.runtimes.preprocess.image.pictures import load_image
-from isoform.runtimes.preprocess.image.processor import is_array, picture_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,22 +41,10 @@ class DepthEstimationOptions:
         given = self.parameters
         if given is not None and (not isinstance(given, Mapping) or set(given) - {"timeout"}):
             raise InputError(f"parameters={given!r:.80}: it may hold a timeout and nothing else")
-
-    @property
-    def seconds(self) -> float | None:
-        """For a picture from the network."""
-        return (self.parameters or {}).get("timeout", self.timeout)
+        object.__setattr__(self, "timeout", (given or {}).get("timeout", self.timeout))
 
 
-@dataclass(frozen=True, slots=True)
-class Sized:
-    """A picture's pixel values, and its own height and width."""
-
-    pixels: NDArray[np.float32]
-    size: tuple[int, int]
-
-
-class DepthEstimation(PictureEncoder):
+class DepthEstimation(SizedPictures):
     """`pipe("street.jpg")` -> {"predicted_depth": tensor (H, W), "depth": picture}; a list gives a list of those.
 
     Both have the picture's own size. `predicted_depth` is in the units of the model: metres of DepthPro, whose field of
@@ -70,6 +55,7 @@ class DepthEstimation(PictureEncoder):
     task: ClassVar[str] = "depth-estimation"
     outputs: ClassVar[tuple[str, ...]] = ("predicted_depth",)
     options: ClassVar[type[DepthEstimationOptions]] = DepthEstimationOptions
+    budget: ClassVar[int | None] = PIXELS
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
@@ -77,27 +63,6 @@ class DepthEstimation(PictureEncoder):
         if not found:
             raise UnsupportedModel(f"{self.folder}: its image processor does not say how depths are resized")
         self.inverse, self.resample = bool(found.get("inverse")), RESAMPLED[found["resample"]]
-
-    def prepare(self, items: Sequence[Any], call: DepthEstimationOptions) -> Iterable[Iterable[Any]]:
-        """See `BatchPipeline.prepare`."""
-        opened = [item if is_array(item) else load_image(item, call.seconds) for item in items]
-        sizes = [picture_size(item) for item in opened]
-        return ([Sized(*found)] for found in zip(self.pictures(opened), sizes, strict=True))
-
-    def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
-        """See `BatchPipeline.batches`."""
-        groups = neighbours(
-            pieces,
-            size,
-            length=lambda piece: piece.value.pixels[0].size,
-            budget=PIXELS,
-            kind=lambda piece: piece.value.pixels.shape,
-        )
-        return Batches(count if size is None else -(-count // size), groups)
-
-    def feed(self, batch: list[Any], call: Any) -> dict[str, NDArray[Any]]:
-        """See `OneGraph.feed`."""
-        return super().feed([piece.pixels for piece in batch], call)
 
     def finish(self, item: Any, pieces: Sequence[InputPiece], call: DepthEstimationOptions) -> dict[str, Any]:
         """See `BatchPipeline.finish`."""

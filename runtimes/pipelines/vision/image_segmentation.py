@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from isoform.errors import InputError, UnsupportedModel
-from isoform.runtimes.pipelines.base import Batches, InputPiece
-from isoform.runtimes.pipelines.batching import neighbours
+from isoform.runtimes.pipelines.base import InputPiece
 from isoform.runtimes.pipelines.scores import Labels
 from isoform.runtimes.pipelines.vision import segments
-from isoform.runtimes.pipelines.vision.picture_encoder import PictureEncoder
-from isoform.runtimes.preprocess.image.pictures import load_image
-from isoform.runtimes.preprocess.image.processor import is_array, picture_size
+from isoform.runtimes.pipelines.vision.picture_encoder import SizedPictures
 from isoform.runtimes.preprocess.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -53,14 +50,6 @@ class ImageSegmentationOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Sized:
-    """A picture's pixel values, and its own height and width."""
-
-    pixels: NDArray[np.float32]
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
 class _Call:
     subtask: str
     least: segments.Thresholds
@@ -68,7 +57,7 @@ class _Call:
     timeout: float | None
 
 
-class ImageSegmentation(PictureEncoder):
+class ImageSegmentation(SizedPictures):
     """`pipe("street.jpg")` -> [{"score": 0.98, "label": "car", "mask": picture}, …]; a list gives a list of those.
 
     A mask is gray (mode L) in the picture's own size, 255 where the segment is. A semantic segment has no score (None).
@@ -77,6 +66,7 @@ class ImageSegmentation(PictureEncoder):
     task: ClassVar[str] = "image-segmentation"
     outputs: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[type[ImageSegmentationOptions]] = ImageSegmentationOptions
+    budget: ClassVar[int | None] = PIXELS
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
@@ -116,26 +106,9 @@ class ImageSegmentation(PictureEncoder):
             raise InputError(f"the task's text has {len(ids)} tokens, the model reads {length}; check its tokenizer")
         return np.array([[*ids, *[self.tokenizer_of_tasks.pad_id] * (length - len(ids))]], np.int64)
 
-    def prepare(self, items: Sequence[Any], call: _Call) -> Iterable[Iterable[Any]]:
-        """See `BatchPipeline.prepare`."""
-        opened = [item if is_array(item) else load_image(item, call.timeout) for item in items]
-        sizes = [picture_size(item) for item in opened]
-        return ([Sized(*found)] for found in zip(self.pictures(opened), sizes, strict=True))
-
-    def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
-        """See `BatchPipeline.batches`."""
-        groups = neighbours(
-            pieces,
-            size,
-            length=lambda piece: piece.value.pixels[0].size,
-            budget=PIXELS,
-            kind=lambda piece: piece.value.pixels.shape,
-        )
-        return Batches(count if size is None else -(-count // size), groups)
-
     def feed(self, batch: list[Any], call: _Call) -> dict[str, NDArray[Any]]:
         """See `OneGraph.feed`."""
-        given = super().feed([piece.pixels for piece in batch], call)
+        given = super().feed(batch, call)
         if self.names is not None and call.task is not None:
             given[self.names.name] = np.repeat(call.task, len(batch), 0)
         return given

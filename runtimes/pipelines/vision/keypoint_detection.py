@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from isoform.runtimes.pipelines.base import Batches, InputPiece
-from isoform.runtimes.pipelines.batching import neighbours
-from isoform.runtimes.pipelines.vision.picture_encoder import TOGETHER, PictureEncoder
-from isoform.runtimes.preprocess.image.sized import Sized, sized
+from isoform.runtimes.pipelines.base import InputPiece
+from isoform.runtimes.pipelines.vision.picture_encoder import SizedPictures
 from isoform.steps import load_step
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ class KeypointDetectionOptions:
     timeout: float | None = None
 
 
-class KeypointDetection(PictureEncoder):
+class KeypointDetection(SizedPictures):
     """`pipe("street.jpg")` -> {"keypoints": [[x, y], …], "scores": […], "descriptors": array (n, C)}.
 
     Places are in the picture's own pixels, whole numbers as transformers' post-processing gives them.
@@ -43,19 +41,6 @@ class KeypointDetection(PictureEncoder):
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
         self._selection: Mapping[str, Any] = self.facts["steps"][SELECT]
-
-    def prepare(self, items: Sequence[Any], call: KeypointDetectionOptions) -> Iterable[Iterable[Sized]]:
-        """See `BatchPipeline.prepare`."""
-        return ([one] for one in sized(self.pictures, items, call.timeout))
-
-    def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
-        """See `BatchPipeline.batches`."""
-        size = size or TOGETHER
-        return Batches(-(-count // size), neighbours(pieces, size, kind=lambda piece: piece.value.pixels.shape))
-
-    def feed(self, batch: list[Sized], call: KeypointDetectionOptions) -> dict[str, NDArray[Any]]:
-        """See `OneGraph.feed`."""
-        return super().feed([one.pixels for one in batch], call)
 
     def finish(self, item: Any, pieces: Sequence[InputPiece], call: KeypointDetectionOptions) -> dict[str, Any]:
         """See `BatchPipeline.finish`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from isoform.errors import InputError, UnsupportedModel
-from isoform.runtimes.pipelines.base import Batches, InputPiece
-from isoform.runtimes.pipelines.batching import neighbours
+from isoform.runtimes.pipelines.base import InputPiece
 from isoform.runtimes.pipelines.scores import Labels
-from isoform.runtimes.pipelines.vision.picture_encoder import PictureEncoder
-from isoform.runtimes.preprocess.image.sized import sized
+from isoform.runtimes.pipelines.vision.picture_encoder import SizedPictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +36,7 @@ class ObjectDetectionOptions:
             raise InputError(f"threshold={self.threshold!r:.60} is no number; give one from 0 to 1")
 
 
-class ObjectDetection(PictureEncoder):
+class ObjectDetection(SizedPictures):
     """`pipe("street.jpg")` -> [{"score": 0.9, "label": "cat", "box": {"xmin", "ymin", "xmax", "ymax"}}, …].
 
     A box is in whole pixels of the picture itself; a picture without anything gives an empty list, a list of pictures a
@@ -48,6 +46,7 @@ class ObjectDetection(PictureEncoder):
     task: ClassVar[str] = "object-detection"
     outputs: ClassVar[tuple[str, ...]] = ("logits", "pred_boxes")
     options: ClassVar[type[ObjectDetectionOptions]] = ObjectDetectionOptions
+    budget: ClassVar[int | None] = 640 * 640  # a picture alone fills a core
 
     def __init__(self, session: Session, folder: Path, **parameters: Any) -> None:
         super().__init__(session, folder, **parameters)
@@ -57,18 +56,9 @@ class ObjectDetection(PictureEncoder):
         self._scored, self._most = SCORED[settings["scores"]], settings.get("most")
         self.labels = Labels(self.config, self.folder)
 
-    def prepare(self, items: Sequence[Any], call: ObjectDetectionOptions) -> Iterable[Iterable[Any]]:
-        """See `BatchPipeline.prepare`."""
-        return ([piece] for piece in sized(self.pictures, items, call.timeout))
-
-    def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
-        """See `BatchPipeline.batches`. One by one, unless the call says otherwise: a picture alone fills a core."""
-        size = size or 1
-        return Batches(-(-count // size), neighbours(pieces, size, kind=lambda piece: piece.value.pixels.shape))
-
     def feed(self, batch: list[Any], call: Any) -> dict[str, NDArray[Any]]:
         """See `OneGraph.feed`."""
-        feed = super().feed([piece.pixels for piece in batch], call)
+        feed = super().feed(batch, call)
         if self.session.signature.takes("pixel_mask"):
             feed[self._input("pixel_mask")] = np.stack([self.pictures.mask(*piece.size) for piece in batch])
         return feed

@@ -14,6 +14,7 @@ from isoform.runtimes.pipelines.batching import neighbours
 from isoform.runtimes.preprocess.image.opening import open_processor
 from isoform.runtimes.preprocess.image.pictures import is_image
 from isoform.runtimes.preprocess.image.processor import is_array
+from isoform.runtimes.preprocess.image.sized import Sized, sized
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class PictureEncoder(OneGraph):
 
     def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
         """See `BatchPipeline.batches`."""
-        size = size or TOGETHER
+        size = size or self.together or TOGETHER
         return Batches(-(-count // size), neighbours(pieces, size, kind=lambda piece: piece.value.shape))
 
     def feed(self, batch: list[Any], call: Any) -> dict[str, NDArray[Any]]:
@@ -66,3 +67,34 @@ class PictureEncoder(OneGraph):
         """See `OneGraph.split`; outputs that are no pictures' are left out."""
         mine = {name: value for name, value in outputs.items() if len(value) == len(batch)}
         return [{name: value[n] for name, value in mine.items()} for n in range(len(batch))]
+
+
+class SizedPictures(PictureEncoder):
+    """A `PictureEncoder` whose answers are in the picture's own pixels: its pieces are `Sized`.
+
+    `budget`: the pixels of the pictures in a batch, unless the call says otherwise; without one they are `together`.
+    """
+
+    budget: ClassVar[int | None] = None
+
+    def prepare(self, items: Sequence[Any], call: Any) -> Iterable[Iterable[Sized]]:
+        """See `BatchPipeline.prepare`; `call.timeout` is the seconds for a picture from the network."""
+        return ([one] for one in sized(self.pictures, items, call.timeout))
+
+    def batches(self, pieces: Iterator[InputPiece], size: int | None, count: int) -> Batches:
+        """See `BatchPipeline.batches`."""
+
+        def shape(piece: InputPiece) -> Any:
+            return piece.value.pixels.shape
+
+        if self.budget is None:
+            size = size or self.together or TOGETHER
+            return Batches(-(-count // size), neighbours(pieces, size, kind=shape))
+        groups = neighbours(
+            pieces, size, length=lambda piece: piece.value.pixels[0].size, budget=self.budget, kind=shape
+        )
+        return Batches(count if size is None else -(-count // size), groups)
+
+    def feed(self, batch: list[Sized], call: Any) -> dict[str, NDArray[Any]]:
+        """See `OneGraph.feed`."""
+        return super().feed([piece.pixels for piece in batch], call)

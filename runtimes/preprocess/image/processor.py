@@ -284,14 +284,6 @@ def is_array(source: Any) -> bool:
     return len(getattr(source, "shape", ())) in (2, 3)
 
 
-def picture_size(source: Any) -> tuple[int, int]:
-    """Height and width of a PIL picture, or of an array of pixels."""
-    if is_array(source):
-        height, width, _ = channels_last(np.asarray(source), False).shape
-        return height, width
-    return source.height, source.width
-
-
 def rgb_picture(image: Image) -> Image:
     """RGB, with what is transparent on white."""
     from PIL import Image as images
