@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from isoform.errors import CheckpointError
 from isoform.runtimes.preprocess.image.processor import FILES, ImageProcessor, ImageSettings
@@ -20,13 +20,14 @@ WARPED = 384  # pixels from which pictures are warped
 class CroppedShareProcessor(ImageProcessor):
     """Pictures to float32 arrays (C, size, size)."""
 
+    also: ClassVar[tuple[str, ...]] = ("crop_pct",)
+
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Raises CheckpointError for a file that is missing or wrong, UnsupportedModel for what is not known."""
-        folder = Path(folder)
-        settings = ImageSettings.read(folder, facts, ("crop_pct",))
-        if settings.size is not None:
-            settings = _planned(settings, settings.others["crop_pct"], str(folder / FILES[1]))
-        self.settings = settings
+        super().__init__(folder, facts)
+        if self.settings.size is not None:
+            file = str(Path(folder) / FILES[1])
+            self.settings = _planned(self.settings, self.settings.others["crop_pct"], file)
 
 
 def _planned(settings: ImageSettings, share: Any, file: str) -> ImageSettings:

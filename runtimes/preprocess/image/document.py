@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from isoform.json_files import JsonObject
-from isoform.runtimes.preprocess.image.processor import FILES, ImageProcessor, ImageSettings, described
-
-OTHERS = ("apply_ocr", "ocr_lang", "rescale_value", "tesseract_config")
-"""The settings of documents; `rescale_value` is an old name that no version of transformers reads."""
+from isoform.runtimes.preprocess.image.processor import FILES, ImageProcessor, described
 
 
 class DocumentProcessor(ImageProcessor):
     """`ImageProcessor` for pages. `language` and `options` are what tesseract is given unless a call says otherwise."""
 
+    also: ClassVar[tuple[str, ...]] = (
+        *("apply_ocr", "ocr_lang", "tesseract_config"),
+        "rescale_value",  # an old name that no version of transformers reads
+    )
+
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         folder = Path(folder)
-        self.settings = ImageSettings.read(folder, facts, OTHERS)
+        super().__init__(folder, facts)
         stated = JsonObject(folder / FILES[1], described(folder))
         stated.flag("apply_ocr")  # words that are given count, whatever it says
         self.language = stated.text("ocr_lang")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from isoform.runtimes.preprocess.image.pictures import load_image
 from isoform.runtimes.preprocess.image.processor import (
     FILES,
     ImageProcessor,
-    ImageSettings,
     channels_last,
-    described,
     from_array,
     is_array,
 )
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-OWN = ("do_pad", "mask_pad_size", "mask_size", "pad_size")
-"""Settings that only this kind has. Those of masks are for training, where masks are resized too."""
-
 
 class LongestEdgeProcessor(ImageProcessor):
     """Pictures (PIL, or arrays of 2 or 3 axes) to float32 arrays (C, *padded): zeros below, and to the right.
@@ -34,12 +29,15 @@ class LongestEdgeProcessor(ImageProcessor):
     `padded` is the (height, width) that the model reads.
     """
 
+    also: ClassVar[tuple[str, ...]] = (
+        *("do_pad", "pad_size"),
+        *("mask_pad_size", "mask_size"),  # of a training, where masks are resized too
+    )
+
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Raises CheckpointError for a file that is missing or wrong, UnsupportedModel for what is not known."""
-        folder = Path(folder)
-        self.settings = ImageSettings.read(folder, facts, OWN)
-        found = {key: value for key, value in described(folder).items() if value is not None}
-        given = {**facts.get("image_processor", {}), **found}
+        super().__init__(folder, facts)
+        given = self.settings.others
         if self.settings.size is None or self.settings.crop is not None or not given.get("do_pad"):
             raise UnsupportedModel(
                 f"{folder}/{FILES[1]}: pictures that are not resized, not padded, or cropped are not supported here"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from isoform.errors import CheckpointError, InputError, UnsupportedModel
-from isoform.runtimes.preprocess.image.processor import FILES, LARGEST, ImageProcessor, ImageSettings, described
-
-SETTINGS = ("ensure_multiple_of", "keep_aspect_ratio", "size_divisor")  # the last: of padding, which is refused
+from isoform.runtimes.preprocess.image.processor import FILES, LARGEST, ImageProcessor
 
 
 class MultiplesProcessor(ImageProcessor):
@@ -18,9 +16,14 @@ class MultiplesProcessor(ImageProcessor):
     `ensure_multiple_of` rounds both; `keep_aspect_ratio` scales both alike, by the factor that is nearer to 1.
     """
 
+    also: ClassVar[tuple[str, ...]] = (
+        *("ensure_multiple_of", "keep_aspect_ratio"),
+        "size_divisor",  # of padding, which is refused
+    )
+
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        self.settings = ImageSettings.read(Path(folder), facts, also=SETTINGS)
-        found, file = described(Path(folder)), Path(folder) / FILES[1]
+        super().__init__(folder, facts)
+        found, file = self.settings.others, Path(folder) / FILES[1]
         multiple = found.get("ensure_multiple_of")
         self.multiple = 1 if multiple is None else multiple
         if type(self.multiple) is not int or self.multiple < 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from isoform.runtimes.preprocess.image.interpolation import bilinear
 from isoform.runtimes.preprocess.image.processor import (
     FILES,
     ImageProcessor,
-    ImageSettings,
     channels_last,
-    described,
     rgb_picture,
 )
 
@@ -33,10 +31,12 @@ BILINEAR = 2  # Pillow's number
 class NormalizedFirst(ImageProcessor):
     """Pictures (PIL, or arrays of 2 or 3 axes) to float32 arrays (C, H, W). Safe to share between threads."""
 
+    also: ClassVar[tuple[str, ...]] = ("antialias",)
+
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        self.settings = ImageSettings.read(Path(folder), facts, also=("antialias",))
+        super().__init__(folder, facts)
         s, file = self.settings, Path(folder) / FILES[1]
-        if described(Path(folder)).get("antialias"):
+        if s.others["antialias"]:
             raise UnsupportedModel(f"{file}: antialias is true; isoform resizes for this processor without it")
         if s.size is not None and s.resample != BILINEAR:
             raise UnsupportedModel(f"{file}: resample is {s.resample}; isoform resizes for this processor with 2 only")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from isoform.errors import InputError, UnsupportedModel
 from isoform.runtimes.preprocess.image.pictures import load_image
 from isoform.runtimes.preprocess.image.processor import (
     ImageProcessor,
-    ImageSettings,
     channels_last,
-    described,
     is_array,
     rgb_picture,
 )
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 UNIT = 200.0
 """Pixels that a scale of 1 stands for. The file may state another `normalize_factor`, which the way back ignores."""
 ROOM = np.float64(1.25)  # how much wider and higher than its box a person is cut out
-OWN = ("do_affine_transform", "normalize_factor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +45,12 @@ class PersonCrops(ImageProcessor):
     Where a picture comes without boxes, it is one person.
     """
 
+    also: ClassVar[tuple[str, ...]] = ("do_affine_transform", "normalize_factor")
+
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Raises UnsupportedModel for settings with which transformers warps nothing, or loses the way back."""
-        self.settings = ImageSettings.read(Path(folder), facts, OWN)
-        given = described(Path(folder))
+        super().__init__(folder, facts)
+        given = self.settings.others
         size = self.settings.size or {}
         if given.get("do_affine_transform") is False or not {"height", "width"} <= size.keys():
             raise UnsupportedModel(

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from isoform.errors import CheckpointError
-from isoform.runtimes.preprocess.image.processor import FILES, ImageProcessor, ImageSettings
-
-OWN = (
-    *("class_info_file", "metadata", "num_labels", "num_text", "repo_path"),  # names and texts of a training
-    *("do_reduce_labels", "ignore_index", "ignore_label", "reduce_labels"),  # of the maps that a training is given
-    *("max_size", "size_divisibility", "size_divisor"),
-)
-"""Settings that only this kind has. transformers does not read `size_divisibility` of old files either."""
+from isoform.runtimes.preprocess.image.processor import FILES, ImageProcessor
 
 
 class SegmentationProcessor(ImageProcessor):
@@ -25,22 +18,28 @@ class SegmentationProcessor(ImageProcessor):
     edge. Pictures of several sizes are run apart, so that nothing is padded.
     """
 
+    also: ClassVar[tuple[str, ...]] = (
+        *("class_info_file", "metadata", "num_labels", "num_text", "repo_path"),  # names and texts of a training
+        *("do_reduce_labels", "ignore_index", "ignore_label", "reduce_labels"),  # of the maps that a training is given
+        *("max_size", "size_divisor"),
+        "size_divisibility",  # of old files, which transformers does not read either
+    )
+
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Raises CheckpointError for a file that is missing or wrong, UnsupportedModel for what is not known."""
-        folder = Path(folder)
+        super().__init__(folder, facts)
         kind: Mapping[str, Any] = facts.get("image_processor", {})
-        given = ImageSettings.read(folder, facts, OWN)
-        others = given.others
+        others = self.settings.others
         divisor = others.get("size_divisor")
         divisor = kind.get("divisor", 0) if divisor is None else divisor
         longest = others.get("max_size") if kind.get("limited") else None
         for name, value in (("size_divisor", divisor), ("max_size", longest)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**15):
                 raise CheckpointError(f"{folder}/{FILES[1]}: {name} is {value!r:.40}, which is no number of pixels")
-        size = given.size
+        size = self.settings.size
         if size is not None and longest is not None and "longest_edge" not in size:
             size = {**size, "longest_edge": longest}
-        self.settings = replace(given, size=size)
+        self.settings = replace(self.settings, size=size)
         self.divisor = int(divisor) if kind.get("divisor") else 0
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
