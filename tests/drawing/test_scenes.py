@@ -218,6 +218,19 @@ def test_labels_make_room_for_each_other() -> None:
     assert all(a.overlap(b) == 0 for n, a in enumerate(placed) for b in placed[:n])
 
 
+def test_labels_hide_no_words_of_another_answer() -> None:
+    words = (("upper", (100, 500, 300, 550)), ("lower", (100, 560, 300, 610)))
+    answer = [{"score": 0.6 - 0.4 * n, "answer": words[n][0], "start": n, "end": n} for n in (0, 1)]
+    page = scene("document-question-answering", Subject((PICTURE,), words), answer)
+    canvas = Canvas.of(*page.picture.size)
+    first, second = labels(page, canvas)
+    assert not first.overlap(second)
+    for label in (first, second):
+        for box in marks(page, Box):
+            clear = label.y >= box.bottom or label.y + label.height <= box.top
+            assert clear, (label.text, label.y, box.top)
+
+
 def test_a_label_is_light_with_a_dark_edge_on_every_ground() -> None:
     for ground in ((255, 255, 255), (0, 0, 0), *COLOURS):
         picture = Image.new("RGB", (WIDTH, HEIGHT), ground)

@@ -84,13 +84,20 @@ def font_of(size: int) -> FreeTypeFont:
 
 
 def labels(scene: Scene, canvas: Canvas) -> list[Label]:
-    """The labels of all marks, the last ones placed first: they are on top."""
+    """The labels of all marks, the last ones placed first: they are on top. They keep off filled boxes if they can."""
+    filled = [_covered(mark, canvas) for mark in scene.marks if isinstance(mark, Box) and mark.filled]
     placed: list[Label] = []
     for mark in reversed(scene.marks):
         if text := fitted(_text(mark), canvas):
             candidates = [_label(text, x, y, mark.colour, canvas) for x, y in _wanted(mark, text, canvas)]
-            placed.append(_freest(candidates, placed))
+            placed.append(_freest(candidates, [*placed, *filled]))
     return placed
+
+
+def _covered(box: Box, canvas: Canvas) -> Label:
+    """A filled box as a label without text, for what may not be hidden."""
+    left, top, right, bottom = (side * canvas.scale for side in (box.left, box.top, box.right, box.bottom))
+    return Label("", left, top, right - left, bottom - top, box.colour)
 
 
 def _text(mark: Mark) -> str:
@@ -132,6 +139,9 @@ def _wanted(mark: Mark, text: str, canvas: Canvas) -> Iterator[tuple[float, floa
         yield x, y
         yield x - width, y - height
         yield x - width, y
+        for n in (2, 3, 4):
+            yield x, y - n * height
+            yield x, y + n * height
 
 
 def _inside(mask: NDArray[np.bool_]) -> tuple[float, float]:
