@@ -107,6 +107,13 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
         "resample": 3,
         "size": {"height": 384, "width": 384},
     },
+    "DetrImageProcessor": {
+        **_DETECTION,
+        "size": {"shortest_edge": 800, "longest_edge": 1333},
+        "longest_edge": 1333,
+        "pads": True,
+        "boxes": {"scores": "softmax"},
+    },
     "DepthProImageProcessor": {
         **_HALF,
         "kind": "normalized_first",
@@ -181,6 +188,7 @@ _BY_MODEL = {
     "deit": "DeiT",
     "depth_anything": "DPT",
     "depth_pro": "DepthPro",
+    "detr": "Detr",
     "dinov2": "Bit",
     "dpt": "DPT",
     "layoutlmv3": "LayoutLMv3",

@@ -28,6 +28,7 @@ FAMILIES = {
     "deberta-v2": "text.deberta",
     "depth_anything": "vision.depth_anything",
     "depth_pro": "vision.depth_pro",
+    "detr": "vision.detr",
     "dinov2": "vision.dinov2",
     "dinov2_with_registers": "vision.dinov2_registers",
     "distilbert": "text.distilbert",

@@ -47,3 +47,21 @@ def sine_positions(like: Tensor, dim: int) -> Tensor:
     rows, columns = like.shape[2], like.shape[3]
     row, column = axes[0].unsqueeze(1).expand(-1, columns, -1), axes[1].unsqueeze(0).expand(rows, -1, -1)
     return torch.cat((row, column), -1).flatten(0, 1).unsqueeze(0).to(like.dtype)
+
+
+def masked_sine_positions(real: Tensor, dim: int) -> Tensor:
+    """The same of maps that are partly padding, 0 in `real`: rows and columns count what is none.
+
+    In float32 or wider, then in the dtype of `real`. Shapes: real (B, H, W) -> (B, H * W, dim).
+    """
+    wide = torch.promote_types(real.dtype, torch.float32)
+    half = dim // 2
+    powers = torch.arange(half // 2, device=real.device).to(wide) * (2 / half)
+    lengths = 10000.0**powers
+    axes = []
+    rows, columns = real.to(wide).cumsum(1), real.to(wide).cumsum(2)
+    for places, last in ((rows, rows[:, -1:]), (columns, columns[:, :, -1:])):
+        turns = places / (last + 1e-6) * (2 * math.pi)
+        angles = turns.unsqueeze(-1) / lengths
+        axes.append(torch.stack((angles.sin(), angles.cos()), -1).flatten(3))
+    return torch.cat(axes, -1).flatten(1, 2).to(real.dtype)

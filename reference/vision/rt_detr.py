@@ -22,12 +22,12 @@ from isoform.reference.card import Family, Pyramid, Task
 from isoform.reference.config import Config, with_labels
 from isoform.reference.families import Tower
 from isoform.reference.modules import ops
-from isoform.reference.modules.attention import Heads, Projections, attend
 from isoform.reference.modules.layers import MLP, Linear, activation, head_size
 from isoform.reference.rules import Copy, Drop, Rename, Rule, below
 from isoform.reference.vision.box_heads import Head
 from isoform.reference.vision.convolutions import ConvNorm, conv_norm
 from isoform.reference.vision.patches import pixels
+from isoform.reference.vision.placed_attention import PlacedAttention
 from isoform.reference.vision.pyramids import backbone, pyramid_of
 from isoform.signature import BATCH, HEIGHT, WIDTH, Port, Signature
 
@@ -205,19 +205,6 @@ def positions(like: Tensor, rows: Any, columns: Any, width: int, temperature: fl
     return torch.cat((down, across), -1).flatten(0, 1).to(like.dtype)
 
 
-class PlacedAttention(Projections):
-    """Self-attention whose queries and keys, but not its values, are told their places."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__(dim, Heads(heads, heads, head_size(dim, heads)), bias=True, out_bias=True)
-
-    def forward(self, x: Tensor, places: Tensor | None) -> Tensor:
-        """Shapes: x (B, T, C), places (B or 1, T, C) -> (B, T, C)."""
-        placed = x if places is None else x + places
-        y: Tensor = self.out(attend(self.q(placed), self.k(placed), self.v(x), None, self.heads))
-        return y
-
-
 class EncoderLayer(nn.Module):
     """Self-attention and an MLP, with norms after both residual sums, or before both branches (`first`)."""
 
@@ -231,12 +218,17 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, places: Tensor | None) -> Tensor:
         if not self.first:
-            x = self.attn_norm(x + self.attn(x, places))
+            x = self.attn_norm(x + self._attended(x, places))
             y: Tensor = self.mlp_norm(x + self.mlp(x))
             return y
-        x = x + self.attn(self.attn_norm(x), places)
+        x = x + self._attended(self.attn_norm(x), places)
         x = self.mlp_norm(x)  # what is added to is normed, too: so the Hub's code has it
         return x + self.mlp(x)
+
+    def _attended(self, x: Tensor, places: Tensor | None) -> Tensor:
+        placed = x if places is None else x + places
+        y: Tensor = self.attn(placed, placed, x)
+        return y
 
 
 class MapEncoder(nn.Module):
@@ -367,7 +359,8 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, places: Tensor, boxes: Tensor, cells: Tensor, sizes: Sequence[tuple[Any, Any]]
     ) -> Tensor:
-        x = self.attn_norm(x + self.attn(x, places))
+        placed = x + places
+        x = self.attn_norm(x + self.attn(placed, placed, x))
         x = self.cross_norm(x + self.cross(x + places, boxes, cells, sizes))
         y: Tensor = self.mlp_norm(x + self.mlp(x))
         return y

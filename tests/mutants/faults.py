@@ -802,7 +802,17 @@ def every_second_pixel(found: Any, whole: nn.Module) -> Callable[..., Any]:
 
 def without_places(found: Any, whole: nn.Module) -> Callable[..., Any]:
     honest = found.forward
-    return lambda x, places: honest(x, None)
+    return lambda query, key, value: honest(value, value, value)
+
+
+def padding_attended_to(found: Any, whole: nn.Module) -> Callable[..., Any]:
+    honest = found.forward
+    return lambda query, key, value, bias: honest(query, key, value)
+
+
+def keys_for_values(found: Any, whole: nn.Module) -> Callable[..., Any]:
+    honest = found.forward
+    return lambda query, key, value, bias: honest(query, key, key, bias)
 
 
 def boxes_by_their_corners(found: Any, whole: nn.Module) -> Callable[..., Any]:
@@ -1991,6 +2001,32 @@ FAULTS: tuple[Fault, ...] = (
         Checkpoint(on("head.batchnorm1.running_mean", lambda x: x + 0.01)),
         (r"^head\.norm1",),
         ("onnx f32", "torchscript f32"),
+    ),
+    Fault(
+        "a mean of the batch norm altered, DETR",
+        "tiny detr",
+        Checkpoint(
+            on(
+                "model.backbone.conv_encoder.model.encoder.stages.2.layers.0.layer.1.normalization.running_mean",
+                lambda x: x + 0.05,
+            )
+        ),
+        (r"^backbone\.stages\.2\.0\.convs\.1",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "padding attended to, DETR",
+        "tiny detr",
+        Definition(forward("encoder.1.attn", padding_attended_to)),
+        (r"^encoder\.1\.attn", r"goes into encoder\.1\.attn\.out"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "values told their places, DETR",
+        "tiny detr_b",
+        Definition(forward("layers.1.cross", keys_for_values)),
+        (r"^layers\.1\.cross", r"goes into layers\.1\.cross"),
+        FLOATS_ONLY,
     ),
     Fault(
         "classes in another order, YOLOS",

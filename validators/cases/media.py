@@ -1,9 +1,9 @@
 """The cases of a model that takes pictures or sound: noise of several sizes, and what its own processor makes of one.
 
-The role of a port says what goes in: pixels (B, C, H, W), sound (B, samples), features of sound (B, bands, frames),
-points (B, prompts, points, 2) with their labels, videos (B, frames, C, H, W), choices (B, ...) out of as many as the
-card says, keypoints of two pictures (B, 2, N, 2) with scores and descriptors, those of the second padded. Which sizes
-are free, and in which steps, says the signature.
+The role of a port says what goes in: pixels (B, C, H, W), masks of those that are no padding (B, H, W), sound (B,
+samples), features of sound (B, bands, frames), points (B, prompts, points, 2) with their labels, videos (B, frames, C,
+H, W), choices (B, ...) out of as many as the card says, keypoints of two pictures (B, 2, N, 2) with scores and
+descriptors, those of the second padded. Which sizes are free, and in which steps, says the signature.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LABELS = (1, 0, 2, 3, -1, -10, -11)
 """What a point may be: inside, outside, either corner of a box, no point, padding, nothing at all."""
 CHOSEN = (4, 2, 3)
 """Fifths of a list that are chosen from it in the rows of a check."""
-GIVEN = ("labels", "choice", "task")
+GIVEN = ("labels", "choice", "pixel_mask", "task")
 """Roles of whole numbers that are neither tokens nor what stands beside them."""
 SOUND = (1, 4, 11)  # units of sound in the rows of a check; a little more each, so that no size is a whole number
 
@@ -104,6 +104,11 @@ class _Maker:
             return self.random.integers(0, self.model.config.vocabulary or 1, size)
         if role == "labels":
             return self.random.choice(LABELS, size)
+        if role == "pixel_mask":
+            mask = np.ones(size, np.int64)
+            mask[size[0] - size[0] // 3 :] = 0
+            mask[:, size[1] - size[1] // 4 :] = 0
+            return mask
         if role == "mask":
             mask = np.ones(size, np.int64)
             mask[1, size[1] - size[1] // 3 :] = 0
@@ -118,7 +123,12 @@ class _Maker:
 
     def shapes(self) -> Iterator[dict[str, tuple[int, ...]]]:
         """Shapes by port without the batch: the model's own first."""
-        free = [axis for port in self.ports for axis in port.axes[1:] if isinstance(axis, str)]
+        free = [
+            axis
+            for port in self.ports
+            for axis in port.axes[1:]
+            if isinstance(axis, str) and port.role != "pixel_mask"  # it is as large as the picture, or half
+        ]
         units = [self.signature.units.get(axis, 1) for axis in free]
         if not free:
             yield self._sized({})
@@ -134,12 +144,17 @@ class _Maker:
         elif self.ports[0].role == "pixels":
             own = min(self._own() // max(units), MOST, max(2, LONGEST // max(units)))
             for factors in ((own, own), (3, 5), (own + 2, own + 1)):
-                yield self._sized(
-                    dict(zip(free, (f * unit for f, unit in zip(factors, units, strict=True)), strict=True))
-                )
+                sizes = [f * unit for f, unit in zip(factors, units, strict=True)]
+                masked = [size if factors[0] == 3 else size // 2 for size in sizes]
+                yield self._sized(dict(zip((*free, *self._masked()), (*sizes, *masked), strict=False)))
         else:
             for count in SOUND[::-1]:
                 yield self._sized({axis: count * unit + count // 2 for axis, unit in zip(free, units, strict=True)})
+
+    def _masked(self) -> tuple[str, ...]:
+        """The axes of a mask of pixels."""
+        port = self.signature.port("pixel_mask")
+        return () if port is None else tuple(axis for axis in port.axes[1:] if isinstance(axis, str))
 
     def _choices_along(self, axis: str) -> int:
         return next(self.choices[port.name] for port in self.ports if axis in port.axes)
@@ -182,6 +197,9 @@ class _Maker:
                 return self._noise(port.role, next(self.shapes())[port.name], self.choices[port.name])
             case "pixels":
                 return _picture(self.model)
+            case "pixel_mask":
+                picture = _picture(self.model)
+                return None if picture is None else np.ones(picture.shape[1:], np.int64)
             case "video":
                 frame, count = _picture(self.model), port.axes[1]
                 assert isinstance(count, int)

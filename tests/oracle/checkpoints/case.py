@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 GOLDEN_ELEMENTS = 400_000  # a larger tensor is not stored
-TRAINED_BUFFERS = ("running_mean", "running_var", "embed", "embed_sum", "cluster_size", "final_logits_bias")
+TRAINED_BUFFERS = (
+    *("running_mean", "running_var", "embed", "embed_sum", "cluster_size", "final_logits_bias"),
+    *("weight", "bias"),  # of frozen batch norms
+)
 
 # transformers 5 writes some checkpoints under newer names than the Hub's files have: they get the Hub's spelling.
 _WEIGHT_NORM = (

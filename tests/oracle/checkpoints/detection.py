@@ -158,6 +158,94 @@ def rt_detr_v2_b(c: Case) -> None:
     c.golden({"pixel_values": _pixels(1, 3, 96, 128)})
 
 
+# ------------------------------------------------------------------ detr
+def _masked(height: int, width: int, rows: int) -> dict[str, torch.Tensor]:
+    """Pictures of which the second has padding below and to the right."""
+    mask = torch.ones(rows, height, width, dtype=torch.int64)
+    mask[1:, height - height // 3 :] = 0
+    mask[1:, :, width - width // 4 :] = 0
+    return {"pixel_values": normal(rows, 3, height, width), "pixel_mask": mask}
+
+
+@case
+def detr(c: Case) -> None:
+    """facebook/detr-resnet-50's kind; the older spelling of sizes."""
+    c.model(
+        "DetrForObjectDetection",
+        T.DetrConfig(
+            backbone_config=T.ResNetConfig(
+                embedding_size=8,
+                hidden_sizes=[8, 12, 16, 20],
+                depths=[1, 2, 1, 1],
+                out_features=["stage2", "stage4"],
+            ),
+            use_timm_backbone=False,
+            d_model=32,
+            num_queries=7,
+            encoder_layers=2,
+            encoder_ffn_dim=48,
+            encoder_attention_heads=4,
+            decoder_layers=2,
+            decoder_ffn_dim=40,
+            decoder_attention_heads=2,
+            **named(*THINGS),
+        ),
+    )
+    c.pre(
+        feature_extractor_type="DetrFeatureExtractor",
+        do_normalize=True,
+        do_resize=True,
+        format="coco_detection",
+        size=96,
+        max_size=160,
+        **IMNET,
+    )
+    c.golden(_masked(128, 160, 2))
+
+
+@case
+def detr_b(c: Case) -> None:
+    """Learned positions, norms between the layers, another backbone, which ends before its last stage."""
+    c.model(
+        "DetrForObjectDetection",
+        T.DetrConfig(
+            backbone_config=T.ResNetConfig(
+                embedding_size=6,
+                hidden_sizes=[10, 12, 16],
+                depths=[1, 1, 1],
+                layer_type="basic",
+                out_features=["stage2"],
+            ),
+            use_timm_backbone=False,
+            d_model=24,
+            num_queries=5,
+            encoder_layers=1,
+            encoder_ffn_dim=40,
+            encoder_attention_heads=2,
+            decoder_layers=3,
+            decoder_ffn_dim=32,
+            decoder_attention_heads=3,
+            activation_function="gelu",
+            position_embedding_type="learned",
+            auxiliary_loss=True,
+            **named(*THINGS[:3]),
+        ),
+    )
+    c.pre(
+        image_processor_type="DetrImageProcessor",
+        do_normalize=True,
+        do_pad=True,
+        do_rescale=True,
+        do_resize=True,
+        resample=2,
+        rescale_factor=1 / 255,
+        size={"shortest_edge": 64, "longest_edge": 128},
+        format="coco_detection",
+        **IMNET,
+    )
+    c.golden(_masked(72, 88, 2))
+
+
 # ------------------------------------------------------------------ yolos
 @case
 def yolos(c: Case) -> None:

@@ -20,7 +20,8 @@ from isoform.reference.model import Model, open_model
 from tests.oracle import tiny
 
 BACKBONES = ("rt_detr_resnet", "rt_detr_resnet_b")
-DETECTORS = ("rt_detr_v2", "rt_detr_b", "rt_detr_v2_b", "yolos", "yolos_b")
+MASKED = ("detr", "detr_b")
+DETECTORS = ("rt_detr_v2", "rt_detr_b", "rt_detr_v2_b", "yolos", "yolos_b", *MASKED)
 NAMES = (*BACKBONES, *DETECTORS)
 ORDER = 4  # times the Hub's own error in float32, which random weights and the refining of boxes make larger
 ROUNDING = 1e-6  # of the largest value, where the Hub's own is smaller
@@ -47,19 +48,28 @@ def off(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
 
 
-def of_hub(name: str, x: Tensor) -> list[Tensor]:
+def of_hub(name: str, *inputs: Tensor) -> list[Tensor]:
     """Their outputs, in the order of the signature."""
     with torch.inference_mode():
-        found = theirs(name)(pixel_values=x)
+        found = theirs(name)(**dict(zip(("pixel_values", "pixel_mask"), inputs, strict=False)))
     return list(found.feature_maps) if name in BACKBONES else [found.logits, found.pred_boxes]
+
+
+def padded(height: int, width: int) -> Tensor:
+    """The mask of two pictures, the second of which is smaller."""
+    mask = torch.ones(2, height, width, dtype=torch.int64)
+    mask[1, height - height // 3 :] = 0
+    mask[1, :, width - width // 2 :] = 0
+    return mask
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_equal_those_of_transformers(name: str) -> None:
     golden, signature = load_file(tiny(name) / "golden.safetensors"), model(name).signature
+    inputs = [golden[f"in.{port.name}"] for port in signature.inputs]
     with torch.inference_mode():
-        outputs = model(name).module()(golden["in.pixel_values"])
-    exact = of_hub(name, golden["in.pixel_values"].double())
+        outputs = model(name).module()(*inputs)
+    exact = of_hub(name, inputs[0].double(), *inputs[1:])
     for port, output, expected in zip(signature.outputs, outputs, exact, strict=True):
         own = off(golden[f"out.{port.name}"], expected)
         assert own < 1e-4
@@ -72,16 +82,18 @@ def test_they_are_the_same_numbers_where_rounding_is_small(name: str) -> None:
     signature = model(name).signature
     channels, *fixed = signature.inputs[0].axes[1:]
     assert isinstance(channels, int)
-    sizes: list[Any] = [(50, 75), (96, 32)] if name in BACKBONES else [(96, 128), (160, 96)]
+    sizes: list[Any] = [(50, 75), (96, 32)] if name in (*BACKBONES, *MASKED) else [(96, 128), (160, 96)]
     if all(isinstance(side, int) for side in fixed):
         sizes = [tuple(fixed)]
     module = model(name).module(torch.float64)
     for height, width in sizes:
         generator = torch.Generator().manual_seed(height)
-        x = torch.rand(2, channels, height, width, generator=generator, dtype=torch.float64)
+        inputs = [torch.rand(2, channels, height, width, generator=generator, dtype=torch.float64)]
+        if name in MASKED:
+            inputs.append(padded(height, width))
         with torch.inference_mode():
-            outputs = module(x)
-        for port, output, expected in zip(signature.outputs, outputs, of_hub(name, x), strict=True):
+            outputs = module(*inputs)
+        for port, output, expected in zip(signature.outputs, outputs, of_hub(name, *inputs), strict=True):
             assert off(output, expected) <= (EDGE if port.role == "boxes" else SAME), port.name
 
 
@@ -119,6 +131,39 @@ def test_heads_are_read_from_either_of_their_names(tmp_path: Path) -> None:
 def test_positions_between_no_layers_are_refused() -> None:
     with pytest.raises(CheckpointError, match="there is nothing between layers"):
         config_of("yolos", num_hidden_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"position_embedding_type": "rotary"}, CheckpointError, "position_embedding_type is 'rotary'"),
+        ({"d_model": 30}, CheckpointError, "d_model is 30, no multiple of 4"),
+        ({"encoder_attention_heads": 5}, CheckpointError, "no multiple of num_attention_heads 5"),
+        ({"activation_function": "mish"}, UnsupportedModel, "activation 'mish'"),
+        ({"backbone_config": {"model_type": "vit"}}, UnsupportedModel, "ViT as a backbone is not supported"),
+        ({"two_stage": True}, UnsupportedModel, "two_stage = true"),
+    ],
+)
+def test_configurations_of_detr_without_meaning_are_refused(
+    changes: dict[str, Any], kind: type[IsoformError], message: str
+) -> None:
+    with pytest.raises(kind, match=message), torch.device("meta"):
+        config = config_of("detr", **changes)
+        load_family("detr").tasks[0].built(config)
+
+
+def test_a_picture_with_padding_is_the_picture_alone() -> None:
+    """Where the padding begins at a cell, and the backbone has not looked across: boxes of the picture, not of all."""
+    module, (height, width) = model("detr").module(torch.float64), (96, 128)
+    x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    mask = torch.ones(1, height, width, dtype=torch.int64)
+    mask[:, :, 64:] = 0
+    other = x.clone()
+    other[:, :, :, 112:] = 9.0  # far enough in the padding that no cell of the picture sees it
+    with torch.inference_mode():
+        for one, two in zip(module(x, mask), module(other, mask), strict=True):
+            assert torch.equal(one, two)
+        assert not torch.equal(module(x, torch.ones_like(mask))[1], module(x, mask)[1])
 
 
 def config_of(name: str, **changes: Any) -> Any:

@@ -16,6 +16,7 @@ from isoform.runtimes.preprocess.image.opening import open_processor
 from isoform.validators.cases.media import drawn
 
 RT_DETR = {"image_processor_type": "RTDetrImageProcessor"}
+DETR = {"image_processor_type": "DetrImageProcessor"}
 YOLOS = {"image_processor_type": "YolosImageProcessor"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "as the class has it": RT_DETR,
@@ -38,6 +39,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "pad_and_return_pixel_mask": False,
         "pad_size": {"height": 80, "width": 96},
     },
+    "of any size": {**DETR, "size": {"shortest_edge": 60, "longest_edge": 100}},
+    "of any size, older": {**DETR, "size": 50, "max_size": 70},
+    "of any size, padded": {**DETR, "size": 50, "max_size": 70, "pad_size": {"height": 80, "width": 96}},
     "as it is": {**RT_DETR, "do_resize": False, "rescale_factor": 0.01},
 }
 
