@@ -17,6 +17,7 @@ read the facts and never see a class name:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,11 @@ def image_processor_facts(folder: Path) -> Facts | None:
     if kind is None:
         kind = f"{_BY_MODEL.get(str(read_object(folder / 'config.json').get('model_type')), '')}ImageProcessor"
     name = str(kind).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
-    reason = f"the image processor {kind!r:.60} is not supported; {', '.join(IMAGE_PROCESSORS)} are"
+    near = get_close_matches(name, IMAGE_PROCESSORS, 3)
+    meant = (
+        f"is {' or '.join(near)} meant?" if near else f"{len(IMAGE_PROCESSORS)} others are, such as ViTImageProcessor"
+    )
+    reason = f"the image processor {kind!r:.60} is not supported; {meant}"
     return IMAGE_PROCESSORS.get(name, {"refused": reason})
 
 

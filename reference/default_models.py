@@ -13,6 +13,8 @@ DEFAULT_MODELS: Mapping[str, tuple[str, str]] = {
     "fill-mask": ("distilbert/distilroberta-base", "fb53ab8"),
     "image-classification": ("google/vit-base-patch16-224", "3f49326"),
     "image-feature-extraction": ("google/vit-base-patch16-224", "3f49326"),
+    "image-segmentation": ("facebook/detr-resnet-50-panoptic", "d53b52a"),
+    "keypoint-matching": ("magic-leap-community/superglue_outdoor", "f4041f8"),
     "mask-generation": ("facebook/sam-vit-huge", "87aecf0"),
     "object-detection": ("facebook/detr-resnet-50", "1d5f47b"),
     "question-answering": ("distilbert/distilbert-base-cased-distilled-squad", "564e9b5"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -169,9 +170,11 @@ def _plugin(entry: EntryPoint, model_type: str | None = None) -> Family:
 
 
 def _unknown(model_type: Any) -> str:
+    near = get_close_matches(str(model_type), FAMILIES, 3)
+    meant = f" (is {' or '.join(near)} meant?)" if near else ""
     return (
-        f"{model_type!r} is not supported; isoform knows {', '.join(FAMILIES)}, and a package may add a family "
-        f"(entry point {PLUGINS})"
+        f"{model_type!r:.80} is not supported{meant}; `isoform models` lists the {len(FAMILIES)} that are, and a "
+        f"package may add a family (entry point {PLUGINS})"
     )
 
 

@@ -22,6 +22,7 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
     "ElectraTokenizer": _TYPES_FIRST,
     "FNetTokenizer": ("input_ids", "token_type_ids"),
     "LayoutLMTokenizer": _TYPES_FIRST,
+    "LayoutLMv3Tokenizer": ("input_ids", "attention_mask", "bbox"),
     "LxmertTokenizer": _TYPES_FIRST,
     "MobileBertTokenizer": _TYPES_FIRST,
     "SqueezeBertTokenizer": _TYPES_FIRST,

@@ -42,7 +42,7 @@ def test_an_export_says_what_its_bundle_does_not_serve(
     folder, out = copied(name, tmp_path, change), tmp_path / "out"
     ran = isoform("export", folder, "--to", "onnx", "--out", out)
     assert ran.code == 0, ran
-    assert f"does not serve {task}: " in " ".join(ran.out.split())
+    assert f"doesnotserve{task}:" in "".join(ran.out.split())  # whatever the terminal's width breaks
     assert said in json.loads((out / "isoform.json").read_text())["serves"][task]
 
 

@@ -277,6 +277,7 @@ def stored_besides(tmp_path: Path) -> list[Path]:
     towers = {f"{name}_model__embeddings__position_ids": positions.clone() for name in ("text", "vision")}
     heads = {name: load_file(tiny(name) / "model.safetensors") for name in ("albert", "roberta")}
     mpnet = load_file(tiny("mpnet") / "model.safetensors")
+    sam = load_file(tiny("sam") / "model.safetensors")["shared_image_embedding.positional_embedding"]
     t5 = load_file(tiny("t5") / "model.safetensors")["shared.weight"]
     tables = {
         name: load_file(tiny(name) / "model.safetensors")["model.shared.weight"]
@@ -313,6 +314,8 @@ def stored_besides(tmp_path: Path) -> list[Path]:
         },
         "distilbert": {"distilbert__embeddings__position_ids": positions},
         "layoutlmv3": {"layoutlmv3__embeddings__position_ids": positions.clone()},
+        "sam": {"prompt_encoder__shared_embedding__positional_embedding": sam.clone()},
+        "tapas": {"tapas__embeddings__position_ids": positions.clone()},
         "mpnet": {
             "mpnet__embeddings__position_ids": positions.clone(),
             "lm_head__decoder__weight": mpnet["mpnet.embeddings.word_embeddings.weight"].clone(),

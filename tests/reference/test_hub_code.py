@@ -73,7 +73,7 @@ TOKENS = (  # the generation loop and the padding of an embedding in training
 )
 SEGMENTATION = (  # BEiT's
     *("add_fpn", "auxiliary_channels", "auxiliary_concat_input", "auxiliary_loss_weight", "auxiliary_num_convs"),
-    *("out_features", "out_indices", "pool_scales", "semantic_loss_ignore_index", "stage_names", "use_auxiliary_head"),
+    *("out_indices", "pool_scales", "semantic_loss_ignore_index", "use_auxiliary_head"),
 )
 OTHER_HEADS = (  # of classes that no family here has
     *("codevector_dim", "num_codevector_groups", "num_codevectors_per_group", "proj_codevector_dim"),

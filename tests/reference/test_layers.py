@@ -196,5 +196,5 @@ def test_a_lowering_takes_the_calls_of_its_block_and_thread() -> None:
     assert torch.equal(ops.rms_norm(x, weight, 1e-6), plain)
     assert set(ops.OPS) == {
         *("rms_norm", "rotary", "partial_rotary", "attention", "routed_experts", "local_attention", "local_bias"),
-        "sampled_attention",
+        *("sampled_attention", "transport"),
     }

@@ -79,7 +79,7 @@ OF_PIPELINE: dict[str, Callable[[Any], Any]] = {
 """Task -> its input, from the opened pipeline."""
 
 
-BESIDES = frozenset(("sentence-similarity", "text-ranking", "zero-shot-classification"))
+BESIDES = frozenset(("text-ranking", "zero-shot-classification"))
 """Tasks that only some models of their task are made for: where one is not served, nothing is missing."""
 
 

@@ -14,11 +14,13 @@ def served(folder: Path) -> dict[str, str]:
 
     A model whose task no pipeline serves gives its own task with that reason.
     """
-    from isoform.runtimes.pipelines import TASKS
+    from isoform.runtimes.pipelines import OF_PAGES, TASKS
     from isoform.validators.cases.requests import BESIDES
 
     manifest = Manifest.read(folder)
     tasks = [name for name, (_, _, served) in TASKS.items() if served == manifest.task]
+    if any(artifact.signature.takes("tokens", "boxes") for artifact in manifest.artifacts):
+        tasks = [name for name in tasks if name in OF_PAGES]  # the others are about texts
     found = {task: _reason(folder, manifest, task) for task in tasks}
     found = {task: reason for task, reason in found.items() if not reason or task not in BESIDES}
     manifest.serves = found or {manifest.task: f"isoform has no pipeline for {manifest.task} yet; use the session"}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from isoform.errors import InputError
+from isoform.errors import InputError, IsoformError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class Detectors:
                     )
                 try:
                     self._opened[key] = beside(name, None, TASK)
-                except InputError as error:
+                except IsoformError as error:
                     raise InputError(f"detector: {error}") from None
             return self._opened[key]
 

@@ -89,6 +89,7 @@ POINTWISE: dict[str, Body] = {
     "logical": lambda x, ids: torch.logical_or(torch.logical_and(x > 0, x < 1), torch.logical_not(x > -1)).to(x.dtype),
     "masked_fill": lambda x, ids: x.masked_fill((ids == 0).unsqueeze(-1), -7.0),
     "embedding": lambda x, ids: F.embedding(ids, x[0, 0].unsqueeze(-1).expand(-1, 8) * 2),
+    "index_select": lambda x, ids: x.index_select(1, ids[0] * 0) + x.index_select(0, ids[:, 0] * 0),
     "mean": lambda x, ids: x - x.mean(-1, keepdim=True) - x.mean(1, True),
     "mul": lambda x, ids: x * 2 * ids.unsqueeze(-1),
     "neg": lambda x, ids: -x,

@@ -313,7 +313,10 @@ CONFIG: dict[str, tuple[Damage, str]] = {
     ),
 }
 UNSUPPORTED: dict[str, tuple[Damage, str]] = {
-    "model_type": (config(model_type="perceiver"), "model_type 'perceiver' is not supported; isoform knows albert,"),
+    "model_type": (
+        config(model_type="perceiver"),
+        "model_type 'perceiver' is not supported; `isoform models` lists the ",
+    ),
     "no model_type": (without("model_type"), "model_type None is not supported"),
     "model_type is a list": (config(model_type=["llama"]), "model_type ['llama'] is not supported"),
     "architecture": (config(architectures=["LlamaForMultipleChoice"]), "'LlamaForMultipleChoice' is not"),

@@ -53,6 +53,9 @@ def _clip() -> dict[str, Any]:
     return {"vocab": dict(vocabulary), "merges": merges}
 
 
+OF_WORDS = ("LayoutLMv3Tokenizer",)
+"""Classes that read words with boxes and no texts."""
+
 MADE: dict[str, Callable[[], dict[str, Any]]] = {
     "AlbertTokenizer": lambda: _pieces("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
     "BertTokenizer": lambda: {"vocab": dict(small.wordpiece(500, WORDS))},
