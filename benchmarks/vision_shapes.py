@@ -116,6 +116,13 @@ SHAPES: dict[str, Shape] = {
         processor={"image_processor_type": "OneFormerImageProcessor"},
         tiny="oneformer",
     ),
+    "SegFormer-B0": Shape(
+        task="image-segmentation",
+        model="SegformerForSemanticSegmentation",
+        inputs={"pixel_values": (1, 3, 512, 512)},
+        config={"id2label": _ADE},
+        processor=_resized("Segformer", 512, 512, do_normalize=True, do_reduce_labels=True, **IMNET),
+    ),
     "SuperPoint 640 x 480": Shape(
         task="keypoint-detection",
         model="SuperPointForKeypointDetection",

@@ -151,6 +151,13 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
         **_EDGES,
         "segments": {"instances": "classes", "smooth": True},
     },
+    "SegformerImageProcessor": {
+        **_EDGES,
+        "do_convert_rgb": False,
+        "size": {"height": 512, "width": 512},
+        "default_to_square": True,
+        "segments": {},
+    },
     "SiglipImageProcessor": {
         **_HALF,
         "do_convert_rgb": True,
@@ -199,6 +206,7 @@ _BY_MODEL = {
     "rt_detr": "RTDetr",
     "rt_detr_v2": "RTDetr",
     "sam": "Sam",
+    "segformer": "Segformer",
     "siglip": "Siglip",
     "superglue": "SuperGlue",
     "superpoint": "SuperPoint",

@@ -65,6 +65,7 @@ FAMILIES = {
     "rt_detr_resnet": "vision.rt_detr_resnet",
     "rt_detr_v2": "vision.rt_detr",
     "sam": "vision.sam",
+    "segformer": "vision.segformer",
     "siglip": "multimodal.siglip",
     "smollm3": "text.smollm3",
     "superglue": "vision.superglue",

@@ -2282,6 +2282,34 @@ FAULTS: tuple[Fault, ...] = (
         (r"^backbone\.norm", r"goes into reassemble\.\d\.project", r"^backbone$"),
         FLOATS_ONLY,
     ),
+    Fault(
+        "keys of the wrong cells, SegFormer",
+        "tiny segformer",
+        Checkpoint(on("segformer.encoder.block.0.0.attention.self.sr.weight", lambda x: x.transpose(2, 3))),
+        (r"^stages\.0\.layers\.0\.attn\.reduce(\.weight)?$",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "places told by a turned kernel, SegFormer",
+        "tiny segformer_cls",
+        Checkpoint(on("segformer.encoder.block.2.0.mlp.dwconv.dwconv.weight", lambda x: x.transpose(2, 3))),
+        (r"^stages\.2\.layers\.0\.mlp\.conv(\.weight)?$",),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "maps joined in the other order, SegFormer",
+        "tiny segformer_b",
+        Checkpoint(on("decode_head.linear_fuse.weight", lambda x: torch.cat(x.chunk(3, 1)[::-1], 1))),
+        (r"^decoder(\.join)?(\.weight)?$", r"goes into segmenter"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "mean of the batch norm forgotten, SegFormer",
+        "tiny segformer",
+        Checkpoint(on("decode_head.batch_norm.running_mean", lambda x: 0 * x)),
+        (r"^decoder(\.norm)?(\.mean)?$", r"goes into segmenter"),
+        FLOATS_ONLY,
+    ),
 )
 
 WAITING: Mapping[str, str] = {

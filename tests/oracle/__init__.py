@@ -138,6 +138,7 @@ VISION = _listed(
         "mask2former": ("mask2former", "mask2former_b"),
         "oneformer": ("oneformer", "oneformer_b"),
         "sam": ("sam", "sam_b"),
+        "segformer": ("segformer", "segformer_b", "segformer_cls", "segformer_base"),
         "superglue": ("superglue", "superglue_b"),
         "superpoint": ("superpoint", "superpoint_b"),
         "videomae": ("videomae", "videomae_cls", "videomae_b", "videomae_cls_b"),

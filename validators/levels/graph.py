@@ -151,7 +151,7 @@ class _Check:
         first = [(r, got, want) for n, r, got, want in parts if n == 0 and got.shape == want.shape]
         for _, got, want in first:
             sampler.add(got, want)
-        if port.role == "logits" and (rows := [(got, want) for r, got, want in first if r == 0 and got.ndim > 1]):
+        if port.role == "logits" and (rows := [(got, want) for r, got, want in first if r == 0 and got.ndim == 2]):
             sampler.add_kl(np.concatenate([got for got, _ in rows]), np.concatenate([want for _, want in rows]))
         self.report.evidence.append(sampler.evidence(self._subject, port.name, seconds))
 
@@ -226,6 +226,8 @@ class _Check:
                     found[metric + name] = entry
             if port.role == "logits":
                 for _, got, want in mine:
+                    if got.ndim == 3:  # classes of each cell of a map, (classes, rows, columns)
+                        got, want = np.moveaxis(got, 0, -1), np.moveaxis(want, 0, -1)
                     other = choices(got, want, 2 * limits.max_abs)
                     clear, near = clear + other[0], near + other[1]
                 notes = [f"{near} near ties turned, not counted"] if near else []

@@ -39,7 +39,8 @@ class SegmentationProcessor(ImageProcessor):
         size = self.settings.size
         if size is not None and longest is not None and "longest_edge" not in size:
             size = {**size, "longest_edge": longest}
-        self.settings = replace(self.settings, size=size)
+        # None of these classes crops, whatever its file says.
+        self.settings = replace(self.settings, size=size, crop=None)
         self.divisor = int(divisor) if kind.get("divisor") else 0
 
     def _target(self, height: int, width: int) -> tuple[int, int]:

@@ -79,6 +79,85 @@ def swin_absolute(c: Case) -> None:
     c.golden({"pixel_values": normal(2, 3, 40, 40)})
 
 
+# ------------------------------------------------------------------ segformer
+def _segformer(c: Case, cls: str, height: int, width: int, **config: Any) -> None:
+    c.model(cls, T.SegformerConfig(**config))
+    c.golden({"pixel_values": normal(2, 3, height, width)})
+
+
+@case
+def segformer(c: Case) -> None:
+    """nvidia/segformer-b0-finetuned-ade-512-512, with its processor."""
+    sizes = {"hidden_sizes": [8, 16, 20, 24], "depths": [1, 1, 2, 1], "num_attention_heads": [1, 2, 5, 4]}
+    _segformer(
+        c, "SegformerForSemanticSegmentation", 64, 96, **sizes, decoder_hidden_size=24, num_labels=7, **named(*LABELS)
+    )
+    settings = {"do_normalize": True, "do_resize": True, "reduce_labels": True, "resample": 2, "size": 64}
+    c.pre(feature_extractor_type="SegformerFeatureExtractor", **settings, **IMNET)
+
+
+@case
+def segformer_b(c: Case) -> None:
+    """Three stages, other ratios, patches of an even size, another activation, a picture that leaves pixels over."""
+    _segformer(
+        c,
+        "SegformerForSemanticSegmentation",
+        50,
+        75,
+        num_encoder_blocks=3,
+        depths=[1, 2, 1],
+        hidden_sizes=[12, 18, 28],
+        num_attention_heads=[2, 3, 2],
+        sr_ratios=[3, 1, 2],
+        patch_sizes=[5, 4, 3],
+        strides=[3, 2, 2],
+        mlp_ratios=[2, 3, 1],
+        hidden_act="relu",
+        decoder_hidden_size=20,
+        **named(*LABELS[:4]),
+    )
+    size = {"height": 50, "width": 75}
+    c.image_processor("SegformerImageProcessor", do_reduce_labels=False, size=size, do_center_crop=False, **HALF)
+
+
+@case
+def segformer_cls(c: Case) -> None:
+    """nvidia/mit-b0."""
+    _segformer(
+        c,
+        "SegformerForImageClassification",
+        64,
+        64,
+        hidden_sizes=[8, 12, 20, 24],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 2, 5, 8],
+        mlp_ratios=[4, 4, 2, 2],
+        **named(*LABELS[:5]),
+    )
+    c.image_processor("SegformerImageProcessor", size={"height": 64, "width": 64}, **IMNET)
+
+
+@case
+def segformer_base(c: Case) -> None:
+    """Without a head, cells in place of a map."""
+    _segformer(
+        c,
+        "SegformerModel",
+        40,
+        72,
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        hidden_sizes=[8, 12],
+        num_attention_heads=[1, 3],
+        sr_ratios=[2, 1],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        mlp_ratios=[2, 2],
+        reshape_last_stage=False,
+    )
+    c.image_processor("SegformerImageProcessor", size={"height": 40, "width": 72}, **HALF)
+
+
 # ------------------------------------------------------------------ oneformer
 @case
 def oneformer_b(c: Case) -> None:

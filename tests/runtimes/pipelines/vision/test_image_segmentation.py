@@ -29,6 +29,7 @@ Tiny = Callable[[str], Path]
 NAMES = ("oneformer", "oneformer_b", "mask2former", "mask2former_b")
 LATER = [*NAMES[:3], pytest.param(NAMES[3], marks=pytest.mark.nightly)]
 ONCE = [NAMES[0], *(pytest.param(name, marks=pytest.mark.nightly) for name in NAMES[1:])]
+BY_CLASS = ("segformer", "segformer_b")
 SUBTASKS = (None, "panoptic", "instance", "semantic")
 
 
@@ -50,7 +51,8 @@ def theirs(name: str) -> Any:
     image_processing_pil_oneformer.tvF = SimpleNamespace(resize=resized_as_torchvision, InterpolationMode=modes)
     folder = str(oracle.tiny(name))
     tasks = {"is_training": False} if name.startswith("oneformer") else {}
-    model = transformers.AutoModelForUniversalSegmentation.from_pretrained(folder, **tasks)
+    kind = "Semantic" if name in BY_CLASS else "Universal"
+    model = getattr(transformers, f"AutoModelFor{kind}Segmentation").from_pretrained(folder, **tasks)
     return transformers.pipeline(
         "image-segmentation",
         model=model,
@@ -112,6 +114,20 @@ def test_image_segmentation_is_transformers(name: str, subtask: str | None) -> N
                 same(ours, theirs(name)(picture, **options, **call))
                 found += len(ours)
     assert found > 3
+
+
+@pytest.mark.parametrize("name", BY_CLASS)
+def test_the_likeliest_classes_are_those_of_transformers(name: str) -> None:
+    """From the checkpoint and from the bundle; a model without masks has one subtask."""
+    for source, backend in ((oracle.tiny(name), "torch"), (exported(name), "onnxruntime")):
+        with api.pipeline("image-segmentation", source, backend=backend) as pipe:
+            calls: tuple[dict[str, Any], ...] = ({}, {"subtask": "semantic", "threshold": 0.2})
+            for options in calls:
+                for picture, ours in zip(pictures(), pipe(pictures(), **options), strict=True):
+                    same(ours, theirs(name)(picture, **options))
+                    assert len(ours) > 1
+            with pytest.raises(InputError, match="this model can do semantic"):
+                pipe(drawn(), subtask="panoptic")
 
 
 @pytest.mark.parametrize("name", ONCE)
@@ -187,11 +203,11 @@ def prepared(folder: Path, picture: Any) -> Any:
     return open_processor(folder, class_facts(folder))([picture])[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, *BY_CLASS))
 def test_pixel_values_equal_those_of_transformers_bit_for_bit(name: str) -> None:
     folder, processor = oracle.tiny(name), processor_of(name)
     for picture in (*pictures(), drawn().convert("RGBA"), np.asarray(drawn()), drawn().resize((64, 90))):
-        if name.startswith("mask2former") and not isinstance(picture, np.ndarray):
+        if not name.startswith("oneformer") and not isinstance(picture, np.ndarray):
             picture = picture.convert("RGB")  # which it does not do itself
         want = processor(images=[picture], return_tensors="np")["pixel_values"][0]
         assert np.array_equal(prepared(folder, picture), want)
@@ -221,6 +237,26 @@ def test_other_settings_are_read_as_transformers_reads_them(tmp_path: Path, sett
     kind = transformers.OneFormerImageProcessorPil
     want = kind.from_pretrained(folder, repo_path=str(folder))(images=[drawn()], return_tensors="np")["pixel_values"][0]
     assert np.array_equal(prepared(folder, drawn()), want)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_processor_type": "SegformerImageProcessor", "do_reduce_labels": True},
+        {"image_processor_type": "SegformerImageProcessorFast", "size": {"height": 40, "width": 56}},
+        {"feature_extractor_type": "SegformerFeatureExtractor", "reduce_labels": True, "size": 33, "resample": 3},
+        {"do_center_crop": True, "crop_size": {"height": 20, "width": 20}, "size": [30, 44]},
+        {"do_resize": False, "do_rescale": False, "do_normalize": False},
+    ],
+)
+def test_settings_of_segformer_are_read_as_transformers_reads_them(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Its class reduces the labels of a training only, and crops nothing."""
+    import transformers
+
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "segformer"}))
+    want = transformers.SegformerImageProcessorPil.from_pretrained(tmp_path)(images=[drawn()], return_tensors="np")
+    assert np.array_equal(prepared(tmp_path, drawn()), want["pixel_values"][0])
 
 
 @pytest.mark.parametrize(

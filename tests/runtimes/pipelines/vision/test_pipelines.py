@@ -47,7 +47,7 @@ def close(ours: Any, want: Any) -> None:
         np.testing.assert_allclose([r["score"] for r in mine], [r["score"] for r in other], rtol=1e-5, atol=3e-6)
 
 
-@pytest.mark.parametrize("name", ["beit_cls", "dinov2_cls", "dinov2_b", "vit_cls"])
+@pytest.mark.parametrize("name", ["beit_cls", "dinov2_cls", "dinov2_b", "segformer_cls", "vit_cls"])
 def test_image_classification_is_transformers(name: str) -> None:
     calls: tuple[dict[str, Any], ...] = ({}, {"top_k": 2}, {"top_k": 9, "function_to_apply": "sigmoid"})
     for options in (*calls, {"function_to_apply": "none"}):
