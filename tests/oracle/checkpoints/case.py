@@ -16,10 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 GOLDEN_ELEMENTS = 400_000  # a larger tensor is not stored
-TRAINED_BUFFERS = (
-    *("running_mean", "running_var", "embed", "embed_sum", "cluster_size", "final_logits_bias"),
-    *("weight", "bias"),  # of frozen batch norms
-)
+TRAINED_BUFFERS = ("running_mean", "running_var", "embed", "embed_sum", "cluster_size", "final_logits_bias")
 
 # transformers 5 writes some checkpoints under newer names than the Hub's files have: they get the Hub's spelling.
 _WEIGHT_NORM = (
@@ -72,7 +69,7 @@ def write_json(folder: Path, name: str, value: Any) -> None:
 
 
 # ------------------------------------------------------------------ weights
-def _redrawn(name: str, tensor: Tensor) -> Tensor:
+def redrawn(name: str, tensor: Tensor) -> Tensor:
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
     last = name.rsplit(".", 1)[-1]
@@ -106,7 +103,7 @@ def redraw(model: nn.Module) -> None:
     for group in (trained, buffers):
         for name, tensor in group:
             if tensor.is_floating_point():
-                tensor.copy_(_redrawn(name, tensor).to(tensor.dtype))
+                tensor.copy_(redrawn(name, tensor).to(tensor.dtype))
     if hasattr(model, "tie_weights"):
         model.tie_weights()  # type: ignore[operator]
     for module in model.modules():  # Mimi computes embed = embed_sum / cluster_size once, on first use

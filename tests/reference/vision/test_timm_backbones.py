@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from isoform.errors import CheckpointError, IsoformError, UnsupportedModel
 from isoform.reference.families import load_family
 from isoform.reference.model import open_model
-from tests.oracle.checkpoints.case import _redrawn, normal
+from tests.oracle.checkpoints.case import normal, redrawn
 
 SAME = 1e-9  # float64, of numbers that transformers 5.23 printed with timm 1.0.31
 LOGITS = [
@@ -79,7 +79,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = transformers.DetrConfig(**settings, backbone_config=resnet, use_timm_backbone=False)
     transformers.DetrForObjectDetection(config).save_pretrained(folder)
     found = {_timm(key): tensor for key, tensor in load_file(folder / "model.safetensors").items()}
-    drawn = {key: _redrawn(key, tensor) if tensor.is_floating_point() else tensor for key, tensor in found.items()}
+    drawn = {key: redrawn(key, tensor) if tensor.is_floating_point() else tensor for key, tensor in found.items()}
     save_file(drawn, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps({**SIZES, **OLD}))
     return folder
