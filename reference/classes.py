@@ -74,6 +74,12 @@ _DETECTION = {
     "image_mean": [0.485, 0.456, 0.406],
     "image_std": [0.229, 0.224, 0.225],
 }
+_DETR = {
+    **_DETECTION,
+    "size": {"shortest_edge": 800, "longest_edge": 1333},
+    "longest_edge": 1333,
+    "pads": True,
+}
 _SHORT = {"size": {"shortest_edge": 224}, "default_to_square": False}
 
 _EDGES = {
@@ -108,13 +114,8 @@ IMAGE_PROCESSORS: dict[str, Facts] = {
         "resample": 3,
         "size": {"height": 384, "width": 384},
     },
-    "DetrImageProcessor": {
-        **_DETECTION,
-        "size": {"shortest_edge": 800, "longest_edge": 1333},
-        "longest_edge": 1333,
-        "pads": True,
-        "boxes": {"scores": "softmax"},
-    },
+    "DeformableDetrImageProcessor": {**_DETR, "boxes": {"scores": "sigmoid", "most": 100}},
+    "DetrImageProcessor": {**_DETR, "boxes": {"scores": "softmax"}},
     "DepthProImageProcessor": {
         **_HALF,
         "kind": "normalized_first",
@@ -194,6 +195,7 @@ _BY_MODEL = {
     "clip": "CLIP",
     "convnext": "ConvNext",
     "deit": "DeiT",
+    "deformable_detr": "DeformableDetr",
     "depth_anything": "DPT",
     "depth_pro": "DepthPro",
     "detr": "Detr",

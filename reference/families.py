@@ -27,6 +27,7 @@ FAMILIES = {
     "clip_vision_model": "vision.clip_vision",
     "convnext": "vision.convnext",
     "deberta-v2": "text.deberta",
+    "deformable_detr": "vision.deformable_detr",
     "depth_anything": "vision.depth_anything",
     "depth_pro": "vision.depth_pro",
     "detr": "vision.detr",

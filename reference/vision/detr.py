@@ -14,21 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isoform.errors import CheckpointError, UnsupportedModel
+from isoform.errors import CheckpointError
 from isoform.reference.card import Family, Pyramid, Task
-from isoform.reference.config import Config, section, with_labels
+from isoform.reference.config import Config, with_labels
 from isoform.reference.families import Tower
 from isoform.reference.modules.layers import MLP, Embedding, Linear, hidden
 from isoform.reference.rules import Rename, Rule, below
 from isoform.reference.vision.box_heads import Head
 from isoform.reference.vision.convolutions import Conv
-from isoform.reference.vision.maps import masked_sine_positions, sequence
+from isoform.reference.vision.maps import LearnedPositions, masked_sine_positions, sequence
 from isoform.reference.vision.placed_attention import PlacedAttention
-from isoform.reference.vision.pyramids import backbone, backbone_rules, pyramid_of
-from isoform.reference.vision.timm_backbone import TimmBackboneConfig, timm_rules
+from isoform.reference.vision.pyramids import pyramid_of
+from isoform.reference.vision.timm_backbone import detector_backbone, detector_rules
 from isoform.signature import BATCH, HEIGHT, WIDTH, Port, Signature
 
-LEARNED = 50  # rows, and columns, that learned positions have
 MASK_ROWS, MASK_COLUMNS = "mask_height", "mask_width"
 """The mask may be of another size than the picture; clients give one of 64 by 64 for any."""
 
@@ -74,18 +73,7 @@ class DetrConfig(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DetrConfig:
         config = super(DetrConfig, cls).from_dict(with_labels(data))
-        found, stated = section(data, "backbone_config"), bool(data.get("backbone_config"))
-        timm = found.get("model_type") == "timm_backbone" if stated else data.get("use_timm_backbone") is not False
-        if data.get("backbone") is not None and (stated or not timm):
-            raise UnsupportedModel(
-                "config.json: backbone names a network of timm, and backbone_config or use_timm_backbone say another; "
-                "give one of them"
-            )
-        if timm:
-            found = TimmBackboneConfig.from_dict(found if stated else _by_name(data, config.num_channels)).resnet
-        elif not stated:
-            found = {**found, "out_features": ["stage4"]}
-        tower = backbone({**data, "backbone_config": found}, "backbone_config", "resnet")
+        tower, timm = detector_backbone(data, config.num_channels, (1, 2, 3, 4))
         if config.position_embedding_type not in ("sine", "learned"):
             raise CheckpointError(
                 f"config.json: position_embedding_type is {config.position_embedding_type!r:.40}, not sine or learned"
@@ -114,36 +102,6 @@ class DetrConfig(Config):
     @property
     def num_hidden_layers(self) -> int:
         return self.decoder_layers
-
-
-def _by_name(data: Mapping[str, Any], channels: int) -> dict[str, Any]:
-    """The backbone that config.json describes by its name in timm, as a `backbone_config`.
-
-    Its settings may have been stored beside the name, as what timm is called with.
-    """
-    stated = section(data, "backbone_kwargs")
-    names = {"in_chans": "num_channels"}
-    settings = {names.get(key, key): value for key, value in stated.items()}
-    return {
-        "backbone": "resnet50" if data.get("backbone") is None else data["backbone"],
-        "num_channels": channels,
-        "out_indices": [1, 2, 3, 4],
-        **settings,
-    }
-
-
-class LearnedPositions(nn.Module):
-    """Positions of the cells of a map of at most 50 rows and columns: of the column, then of the row."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.rows, self.columns = Embedding(LEARNED, dim // 2), Embedding(LEARNED, dim // 2)
-
-    def forward(self, rows: Any, columns: Any) -> Tensor:
-        """-> (1, rows * columns, C)."""
-        across = self.columns.weight[:columns].unsqueeze(0).expand(rows, -1, -1)
-        down = self.rows.weight[:rows].unsqueeze(1).expand(-1, columns, -1)
-        return torch.cat((across, down), -1).flatten(0, 1).unsqueeze(0)
 
 
 class EncoderLayer(nn.Module):
@@ -268,18 +226,13 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _backbone_rules(c: Any) -> tuple[Rule, ...]:
-    rules = timm_rules(len(c.backbone_config.depths)) if c.timm else backbone_rules(c.tower)
-    return below(rules, "model.backbone.conv_encoder.model", "backbone")
-
-
 FAMILY = Family(
     name="detr",
     title="DETR",
     model_types=("detr",),
     config=DetrConfig,
     rules=RULES,
-    towers=_backbone_rules,
+    towers=lambda c: detector_rules(c.tower, c.timm),
     tasks=(
         Task(
             name="object-detection",

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from isoform.reference.modules.layers import Embedding
 from isoform.reference.vision.convolutions import Conv
+
+LEARNED = 50  # rows, and columns, that learned positions have
 
 
 class ConvNorm(nn.Module):
-    """A convolution and a group norm over its channels: (B, C, H, W) -> (B, `out`, H, W)."""
+    """A convolution and a group norm over its channels: (B, C, H, W) -> (B, `out`, H / stride, W / stride)."""
 
-    def __init__(self, inner: int, out: int, size: int, groups: int, bias: bool) -> None:
+    def __init__(self, inner: int, out: int, size: int, groups: int, bias: bool, stride: int = 1) -> None:
         super().__init__()
-        self.conv = Conv(inner, out, size, padding=size // 2, bias=bias)
+        self.conv = Conv(inner, out, size, stride, size // 2, bias=bias)
         self.norm = nn.GroupNorm(groups, out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,9 +53,10 @@ def sine_positions(like: Tensor, dim: int) -> Tensor:
     return torch.cat((row, column), -1).flatten(0, 1).unsqueeze(0).to(like.dtype)
 
 
-def masked_sine_positions(real: Tensor, dim: int) -> Tensor:
+def masked_sine_positions(real: Tensor, dim: int, before: float = 0.0) -> Tensor:
     """The same of maps that are partly padding, 0 in `real`: rows and columns count what is none.
 
+    `before`: how much less than the count a place is, half a cell for its middle.
     In float32 or wider, then in the dtype of `real`. Shapes: real (B, H, W) -> (B, H * W, dim).
     """
     wide = torch.promote_types(real.dtype, torch.float32)
@@ -61,7 +66,21 @@ def masked_sine_positions(real: Tensor, dim: int) -> Tensor:
     axes = []
     rows, columns = real.to(wide).cumsum(1), real.to(wide).cumsum(2)
     for places, last in ((rows, rows[:, -1:]), (columns, columns[:, :, -1:])):
-        turns = places / (last + 1e-6) * (2 * math.pi)
+        turns = (places - before) / (last + 1e-6) * (2 * math.pi)
         angles = turns.unsqueeze(-1) / lengths
         axes.append(torch.stack((angles.sin(), angles.cos()), -1).flatten(3))
     return torch.cat(axes, -1).flatten(1, 2).to(real.dtype)
+
+
+class LearnedPositions(nn.Module):
+    """Positions of the cells of a map of at most 50 rows and columns: of the column, then of the row."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.rows, self.columns = Embedding(LEARNED, dim // 2), Embedding(LEARNED, dim // 2)
+
+    def forward(self, rows: Any, columns: Any) -> Tensor:
+        """-> (1, rows * columns, C)."""
+        across = self.columns.weight[:columns].unsqueeze(0).expand(rows, -1, -1)
+        down = self.rows.weight[:rows].unsqueeze(1).expand(-1, columns, -1)
+        return torch.cat((across, down), -1).flatten(0, 1).unsqueeze(0)

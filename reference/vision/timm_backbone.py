@@ -5,14 +5,16 @@ Detectors were stored with such a backbone before transformers had one of its ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from isoform.errors import CheckpointError, UnsupportedModel
-from isoform.reference.config import Config
-from isoform.reference.rules import Rule
+from isoform.reference.config import Config, section
+from isoform.reference.families import Tower
+from isoform.reference.rules import Rule, below
 from isoform.reference.vision.convolutions import conv_norm
+from isoform.reference.vision.pyramids import backbone, backbone_rules
 
 BASIC, BOTTLENECK = (64, 128, 256, 512), (256, 512, 1024, 2048)
 """Channels of the stages by the kind of layer."""
@@ -93,3 +95,45 @@ def timm_rules(stages: int) -> tuple[Rule, ...]:
             rules += conv_norm((f"{hub}.conv{m + 1}", f"{hub}.bn{m + 1}"), f"{own}.convs.{m}")
         rules += conv_norm((f"{hub}.downsample.0", f"{hub}.downsample.1"), f"{own}.shortcut")
     return tuple(rules)
+
+
+def detector_backbone(data: Mapping[str, Any], channels: int, indices: Sequence[int]) -> tuple[Tower, bool]:
+    """The backbone of a detector's config.json, and whether its weights are spelled as timm has them.
+
+    `channels` and `indices` are those of a file that gives no more than a name of timm. Raises UnsupportedModel.
+    """
+    found, stated = section(data, "backbone_config"), bool(data.get("backbone_config"))
+    timm = found.get("model_type") == "timm_backbone" if stated else data.get("use_timm_backbone") is not False
+    if data.get("backbone") is not None and (stated or not timm):
+        raise UnsupportedModel(
+            "config.json: backbone names a network of timm, and backbone_config or use_timm_backbone say another; "
+            "give one of them"
+        )
+    if timm:
+        found = TimmBackboneConfig.from_dict(found if stated else _by_name(data, channels, indices)).resnet
+    elif not stated:
+        found = {**found, "out_features": ["stage4"]}
+    return backbone({**data, "backbone_config": found}, "backbone_config", "resnet"), timm
+
+
+def _by_name(data: Mapping[str, Any], channels: int, indices: Sequence[int]) -> dict[str, Any]:
+    """The backbone that config.json describes by its name in timm, as a `backbone_config`.
+
+    Its settings may have been stored beside the name, as what timm is called with.
+    """
+    stated = section(data, "backbone_kwargs")
+    names = {"in_chans": "num_channels"}
+    settings = {names.get(key, key): value for key, value in stated.items()}
+    return {
+        "backbone": "resnet50" if data.get("backbone") is None else data["backbone"],
+        "num_channels": channels,
+        "out_indices": list(indices),
+        **settings,
+    }
+
+
+def detector_rules(tower: Tower, timm: bool) -> tuple[Rule, ...]:
+    """The weight rules of a detector's backbone."""
+    depths: Sequence[int] = getattr(tower.config, "depths", ())
+    rules = timm_rules(len(depths)) if timm else backbone_rules(tower)
+    return below(rules, "model.backbone.conv_encoder.model", "backbone")

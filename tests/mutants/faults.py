@@ -810,6 +810,16 @@ def padding_attended_to(found: Any, whole: nn.Module) -> Callable[..., Any]:
     return lambda query, key, value, bias: honest(query, key, value)
 
 
+def boxes_of_the_first_layer_moved(tensors: Tensors) -> None:
+    for name in ("bbox_embed.0.layers.2.bias", "model.decoder.bbox_embed.0.layers.2.bias"):
+        on(name, lambda x: x + 0.2)(tensors)
+
+
+def padding_sampled(found: Any, whole: nn.Module) -> Callable[..., Any]:
+    honest = found.forward
+    return lambda x, around, cells, real, sizes: honest(x, around, cells, torch.ones_like(real), sizes)
+
+
 def keys_for_values(found: Any, whole: nn.Module) -> Callable[..., Any]:
     honest = found.forward
     return lambda query, key, value, bias: honest(query, key, key, bias)
@@ -2026,6 +2036,27 @@ FAULTS: tuple[Fault, ...] = (
         "tiny detr_b",
         Definition(forward("layers.1.cross", keys_for_values)),
         (r"^layers\.1\.cross", r"goes into layers\.1\.cross"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "levels in another order, Deformable DETR",
+        "tiny deformable_detr",
+        Checkpoint(on("model.level_embed", lambda x: x.flip(0))),
+        (r"level_embed$", r"goes into encoder\.0\.attn"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "padding sampled, Deformable DETR",
+        "tiny deformable_detr",
+        Definition(forward("encoder.1.attn", padding_sampled)),
+        (r"^encoder\.1\.attn", r"goes into encoder\.1\.attn\.out"),
+        FLOATS_ONLY,
+    ),
+    Fault(
+        "boxes of the first layer moved, Deformable DETR",
+        "tiny deformable_detr_b",
+        Checkpoint(boxes_of_the_first_layer_moved),
+        (r"^box_heads\.0\.layers\.2",),
         FLOATS_ONLY,
     ),
     Fault(

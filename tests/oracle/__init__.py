@@ -129,6 +129,7 @@ VISION = _listed(
         "depth_anything": ("depth_anything", "depth_anything_b"),
         "convnext": ("convnext_cls", "convnext_b"),
         "depth_pro": ("depth_pro", "depth_pro_b"),
+        "deformable_detr": ("deformable_detr", "deformable_detr_b"),
         "detr": ("detr", "detr_b"),
         "dinov2": ("dinov2", "dinov2_cls", "dinov2_giant", "dinov2_b", "dinov2_giant_b"),
         "dinov2_registers": ("dinov2_registers", "dinov2_registers_cls"),

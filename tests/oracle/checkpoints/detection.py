@@ -257,6 +257,105 @@ def detr_b(c: Case) -> None:
     c.golden(_masked(72, 88, 2))
 
 
+# ------------------------------------------------------------------ deformable_detr
+@case
+def deformable_detr(c: Case) -> None:
+    """SenseTime/deformable-detr's kind: one head for all layers, stored for each; a map more than the backbone has."""
+    c.model(
+        "DeformableDetrForObjectDetection",
+        T.DeformableDetrConfig(
+            backbone_config=T.ResNetConfig(
+                embedding_size=8,
+                hidden_sizes=[8, 12, 16],
+                depths=[1, 2, 1],
+                out_features=["stage2", "stage3"],
+            ),
+            use_timm_backbone=False,
+            d_model=32,
+            num_queries=7,
+            num_feature_levels=4,
+            encoder_layers=2,
+            encoder_ffn_dim=48,
+            encoder_attention_heads=4,
+            encoder_n_points=3,
+            decoder_layers=2,
+            decoder_ffn_dim=40,
+            decoder_attention_heads=2,
+            decoder_n_points=2,
+            **named(*THINGS),
+        ),
+    )
+    _frozen_norms(c)
+    file = c.folder / "model.safetensors"
+    stored = load_file(file)
+    heads = {key: tensor for key, tensor in stored.items() if key.startswith(("class_embed.0.", "bbox_embed.0."))}
+    stored |= {key.replace("_embed.0.", "_embed.1."): tensor.clone() for key, tensor in heads.items()}
+    save_file(stored, file, metadata={"format": "pt"})
+    c.pre(
+        feature_extractor_type="DeformableDetrFeatureExtractor",
+        do_normalize=True,
+        do_resize=True,
+        format="coco_detection",
+        size=96,
+        max_size=160,
+        **IMNET,
+    )
+    c.golden(_masked(128, 160, 2))
+
+
+@case
+def deformable_detr_b(c: Case) -> None:
+    """Boxes are refined from layer to layer; learned positions, as many maps as the backbone has."""
+    model = c.model(
+        "DeformableDetrForObjectDetection",
+        T.DeformableDetrConfig(
+            backbone_config=T.ResNetConfig(
+                embedding_size=6,
+                hidden_sizes=[10, 12],
+                depths=[1, 1],
+                layer_type="basic",
+                out_features=["stage1", "stage2"],
+            ),
+            use_timm_backbone=False,
+            d_model=64,
+            num_queries=5,
+            num_feature_levels=2,
+            encoder_layers=1,
+            encoder_ffn_dim=40,
+            encoder_attention_heads=2,
+            encoder_n_points=2,
+            decoder_layers=3,
+            decoder_ffn_dim=32,
+            decoder_attention_heads=4,
+            decoder_n_points=3,
+            activation_function="gelu",
+            position_embedding_type="learned",
+            with_box_refine=True,
+            tie_word_embeddings=False,
+            **named(*THINGS[:3]),
+        ),
+    )
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if name.endswith(("sampling_offsets.weight", "layers.2.weight")):
+                tensor.mul_(0.2)  # so that rounding is not refined to other boxes
+    model.model.decoder.bbox_embed.load_state_dict(model.bbox_embed.state_dict())
+    _frozen_norms(c)
+    c.pre(
+        image_processor_type="DeformableDetrImageProcessor",
+        do_normalize=True,
+        do_pad=True,
+        do_rescale=True,
+        do_resize=True,
+        resample=2,
+        rescale_factor=1 / 255,
+        size={"shortest_edge": 64, "longest_edge": 128},
+        format="coco_detection",
+        **IMNET,
+    )
+    c.golden(_masked(72, 88, 2))
+
+
 # ------------------------------------------------------------------ yolos
 @case
 def yolos(c: Case) -> None:

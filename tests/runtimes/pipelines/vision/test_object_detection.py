@@ -26,7 +26,17 @@ Tiny = Callable[[str], Path]
 Things = list[dict[str, Any]]
 SCORE = 1e-4  # float32 sums in another order, which the refining of boxes makes larger
 PIXEL = 1  # of a corner: where it lies between two pixels
-DETECTORS = ("rt_detr_v2", "rt_detr_b", "rt_detr_v2_b", "yolos", "yolos_b", "detr", "detr_b")
+DETECTORS = (
+    "rt_detr_v2",
+    "rt_detr_b",
+    "rt_detr_v2_b",
+    "yolos",
+    "yolos_b",
+    "detr",
+    "detr_b",
+    "deformable_detr",
+    "deformable_detr_b",
+)
 
 
 def pictures() -> list[Image.Image]:
@@ -69,7 +79,7 @@ def test_things_are_those_of_transformers(name: str, tiny: Tiny) -> None:
                 same(found, expected)
 
 
-@pytest.mark.parametrize("name", ["rt_detr_v2", "yolos", "detr"])
+@pytest.mark.parametrize("name", ["rt_detr_v2", "yolos", "detr", "deformable_detr"])
 def test_every_backend_finds_the_things_of_transformers(name: str) -> None:
     written = {artifact.format for artifact in Manifest.read(exported(name)).artifacts}
     for backend, form in FORMAT_OF.items():

@@ -42,6 +42,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "of any size": {**DETR, "size": {"shortest_edge": 60, "longest_edge": 100}},
     "of any size, older": {**DETR, "size": 50, "max_size": 70},
     "of any size, padded": {**DETR, "size": 50, "max_size": 70, "pad_size": {"height": 80, "width": 96}},
+    "of Deformable DETR": {
+        "image_processor_type": "DeformableDetrImageProcessor",
+        "size": {"shortest_edge": 60, "longest_edge": 100},
+    },
     "as it is": {**RT_DETR, "do_resize": False, "rescale_factor": 0.01},
 }
 
