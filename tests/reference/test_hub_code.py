@@ -124,6 +124,7 @@ MODULES = {
 # Of another model in the same file, or read by the config of another class here.
 ELSEWHERE = {
     "clip_vision_model": {"max_position_embeddings"},
+    "deformable_detr": {"two_stage_num_proposals"},  # read where two_stage is on, which is refused
     "gemma3_text": {"layer_norm_eps", "image_size", "image_token_id", "mm_tokens_per_image", "patch_size"},
     "llava": {"image_token_id"},  # LlavaSettings
     "modernbert": {"sliding_window"},  # a property: half of local_attention
