@@ -169,7 +169,7 @@ def wide(x: Tensor) -> Tensor:
 class Norm(RMSNorm):
     """Root mean square norm of states that may be wider than the weights, into the weights' dtype."""
 
-    wide = ("input",)
+    float32_ends = ("input",)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.rms_norm(x, self.weight.to(x.dtype), self.eps).to(self.weight.dtype)
@@ -190,7 +190,7 @@ class DistanceAttention(Attention):
 class Down(Linear):
     """A matrix whose results are beyond half precision, and divided there."""
 
-    wide = ("output",)
+    float32_ends = ("output",)
 
 
 class FeedForward(nn.Module):
@@ -200,7 +200,7 @@ class FeedForward(nn.Module):
     what it is multiplied by is divided by a power of two, which is exact; the result is multiplied by it in float32.
     """
 
-    wide = ("output",)
+    float32_ends = ("output",)
 
     def __init__(self, dim: int, hidden: int, act: str, gated: bool) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Attention to the tokens, in a decoder to the encoder states too, and an MLP, each x + f(norm(x))."""
 
-    wide = ("output",)
+    float32_ends = ("output",)
 
     def __init__(self, c: T5Config, biased: bool, crossed: bool) -> None:
         super().__init__()

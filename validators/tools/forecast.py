@@ -160,7 +160,7 @@ def float16(model: Model, *, seed: int = 0) -> Forecast:
 def _watched(module: nn.Module, found: dict[tuple[str, str], float]) -> Iterator[None]:
     """While this lasts, `found` keeps the largest absolute value of modules and of what is inside operations.
 
-    A module's `wide` names those of its values ("input", "output") that its definition keeps out of float16.
+    A module's `float32_ends` names those of its values ("input", "output") that its definition keeps out of float16.
     """
     from torch import nn
 
@@ -180,7 +180,7 @@ def _watched(module: nn.Module, found: dict[tuple[str, str], float]) -> Iterator
     def enter(name: str, part: nn.Module) -> Callable[..., None]:
         def hook(_: nn.Module, given: tuple[Any, ...]) -> None:
             running.append(name)
-            looked_at = bool(part._parameters) and "input" not in getattr(part, "wide", ())
+            looked_at = bool(part._parameters) and "input" not in getattr(part, "float32_ends", ())
             for x in [x for x in tensors(given) if x.is_floating_point()][:1] if looked_at else ():
                 keep(name, "input", x)
                 if hasattr(part, "eps"):
@@ -191,7 +191,7 @@ def _watched(module: nn.Module, found: dict[tuple[str, str], float]) -> Iterator
     def leave(name: str, part: nn.Module) -> Callable[..., None]:
         def hook(_: nn.Module, given: Any, returned: Any) -> None:
             running.pop()
-            for x in tensors(returned) if "output" not in getattr(part, "wide", ()) else ():
+            for x in tensors(returned) if "output" not in getattr(part, "float32_ends", ()) else ():
                 keep(name, "output", x)
 
         return hook

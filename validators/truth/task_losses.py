@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from isoform.reference.classes import class_facts
 from isoform.validators.truth.distances import log_softmax
 
 if TYPE_CHECKING:
@@ -53,8 +54,12 @@ def task_loss(model: Model) -> TaskLoss | None:
     if "cells" in ports:
         return TaskLoss("cells", "cells", _of_cells(names["cells"], names.get("logits")))
     if "boxes" in ports and "logits" in ports:
-        background = ports["logits"].axes[-1] != getattr(model.config, "num_labels", None)
-        return TaskLoss("boxes", "boxes", _of_boxes(names["logits"], names["boxes"], background))
+        scored = (
+            class_facts(model.checkpoint.folder, strict=False).get("image_processor", {}).get("boxes", {}).get("scores")
+        )
+        if scored is None:  # nothing says what logits mean, so that no pipeline finds boxes either
+            return None
+        return TaskLoss("boxes", "boxes", _of_boxes(names["logits"], names["boxes"], scored == "softmax"))
     if "masks" in ports:
         classes = names.get("scores") if task == "image-segmentation" else None
         return TaskLoss("masks", "masks" if classes is None else "labels", _of_masks(names["masks"], classes), False)

@@ -14,6 +14,7 @@ from isoform.runtimes.pipelines.base import Batches, InputPiece, OneGraph
 from isoform.runtimes.pipelines.batching import TOKENS, neighbours
 from isoform.runtimes.preprocess.document.page import Page, SpecialBoxes, Window, given_words
 from isoform.runtimes.preprocess.document.tesseract import Words, read_words
+from isoform.runtimes.preprocess.image.document import DocumentProcessor
 from isoform.runtimes.preprocess.image.opening import open_processor
 from isoform.runtimes.preprocess.image.pictures import is_image, load_image
 from isoform.runtimes.preprocess.image.processor import ImageProcessor
@@ -105,7 +106,8 @@ class Documents(OneGraph):
 
     def read(self, picture: Image, parameters: Mapping[str, Any]) -> Words:
         """The words that tesseract finds, as `lang` and `tesseract_config` say, or else the model's processor."""
-        language, options = getattr(self.pictures, "language", None), getattr(self.pictures, "options", "")
+        stated = self.pictures
+        language, options = (stated.language, stated.options) if isinstance(stated, DocumentProcessor) else (None, "")
         return read_words(picture, parameters.get("lang") or language, parameters.get("tesseract_config") or options)
 
     def windows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,11 +40,21 @@ CHANCE = np.random.default_rng(0)
 NONE = Row(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
-def made(task: str, *outputs: Port, labels: int = 4) -> Model:
-    """A model of which nothing but the task and the outputs are known."""
+class Beside:
+    """A checkpoint with the files of a tiny one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def folder(self) -> Path:
+        return tiny(self._name)
+
+
+def made(task: str, *outputs: Port, beside: str = "rt_detr_v2") -> Model:
+    """A model of which nothing but the task, the outputs and the class of its processor are known."""
     signature = Signature((Port("pixel_values", "float", (BATCH, 3, 8, 8)),), outputs)
-    card, config = SimpleNamespace(name=task), SimpleNamespace(num_labels=labels)
-    found: Any = SimpleNamespace(task=card, signature=signature, config=config)
+    found: Any = SimpleNamespace(task=SimpleNamespace(name=task), signature=signature, checkpoint=Beside(beside))
     return found
 
 
@@ -58,7 +69,7 @@ MODELS: dict[str, tuple[Model, str]] = {
     "queries": (made("image-segmentation", *SEGMENTER), "masks"),
     "map": (made("image-segmentation", port("logits", 4, 16, 16)), "masks"),
     "boxes": (made("object-detection", *DETECTOR), "boxes"),
-    "boxes and none": (made("object-detection", *DETECTOR, labels=3), "boxes"),
+    "boxes and none": (made("object-detection", *DETECTOR, beside="yolos"), "boxes"),
     "heat maps": (made("pose-estimation", port("heatmaps", 17, 16, 16)), "endpoints"),
     "depth": (made("depth-estimation", port("predicted_depth", 16, 16)), "depth"),
     "pixels": (made("keypoint-detection", port("scores", 64, 6, 5, role="scores")), "keypoints"),
