@@ -25,7 +25,7 @@ from isoform.reference.model import Model, open_model
 from tests.oracle import MULTIMODAL, TABLES, VISION, tiny
 
 COLUMNS = ["family", "configurations", "torch against transformers", "ONNX, TorchScript f32", "ONNX f16"]
-DOCUMENTS = ("layoutlmv3",)
+WITH_TEXTS = ("blip", "clip", "layoutlmv3", "siglip")
 TYPES = ("f32", "f16")
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("families", nargs="*")
     parser.add_argument("--write", action="store_true", help="renew the result of the documentation")
     given = parser.parse_args()
-    table = {**VISION, **{name: MULTIMODAL[name] for name in DOCUMENTS}, **TABLES}
+    table = {**VISION, **{name: MULTIMODAL[name] for name in WITH_TEXTS}, **TABLES}
     rows = []
     for family, names in table.items():
         if not given.families or family in given.families:

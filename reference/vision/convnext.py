@@ -50,8 +50,8 @@ class ConvNextConfig(Config):
         if isinstance(initial, bool) or not isinstance(initial, int | float):
             raise CheckpointError(f"config.json: layer_scale_init_value is {initial!r:.40}, which is no number")
         config = super(ConvNextConfig, cls).from_dict({**data, "scaled": initial > 0})
-        counts = {len(config.depths), len(config.hidden_sizes), data.get("num_stages", 4)}
-        if len(counts) > 1 or min(config.depths) < 1:
+        count = len(config.depths)
+        if len(config.hidden_sizes) != count or data.get("num_stages", 4) != count or min(config.depths) < 1:
             raise CheckpointError(
                 f"config.json: num_stages is {data.get('num_stages', 4)!r:.40}, and depths {list(config.depths)} and "
                 f"hidden_sizes {list(config.hidden_sizes)} must have a number above 0 for each stage"

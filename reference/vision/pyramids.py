@@ -27,22 +27,28 @@ def pyramid_of(found: Tower) -> Pyramid:
 
 
 def stages(data: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
-    """The stages that a backbone's config asks for, by `out_features`, else `out_indices`; without both, the last.
+    """The stages that a backbone's config asks for, by `out_features` or `out_indices`; without both, the last.
 
     `names` are all that the backbone has, from the stem on.
     """
     asked, indices = data.get("out_features"), data.get("out_indices")
-    if asked is None and indices is not None:
+    numbered: list[str] | None = None
+    if indices is not None:
         try:
-            asked = [names[int(n)] for n in indices]
-        except (IndexError, TypeError, ValueError):
+            numbered = [names[int(n)] for n in indices]
+        except (IndexError, TypeError, ValueError, OverflowError):
             raise CheckpointError(
                 f"config.json: out_indices is {indices!r:.80}; stages go to {len(names) - 1}"
             ) from None
-    asked = tuple(names[-1:] if asked is None else asked)
-    unknown = [name for name in asked if name not in names]
-    if unknown or not asked:
+    if asked is None:
+        asked = names[-1:] if numbered is None else numbered
+    if not isinstance(asked, list | tuple) or not asked or any(name not in names for name in asked):
         raise CheckpointError(f"config.json: out_features is {asked!r:.80}; the stages are {', '.join(names)}")
+    if numbered is not None and {*numbered} != {*asked}:
+        raise CheckpointError(
+            f"config.json: out_features is {list(asked)!r:.80}, out_indices {indices!r:.80}, which are other stages; "
+            "take one of them out"
+        )
     return tuple(name for name in names if name in asked)
 
 

@@ -198,7 +198,7 @@ FAMILY = Family(
     rules=RULES,
     tasks=(
         Task(
-            name="image-feature-extraction",
+            name="backbone",
             architectures=("RTDetrResNetBackbone",),
             build=lambda c: RtDetrResNet(c, c.stages),
             signature=signature,

@@ -54,6 +54,8 @@ class SwinConfig(Config):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SwinConfig:
         depths = data.get("depths") or (2, 2, 6, 2)
+        if not isinstance(depths, list | tuple):
+            raise CheckpointError(f"config.json: depths is {depths!r:.80}; give the layers of each stage, as a list")
         names = ("stem", *(f"stage{n}" for n in range(1, len(depths) + 1)))
         config = super(SwinConfig, cls).from_dict({**with_labels(data), "stages": stages(data, names)})
         if len(config.depths) != len(config.num_heads) or min(config.depths) < 1 or min(config.num_heads) < 1:

@@ -128,6 +128,7 @@ def float16(model: Model, *, seed: int = 0) -> Forecast:
     import torch
 
     from isoform.validators.cases.case import Case
+    from isoform.validators.cases.encoder_states import reads_prose
     from isoform.validators.cases.prose import prose_rows
     from isoform.validators.cases.registry import cases_of
 
@@ -138,7 +139,7 @@ def float16(model: Model, *, seed: int = 0) -> Forecast:
         prefix = f"{part.part}." if len(model.parts) > 1 else ""
         cases = [case for case in cases_of(part, seed) if not case.optional]
         rows = list(dict.fromkeys(row for case in cases for row in case.rows if not row.asked))
-        if part.signature.takes("tokens", "mask"):
+        if reads_prose(part.signature) and part.signature.takes("mask"):
             rows += prose_rows(part)
         tokens += sum(map(len, rows))
         module = part.module(torch.float32)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from isoform.errors import InputError, UnsupportedModel
+from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.runtimes.preprocess.image.interpolation import bilinear
 from isoform.runtimes.preprocess.image.processor import (
     FILES,
@@ -44,6 +44,8 @@ class NormalizedFirst(ImageProcessor):
             raise UnsupportedModel(f"{file}: size is {dict(s.size)}; for this processor it has height and width")
         if s.crop is not None:
             raise UnsupportedModel(f"{file}: do_center_crop is true; this processor does not crop")
+        if s.scale == 0 and s.mean is not None:
+            raise CheckpointError(f"{file}: rescale_factor is 0, by which nothing can be normalized")
         if s.scale is None and s.mean is None:
             raise UnsupportedModel(f"{file}: do_rescale and do_normalize are false; isoform resizes no bytes here")
 

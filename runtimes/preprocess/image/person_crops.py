@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from isoform.errors import InputError, UnsupportedModel
+from isoform.errors import CheckpointError, InputError, UnsupportedModel
 from isoform.runtimes.preprocess.image.pictures import load_image
 from isoform.runtimes.preprocess.image.processor import (
     ImageProcessor,
@@ -62,6 +62,10 @@ class PersonCrops(ImageProcessor):
                 f"{folder}: normalize_factor is {given['normalize_factor']!r:.60}; keypoints come back with {UNIT} only"
             )
         self.height, self.width = size["height"], size["width"]
+        if min(self.height, self.width) < 2:  # between one pixel and itself there is no scale
+            raise CheckpointError(
+                f"{folder}: the size of its image processor is {self.width} x {self.height}; a person needs 2 x 2 pixels"
+            )
 
     def one(self, image: Any) -> NDArray[np.float32]:
         """See `ImageProcessor.one`: the whole picture as one person."""

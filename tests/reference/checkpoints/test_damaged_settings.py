@@ -19,7 +19,9 @@ from isoform.runtimes.generation.settings import context_length, model_settings,
 from isoform.runtimes.pipelines.audio.speech.speech_settings import SpeechModel
 from isoform.runtimes.preprocess.audio.log_mel import LogMelSettings
 from isoform.runtimes.preprocess.audio.waveform import WaveformSettings
+from isoform.runtimes.preprocess.image.opening import open_processor
 from isoform.runtimes.preprocess.image.processor import ImageSettings
+from isoform.validators.cases.media import drawn
 from tests.oracle import tiny
 
 VALUES: tuple[Any, ...] = (
@@ -59,7 +61,18 @@ def built(folder: Path) -> None:
     model.module()
 
 
+def prepared(folder: Path) -> None:
+    open_processor(folder, class_facts(folder))([drawn()])
+
+
+SEEING = (
+    *("beit_cls", "convnext_cls", "deformable_detr", "depth_anything", "depth_pro", "detr", "mask2former", "oneformer"),
+    *("resnet_cls", "rt_detr_v2", "segformer", "superglue", "swin_cls", "videomae_cls", "vitpose_plus", "yolos"),
+    *("layoutlmv3_qa", "sam"),
+)
 CASES: list[tuple[str, str, Open, int]] = [
+    *((name, "config.json", built, 40) for name in (*SEEING, "tapas_qa")),
+    *((name, "preprocessor_config.json", prepared, 40) for name in SEEING),
     *((name, "config.json", built, 60) for name in ("llama_b", "gemma3_new", "bert_seqcls", "llama_yarn", "whisper")),
     *((name, "config.json", built, 60) for name in ("sam", "llava", "clip", "wav2vec2_ctc", "blip_vqa", "dinov2_cls")),
     ("llama_yarn", "config.json", context, 60),

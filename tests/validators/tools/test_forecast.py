@@ -34,7 +34,7 @@ def places(found: Forecast) -> list[tuple[str, str]]:
     return [(peak.place, peak.kind) for peak in found.overflows]
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "gemma2_b", "rt_detr_v2"])
+@pytest.mark.parametrize("name", ["bert", "llama", "gemma2_b", "blip_vqa", "rt_detr_v2"])
 def test_an_ordinary_model_fits(name: str) -> None:
     found = float16(open_model(tiny(name)))
     assert not (found.overflows or found.near or found.keep_wide)
