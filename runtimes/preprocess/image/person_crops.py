@@ -64,7 +64,7 @@ class PersonCrops(ImageProcessor):
         self.height, self.width = size["height"], size["width"]
         if min(self.height, self.width) < 2:  # between one pixel and itself there is no scale
             raise CheckpointError(
-                f"{folder}: the size of its image processor is {self.width} x {self.height}; a person needs 2 x 2 pixels"
+                f"{folder}: the size of its image processor is {self.width} x {self.height}; it needs 2 x 2"
             )
 
     def one(self, image: Any) -> NDArray[np.float32]:
