@@ -218,9 +218,11 @@ def _answers(pipe: Pipeline, values: list[Any], call: dict[str, Any]) -> Sequenc
 def check_drawing(path: Path, task: str, total: int) -> None:
     """InputError for what cannot be drawn into this file, before anything runs."""
     from isoform.drawing.files import check
+    from isoform.drawn_inputs import PAIRED
     from isoform.runtimes.pipelines import known
 
-    check(path, known(task), total)
+    name = known(task)
+    check(path, name, -(-total // 2) if name == PAIRED else total)  # two pictures are one input there
 
 
 def drawn(

@@ -217,3 +217,18 @@ def test_run_refuses_what_it_cannot_draw_in_one_line(
     assert command(monkeypatch, "document-question-answering", "none", *two, "--draw", tmp_path / "out.png") == 2
     assert "one picture, not of 2" in " ".join(capsys.readouterr().err.split())
     assert [each.name for each in tmp_path.iterdir()] == ["page.png"]
+
+
+def test_run_draws_the_matches_of_two_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, out = (tmp_path / name for name in ("first.png", "second.png", "out.png"))
+    PICTURE.save(first)
+    PICTURE.rotate(5).save(second)
+    pair = ["keypoint-matching", tiny("superglue"), first, second]
+    assert command(monkeypatch, *pair, "--jsonl", "--draw", out) == 0
+    assert json.loads(capsys.readouterr().out)
+    with Image.open(out) as found:
+        assert found.width >= 2 * PICTURE.width
+    assert command(monkeypatch, *pair, first, second, "--draw", out) == 2
+    assert "one picture, not of 2" in " ".join(capsys.readouterr().err.split())
